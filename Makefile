@@ -1,0 +1,67 @@
+# Two commands on a fresh machine with Python 3.11, make and git: `make serve` and `make test`.
+
+PYTHON ?= python3
+PROVIDER ?= auto
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# onnxruntime and onnxruntime-gpu install the same module, so a machine has one of them.
+RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
+SOURCES := server/src export/src clients/python/src tests benchmarks
+
+.PHONY: serve test check format proto models bench clean
+
+## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
+serve: $(VENV)/.serve-$(RUNTIME)
+	$(BIN)/retinue-server --models models --provider $(PROVIDER) $(ARGS)
+
+## test: install everything tests need and run all of them (ARGS for pytest's arguments)
+test: $(VENV)/.develop
+	scripts/install-system-packages
+	$(BIN)/pytest $(ARGS)
+
+## check: everything that reads the code without running it
+check: $(VENV)/.develop
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	scripts/check-generated-protos
+
+## format: apply ruff's formatting and safe fixes
+format: $(VENV)/.develop
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+## proto: regenerate protos/gen from protos/retinue
+proto:
+	scripts/generate-protos
+
+## models: train and export every bundled model anew into .work/models (two cores: under an hour)
+models: $(VENV)/.develop
+	scripts/install-system-packages
+	scripts/fetch-mobilenet-weights .work/weights
+	$(BIN)/retinue-export train all --out .work/models
+	$(BIN)/retinue-export torchvision mobilenet_v2 --name mobilenet-v2 --out .work/models \
+	    --weights .work/weights/mobilenet_v2-b0353104.pth
+
+## bench: measure the server beside its roofline on this machine and print the tables
+bench: $(VENV)/.develop
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .venv-proto .work
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve-%: $(BIN)/python constraints.txt protos/pyproject.toml server/pyproject.toml clients/python/pyproject.toml
+	rm -f $(VENV)/.serve-* $(VENV)/.develop
+	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu 2>/dev/null
+	$(PIP) --editable protos --editable 'server[$*]' --editable 'clients/python[cli]'
+	touch $@
+
+$(VENV)/.develop: $(VENV)/.serve-$(RUNTIME) export/pyproject.toml requirements-dev.txt
+	$(PIP) --editable 'export[$(RUNTIME)]' --requirement requirements-dev.txt
+	touch $@
