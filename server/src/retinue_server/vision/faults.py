@@ -1,0 +1,86 @@
+"""The one place where Pillow's exceptions become ImageError, and where its warnings end.
+
+Pillow raises whatever its parsers trip over, and not one documented class. The table below names all that its
+readers of JPEG, PNG, WebP, BMP, TIFF and GIF raise on hostile bytes.
+"""
+
+import logging
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from PIL import Image
+
+from retinue_server.errors import ImageError
+
+_DAMAGED: Final = (
+    "The {} image is damaged or incomplete: its pixels cannot be read. Send the whole file again."
+)
+_NO_MEMORY: Final = "The {} image is too large to be decoded in the memory there is. Send a smaller one."
+
+# First match wins, so subclasses stand above their bases.
+_TABLE: Final[tuple[tuple[tuple[type[Exception], ...], str, str], ...]] = (
+    ((MemoryError, Image.DecompressionBombError), "IMAGE_TOO_LARGE", _NO_MEMORY),
+    (
+        (
+            ArithmeticError,  # OverflowError of huge sizes, ZeroDivisionError of rational tags
+            AssertionError,  # Pillow asserts what a broken file does not keep
+            AttributeError,
+            BufferError,
+            EOFError,
+            LookupError,  # IndexError and KeyError
+            OSError,  # with UnidentifiedImageError
+            RuntimeError,  # with NotImplementedError and RecursionError
+            SyntaxError,
+            TypeError,
+            ValueError,  # with UnicodeError
+            struct.error,
+            zlib.error,
+        ),
+        "IMAGE_UNDECODABLE",
+        _DAMAGED,
+    ),
+)
+_CAUGHT: Final = tuple(kind for kinds, _, _ in _TABLE for kind in kinds)
+
+_SILENCE: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+# Pillow tells its logger of some damaged files; the caller is told by ImageError.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def pillow_faults(image_format: str) -> Iterator[None]:
+    """Turn what Pillow raises on the bytes of one image into ImageError; the original stays its cause.
+
+    Only calls whose outcome depends on the caller's bytes belong inside: the table would hide a mistake of
+    ours.
+
+    Args:
+        image_format: The format's name for the message.
+
+    Raises:
+        ImageError: IMAGE_UNDECODABLE or IMAGE_TOO_LARGE.
+    """
+    try:
+        yield
+    except _CAUGHT as exc:
+        for kinds, reason, message in _TABLE:
+            if isinstance(exc, kinds):
+                raise ImageError(message.format(image_format), reason=reason) from exc
+        raise
+
+
+def silence_pillow() -> None:
+    """Make the warnings that Pillow raises about damaged files vanish, in whatever state the filters are.
+
+    `warnings.catch_warnings` is not safe in threads, so the filter stays: it touches only warnings raised in
+    Pillow's own modules (deprecations are attributed to the caller's). It is put in front again where
+    someone, such as `-W error` or pytest, has put another before it.
+    """
+    if warnings.filters[:1] != [_SILENCE]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")

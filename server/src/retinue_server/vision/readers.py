@@ -1,0 +1,174 @@
+"""Pillow's readers, tamed: each opens a file without taking memory for its pixels, whatever the file says.
+
+They are called directly and not by `Image.open`: that tries them in turn, takes a JPEG for a multi-picture
+file, and measures images by the process-wide `Image.MAX_IMAGE_PIXELS` where the server has a limit of its
+own.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, Final, Literal
+
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from retinue_server.errors import ImageError
+from retinue_server.vision.faults import silence_pillow
+from retinue_server.vision.headers import gif_first_frame, png_pixels_only, webp_size
+
+ChannelOrder = Literal["RGB", "BGR", "RGBA", "GRAY"]
+
+_RAW_MODES: Final[dict[ChannelOrder, str]] = {"RGB": "RGB", "BGR": "RGB", "RGBA": "RGBA", "GRAY": "L"}
+_RAW_LAYOUTS: Final[dict[ChannelOrder, str]] = {"RGB": "RGB", "BGR": "BGR", "RGBA": "RGBA", "GRAY": "L"}
+
+# Pillow unpacks run-length BMP in Python, at up to a second a million pixels, and such files are small icons.
+_MAX_BMP_RLE_PIXELS: Final = 1_000_000
+# An encoder makes about ten scans; each costs a pass over all pixels, and can be a few bytes long.
+_MAX_JPEG_SCANS: Final = 100
+# Tags that point to further directories, which Pillow would read after the pixels and fail on where they are
+# damaged.
+_TIFF_DIRECTORY_TAGS: Final = (34665, 34853, 40965)
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image that is larger than the limit.
+
+    Raises:
+        ImageError: IMAGE_TOO_LARGE.
+    """
+    if width * height > max_pixels:
+        raise ImageError(
+            f"The image has {width} x {height} pixels, and at most {max_pixels} pixels are accepted. "
+            "Send a smaller one.",
+            reason="IMAGE_TOO_LARGE",
+        )
+
+
+class _Jpeg(JpegImageFile):
+    """A JPEG whose EXIF block stays unread: Pillow looks there for a resolution, and warns of damage."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+class _DeferredWebp(Image.Image):
+    """A WebP of known size, opened when its pixels are loaded: Pillow's decoder takes the canvas at once."""
+
+    format = "WEBP"
+
+    def __init__(self, data: bytes, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._data: bytes | None = data
+        self._size = size
+        self._mode = "RGBA"
+
+    def load(self) -> Any:
+        """Decode the first frame; `mode` and `info` are right from here on."""
+        if self._data is not None:
+            inner = WebPImageFile(BytesIO(self._data))
+            if inner.size != self._size:
+                raise ValueError("the canvas is not what the header says")
+            inner.load()
+            self.im, self._mode, self.info, self._data = inner.im, inner.mode, inner.info, None
+        return super().load()
+
+
+class RawImageFile(ImageFile.ImageFile):
+    """Pixels as they came in a request, unpacked into Pillow's own layout only when they are loaded."""
+
+    format = "RAW"
+
+    def __init__(self, data: bytes, size: tuple[int, int], order: ChannelOrder) -> None:
+        self._raw_size = size
+        self._raw_order = order
+        super().__init__(BytesIO(data))
+        self.decodermaxblock = len(data)
+
+    def _open(self) -> None:
+        self._size = self._raw_size
+        self._mode = _RAW_MODES[self._raw_order]
+        layout = (_RAW_LAYOUTS[self._raw_order], 0, 1)
+        self.tile = [ImageFile._Tile("raw", (0, 0, *self._size), 0, layout)]
+
+
+def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:
+    image = _Jpeg(BytesIO(data))
+    check_pixels(*image.size, max_pixels)
+    if "progressive" in image.info and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise ImageError(
+            f"The JPEG image has more than {_MAX_JPEG_SCANS} scans. Save it again with the usual settings.",
+            reason="IMAGE_TOO_LARGE",
+        )
+    # In one block: each further one would cost a turn at the interpreter's lock.
+    image.decodermaxblock = max(len(data), 1)
+    return image
+
+
+def _open_png(data: bytes, max_pixels: int) -> Image.Image:
+    image = PngImageFile(BytesIO(png_pixels_only(data)))
+    check_pixels(*image.size, max_pixels)
+    _scale_transparent_colour(image, depth=data[24])
+    return image
+
+
+def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
+    """Bring the transparent level or colour, kept at the file's depth, to that of the pixels."""
+    colour = image.info.get("transparency")
+    if image.mode == "L" and depth < 8 and isinstance(colour, int):
+        image.info["transparency"] = colour * 255 // ((1 << depth) - 1)
+    elif image.mode == "RGB" and depth == 16 and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in colour)
+
+
+def _open_webp(data: bytes, max_pixels: int) -> Image.Image:
+    size = webp_size(data)
+    check_pixels(*size, max_pixels)
+    return _DeferredWebp(data, size)
+
+
+def _open_gif(data: bytes, max_pixels: int) -> Image.Image:
+    size, first_frame = gif_first_frame(data)
+    check_pixels(*size, max_pixels)
+    return GifImageFile(BytesIO(first_frame))
+
+
+def _open_bmp(data: bytes, max_pixels: int) -> Image.Image:
+    image = BmpImageFile(BytesIO(data))
+    width, height = image.size
+    check_pixels(width, height, max_pixels)
+    if image.tile[0].codec_name == "bmp_rle" and width * height > _MAX_BMP_RLE_PIXELS:
+        raise ImageError(
+            f"The BMP image is run-length encoded, and only up to {_MAX_BMP_RLE_PIXELS} pixels of that are "
+            "accepted. Save it uncompressed or as PNG.",
+            reason="IMAGE_TOO_LARGE",
+        )
+    return image
+
+
+def _open_tiff(data: bytes, max_pixels: int) -> Image.Image:
+    silence_pillow()
+    image = TiffImageFile(BytesIO(data))
+    check_pixels(*image.size, max_pixels)
+    # A tile may be larger than the image, and is decoded whole.
+    tile_width, tile_height = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
+    check_pixels(tile_width, tile_height, max(max_pixels, 1))
+    image.info.pop("xmp", None)
+    exif = image.getexif()
+    for tag in _TIFF_DIRECTORY_TAGS:
+        exif.pop(tag, None)
+    return image
+
+
+READERS: Final[dict[str, Callable[[bytes, int], Image.Image]]] = {
+    "JPEG": _open_jpeg,
+    "PNG": _open_png,
+    "WEBP": _open_webp,
+    "GIF": _open_gif,
+    "TIFF": _open_tiff,
+    "BMP": _open_bmp,
+}
