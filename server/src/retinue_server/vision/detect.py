@@ -1,0 +1,75 @@
+"""From a detector's rows to boxes in the original image."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from retinue_server.vision.resize import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """The objects of one image, sorted by descending score.
+
+    Attributes:
+        boxes: float32 [D, 4], x1, y1, x2, y2 in the original image's pixels, clipped to it; x1 < x2 and y1 <
+            y2.
+        scores: float32 [D], in (0, 1].
+        classes: int32 [D], class ids.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """How many objects there are: D."""
+        return len(self.scores)
+
+
+def to_original(
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.int32],
+    frame: Frame,
+    *,
+    score_threshold: float,
+    max_detections: int | None = None,
+    class_ids: AbstractSet[int] | None = None,
+) -> Detections:
+    """Choose from one image's rows and bring their boxes into the original image.
+
+    Rows of score 0 are padding. Rows with a NaN or an infinity are dropped, and so are boxes that have no
+    area once they are clipped to the image, such as those in the padding of a letterbox.
+
+    Args:
+        boxes: float32 [M, 4], x1, y1, x2, y2 in input pixels.
+        scores: float32 [M].
+        classes: int32 [M].
+        frame: The map to the original image.
+        score_threshold: Lower scores are left out, in [0, 1].
+        max_detections: The most to return, highest scores first; None means all.
+        class_ids: Only these classes; None means all.
+    """
+    keep = (scores > 0) & (scores >= score_threshold) & (scores < np.inf)
+    if class_ids is not None:
+        keep &= np.isin(classes, np.fromiter(class_ids, np.int64, len(class_ids)))
+    rows = np.flatnonzero(keep)
+    rows = rows[np.isfinite(boxes[rows]).all(axis=1)]
+
+    offset = np.array((frame.offset_x, frame.offset_y) * 2)
+    scale = np.array((frame.scale_x, frame.scale_y) * 2)
+    limit = np.array((frame.original_width, frame.original_height) * 2)
+    original = np.clip((boxes[rows] - offset) / scale, 0, limit).astype(np.float32)
+
+    has_area = (original[:, 0] < original[:, 2]) & (original[:, 1] < original[:, 3])
+    order = np.flatnonzero(has_area)
+    order = order[np.argsort(-scores[rows[order]], kind="stable")][:max_detections]
+    rows = rows[order]
+    return Detections(
+        boxes=original[order],
+        scores=scores[rows].astype(np.float32, copy=False),
+        classes=classes[rows].astype(np.int32, copy=False),
+    )
