@@ -1,0 +1,220 @@
+"""One model's queue: takes requests of several items, hands out batches, and puts each answer where it belongs."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from retinue_server.errors import DeadlineExpiredError, EngineError, OverloadedError, RetinueError
+
+if TYPE_CHECKING:
+    from retinue_server.batching.engine import Engine
+
+Item = TypeVar("Item", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+
+# A new measurement of the cost of an item moves the estimate by this share.
+_COST_SMOOTHING = 0.1
+_LEAST_RETRY_SECONDS = 0.05
+
+
+class Backend(Protocol[Item, Result]):
+    """What runs batches."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """The most items of one batch."""
+        ...
+
+    def run(self, items: Sequence[Item]) -> Sequence[Result | RetinueError]:
+        """Answers each item, in order; an error answers one item and leaves the others theirs. Blocks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Result]):
+    """What became of one item.
+
+    Attributes:
+        value: The answer, or why there is none.
+        queue_seconds: How long the item waited before its batch was begun.
+    """
+
+    value: Result | RetinueError
+    queue_seconds: float
+
+
+class Ticket:
+    """One accepted request: collects the outcomes of its items and wakes its caller when all are there."""
+
+    __slots__ = ("_loop", "_missing", "deadline", "future", "outcomes")
+
+    def __init__(self, size: int, deadline: float | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[list[Outcome[Any]]] = self._loop.create_future()
+        self.outcomes: list[Outcome[Any] | None] = [None] * size
+        self.deadline = deadline
+        self._missing = size
+
+    def put(self, index: int, outcome: Outcome[Any]) -> None:
+        """Stores one outcome. Called under the engine's lock."""
+        self.outcomes[index] = outcome
+        self._missing -= 1
+        if self._missing == 0:
+            self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if not self.future.done():
+            self.future.set_result(self.outcomes)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Job:
+    """One item that waits."""
+
+    item: Any
+    ticket: Ticket
+    index: int
+    queued_at: float
+
+
+class Batcher(Generic[Item, Result]):
+    """A bounded queue in front of a backend; an `Engine`'s threads empty it.
+
+    Args:
+        backend: What runs the batches.
+        engine: Whose threads do it.
+        capacity: Items that may wait.
+        item_seconds: First estimate of one item's cost; measured from then on.
+        on_batch: Called with the size of every batch that ran.
+        clock: Monotonic seconds; a test may drive it.
+    """
+
+    def __init__(
+        self,
+        backend: Backend[Item, Result],
+        engine: "Engine",
+        *,
+        capacity: int,
+        item_seconds: float,
+        on_batch: Callable[[int], None] = lambda size: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.item_seconds = item_seconds
+        self._backend = backend
+        self._engine = engine
+        self._capacity = capacity
+        self._on_batch = on_batch
+        self._clock = clock
+        self._jobs: deque[Job] = deque()
+        engine.add(self)
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        return len(self._jobs)
+
+    async def submit(self, items: Sequence[Item], *, deadline: float | None = None) -> list[Outcome[Result]]:
+        """Waits for the outcomes of all items, in order; an item whose deadline passed in the queue gets that error.
+
+        If the caller is cancelled, its items leave the queue unrun.
+
+        Args:
+            items: At least one.
+            deadline: When the answers are worthless, on the batcher's clock.
+
+        Raises:
+            OverloadedError: The items do not fit into the queue, or it is too long for the deadline.
+            UnavailableError: The engine is stopping or has failed.
+        """
+        ticket = Ticket(len(items), deadline)
+        with self._engine.condition:
+            self._engine.check_accepting()
+            self._check_room(len(items), deadline)
+            now = self._clock()
+            self._jobs.extend(Job(item, ticket, index, now) for index, item in enumerate(items))
+            self._engine.condition.notify(len(items))
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            self._withdraw(ticket)
+            raise
+
+    def queued_since(self) -> float | None:
+        """When the oldest waiting item came, or None where none waits. Called under the engine's lock."""
+        return self._jobs[0].queued_at if self._jobs else None
+
+    def take(self, sharers: int) -> list[Job]:
+        """Takes the next batch: a fair share for each idle thread, so that none idles while another has a long batch.
+
+        Expired items are answered and not taken, so the batch may be empty. Called under the engine's lock.
+
+        Args:
+            sharers: Threads that are free to run a batch now, the caller included.
+        """
+        size = min(self._backend.max_batch_size, -(-len(self._jobs) // sharers))
+        now = self._clock()
+        batch: list[Job] = []
+        while self._jobs and len(batch) < size:
+            job = self._jobs.popleft()
+            if job.ticket.deadline is not None and job.ticket.deadline <= now:
+                expired = DeadlineExpiredError(
+                    "the deadline passed while the image waited; allow more time or retry later."
+                )
+                job.ticket.put(job.index, Outcome(expired, now - job.queued_at))
+            else:
+                batch.append(job)
+        return batch
+
+    def run(self, batch: Sequence[Job]) -> None:
+        """Runs a batch and answers its items, whatever happens. Called by an engine's thread without the lock.
+
+        Raises:
+            Exception: What the backend raised, after every item of the batch was answered with an EngineError.
+        """
+        began = self._clock()
+        values: Sequence[Any] = ()
+        try:
+            values = self._backend.run([job.item for job in batch])
+            if len(values) != len(batch):
+                raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
+        except BaseException:
+            values = [EngineError("the model failed on this batch; retry, and see the server's log.")] * len(
+                batch
+            )
+            raise
+        finally:
+            seconds = (self._clock() - began) / len(batch)
+            with self._engine.condition:
+                self.item_seconds += _COST_SMOOTHING * (seconds - self.item_seconds)
+                for job, value in zip(batch, values, strict=True):
+                    job.ticket.put(job.index, Outcome(value, began - job.queued_at))
+            self._on_batch(len(batch))
+
+    def fail_all(self, error: RetinueError) -> None:
+        """Answers everything that waits with an error. Called under the engine's lock."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            job.ticket.put(job.index, Outcome(error, self._clock() - job.queued_at))
+
+    def _check_room(self, count: int, deadline: float | None) -> None:
+        wait_seconds = self._engine.backlog_seconds()
+        retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
+        if len(self._jobs) + count > self._capacity:
+            raise OverloadedError(
+                f"the model's queue holds {len(self._jobs)} of {self._capacity} images and has no room for {count} more; "
+                f"retry in {retry_after_seconds:.2f} s or send fewer at once.",
+                retry_after_seconds=retry_after_seconds,
+            )
+        if deadline is not None and self._clock() + wait_seconds + self.item_seconds > deadline:
+            raise OverloadedError(
+                f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting; allow more time or retry in "
+                f"{retry_after_seconds:.2f} s.",
+                retry_after_seconds=retry_after_seconds,
+                reason="DEADLINE_TOO_SHORT",
+            )
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        with self._engine.condition:
+            self._jobs = deque(job for job in self._jobs if job.ticket is not ticket)

@@ -1,0 +1,133 @@
+"""The threads that run batches, shared by all models of a device."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from retinue_server.batching.batcher import Batcher
+from retinue_server.errors import UnavailableError
+
+_log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """Threads that each take the batch that has waited longest, over all models, and run it.
+
+    An idle engine runs what is there at once; a busy one lets batches grow until a thread is free. A batch that fails
+    costs its own items; a thread that dies fails everything that waits and turns `healthy` off.
+
+    Args:
+        instances: How many batches run at once.
+        on_failure: Called once, from the dying thread, if the engine becomes unhealthy.
+
+    Attributes:
+        condition: Guards every batcher's queue; notified when work arrives.
+        instances: As given.
+        healthy: Whether all threads live.
+    """
+
+    def __init__(self, instances: int, on_failure: Callable[[], None] = lambda: None) -> None:
+        self.instances = instances
+        self.healthy = True
+        self.condition = threading.Condition()
+        self._on_failure = on_failure
+        self._batchers: list[Batcher[Any, Any]] = []
+        self._idle = 0
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
+            for number in range(instances)
+        ]
+
+    @property
+    def idle(self) -> int:
+        """Threads that wait for work."""
+        return self._idle
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Lets the threads finish the batch they run, answers what still waits with UNAVAILABLE, and joins them."""
+        with self.condition:
+            self._stopping = True
+            self._fail_all(
+                UnavailableError("the server is shutting down; retry on another one.", reason="DRAINING")
+            )
+            self.condition.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def add(self, batcher: Batcher[Any, Any]) -> None:
+        """Gives the threads one more queue to empty."""
+        with self.condition:
+            self._batchers.append(batcher)
+
+    def check_accepting(self) -> None:
+        """Refuses work that no thread would run. Called under the lock.
+
+        Raises:
+            UnavailableError: The engine is stopping or has failed.
+        """
+        if self._stopping:
+            raise UnavailableError("the server is shutting down; retry on another one.", reason="DRAINING")
+        if not self.healthy:
+            raise UnavailableError(
+                "the engine has failed and must be restarted; retry on another server.",
+                reason="ENGINE_FAILED",
+            )
+
+    def backlog_seconds(self) -> float:
+        """How long an item that comes now will wait, by what waits and what it costs. Called under the lock."""
+        return sum(len(batcher) * batcher.item_seconds for batcher in self._batchers) / self.instances
+
+    def _work(self) -> None:
+        try:
+            while (taken := self._next()) is not None:
+                batcher, batch = taken
+                try:
+                    batcher.run(batch)
+                except Exception:
+                    # Its callers have been answered; the next batch may be fine.
+                    _log.exception("batch_failed", batch_size=len(batch))
+        except BaseException:
+            with self.condition:
+                self.healthy = False
+                self._fail_all(
+                    UnavailableError(
+                        "the engine has failed; retry on another server.", reason="ENGINE_FAILED"
+                    )
+                )
+            _log.exception("engine_thread_died")
+            self._on_failure()
+            raise
+
+    def _next(self) -> "tuple[Batcher[Any, Any], list[Any]] | None":
+        """Waits for a batch; None means stop."""
+        with self.condition:
+            self._idle += 1
+            try:
+                while not self._stopping:
+                    waiting = [
+                        (since, batcher)
+                        for batcher in self._batchers
+                        if (since := batcher.queued_since()) is not None
+                    ]
+                    if not waiting:
+                        self.condition.wait()
+                        continue
+                    batcher = min(waiting, key=lambda pair: pair[0])[1]
+                    if batch := batcher.take(sharers=self._idle):
+                        return batcher, batch
+                return None
+            finally:
+                self._idle -= 1
+
+    def _fail_all(self, error: UnavailableError) -> None:
+        for batcher in self._batchers:
+            batcher.fail_all(error)

@@ -1,0 +1,289 @@
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.engine import Engine
+from retinue_server.errors import (
+    DeadlineExpiredError,
+    EngineError,
+    ImageError,
+    OverloadedError,
+    RetinueError,
+    UnavailableError,
+)
+
+
+class Clock:
+    """Monotonic seconds that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeBackend:
+    """Doubles numbers; waits at a gate, so that a test decides when a batch is done; fails where told to."""
+
+    max_batch_size = 4
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+        self.fail_with: BaseException | None = None
+
+    def run(self, items: Sequence[int]) -> list[int | RetinueError]:
+        self.batches.append(list(items))
+        self.begun.release()
+        assert self.gate.wait(10)
+        if self.fail_with is not None:
+            raise self.fail_with
+        return [ImageError("negative") if item < 0 else 2 * item for item in items]
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(instances=1)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def batcher(backend: FakeBackend, engine: Engine, clock: Clock) -> Batcher[int, int]:
+    return Batcher(backend, engine, capacity=16, item_seconds=0.1, clock=clock)
+
+
+async def in_thread(wait: Callable[[], object]) -> None:
+    await asyncio.to_thread(wait)
+
+
+def values(outcomes: Sequence[object]) -> list[object]:
+    return [outcome.value for outcome in outcomes]  # type: ignore[attr-defined]
+
+
+async def hold_engine(backend: FakeBackend, batcher: Batcher[int, int]) -> "asyncio.Task[object]":
+    """Makes the engine busy with item 0 until the test opens the gate."""
+    backend.gate.clear()
+    running = asyncio.ensure_future(batcher.submit([0]))
+    await in_thread(backend.begun.acquire)
+    return running
+
+
+async def test_a_lone_item_runs_at_once_and_alone(backend: FakeBackend, batcher: Batcher[int, int]) -> None:
+    assert values(await batcher.submit([21])) == [42]
+    assert backend.batches == [[21]]
+
+
+async def test_items_that_come_while_the_engine_is_busy_run_together(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    waiting = [asyncio.ensure_future(batcher.submit([number])) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    backend.gate.set()
+    assert [values(outcomes) for outcomes in await asyncio.gather(*waiting)] == [[2], [4], [6]]
+    assert values(await first) == [0]  # type: ignore[arg-type]
+    assert backend.batches == [[0], [1, 2, 3]]
+
+
+async def test_a_request_larger_than_a_batch_is_split_and_answered_in_order(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    outcomes = await batcher.submit(list(range(10)))
+    assert values(outcomes) == [2 * number for number in range(10)]
+    assert max(map(len, backend.batches)) == backend.max_batch_size
+
+
+async def test_one_bad_item_fails_alone(backend: FakeBackend, batcher: Batcher[int, int]) -> None:
+    good, bad, also_good = values(await batcher.submit([1, -1, 3]))
+    assert (good, also_good) == (2, 6)
+    assert isinstance(bad, ImageError)
+
+
+async def test_a_batch_that_raises_fails_its_items_and_the_next_one_runs(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    backend.fail_with = ValueError("boom")
+    (failed,) = values(await batcher.submit([1]))
+    assert isinstance(failed, EngineError)
+    assert "boom" not in failed.message
+    backend.fail_with = None
+    assert values(await batcher.submit([2])) == [4]
+
+
+async def test_a_backend_that_loses_an_answer_fails_the_batch(
+    backend: FakeBackend, batcher: Batcher[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "run", lambda items: [0])
+    assert [type(value) for value in values(await batcher.submit([1, 2]))] == [EngineError, EngineError]
+
+
+async def test_an_expired_item_is_never_run(
+    backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
+) -> None:
+    first = await hold_engine(backend, batcher)
+    late = asyncio.ensure_future(batcher.submit([1], deadline=clock.now + 5))
+    patient = asyncio.ensure_future(batcher.submit([2], deadline=clock.now + 50))
+    await asyncio.sleep(0)
+    clock.now += 10
+    backend.gate.set()
+    (expired,) = values(await late)
+    assert isinstance(expired, DeadlineExpiredError)
+    assert values(await patient) == [4]
+    await first
+    assert [1] not in backend.batches and backend.batches[-1] == [2]
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
+    backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
+) -> None:
+    first = await hold_engine(backend, batcher)
+    waiting = asyncio.ensure_future(batcher.submit([1] * 10))
+    await asyncio.sleep(0)
+    # Ten items of a tenth of a second wait.
+    with pytest.raises(OverloadedError) as refusal:
+        await batcher.submit([2], deadline=clock.now + 0.9)
+    assert refusal.value.reason == "DEADLINE_TOO_SHORT"
+    assert refusal.value.retry_after_seconds == pytest.approx(1.0)
+    backend.gate.set()
+    await asyncio.gather(first, waiting)
+    assert [2] not in backend.batches
+
+
+async def test_what_does_not_fit_into_the_queue_is_refused_whole(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    waiting = asyncio.ensure_future(batcher.submit([1] * 15))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError) as refusal:
+        await batcher.submit([2, 3])
+    assert refusal.value.reason == "QUEUE_FULL"
+    assert len(batcher) == 15
+    backend.gate.set()
+    await asyncio.gather(first, waiting)
+
+
+async def test_a_cancelled_caller_leaves_the_queue_and_its_neighbours_are_answered(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    leaving = asyncio.ensure_future(batcher.submit([7, 8]))
+    staying = asyncio.ensure_future(batcher.submit([9]))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert len(batcher) == 1
+    backend.gate.set()
+    assert values(await staying) == [18]
+    await first
+    assert backend.batches == [[0], [9]]
+
+
+async def test_a_caller_cancelled_while_its_batch_runs_harms_nobody(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    backend.gate.set()
+    assert values(await batcher.submit([1])) == [2]
+
+
+async def test_idle_threads_share_what_arrives_together(backend: FakeBackend) -> None:
+    engine = Engine(instances=2)
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    engine.start()
+    while engine.idle < engine.instances:
+        await asyncio.sleep(0)
+    backend.gate.clear()
+    pending = asyncio.ensure_future(batcher.submit([1, 2, 3, 4]))
+    await in_thread(backend.begun.acquire)
+    await in_thread(backend.begun.acquire)
+    backend.gate.set()
+    assert values(await pending) == [2, 4, 6, 8]
+    assert len(backend.batches) == 2
+    engine.stop()
+
+
+async def test_the_model_that_waited_longest_goes_first(engine: Engine, clock: Clock) -> None:
+    slow, late, early = FakeBackend(), FakeBackend(), FakeBackend()
+    ran: list[str] = []
+    batchers = {}
+    for name, fake in (("slow", slow), ("late", late), ("early", early)):
+        batchers[name] = Batcher(
+            fake,
+            engine,
+            capacity=4,
+            item_seconds=0.1,
+            clock=clock,
+            on_batch=lambda size, name=name: ran.append(name),  # type: ignore[misc]
+        )
+    first = await hold_engine(slow, batchers["slow"])
+    clock.now += 1
+    pending = [asyncio.ensure_future(batchers["early"].submit([1]))]
+    await asyncio.sleep(0)
+    clock.now += 1
+    pending.append(asyncio.ensure_future(batchers["late"].submit([1])))
+    await asyncio.sleep(0)
+    slow.gate.set()
+    await asyncio.gather(first, *pending)
+    engine.stop()
+    assert ran == ["slow", "early", "late"]
+
+
+async def test_stopping_answers_what_waits_and_finishes_what_runs(
+    backend: FakeBackend, batcher: Batcher[int, int], engine: Engine
+) -> None:
+    running = await hold_engine(backend, batcher)
+    waiting = asyncio.ensure_future(batcher.submit([1]))
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(asyncio.to_thread(engine.stop))
+    (refused,) = values(await waiting)
+    assert isinstance(refused, UnavailableError)
+    backend.gate.set()
+    await stopping
+    assert values(await running) == [0]  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError):
+        await batcher.submit([2])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_dead_thread_fails_every_waiter_and_turns_health_off(backend: FakeBackend) -> None:
+    failures: list[bool] = []
+    engine = Engine(instances=1, on_failure=lambda: failures.append(True))
+    engine.start()
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    running = await hold_engine(backend, batcher)
+    waiting = asyncio.ensure_future(batcher.submit([1]))
+    await asyncio.sleep(0)
+    backend.fail_with = SystemExit()
+    backend.gate.set()
+    (failed,) = values(await running)  # type: ignore[arg-type]
+    assert isinstance(failed, EngineError)
+    (refused,) = values(await waiting)
+    assert isinstance(refused, UnavailableError)
+    engine.stop()
+    assert failures == [True]
+    assert not engine.healthy
+    with pytest.raises(UnavailableError):
+        await batcher.submit([2])
