@@ -28,7 +28,7 @@ class Engine:
         healthy: Whether all threads live.
     """
 
-    def __init__(self, instances: int, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, instances: int, on_failure: Callable[[], object] = lambda: None) -> None:
         self.instances = instances
         self.healthy = True
         self.condition = threading.Condition()

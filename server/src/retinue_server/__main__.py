@@ -1,0 +1,5 @@
+"""`python -m retinue_server` is the command `retinue-server`."""
+
+from retinue_server.cli import main
+
+main()

@@ -1,0 +1,146 @@
+"""The server as a whole: builds the parts, opens when the models are loaded, drains when told to stop."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+import structlog
+
+from retinue_server import __version__
+from retinue_server.batching.engine import Engine
+from retinue_server.bundle.repository import scan
+from retinue_server.catalog import Catalog, Loader
+from retinue_server.http import app as http_app
+from retinue_server.http.server import HttpServer
+from retinue_server.metrics import Metrics
+from retinue_server.rpc.server import RpcServer
+from retinue_server.rpc.servicer import VisionServicer
+from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
+from retinue_server.runtime.session import Threads
+from retinue_server.service import VisionService
+from retinue_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+# While the GPU runs one batch, the next one is decoded.
+_INSTANCES_ON_GPU = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a server that takes requests says of itself.
+
+    Attributes:
+        host: The address it listens on.
+        grpc_port: Its gRPC port.
+        http_port: Its HTTP port.
+        catalog: Its models.
+        provider: What runs them.
+        start_seconds: From the process's start until then.
+    """
+
+    host: str
+    grpc_port: int
+    http_port: int
+    catalog: Catalog
+    provider: Provider
+    start_seconds: float
+
+
+async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
+    """Runs a server until SIGTERM or SIGINT, then drains it: what is in flight is finished, nothing new is taken.
+
+    Args:
+        settings: How.
+        on_ready: Called when requests are taken.
+
+    Raises:
+        StartupError: The server cannot start as told.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    bundles = scan(settings.models)
+    provider = _choose_provider(settings)
+    threads = _plan_threads(settings, provider)
+    decoders = None
+    if provider.on_gpu:
+        decoders = ThreadPoolExecutor(settings.decode_threads or available_cores(), "decode")
+
+    closing: set[asyncio.Task[None]] = set()
+
+    def close_health() -> None:
+        closing.add(loop.create_task(rpc.close()))
+
+    metrics = Metrics()
+    engine = Engine(threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
+    service = VisionService(engine, metrics, max_images_per_request=settings.max_images_per_request)
+    servicer = VisionServicer(service, provider, RUNTIME_VERSION, max_image_pixels=settings.max_image_pixels)
+    rpc = RpcServer(servicer, metrics, settings)
+    http = HttpServer(http_app.build(service, metrics.registry), settings.host, settings.http_port)
+    loader = Loader(
+        engine,
+        provider,
+        threads,
+        max_queue_images=settings.max_queue_images,
+        decoders=decoders,
+        on_batch=metrics.count_batch,
+    )
+    await rpc.start()
+    http.start()
+    engine.start()
+    try:
+        catalog = await asyncio.to_thread(loader.load_all, bundles)
+        metrics.publish(catalog, provider, RUNTIME_VERSION, lambda: service.ready)
+        service.open(catalog)
+        await rpc.open(catalog)
+        ready = Ready(settings.host, rpc.port, http.port, catalog, provider, _process_age_seconds())
+        _log.info("ready", grpc_port=rpc.port, http_port=http.port, seconds=round(ready.start_seconds, 3))
+        on_ready(ready)
+        await stop.wait()
+        _log.info("draining", grace_seconds=settings.drain_seconds)
+    finally:
+        service.drain()
+        await rpc.close()
+        await rpc.stop(settings.drain_seconds)
+        await asyncio.to_thread(engine.stop)
+        if decoders is not None:
+            decoders.shutdown()
+        await http.stop()
+    _log.info("stopped")
+
+
+def _process_age_seconds() -> float:
+    return time.time() - psutil.Process().create_time()
+
+
+def _choose_provider(settings: Settings) -> Provider:
+    provider = choose(
+        settings.provider,
+        gpu_device=settings.gpu_device,
+        gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+        cache_folder=settings.cache_folder,
+    )
+    if provider.fallback_reason:
+        _log.info("provider_fallback", provider=provider.name, reason=provider.fallback_reason)
+    _log.info("starting", version=__version__, provider=provider.name, onnxruntime=RUNTIME_VERSION)
+    return provider
+
+
+def _plan_threads(settings: Settings, provider: Provider) -> Threads:
+    """One single-threaded instance a core serves a full queue fastest on a CPU, since none waits for another.
+
+    A GPU runs one batch at a time; its second instance decodes meanwhile.
+    """
+    if provider.on_gpu:
+        return Threads(settings.instances or _INSTANCES_ON_GPU, 1)
+    cores = available_cores()
+    instances = settings.instances or cores
+    return Threads(instances, max(1, cores // instances))

@@ -1,0 +1,59 @@
+"""What a person who starts the server reads: its addresses, its models, and what to try next."""
+
+from collections.abc import Iterator
+
+from retinue_server import __version__
+from retinue_server.app import Ready
+from retinue_server.catalog import ServedModel
+from retinue_server.results import Task
+
+_COLUMNS = ("model", "version", "task", "input", "largest batch", "images/s a core")
+_IMAGE = "PHOTO.jpg"
+
+
+def banner(ready: Ready) -> str:
+    """The lines printed when a server takes requests."""
+    return "\n".join(_lines(ready))
+
+
+def _lines(ready: Ready) -> Iterator[str]:
+    host = "localhost" if ready.host in {"127.0.0.1", "::1", "0.0.0.0", "::"} else ready.host
+    yield f"Retinue {__version__} is ready after {ready.start_seconds:.1f} s, on {ready.provider.name}."
+    yield ""
+    yield f"  gRPC  {host}:{ready.grpc_port}"
+    yield f"  HTTP  http://{host}:{ready.http_port}  (/metrics, /livez, /readyz)"
+    yield ""
+    yield from _table([_COLUMNS, *(_row(model) for model in ready.catalog.models)])
+    for (name, version), error in ready.catalog.failures.items():
+        yield f"  {name} {version} is NOT served: {error.message}"
+    yield ""
+    yield "Try next, in another terminal:"
+    at = "" if (host, ready.grpc_port) == ("localhost", 8001) else f" --server {host}:{ready.grpc_port}"
+    for command in _commands(ready.catalog.models):
+        yield f"  .venv/bin/retinue {command}{at}"
+
+
+def _row(model: ServedModel) -> tuple[str, ...]:
+    image = model.manifest.input
+    rate = f"{model.profile.images_per_second:.0f}"
+    batch = str(model.profile.max_batch_size)
+    return model.name, str(model.version), str(model.task), f"{image.width}x{image.height}", batch, rate
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _commands(models: list[ServedModel]) -> Iterator[str]:
+    """One command a task that is served; `models` makes up the number."""
+    yield "models"
+    by_task = {model.task: model for model in models}
+    for task, extra in (
+        (Task.CLASSIFY, ""),
+        (Task.DETECT, " --draw OUT.png"),
+        (Task.SEGMENT, " --draw OUT.png"),
+    ):
+        if task in by_task:
+            yield f"{task} {_IMAGE} --model {by_task[task].name}{extra}"

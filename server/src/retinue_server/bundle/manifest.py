@@ -1,0 +1,177 @@
+"""Reads manifest.json and refuses one that does not hold, naming the file and the field."""
+
+import hashlib
+import math
+import re
+from pathlib import Path
+
+from google.protobuf import json_format
+from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server.errors import BundleError
+from retinue_server.vision.spec import InputSpec, ResizeMode
+
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+MAX_INPUT_SIDE = 8192
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
+
+_RESIZE_MODES = {
+    pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP: ResizeMode.SHORTER_SIDE_CENTER_CROP,
+    pb.RESIZE_MODE_LETTERBOX: ResizeMode.LETTERBOX,
+    pb.RESIZE_MODE_STRETCH: ResizeMode.STRETCH,
+}
+_RESAMPLING = {
+    pb.INTERPOLATION_BILINEAR: Image.Resampling.BILINEAR,
+    pb.INTERPOLATION_BICUBIC: Image.Resampling.BICUBIC,
+    pb.INTERPOLATION_NEAREST: Image.Resampling.NEAREST,
+}
+
+
+def read(folder: Path) -> pb.ModelManifest:
+    """Reads and validates the manifest of the bundle in `folder`.
+
+    Raises:
+        BundleError: The file is missing, is not a manifest, or a field is out of its range.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: that is no manifest.")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not UTF-8 text.") from error
+    try:
+        manifest = json_format.Parse(text, pb.ModelManifest(), max_recursion_depth=20)
+    except json_format.ParseError as error:
+        raise BundleError(f"{path} is not a retinue.v1.ModelManifest: {error}.") from error
+    _validate(manifest, path)
+    return manifest
+
+
+def check_hash(folder: Path, manifest: pb.ModelManifest) -> None:
+    """Compares the SHA-256 of model.onnx with the manifest's.
+
+    Raises:
+        BundleError: The file is missing or another one than the manifest describes.
+    """
+    path = folder / MODEL_FILE
+    actual = file_sha256(path)
+    if actual != manifest.sha256:
+        raise BundleError(
+            f"{path} has SHA-256 {actual}, but field `sha256` of {MANIFEST_FILE} says {manifest.sha256}: "
+            "the file was changed or cut short; copy or export the bundle again."
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, lower-case hexadecimal.
+
+    Raises:
+        BundleError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def input_spec(manifest: pb.ModelManifest) -> InputSpec:
+    """What a validated manifest says about the graph's input."""
+    image, resize = manifest.input, manifest.input.resize
+    return InputSpec(
+        height=image.height,
+        width=image.width,
+        grey=image.colour == pb.COLOUR_GREY,
+        resize_mode=_RESIZE_MODES[resize.mode],
+        resample=_RESAMPLING[resize.interpolation],
+        shorter_side=resize.shorter_side,
+        pad_value=resize.pad_value,
+        draft_decoding=image.draft_decoding,
+    )
+
+
+def _validate(manifest: pb.ModelManifest, path: Path) -> None:
+    image, resize = manifest.input, manifest.input.resize
+    largest_side = max(image.height, image.width)
+    crops = resize.mode == pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP
+    checks: list[tuple[bool, str, str]] = [
+        (manifest.format_version == FORMAT_VERSION, "format_version", f"must be {FORMAT_VERSION}"),
+        (
+            NAME_PATTERN.fullmatch(manifest.name) is not None,
+            "name",
+            "must be letters, digits, '.', '_' and '-'",
+        ),
+        (
+            manifest.task in (pb.TASK_CLASSIFY, pb.TASK_DETECT, pb.TASK_SEGMENT),
+            "task",
+            "must be a known task",
+        ),
+        (1 <= image.height <= MAX_INPUT_SIDE, "input.height", f"must be 1 to {MAX_INPUT_SIDE}"),
+        (1 <= image.width <= MAX_INPUT_SIDE, "input.width", f"must be 1 to {MAX_INPUT_SIDE}"),
+        (
+            image.colour in (pb.COLOUR_RGB, pb.COLOUR_GREY),
+            "input.colour",
+            "must be COLOUR_RGB or COLOUR_GREY",
+        ),
+        (resize.mode in _RESIZE_MODES, "input.resize.mode", "must be a known resize mode"),
+        (resize.interpolation in _RESAMPLING, "input.resize.interpolation", "must be a known filter"),
+        (
+            largest_side <= resize.shorter_side <= MAX_INPUT_SIDE if crops else resize.shorter_side == 0,
+            "input.resize.shorter_side",
+            f"must be {largest_side} to {MAX_INPUT_SIDE} for a centre crop and 0 otherwise",
+        ),
+        (0 <= resize.pad_value <= 255, "input.resize.pad_value", "must be 0 to 255"),
+        (len(manifest.labels) >= 1, "labels", "must name at least one class"),
+        (all(manifest.labels), "labels", "must not contain empty names"),
+        (
+            _SHA256_PATTERN.fullmatch(manifest.sha256) is not None,
+            "sha256",
+            "must be 64 lower-case hex digits",
+        ),
+        (manifest.opset >= 1, "opset", "must be at least 1"),
+        *_task_checks(manifest),
+    ]
+    for holds, field, rule in checks:
+        if not holds:
+            raise BundleError(f"{path}: field `{field}` {rule}.")
+
+
+def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
+    if manifest.task == pb.TASK_DETECT:
+        detect = manifest.detect
+        return [
+            (detect.max_detections >= 1, "detect.max_detections", "must be at least 1"),
+            (_is_unit(detect.min_score), "detect.min_score", "must be in [0, 1]"),
+            (_is_unit(detect.nms_iou_threshold), "detect.nms_iou_threshold", "must be in [0, 1]"),
+            (_is_unit(detect.default_score_threshold), "detect.default_score_threshold", "must be in [0, 1]"),
+        ]
+    if manifest.task == pb.TASK_SEGMENT:
+        segment = manifest.segment
+        return [
+            (
+                1 <= segment.map_height <= MAX_INPUT_SIDE,
+                "segment.map_height",
+                f"must be 1 to {MAX_INPUT_SIDE}",
+            ),
+            (1 <= segment.map_width <= MAX_INPUT_SIDE, "segment.map_width", f"must be 1 to {MAX_INPUT_SIDE}"),
+            (
+                -1 <= segment.background_class_id < len(manifest.labels),
+                "segment.background_class_id",
+                "must be a class id or -1",
+            ),
+            (len(manifest.labels) <= 65536, "labels", "must be at most 65536 for a class map"),
+        ]
+    return []
+
+
+def _is_unit(value: float) -> bool:
+    return math.isfinite(value) and 0 <= value <= 1

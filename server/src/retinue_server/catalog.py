@@ -1,0 +1,247 @@
+"""The models that are served: loading them from their bundles, and finding the one a request means."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import structlog
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server import postprocess
+from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.engine import Engine
+from retinue_server.bundle.manifest import input_spec
+from retinue_server.bundle.repository import BundleFolder
+from retinue_server.errors import (
+    BundleError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    StartupError,
+    WrongTaskError,
+)
+from retinue_server.pipeline import Pipeline, Work
+from retinue_server.results import Answer, Task
+from retinue_server.runtime.memory import device_memory_used_bytes
+from retinue_server.runtime.profile import Profile, measure
+from retinue_server.runtime.providers import Provider
+from retinue_server.runtime.session import Session, Threads
+
+_log = structlog.get_logger(__name__)
+
+_TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
+
+# Decoding and resizing a photo of half a megapixel, for the first estimate of a model's cost; measured from then on.
+_FIRST_DECODE_SECONDS = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that takes requests.
+
+    Attributes:
+        name: Its name.
+        version: Its version.
+        task: What it answers.
+        manifest: What its bundle says.
+        class_ids: Class id by label.
+        batcher: Where its images queue.
+        threads: How many batches run at once.
+        profile: What it costs here.
+        memory_bytes: By how much the process, or the device, grew when it was loaded and warmed.
+    """
+
+    name: str
+    version: int
+    task: Task
+    manifest: pb.ModelManifest
+    class_ids: dict[str, int]
+    batcher: Batcher[Work, Answer]
+    threads: Threads
+    profile: Profile
+    memory_bytes: int
+
+
+class Catalog:
+    """Finds models by name, version and task.
+
+    Attributes:
+        models: All of them, by name and then descending version.
+        failures: Why bundles that were found are not served, by (name, version).
+    """
+
+    def __init__(self, models: Iterable[ServedModel], failures: dict[tuple[str, int], BundleError]) -> None:
+        self.models = sorted(models, key=lambda model: (model.name, -model.version))
+        self.failures = failures
+        self._by_version = {(model.name, model.version): model for model in self.models}
+        # Later entries win, and versions descend.
+        self._newest = {model.name: model for model in reversed(self.models)}
+
+    def get(self, name: str, version: int = 0) -> ServedModel:
+        """Finds a model.
+
+        Args:
+            name: Its name.
+            version: Its version, 0 for the newest.
+
+        Raises:
+            ModelNotFoundError: It is not served.
+        """
+        model = self._by_version.get((name, version)) if version else self._newest.get(name)
+        if model is None:
+            raise ModelNotFoundError(self._why_missing(name, version))
+        return model
+
+    def for_task(self, task: Task, name: str, version: int = 0) -> ServedModel:
+        """Finds the model that a request for `task` means; an empty name means the task's only model.
+
+        Raises:
+            InvalidRequestError: The name is empty and the task has several models, or none.
+            ModelNotFoundError: No such model or version.
+            WrongTaskError: The model answers another task.
+        """
+        if not name:
+            names = self._names(task)
+            if len(names) != 1:
+                raise InvalidRequestError(
+                    f"name a model: the server has {_listed(names)} for {task}.", reason="MODEL_NOT_NAMED"
+                )
+            name = names[0]
+        model = self.get(name, version)
+        if model.task is not task:
+            raise WrongTaskError(
+                f"model '{name}' serves {model.task}, not {task}; models for {task}: {_listed(self._names(task))}."
+            )
+        return model
+
+    def _names(self, task: Task) -> list[str]:
+        return [name for name, model in sorted(self._newest.items()) if model.task is task]
+
+    def _why_missing(self, name: str, version: int) -> str:
+        for (failed, failed_version), error in self.failures.items():
+            if failed == name and version in (0, failed_version):
+                return (
+                    f"model '{name}' version {failed_version} was found but cannot be served: {error.message}"
+                )
+        versions = [str(model.version) for model in self.models if model.name == name]
+        if versions:
+            return f"model '{name}' has no version {version}; versions served: {_listed(versions)}."
+        # The name is the caller's: cut what is long, so that an answer is never larger than its question deserves.
+        shown = name if len(name) <= 128 else f"{name[:125]}..."
+        return f"there is no model '{shown}'; models served: {_listed(sorted(self._newest))}."
+
+
+class Loader:
+    """Turns bundles into served models on one engine.
+
+    Args:
+        engine: Whose threads run them.
+        provider: What runs the networks.
+        threads: How many batches run at once, and on how many threads each.
+        max_queue_images: Images that may wait for one model.
+        decoders: Pool that decodes in front of a GPU; None on a CPU.
+        on_batch: Called with (name, version, batch size) of every batch that ran.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        provider: Provider,
+        threads: Threads,
+        *,
+        max_queue_images: int,
+        decoders: ThreadPoolExecutor | None,
+        on_batch: Callable[[str, int, int], None],
+    ) -> None:
+        self._engine = engine
+        self._provider = provider
+        self._threads = threads
+        self._max_queue_images = max_queue_images
+        self._decoders = decoders
+        self._on_batch = on_batch
+
+    def load_all(self, bundles: Sequence[BundleFolder]) -> Catalog:
+        """Loads every bundle that holds; those that do not are logged and named in the catalog's failures.
+
+        Raises:
+            StartupError: None holds.
+        """
+        models: list[ServedModel] = []
+        failures: dict[tuple[str, int], BundleError] = {}
+        for bundle in bundles:
+            try:
+                models.append(self.load(bundle))
+            except BundleError as error:
+                failures[bundle.name, bundle.version] = error
+                _log.error("model_refused", model=bundle.name, version=bundle.version, reason=error.message)
+        if not models:
+            reasons = " ".join(error.message for error in failures.values())
+            raise StartupError(f"none of the bundles can be served: {reasons}")
+        return Catalog(models, failures)
+
+    def load(self, bundle: BundleFolder) -> ServedModel:
+        """Checks, loads, measures and warms one bundle.
+
+        Raises:
+            BundleError: It does not hold what it promises.
+        """
+        began = time.perf_counter()
+        memory_before = self._memory_bytes()
+        manifest = bundle.read()
+        session = Session(bundle.model_path, manifest, self._provider, self._threads)
+        spec = input_spec(manifest)
+        shape = (spec.height, spec.width, spec.channels)
+        try:
+            profile = measure(session.run, shape, on_gpu=self._provider.on_gpu)
+        except Exception as error:
+            # A graph that loads may still fail when it runs; ONNX Runtime's exceptions share only Exception.
+            raise BundleError(f"{bundle.model_path} cannot be run: {str(error).splitlines()[0]}") from error
+        pipeline = Pipeline(
+            session,
+            spec,
+            postprocess.for_manifest(manifest),
+            max_batch_size=profile.max_batch_size,
+            decoders=self._decoders,
+        )
+        batcher: Batcher[Work, Answer] = Batcher(
+            pipeline,
+            self._engine,
+            capacity=self._max_queue_images,
+            item_seconds=1 / profile.images_per_second + _FIRST_DECODE_SECONDS,
+            on_batch=lambda size: self._on_batch(bundle.name, bundle.version, size),
+        )
+        model = ServedModel(
+            name=bundle.name,
+            version=bundle.version,
+            task=_TASKS[manifest.task],
+            manifest=manifest,
+            class_ids={label: class_id for class_id, label in enumerate(manifest.labels)},
+            batcher=batcher,
+            threads=self._threads,
+            profile=profile,
+            memory_bytes=max(0, self._memory_bytes() - memory_before),
+        )
+        _log.info(
+            "model_loaded",
+            model=model.name,
+            version=model.version,
+            task=str(model.task),
+            provider=self._provider.name,
+            max_batch_size=profile.max_batch_size,
+            images_per_second=round(profile.images_per_second, 1),
+            memory_bytes=model.memory_bytes,
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        return model
+
+    def _memory_bytes(self) -> int:
+        if self._provider.on_gpu:
+            return device_memory_used_bytes()
+        return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"

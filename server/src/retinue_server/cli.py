@@ -1,0 +1,40 @@
+"""The command `retinue-server`."""
+
+import gc
+import sys
+
+from retinue_server.errors import StartupError
+from retinue_server.settings import Settings
+
+_STARTUP_EXIT_CODE = 2
+
+
+def main() -> None:
+    """Runs the server; exits with 0 after a drained stop, with 2 and one sentence where it cannot start."""
+    try:
+        settings = Settings.resolve(sys.argv[1:])
+        if settings.print_config:
+            print(settings.as_toml(), end="")
+            return
+        _run(settings)
+    except StartupError as error:
+        print(f"retinue-server: {error.message}", file=sys.stderr)
+        raise SystemExit(_STARTUP_EXIT_CODE) from error
+
+
+def _run(settings: Settings) -> None:
+    # Imported late: ONNX Runtime and grpc take most of a second that --help and a mistyped flag need not wait for.
+    import uvloop
+
+    from retinue_server import log
+    from retinue_server.app import Ready, serve
+    from retinue_server.banner import banner
+
+    def announce(ready: Ready) -> None:
+        # What was loaded lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        print(banner(ready), flush=True)
+
+    log.configure(settings.log_level, settings.log_format)
+    uvloop.run(serve(settings, announce))

@@ -1,0 +1,61 @@
+"""Runs the HTTP endpoints beside gRPC."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from retinue_server.errors import StartupError
+
+
+class _QuietServer(uvicorn.Server):
+    """Uvicorn, leaving signals to the process that runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """Serves an application on the running event loop.
+
+    Args:
+        app: The endpoints.
+        host: Address to listen on.
+        port: Port, 0 for a free one.
+
+    Attributes:
+        port: The port it listens on.
+    """
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            self._socket.close()
+            raise StartupError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose others with --http-port and --host."
+            ) from error
+        self.port = int(self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        self._server = _QuietServer(config)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+
+    async def stop(self) -> None:
+        """Finishes what is in flight and closes the port."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()

@@ -1,0 +1,214 @@
+"""Every metric, with its buckets. Gauges are read when Prometheus asks, so that they cost requests nothing."""
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server import __version__
+from retinue_server.catalog import Catalog, ServedModel
+from retinue_server.errors import RetinueError
+from retinue_server.results import Answer
+from retinue_server.runtime.memory import read_devices
+from retinue_server.runtime.providers import Provider
+
+# From a cached tiny network to a request that waited long in a full queue: each bucket about twice the one before.
+_SECONDS = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.016,
+    0.032,
+    0.064,
+    0.128,
+    0.256,
+    0.512,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
+_STAGE_SECONDS = (0.00005, 0.0001, *_SECONDS)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelMeters:
+    """The label children of one model, looked up once instead of for every image."""
+
+    decode: Histogram
+    queue: Histogram
+    inference: Histogram
+    postprocess: Histogram
+    answered: Counter
+    failed: Counter
+
+
+class Metrics:
+    """Counts what happens. One object a server, so that tests do not share any.
+
+    Attributes:
+        registry: What `/metrics` prints.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        call = ("method", "model", "version", "code")
+        model = ("model", "version")
+        self._requests = Counter(
+            "retinue_requests", "Calls answered, by gRPC status code.", call, registry=self.registry
+        )
+        self._request_seconds = Histogram(
+            "retinue_request_duration_seconds",
+            "From a call's arrival to its answer.",
+            call,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            "retinue_stage_duration_seconds",
+            "Where an image's time went: decode, queue, inference (of its whole batch), postprocess.",
+            ("stage", *model),
+            buckets=_STAGE_SECONDS,
+            registry=self.registry,
+        )
+        self._images = Counter(
+            "retinue_images",
+            "Images, by outcome: answered or failed.",
+            (*model, "outcome"),
+            registry=self.registry,
+        )
+        self._batch_size = Histogram(
+            "retinue_batch_size",
+            "Images that ran together.",
+            model,
+            buckets=_BATCH_SIZES,
+            registry=self.registry,
+        )
+        self._meters: dict[tuple[str, int], _ModelMeters] = {}
+
+    def publish(
+        self, catalog: Catalog, provider: Provider, runtime_version: str, ready: Callable[[], bool]
+    ) -> None:
+        """Adds the gauges that are read from the running server."""
+        self.registry.register(_ServerCollector(catalog, provider, runtime_version, ready))
+        for model in catalog.models:
+            self._meters_of(model.name, model.version)
+
+    def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
+        """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
+        self._requests.labels(method, model, version, code).inc()
+        self._request_seconds.labels(method, model, version, code).observe(seconds)
+
+    def count_batch(self, model: str, version: int, size: int) -> None:
+        """Counts one batch that ran."""
+        self._batch_size.labels(model, version).observe(size)
+
+    def count_image(self, model: ServedModel, value: Answer | RetinueError, queue_seconds: float) -> None:
+        """Counts one image and where its time went."""
+        meters = self._meters_of(model.name, model.version)
+        meters.queue.observe(queue_seconds)
+        if isinstance(value, RetinueError):
+            meters.failed.inc()
+            return
+        meters.answered.inc()
+        meters.decode.observe(value.decode_seconds)
+        meters.inference.observe(value.inference_seconds)
+        meters.postprocess.observe(value.postprocess_seconds)
+
+    def _meters_of(self, name: str, version: int) -> _ModelMeters:
+        meters = self._meters.get((name, version))
+        if meters is None:
+            stages = {
+                stage: self._stage_seconds.labels(stage, name, version)
+                for stage in ("decode", "queue", "inference", "postprocess")
+            }
+            meters = _ModelMeters(
+                **stages,
+                answered=self._images.labels(name, version, "answered"),
+                failed=self._images.labels(name, version, "failed"),
+            )
+            self._batch_size.labels(name, version)
+            self._meters[name, version] = meters
+        return meters
+
+
+class _ServerCollector(Collector):
+    """Reads the gauges when they are asked for."""
+
+    def __init__(
+        self, catalog: Catalog, provider: Provider, runtime_version: str, ready: Callable[[], bool]
+    ) -> None:
+        self._catalog = catalog
+        self._provider = provider
+        self._runtime_version = runtime_version
+        self._ready = ready
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the gauges."""
+        yield from self._models()
+        yield from _devices()
+        ready = GaugeMetricFamily("retinue_ready", "1 where the server takes requests.")
+        ready.add_metric([], float(self._ready()))
+        yield ready
+        build = GaugeMetricFamily(
+            "retinue_build_info",
+            "Always 1; the versions are labels.",
+            labels=["version", "onnxruntime", "python"],
+        )
+        build.add_metric([__version__, self._runtime_version, platform.python_version()], 1)
+        yield build
+
+    def _models(self) -> Iterator[Metric]:
+        labels = ["model", "version"]
+        queue = GaugeMetricFamily("retinue_queue_images", "Images that wait for the engine.", labels=labels)
+        memory = GaugeMetricFamily(
+            "retinue_model_memory_bytes",
+            "By how much the process (on a GPU: the device) grew when the model was loaded.",
+            labels=labels,
+        )
+        info = GaugeMetricFamily(
+            "retinue_model_info",
+            "Always 1; what the model is and what runs it are labels.",
+            labels=[*labels, "task", "precision", "provider", "fallback"],
+        )
+        for model in self._catalog.models:
+            key = [model.name, str(model.version)]
+            queue.add_metric(key, len(model.batcher))
+            memory.add_metric(key, model.memory_bytes)
+            precision = pb.Precision.Name(model.manifest.precision).removeprefix("PRECISION_").lower()
+            fallback = str(bool(self._provider.fallback_reason)).lower()
+            info.add_metric([*key, str(model.task), precision, self._provider.name, fallback], 1)
+        failures = GaugeMetricFamily(
+            "retinue_model_load_failed", "Always 1; bundles that were found and refused.", labels=labels
+        )
+        for name, version in self._catalog.failures:
+            failures.add_metric([name, str(version)], 1)
+        return iter((queue, memory, info, failures))
+
+
+def _devices() -> Iterator[Metric]:
+    used = GaugeMetricFamily("retinue_gpu_memory_used_bytes", "Device memory in use, by all.", labels=["gpu"])
+    total = GaugeMetricFamily("retinue_gpu_memory_total_bytes", "Device memory there is.", labels=["gpu"])
+    for device in read_devices():
+        used.add_metric([str(device.device)], device.used_bytes)
+        total.add_metric([str(device.device)], device.total_bytes)
+    return iter((used, total))

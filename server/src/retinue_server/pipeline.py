@@ -1,0 +1,134 @@
+"""A batch's way through the engine: decode and resize, run the network, make each caller's result."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from retinue_server.errors import EngineError, ImageError, RetinueError
+from retinue_server.postprocess import Postprocess
+from retinue_server.results import Answer, Options
+from retinue_server.vision.resize import Frame, prepare
+from retinue_server.vision.spec import InputSpec
+
+
+class Network(Protocol):
+    """What runs batches of images."""
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[Any]]:
+        """Runs uint8 [N,H,W,C]; returns arrays of N rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One image to answer.
+
+    Attributes:
+        image: Opened, not yet decoded.
+        options: What the caller wants of it.
+    """
+
+    image: Image.Image
+    options: Options
+
+
+class Pipeline:
+    """A model as a `batching.Backend`.
+
+    On a CPU the calling thread decodes its own batch: no hop, no idle core, warm caches. In front of a GPU a pool of
+    decoders fills the batch, and the network runs one batch at a time, so that the engine's other thread decodes the
+    next batch meanwhile.
+
+    Args:
+        network: What runs the batch.
+        spec: What it takes.
+        postprocess: Makes a result of a row of its outputs.
+        max_batch_size: The most images of one batch.
+        decoders: Pool that decodes in front of a GPU; None where the calling thread does it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        spec: InputSpec,
+        postprocess: Postprocess,
+        *,
+        max_batch_size: int,
+        decoders: Executor | None = None,
+    ) -> None:
+        self._network = network
+        self._spec = spec
+        self._postprocess = postprocess
+        self._max_batch_size = max_batch_size
+        self._decoders = decoders
+        self._device: AbstractContextManager[Any] = threading.Lock() if decoders else nullcontext()
+        # Slabs are handed out and back under the interpreter's lock: as many exist as batches ever ran at once.
+        self._slabs: list[npt.NDArray[np.uint8]] = []
+
+    @property
+    def max_batch_size(self) -> int:
+        """The most images of one batch."""
+        return self._max_batch_size
+
+    def run(self, items: Sequence[Work]) -> list[Answer | RetinueError]:
+        """Answers each image, in order; one that cannot be read gets its ImageError and costs the others nothing."""
+        slab = self._slabs.pop() if self._slabs else self._new_slab()
+        try:
+            return self._run_in(slab, items)
+        finally:
+            self._slabs.append(slab)
+
+    def _run_in(self, slab: npt.NDArray[np.uint8], items: Sequence[Work]) -> list[Answer | RetinueError]:
+        prepared = self._prepare_all(slab, items)
+        batch_size = len(items)
+        if all(isinstance(frame, ImageError) for frame, _ in prepared):
+            return [frame for frame, _ in prepared if isinstance(frame, ImageError)]
+
+        with self._device:
+            began = time.perf_counter()
+            # An unreadable image's row holds what was there before; its output is dropped.
+            outputs = self._network.run(slab[:batch_size])
+            inference_seconds = time.perf_counter() - began
+
+        answers: list[Answer | RetinueError] = []
+        for row, (work, (frame, decode_seconds)) in enumerate(zip(items, prepared, strict=True)):
+            if isinstance(frame, ImageError):
+                answers.append(frame)
+                continue
+            began = time.perf_counter()
+            try:
+                result = self._postprocess(outputs, row, frame, work.options)
+            except EngineError as error:
+                answers.append(error)
+                continue
+            postprocess_seconds = time.perf_counter() - began
+            answers.append(Answer(result, decode_seconds, inference_seconds, postprocess_seconds, batch_size))
+        return answers
+
+    def _prepare_all(
+        self, slab: npt.NDArray[np.uint8], items: Sequence[Work]
+    ) -> list[tuple[Frame | ImageError, float]]:
+        each = map if self._decoders is None else self._decoders.map
+        return list(each(self._prepare, items, slab))
+
+    def _prepare(self, work: Work, row: npt.NDArray[np.uint8]) -> tuple[Frame | ImageError, float]:
+        """Decodes one image into its row; returns how the row maps to the image, and the seconds it took."""
+        began = time.perf_counter()
+        frame: Frame | ImageError
+        try:
+            frame = prepare(work.image, self._spec, row)
+        except ImageError as error:
+            frame = error
+        return frame, time.perf_counter() - began
+
+    def _new_slab(self) -> npt.NDArray[np.uint8]:
+        spec = self._spec
+        return np.zeros((self._max_batch_size, spec.height, spec.width, spec.channels), np.uint8)

@@ -1,0 +1,100 @@
+"""One function a task: from a row of the network's outputs to the caller's result."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server.errors import EngineError
+from retinue_server.results import (
+    Classification,
+    ClassifyOptions,
+    DetectionList,
+    DetectOptions,
+    MaskFormat,
+    Segmentation,
+    SegmentOptions,
+    TaskResult,
+)
+from retinue_server.vision import classify, detect, masks, segment
+from retinue_server.vision.resize import Frame
+
+Outputs = Sequence[npt.NDArray[Any]]
+Postprocess = Callable[[Outputs, int, Frame, Any], TaskResult]
+
+
+def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
+    """The function of the manifest's task: (outputs, row, frame, options) -> result.
+
+    It raises EngineError where the network answers with a class that it does not have.
+    """
+    num_classes = len(manifest.labels)
+    if manifest.task == pb.TASK_CLASSIFY:
+        return _classification
+    if manifest.task == pb.TASK_DETECT:
+        return partial(_detections, num_classes)
+    background = manifest.segment.background_class_id
+    return partial(_segmentation, num_classes, None if background < 0 else background)
+
+
+def _classification(outputs: Outputs, row: int, frame: Frame, options: ClassifyOptions) -> Classification:
+    class_ids, scores = classify.top_k(outputs[0][row], options.top_k, options.min_score)
+    return Classification(class_ids, scores)
+
+
+def _detections(
+    num_classes: int, outputs: Outputs, row: int, frame: Frame, options: DetectOptions
+) -> DetectionList:
+    boxes, scores, classes = (output[row] for output in outputs)
+    found = detect.to_original(
+        boxes,
+        scores,
+        classes,
+        frame,
+        score_threshold=options.score_threshold,
+        max_detections=options.max_detections,
+        class_ids=options.class_ids,
+    )
+    if found.classes.size and not 0 <= found.classes.min() <= found.classes.max() < num_classes:
+        raise EngineError("the model detected a class outside of its labels; its bundle is broken.")
+    return DetectionList(
+        found.boxes, found.scores, found.classes, frame.original_width, frame.original_height
+    )
+
+
+def _segmentation(
+    num_classes: int,
+    background: int | None,
+    outputs: Outputs,
+    row: int,
+    frame: Frame,
+    options: SegmentOptions,
+) -> Segmentation:
+    class_map = segment.checked(outputs[0][row], num_classes)
+    wanted = frozenset(range(num_classes)) if options.class_ids is None else options.class_ids
+    if options.class_ids is not None:
+        class_map = segment.keep_classes(class_map, options.class_ids, background)
+    as_rle = options.mask_format is MaskFormat.COCO_RLE
+    if options.original_size:
+        class_map = segment.to_original(class_map, frame, background=background, order="F" if as_rle else "C")
+
+    areas = segment.class_areas(class_map, num_classes)
+    counted = wanted if background is None else wanted | {background}
+    present = [(class_id, int(areas[class_id])) for class_id in counted if areas[class_id]]
+    mask: bytes | list[tuple[int, bytes]]
+    if as_rle:
+        mask = masks.encode_coco_rle(class_map, wanted - {background})
+    elif options.mask_format is MaskFormat.PNG:
+        mask = masks.encode_png(class_map)
+    else:
+        mask = masks.encode_raw(class_map, num_classes)
+    return Segmentation(
+        width=class_map.shape[1],
+        height=class_map.shape[0],
+        mask_format=options.mask_format,
+        mask=mask,
+        areas=sorted(present, key=lambda area: (-area[1], area[0])),
+    )

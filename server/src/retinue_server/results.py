@@ -1,0 +1,125 @@
+"""What callers ask for beyond the image, and what they get: plain values between `rpc` and the engine."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Task(StrEnum):
+    """The kinds of question a model answers."""
+
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"
+
+
+class MaskFormat(StrEnum):
+    """Ways to write a class map."""
+
+    PNG = "png"
+    COCO_RLE = "coco_rle"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions:
+    """Attributes: `top_k` classes of at least `min_score`."""
+
+    top_k: int
+    min_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class DetectOptions:
+    """Attributes: at most `max_detections` of at least `score_threshold`, of `class_ids` only (None means all)."""
+
+    score_threshold: float
+    max_detections: int
+    class_ids: frozenset[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOptions:
+    """Attributes: format, whether at the original image's size, `class_ids` only (None means all)."""
+
+    mask_format: MaskFormat
+    original_size: bool
+    class_ids: frozenset[int] | None
+
+
+Options = ClassifyOptions | DetectOptions | SegmentOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The most probable classes.
+
+    Attributes:
+        class_ids: int [k].
+        scores: float32 [k], in [0, 1], descending.
+    """
+
+    class_ids: npt.NDArray[np.intp]
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionList:
+    """The objects of one image.
+
+    Attributes:
+        boxes: float32 [D,4], x1,y1,x2,y2 in the original image's pixels.
+        scores: float32 [D], in [0, 1], descending.
+        class_ids: int32 [D].
+        image_width: Width of the original image in pixels.
+        image_height: Its height.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int32]
+    image_width: int
+    image_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The class map of one image, encoded.
+
+    Attributes:
+        width: Width of the class map in pixels.
+        height: Its height.
+        mask_format: How it is written.
+        mask: A PNG file, raw class ids, or (class id, COCO counts) pairs, by the format.
+        areas: (class id, pixels) of the classes present, largest first.
+    """
+
+    width: int
+    height: int
+    mask_format: MaskFormat
+    mask: bytes | list[tuple[int, bytes]]
+    areas: list[tuple[int, int]]
+
+
+TaskResult = Classification | DetectionList | Segmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result, and where the engine's time went.
+
+    Attributes:
+        result: What the caller asked for.
+        decode_seconds: Reading and resizing this image.
+        inference_seconds: The run of the whole batch.
+        postprocess_seconds: Making this result of the network's output.
+        batch_size: Images that ran together.
+    """
+
+    result: TaskResult
+    decode_seconds: float
+    inference_seconds: float
+    postprocess_seconds: float
+    batch_size: int

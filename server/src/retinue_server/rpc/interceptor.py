@@ -1,0 +1,112 @@
+"""The one place where errors become statuses and calls are counted."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import RetinueError
+from retinue_server.metrics import Metrics
+from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
+
+_log = structlog.get_logger(__name__)
+
+# Generic for the type checker only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(slots=True)
+class Call:
+    """What is counted of a call. The model stays empty until the servicer has found one that is served."""
+
+    model: str = ""
+    version: str = ""
+
+    def name_model(self, model: ServedModel) -> None:
+        """Notes which model the call is for."""
+        self.model, self.version = model.name, str(model.version)
+
+
+current_call: ContextVar[Call] = ContextVar("current_call")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the methods of one service.
+
+    Args:
+        service: Its full name; other services pass through untouched.
+        metrics: Where calls are counted.
+    """
+
+    def __init__(self, service: str, metrics: Metrics) -> None:
+        self._prefix = f"/{service}/"
+        self._metrics = metrics
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(  # type: ignore[override]
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Returns the method's handler, wrapped once and kept."""
+        path = handler_call_details.method
+        if not path.startswith(self._prefix):
+            return await continuation(handler_call_details)
+        if path not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None or handler.unary_unary is None:
+                # An unknown method: grpc answers UNIMPLEMENTED.
+                return handler
+            self._wrapped[path] = grpc.unary_unary_rpc_method_handler(
+                self._wrap(path.removeprefix(self._prefix), handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return self._wrapped[path]
+
+    def _wrap(self, method: str, behaviour: Any) -> Any:
+        async def run(request: Any, context: Context) -> Any:
+            began = time.perf_counter()
+            call = Call()
+            current_call.set(call)
+            code = grpc.StatusCode.OK
+            try:
+                return await behaviour(request, context)
+            except RetinueError as error:
+                code = grpc_code(error.code)
+                await _abort(context, error)
+            except asyncio.CancelledError:
+                code = _cancelled_code(context)
+                raise
+            except Exception as error:
+                code = grpc.StatusCode.INTERNAL
+                request_id = secrets.token_hex(8)
+                _log.exception("call_failed", method=method, model=call.model, request_id=request_id)
+                await _abort(
+                    context, RetinueError(f"internal error; the server logged it as {request_id}."), error
+                )
+            finally:
+                seconds = time.perf_counter() - began
+                self._metrics.count_call(method, call.model, call.version, code.name, seconds)
+
+        return run
+
+
+async def _abort(context: Context, error: RetinueError, cause: Exception | None = None) -> NoReturn:
+    details = to_status(error).SerializeToString()
+    await context.abort(grpc_code(error.code), error.message, trailing_metadata=((DETAILS_KEY, details),))
+    raise AssertionError("abort always raises") from cause
+
+
+def _cancelled_code(context: Context) -> grpc.StatusCode:
+    remaining = context.time_remaining()
+    expired = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED

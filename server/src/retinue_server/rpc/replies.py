@@ -1,0 +1,112 @@
+"""To the wire: outcomes and models to protobuf."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from retinue.v1 import vision_service_pb2 as pb
+
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import RetinueError
+from retinue_server.results import Classification, DetectionList, MaskFormat, Segmentation
+from retinue_server.rpc.status import to_status
+from retinue_server.runtime.providers import Provider
+from retinue_server.service import ImageOutcome
+
+Labels = Sequence[str]
+
+
+def classify_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.ClassifyResponse:
+    """The reply to a ClassifyRequest."""
+    response = pb.ClassifyResponse(model=model.name, version=model.version)
+    _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_classification)
+    return response
+
+
+def detect_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.DetectResponse:
+    """The reply to a DetectRequest."""
+    response = pb.DetectResponse(model=model.name, version=model.version)
+    _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_detections)
+    return response
+
+
+def segment_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.SegmentResponse:
+    """The reply to a SegmentRequest."""
+    response = pb.SegmentResponse(model=model.name, version=model.version)
+    _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_segmentation)
+    return response
+
+
+def model_message(model: ServedModel, provider: Provider, runtime_version: str) -> pb.Model:
+    """Describes a model that is served."""
+    return pb.Model(
+        name=model.name,
+        version=model.version,
+        manifest=model.manifest,
+        execution=pb.Execution(
+            provider=provider.name,
+            requested_provider=provider.requested,
+            fallback_reason=provider.fallback_reason,
+            runtime_version=runtime_version,
+            max_batch_size=model.profile.max_batch_size,
+            instances=model.threads.instances,
+            threads_per_instance=model.threads.per_instance,
+            memory_bytes=model.memory_bytes,
+            images_per_second=model.profile.images_per_second,
+        ),
+    )
+
+
+def _fill_outcomes(
+    replies: Any, outcomes: Sequence[ImageOutcome], labels: Labels, fill: Callable[[Any, Any, Labels], None]
+) -> None:
+    """Adds one reply an outcome. The three outcome messages differ in nothing but the type of `result`."""
+    for outcome in outcomes:
+        reply = replies.add()
+        value = outcome.value
+        timing = reply.timing
+        timing.queue_us = _microseconds(outcome.queue_seconds)
+        timing.total_us = _microseconds(outcome.total_seconds)
+        if isinstance(value, RetinueError):
+            reply.error.CopyFrom(to_status(value))
+            continue
+        timing.decode_us = _microseconds(value.decode_seconds)
+        timing.inference_us = _microseconds(value.inference_seconds)
+        timing.postprocess_us = _microseconds(value.postprocess_seconds)
+        timing.batch_size = value.batch_size
+        # A result without a single field set would otherwise be no result at all.
+        reply.result.SetInParent()
+        fill(reply.result, value.result, labels)
+
+
+def _fill_classification(message: pb.Classification, result: Classification, labels: Labels) -> None:
+    for class_id, score in zip(result.class_ids.tolist(), result.scores.tolist(), strict=True):
+        message.classes.add(class_id=class_id, label=labels[class_id], score=score)
+
+
+def _fill_detections(message: pb.DetectionList, result: DetectionList, labels: Labels) -> None:
+    message.image_width = result.image_width
+    message.image_height = result.image_height
+    rows = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), strict=True)
+    for (x_min, y_min, x_max, y_max), score, class_id in rows:
+        box = pb.BoundingBox(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+        message.detections.add(box=box, class_id=class_id, label=labels[class_id], score=score)
+
+
+def _fill_segmentation(message: pb.Segmentation, result: Segmentation, labels: Labels) -> None:
+    message.width = result.width
+    message.height = result.height
+    if isinstance(result.mask, bytes):
+        if result.mask_format is MaskFormat.PNG:
+            message.png = result.mask
+        else:
+            message.raw = result.mask
+    else:
+        message.coco_rle.SetInParent()
+        for class_id, counts in result.mask:
+            message.coco_rle.masks.add(class_id=class_id, label=labels[class_id], counts=counts)
+    for class_id, area_pixels in result.areas:
+        message.areas.add(class_id=class_id, label=labels[class_id], area_pixels=area_pixels)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)

@@ -1,0 +1,137 @@
+"""From the wire: protobuf requests to opened images and checked options."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from PIL import Image
+from retinue.v1 import image_pb2, vision_service_pb2 as pb
+
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import ImageError, InvalidRequestError
+from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, SegmentOptions
+from retinue_server.vision.decode import open_encoded, open_raw
+
+DEFAULT_TOP_K = 5
+_LABELS_IN_MESSAGES = 20
+
+RawOrder = Literal["RGB", "BGR", "RGBA", "GRAY"]
+
+_CHANNEL_ORDERS: dict[int, RawOrder] = {
+    image_pb2.CHANNEL_ORDER_UNSPECIFIED: "RGB",
+    image_pb2.CHANNEL_ORDER_RGB: "RGB",
+    image_pb2.CHANNEL_ORDER_BGR: "BGR",
+    image_pb2.CHANNEL_ORDER_RGBA: "RGBA",
+    image_pb2.CHANNEL_ORDER_GRAY: "GRAY",
+}
+_MASK_FORMATS = {
+    pb.MASK_FORMAT_UNSPECIFIED: MaskFormat.PNG,
+    pb.MASK_FORMAT_PNG: MaskFormat.PNG,
+    pb.MASK_FORMAT_COCO_RLE: MaskFormat.COCO_RLE,
+    pb.MASK_FORMAT_RAW: MaskFormat.RAW,
+}
+_ORIGINAL_SIZE = {
+    pb.MASK_SIZE_UNSPECIFIED: True,
+    pb.MASK_SIZE_ORIGINAL: True,
+    pb.MASK_SIZE_MODEL: False,
+}
+
+
+def open_image(image: image_pb2.Image, *, max_pixels: int) -> Image.Image | ImageError:
+    """Opens an image without decoding it; returns, not raises, why it cannot be read, for it fails alone.
+
+    Args:
+        image: As it came.
+        max_pixels: Larger ones are refused from their header.
+    """
+    try:
+        source = image.WhichOneof("source")
+        if source == "encoded":
+            return open_encoded(image.encoded, max_pixels=max_pixels)
+        if source == "raw":
+            raw = image.raw
+            order = _CHANNEL_ORDERS.get(raw.channel_order)
+            if order is None:
+                raise ImageError(
+                    f"raw.channel_order {raw.channel_order} is unknown; use RGB, BGR, RGBA or GRAY.",
+                    reason="CHANNEL_ORDER_UNKNOWN",
+                )
+            return open_raw(raw.data, raw.height, raw.width, order, max_pixels=max_pixels)
+        raise ImageError("the image is empty: set `encoded` or `raw`.", reason="IMAGE_EMPTY")
+    except ImageError as error:
+        return error
+
+
+def classify_options(request: pb.ClassifyRequest, model: ServedModel) -> ClassifyOptions:
+    """Checks the options of a ClassifyRequest.
+
+    Raises:
+        InvalidRequestError: One is out of its range.
+    """
+    classes = len(model.manifest.labels)
+    top_k = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, classes)
+    if not 1 <= top_k <= classes:
+        raise InvalidRequestError(
+            f"top_k is {top_k}, but must be 1 to {classes}, the classes of model '{model.name}'.",
+            reason="TOP_K_OUT_OF_RANGE",
+        )
+    min_score = _unit(request.min_score, "min_score") if request.HasField("min_score") else 0.0
+    return ClassifyOptions(top_k, min_score)
+
+
+def detect_options(request: pb.DetectRequest, model: ServedModel) -> DetectOptions:
+    """Checks the options of a DetectRequest.
+
+    Raises:
+        InvalidRequestError: One is out of its range, or a class is unknown.
+    """
+    limits = model.manifest.detect
+    threshold = limits.default_score_threshold
+    if request.HasField("score_threshold"):
+        threshold = _unit(request.score_threshold, "score_threshold")
+    most = request.max_detections if request.HasField("max_detections") else limits.max_detections
+    if most < 1:
+        raise InvalidRequestError(
+            f"max_detections is {most}, but must be at least 1.", reason="MAX_DETECTIONS_OUT_OF_RANGE"
+        )
+    return DetectOptions(threshold, min(most, limits.max_detections), _class_ids(request.classes, model))
+
+
+def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOptions:
+    """Checks the options of a SegmentRequest.
+
+    Raises:
+        InvalidRequestError: A format or size is unknown, or a class is.
+    """
+    mask_format = _MASK_FORMATS.get(request.mask_format)
+    if mask_format is None:
+        raise InvalidRequestError(
+            f"mask_format {request.mask_format} is unknown; use PNG, COCO_RLE or RAW.",
+            reason="MASK_FORMAT_UNKNOWN",
+        )
+    original_size = _ORIGINAL_SIZE.get(request.mask_size)
+    if original_size is None:
+        raise InvalidRequestError(
+            f"mask_size {request.mask_size} is unknown; use ORIGINAL or MODEL.", reason="MASK_SIZE_UNKNOWN"
+        )
+    return SegmentOptions(mask_format, original_size, _class_ids(request.classes, model))
+
+
+def _unit(value: float, name: str) -> float:
+    # NaN fails both comparisons.
+    if not 0 <= value <= 1:
+        raise InvalidRequestError(f"{name} is {value}, but must be in [0, 1].", reason="SCORE_OUT_OF_RANGE")
+    return value
+
+
+def _class_ids(labels: Sequence[str], model: ServedModel) -> frozenset[int] | None:
+    if not labels:
+        return None
+    unknown = sorted({label for label in labels if label not in model.class_ids})
+    if unknown:
+        known = list(model.manifest.labels[:_LABELS_IN_MESSAGES])
+        more = ", ..." if len(model.manifest.labels) > len(known) else ""
+        raise InvalidRequestError(
+            f"model '{model.name}' has no class {unknown[0][:128]!r}; its classes are: {', '.join(known)}{more}.",
+            reason="CLASS_UNKNOWN",
+        )
+    return frozenset(model.class_ids[label] for label in labels)

@@ -1,0 +1,107 @@
+"""The RPCs of retinue.v1.VisionService: convert, call, convert."""
+
+import time
+
+from retinue.v1 import manifest_pb2, vision_service_pb2 as pb, vision_service_pb2_grpc
+
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import InvalidRequestError
+from retinue_server.results import Options, Task
+from retinue_server.rpc import replies, requests
+from retinue_server.rpc.interceptor import Context, current_call
+from retinue_server.runtime.providers import Provider
+from retinue_server.service import ImageOutcome, VisionService
+
+SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
+
+_TASKS = {
+    manifest_pb2.TASK_UNSPECIFIED: None,
+    manifest_pb2.TASK_CLASSIFY: Task.CLASSIFY,
+    manifest_pb2.TASK_DETECT: Task.DETECT,
+    manifest_pb2.TASK_SEGMENT: Task.SEGMENT,
+}
+
+ImagesRequest = pb.ClassifyRequest | pb.DetectRequest | pb.SegmentRequest
+
+
+class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
+    """Translates calls for a `VisionService`.
+
+    Args:
+        service: Answers them.
+        provider: What runs the models, for the descriptions.
+        runtime_version: Of ONNX Runtime, likewise.
+        max_image_pixels: Larger images are refused.
+    """
+
+    def __init__(
+        self, service: VisionService, provider: Provider, runtime_version: str, *, max_image_pixels: int
+    ) -> None:
+        self._service = service
+        self._provider = provider
+        self._runtime_version = runtime_version
+        self._max_image_pixels = max_image_pixels
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        """Says which classes each image shows."""
+        arrived = time.monotonic()
+        model = self._model(Task.CLASSIFY, request)
+        options = requests.classify_options(request, model)
+        outcomes = await self._answer(request, context, model, options, arrived)
+        return replies.classify_response(model, outcomes)
+
+    async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
+        """Finds the objects in each image."""
+        arrived = time.monotonic()
+        model = self._model(Task.DETECT, request)
+        options = requests.detect_options(request, model)
+        outcomes = await self._answer(request, context, model, options, arrived)
+        return replies.detect_response(model, outcomes)
+
+    async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
+        """Gives each pixel of each image a class."""
+        arrived = time.monotonic()
+        model = self._model(Task.SEGMENT, request)
+        options = requests.segment_options(request, model)
+        outcomes = await self._answer(request, context, model, options, arrived)
+        return replies.segment_response(model, outcomes)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """Lists the models that are served."""
+        if request.task not in _TASKS:
+            raise InvalidRequestError(f"task {request.task} is unknown.", reason="TASK_UNKNOWN")
+        task = _TASKS[request.task]
+        models = [model for model in self._service.catalog.models if task in (None, model.task)]
+        return pb.ListModelsResponse(models=[self._message(model) for model in models])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """Describes one model."""
+        model = self._service.catalog.get(request.model, _version(request.version))
+        current_call.get().name_model(model)
+        return pb.GetModelResponse(model=self._message(model))
+
+    def _model(self, task: Task, request: ImagesRequest) -> ServedModel:
+        model = self._service.catalog.for_task(task, request.model, _version(request.version))
+        current_call.get().name_model(model)
+        return model
+
+    async def _answer(
+        self, request: ImagesRequest, context: Context, model: ServedModel, options: Options, arrived: float
+    ) -> list[ImageOutcome]:
+        self._service.check_image_count(len(request.images))
+        remaining_seconds = context.time_remaining()
+        deadline = None if remaining_seconds is None else arrived + remaining_seconds
+        images = [requests.open_image(image, max_pixels=self._max_image_pixels) for image in request.images]
+        return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
+
+    def _message(self, model: ServedModel) -> pb.Model:
+        return replies.model_message(model, self._provider, self._runtime_version)
+
+
+def _version(version: int) -> int:
+    if version < 0:
+        raise InvalidRequestError(
+            f"version is {version}, but must be at least 1, or 0 for the newest.",
+            reason="VERSION_OUT_OF_RANGE",
+        )
+    return version

@@ -1,0 +1,174 @@
+"""Chooses the ONNX Runtime execution provider and its options."""
+
+import base64
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+
+from retinue_server.errors import StartupError
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+RUNTIME_VERSION: str = ort.__version__
+
+Requested = Literal["auto", "cpu", "cuda", "tensorrt"]
+ProviderOptions = dict[str, str]
+
+# The smallest ONNX model there is: one Identity of float32 [1] in opset 13, made with onnx.helper.
+_IDENTITY_MODEL = base64.b64decode(
+    "CAg6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEA0="
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The provider that runs the models, and how it was chosen.
+
+    Attributes:
+        name: ONNX Runtime's name of it.
+        requested: The setting.
+        fallback_reason: Why it is not the best that the installation of ONNX Runtime names; empty if it is.
+        chain: What sessions are created with: the provider, its options, and what runs the rest of a graph.
+    """
+
+    name: str
+    requested: Requested
+    fallback_reason: str
+    chain: tuple[tuple[str, ProviderOptions], ...]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether networks run on a GPU, so that images are decoded in front of it."""
+        return self.name != CPU
+
+
+def cuda_options(device: int, memory_limit_bytes: int) -> ProviderOptions:
+    """Options of the CUDA provider.
+
+    The arena takes what a run asks for (kSameAsRequested) instead of doubling, since doubling is what makes servers'
+    device memory grow without need; convolution algorithms are searched once for each shape.
+
+    Args:
+        device: CUDA device number.
+        memory_limit_bytes: Most bytes of one session's arena, 0 for no limit.
+    """
+    options = {
+        "device_id": str(device),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_use_max_workspace": "1",
+        "do_copy_in_default_stream": "1",
+        "use_tf32": "0",
+    }
+    if memory_limit_bytes:
+        options["gpu_mem_limit"] = str(memory_limit_bytes)
+    return options
+
+
+def tensorrt_options(device: int, memory_limit_bytes: int, cache_folder: Path) -> ProviderOptions:
+    """Options of the TensorRT provider: engines and kernel timings are kept between starts.
+
+    Args:
+        device: CUDA device number.
+        memory_limit_bytes: Most bytes of workspace, 0 for TensorRT's own default.
+        cache_folder: Where engines and timings are kept.
+    """
+    options = {
+        "device_id": str(device),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache_folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache_folder),
+    }
+    if memory_limit_bytes:
+        options["trt_max_workspace_size"] = str(memory_limit_bytes)
+    return options
+
+
+def _runs_here(name: str, options: ProviderOptions) -> str:
+    """Runs nothing but a session's creation on a provider; returns why it cannot, or an empty string."""
+    quiet = ort.SessionOptions()
+    quiet.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(_IDENTITY_MODEL, quiet, providers=[(name, options)])
+    except Exception as error:
+        # ONNX Runtime raises classes of its own that share no base but Exception; a chosen provider that does not
+        # work is an answer here, not a fault.
+        return str(error).splitlines()[0]
+    if session.get_providers()[0] != name:
+        return "ONNX Runtime could not load it: the driver or the CUDA and cuDNN libraries are missing or too old"
+    return ""
+
+
+def choose(
+    requested: Requested,
+    *,
+    gpu_device: int,
+    gpu_memory_limit_bytes: int,
+    cache_folder: Path,
+    available: Sequence[str] | None = None,
+    why_not: Callable[[str, ProviderOptions], str] = _runs_here,
+) -> Provider:
+    """Resolves the provider setting against this machine.
+
+    Args:
+        requested: The setting.
+        gpu_device: CUDA device number.
+        gpu_memory_limit_bytes: Most device bytes of one session, 0 for no limit.
+        cache_folder: Where TensorRT keeps its engines.
+        available: Providers that the installed ONNX Runtime was built with; asked of it where absent.
+        why_not: Tries a provider; returns why it cannot run, or an empty string.
+
+    Raises:
+        StartupError: A GPU was asked for and cannot be had.
+    """
+    if available is None:
+        if hasattr(ort, "preload_dlls") and CUDA in ort.get_available_providers():
+            ort.preload_dlls()
+        available = ort.get_available_providers()
+    cuda = cuda_options(gpu_device, gpu_memory_limit_bytes)
+    tensorrt = tensorrt_options(gpu_device, gpu_memory_limit_bytes, cache_folder.expanduser() / "tensorrt")
+    chains: dict[str, tuple[tuple[str, ProviderOptions], ...]] = {
+        CPU: ((CPU, {}),),
+        CUDA: ((CUDA, cuda), (CPU, {})),
+        TENSORRT: ((TENSORRT, tensorrt), (CUDA, cuda), (CPU, {})),
+    }
+    if requested == "cpu":
+        return Provider(CPU, requested, "", chains[CPU])
+
+    wanted = TENSORRT if requested == "tensorrt" else CUDA
+    reason = (
+        why_not(wanted, chains[wanted][0][1])
+        if wanted in available
+        else "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
+    )
+    if not reason:
+        return Provider(wanted, requested, "", chains[wanted])
+    if requested == "auto":
+        return Provider(CPU, requested, f"{CUDA}: {reason}", chains[CPU])
+    raise StartupError(
+        f"--provider {requested} cannot run here: {reason}. Use --provider auto to fall back to the CPU."
+    )
+
+
+def available_cores() -> int:
+    """Cores this process may run on: its affinity, and the CPU quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _cgroup_cpu_quota()
+    return max(1, min(cores, round(quota))) if quota else cores
+
+
+def _cgroup_cpu_quota() -> float | None:
+    """Cores that cgroup v2's cpu.max grants, or None without a limit. Source: Linux, admin-guide/cgroup-v2."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)

@@ -1,0 +1,162 @@
+"""One network in ONNX Runtime: created, checked against its manifest, and run on batches of images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server.bundle.manifest import input_spec
+from retinue_server.errors import BundleError, StartupError
+from retinue_server.runtime.providers import Provider
+
+Array = npt.NDArray[Any]
+
+INPUT = "images"
+
+# ONNX Runtime's names of element types, as the contract of each output allows them, and how many dimensions it has.
+_OUTPUTS: Mapping[int, Mapping[str, tuple[frozenset[str], int]]] = {
+    pb.TASK_CLASSIFY: {"probabilities": (frozenset({"tensor(float)"}), 2)},
+    pb.TASK_DETECT: {
+        "boxes": (frozenset({"tensor(float)"}), 3),
+        "scores": (frozenset({"tensor(float)"}), 2),
+        "classes": (frozenset({"tensor(int32)"}), 2),
+    },
+    pb.TASK_SEGMENT: {"class_map": (frozenset({"tensor(uint8)", "tensor(int32)"}), 3)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many batches run at once, and with how many threads each."""
+
+    instances: int
+    per_instance: int
+
+
+class Session:
+    """A network that takes batches of images, uint8 [N,H,W,C].
+
+    `run` may be called from several threads at once; on a CPU each run stays on its caller's thread, so one copy of
+    the weights serves as many instances as there are callers.
+
+    Attributes:
+        outputs: The names of the outputs that `run` returns, in order.
+    """
+
+    def __init__(self, path: Path, manifest: pb.ModelManifest, provider: Provider, threads: Threads) -> None:
+        """Loads a model.
+
+        Raises:
+            BundleError: ONNX Runtime cannot read it, or it is not what the manifest says.
+            StartupError: The provider cannot hold it.
+        """
+        self._provider = provider
+        self.outputs: Sequence[str] = tuple(_OUTPUTS[manifest.task])
+        try:
+            self._session = ort.InferenceSession(
+                path, _session_options(threads), providers=list(provider.chain)
+            )
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class but Exception.
+            raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}.") from error
+        running = self._session.get_providers()[0]
+        if running != provider.name:
+            raise StartupError(
+                f"{path} was to run on {provider.name}, but ONNX Runtime gave it to {running}."
+            )
+        self._check_input(path, manifest)
+        self._check_outputs(path, manifest)
+
+    def run(self, images: npt.NDArray[np.uint8]) -> list[Array]:
+        """Runs the network.
+
+        Args:
+            images: uint8 [N,H,W,C], contiguous.
+
+        Returns:
+            The arrays of `outputs`, each with N rows.
+        """
+        if self._provider.on_gpu:
+            return self._run_bound(images)
+        return self._session.run(self.outputs, {INPUT: images})  # type: ignore[no-any-return]
+
+    def _run_bound(self, images: npt.NDArray[np.uint8]) -> list[Array]:
+        # Binding copies the input to the device once and lets outputs stay there until all are computed.
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(INPUT, images)
+        for name in self.outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return]
+
+    def _check_input(self, path: Path, manifest: pb.ModelManifest) -> None:
+        spec = input_spec(manifest)
+        inputs = self._session.get_inputs()
+        wanted = [spec.height, spec.width, spec.channels]
+        if len(inputs) != 1 or inputs[0].name != INPUT:
+            names = ", ".join(repr(value.name) for value in inputs)
+            raise BundleError(
+                f"{path}: the graph's inputs are {names}, but the contract wants one, '{INPUT}'."
+            )
+        shape, kind = inputs[0].shape, inputs[0].type
+        if kind != "tensor(uint8)" or len(shape) != 4 or shape[1:] != wanted:
+            raise BundleError(
+                f"{path}: input '{INPUT}' is {kind} {shape}, but field `input` of the manifest wants "
+                f"tensor(uint8) [N, {', '.join(map(str, wanted))}]."
+            )
+        if isinstance(shape[0], int):
+            raise BundleError(
+                f"{path}: input '{INPUT}' has the fixed batch size {shape[0]}; it must be dynamic."
+            )
+
+    def _check_outputs(self, path: Path, manifest: pb.ModelManifest) -> None:
+        actual = {value.name: value for value in self._session.get_outputs()}
+        for name, (kinds, dimensions) in _OUTPUTS[manifest.task].items():
+            if name not in actual:
+                raise BundleError(f"{path}: output '{name}' is missing; the graph has {', '.join(actual)}.")
+            value = actual[name]
+            if value.type not in kinds or len(value.shape) != dimensions:
+                raise BundleError(
+                    f"{path}: output '{name}' is {value.type} {value.shape}, but the contract wants "
+                    f"{' or '.join(sorted(kinds))} with {dimensions} dimensions."
+                )
+        for name, axis, size, field in _sizes(manifest):
+            found = actual[name].shape[axis]
+            if isinstance(found, int) and found != size:
+                raise BundleError(
+                    f"{path}: output '{name}' has {found} in dimension {axis}, but field `{field}` says {size}."
+                )
+
+
+def _sizes(manifest: pb.ModelManifest) -> list[tuple[str, int, int, str]]:
+    """(output, axis, size, manifest field) of the fixed output dimensions."""
+    if manifest.task == pb.TASK_CLASSIFY:
+        return [("probabilities", 1, len(manifest.labels), "labels")]
+    if manifest.task == pb.TASK_DETECT:
+        rows = manifest.detect.max_detections
+        return [("boxes", 1, rows, "detect.max_detections"), ("boxes", 2, 4, "task")]
+    return [
+        ("class_map", 1, manifest.segment.map_height, "segment.map_height"),
+        ("class_map", 2, manifest.segment.map_width, "segment.map_width"),
+    ]
+
+
+def _session_options(threads: Threads) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads.per_instance
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Spinning threads of one run would take the cores of the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

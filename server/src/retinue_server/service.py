@@ -1,0 +1,140 @@
+"""What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from retinue_server.batching.engine import Engine
+from retinue_server.catalog import Catalog, ServedModel
+from retinue_server.errors import EngineError, ImageError, InvalidRequestError, RetinueError, UnavailableError
+from retinue_server.metrics import Metrics
+from retinue_server.pipeline import Work
+from retinue_server.results import Answer, Options
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutcome:
+    """What became of one image of a request.
+
+    Attributes:
+        value: The answer, or why there is none.
+        queue_seconds: How long it waited for the engine.
+        total_seconds: From the request's arrival until its outcomes were ready.
+    """
+
+    value: Answer | RetinueError
+    queue_seconds: float
+    total_seconds: float
+
+
+class VisionService:
+    """Answers requests with the models of a catalog.
+
+    Args:
+        engine: Runs the models.
+        metrics: Where images are counted.
+        max_images_per_request: More are refused.
+    """
+
+    def __init__(self, engine: Engine, metrics: Metrics, *, max_images_per_request: int) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._max_images_per_request = max_images_per_request
+        self._catalog: Catalog | None = None
+        self._draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._catalog is not None and not self._draining and self._engine.healthy
+
+    @property
+    def alive(self) -> bool:
+        """Whether waiting may help where `ready` is off; if not, the process must be started anew."""
+        return self._engine.healthy
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models.
+
+        Raises:
+            UnavailableError: They are still being loaded.
+        """
+        if self._catalog is None:
+            raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
+        return self._catalog
+
+    def open(self, catalog: Catalog) -> None:
+        """Begins to take requests."""
+        self._catalog = catalog
+
+    def drain(self) -> None:
+        """Turns readiness off; what arrives all the same is still answered until the transports close."""
+        self._draining = True
+
+    def check_image_count(self, count: int) -> None:
+        """Refuses a request before its images are looked at.
+
+        Raises:
+            InvalidRequestError: It has no images, or too many.
+        """
+        if count == 0:
+            raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
+        if count > self._max_images_per_request:
+            raise InvalidRequestError(
+                f"the request has {count} images, but at most {self._max_images_per_request} are taken; "
+                "split it into several.",
+                reason="TOO_MANY_IMAGES",
+            )
+
+    async def answer(
+        self,
+        model: ServedModel,
+        images: Sequence[Image.Image | ImageError],
+        options: Options,
+        *,
+        arrived: float,
+        deadline: float | None,
+    ) -> list[ImageOutcome]:
+        """Answers each image, in order.
+
+        Args:
+            model: Whose answer is wanted.
+            images: Opened images, or why one could not be opened.
+            options: What the caller wants of each.
+            arrived: When the request came, on time.monotonic.
+            deadline: When the answer is worthless, on the same clock; None for never.
+
+        Raises:
+            OverloadedError: There is no room, or the deadline cannot be met.
+            DeadlineExpiredError: The deadline passed in the queue.
+            UnavailableError: The engine stopped meanwhile.
+            EngineError: The engine failed on every image.
+        """
+        works = [Work(image, options) for image in images if not isinstance(image, ImageError)]
+        ran = iter(await model.batcher.submit(works, deadline=deadline) if works else ())
+        total_seconds = time.monotonic() - arrived
+        outcomes: list[ImageOutcome] = []
+        for image in images:
+            if isinstance(image, ImageError):
+                outcomes.append(ImageOutcome(image, 0.0, total_seconds))
+            else:
+                done = next(ran)
+                outcomes.append(ImageOutcome(done.value, done.queue_seconds, total_seconds))
+        for outcome in outcomes:
+            self._metrics.count_image(model, outcome.value, outcome.queue_seconds)
+        _raise_if_lost(outcomes)
+        return outcomes
+
+
+def _raise_if_lost(outcomes: Sequence[ImageOutcome]) -> None:
+    """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them."""
+    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
+    for error in errors:
+        if not isinstance(error, ImageError | EngineError):
+            raise error
+    engine_errors = [error for error in errors if isinstance(error, EngineError)]
+    if len(engine_errors) == len(outcomes):
+        raise engine_errors[0]

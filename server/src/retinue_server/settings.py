@@ -1,0 +1,152 @@
+"""The server's settings: one frozen object, resolved once from defaults, file, environment and flags, in rising order."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from retinue_server.errors import StartupError
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Serves the models of a folder over gRPC and HTTP.
+
+    Every flag is also an environment variable (--grpc-port is RETINUE_GRPC_PORT) and a key of the TOML file that --config
+    names (grpc_port). Flags win over the environment, the environment over the file.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="RETINUE_",
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="retinue-server",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    config: Path | None = Field(None, description="a TOML file with settings")
+    print_config: bool = Field(False, description="print the resolved settings as TOML and exit")
+
+    models: Path = Field(
+        Path("models"), description="folder of bundles: NAME/VERSION/model.onnx and manifest.json"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    http_port: int = Field(8080, ge=0, le=65535, description="port of metrics and health; 0 picks a free one")
+
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        "auto", description="what runs the networks; auto takes CUDA where it works and the CPU otherwise"
+    )
+    gpu_device: int = Field(0, ge=0, description="CUDA device number")
+    gpu_memory_limit_bytes: int = Field(
+        0,
+        ge=0,
+        description="most device memory ONNX Runtime may take for each model; 0 means what the device has",
+    )
+    cache_folder: Path = Field(
+        Path("~/.cache/retinue"), description="where TensorRT keeps the engines it builds"
+    )
+    instances: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="batches that run at once; 0 means one a core on a CPU, two in front of a GPU",
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=1024, description="threads that decode images in front of a GPU; 0 means one a core"
+    )
+
+    max_queue_images: int = Field(
+        1024, ge=1, description="images that may wait for one model; more are refused"
+    )
+    max_images_per_request: int = Field(256, ge=1, description="images in one request")
+    max_request_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="bytes of one request")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="pixels of one image, refused from its header"
+    )
+
+    drain_seconds: float = Field(30.0, ge=0, description="how long SIGTERM waits for work in flight")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe events logged"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto is console on a terminal and json elsewhere"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Behind the flags: the environment, then what `resolve` read from the file."""
+        return env_settings, init_settings
+
+    @classmethod
+    def resolve(cls, arguments: list[str]) -> Self:
+        """Resolves the settings from command-line arguments, environment and file.
+
+        Args:
+            arguments: The command line without the program's name.
+
+        Raises:
+            StartupError: A setting is unknown or out of its range, or the file cannot be read.
+            SystemExit: --help was asked for, or a flag is unknown.
+        """
+        flags = CliSettingsSource[Any](cls, cli_parse_args=arguments)
+        try:
+            settings = cls(_cli_settings_source=flags)  # type: ignore[call-arg]
+            if settings.config is not None:
+                settings = cls(_cli_settings_source=flags, **_read_file(settings.config))  # type: ignore[call-arg]
+        except ValidationError as error:
+            raise StartupError(_explain(error)) from error
+        return settings
+
+    def as_toml(self) -> str:
+        """The settings as a file that --config reads."""
+        lines = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in {"config", "print_config"}:
+                continue
+            text = str(value) if isinstance(value, int | float) else json.dumps(str(value))
+            lines.append(f"# {field.description}\n{name} = {text}")
+        return "\n".join(lines) + "\n"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise StartupError(f"cannot read the settings file {path}: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StartupError(f"the settings file {path} is not valid TOML: {error}.") from error
+    unknown = sorted(values.keys() - (Settings.model_fields.keys() - {"config", "print_config"}))
+    if unknown:
+        raise StartupError(f"the settings file {path} has unknown settings: {', '.join(unknown)}.")
+    return values
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        flag = f"--{name.replace('_', '-')} (RETINUE_{name.upper()})"
+        parts.append(f"{flag} is {problem['input']!r}: {problem['msg'].lower()}")
+    return "; ".join(parts) + "."
