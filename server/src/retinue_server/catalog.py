@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import psutil
 import structlog
 from retinue.v1 import manifest_pb2 as pb
@@ -196,6 +196,7 @@ class Loader:
         shape = (spec.height, spec.width, spec.channels)
         try:
             profile = measure(session.run, shape, on_gpu=self._provider.on_gpu)
+            session.shrink_memory(np.zeros((1, *shape), np.uint8))
         except Exception as error:
             # A graph that loads may still fail when it runs; ONNX Runtime's exceptions share only Exception.
             raise BundleError(f"{bundle.model_path} cannot be run: {str(error).splitlines()[0]}") from error

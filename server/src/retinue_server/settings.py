@@ -1,4 +1,4 @@
-"""The server's settings: one frozen object, resolved once from defaults, file, environment and flags, in rising order."""
+"""The server's settings: one frozen object, resolved once from defaults, file, environment and flags."""
 
 import json
 import tomllib
@@ -21,8 +21,8 @@ MIB = 1024 * 1024
 class Settings(BaseSettings):
     """Serves the models of a folder over gRPC and HTTP.
 
-    Every flag is also an environment variable (--grpc-port is RETINUE_GRPC_PORT) and a key of the TOML file that --config
-    names (grpc_port). Flags win over the environment, the environment over the file.
+    Every flag is also an environment variable (--grpc-port is RETINUE_GRPC_PORT) and a key of the TOML file that
+    --config names (grpc_port). Flags win over the environment, the environment over the file.
     """
 
     model_config = SettingsConfigDict(

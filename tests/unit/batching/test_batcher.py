@@ -148,7 +148,8 @@ async def test_an_expired_item_is_never_run(
     assert isinstance(expired, DeadlineExpiredError)
     assert values(await patient) == [4]
     await first
-    assert [1] not in backend.batches and backend.batches[-1] == [2]
+    assert [1] not in backend.batches
+    assert backend.batches[-1] == [2]
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once(

@@ -203,8 +203,8 @@ class Batcher(Generic[Item, Result]):
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
         if len(self._jobs) + count > self._capacity:
             raise OverloadedError(
-                f"the model's queue holds {len(self._jobs)} of {self._capacity} images and has no room for {count} more; "
-                f"retry in {retry_after_seconds:.2f} s or send fewer at once.",
+                f"the model's queue holds {len(self._jobs)} of {self._capacity} images and has no room "
+                f"for {count} more; retry in {retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,
             )
         if deadline is not None and self._clock() + wait_seconds + self.item_seconds > deadline:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from PIL import Image
-from retinue.v1 import image_pb2, vision_service_pb2 as pb
+from retinue.v1 import image_pb2
+from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError

@@ -2,7 +2,8 @@
 
 import time
 
-from retinue.v1 import manifest_pb2, vision_service_pb2 as pb, vision_service_pb2_grpc
+from retinue.v1 import manifest_pb2, vision_service_pb2_grpc
+from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import InvalidRequestError

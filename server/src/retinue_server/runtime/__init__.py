@@ -1,1 +1,1 @@
-"""ONNX Runtime sessions: providers, options, memory, and what a batch costs. The only package that imports onnxruntime."""
+"""ONNX Runtime sessions: providers, options, memory, what a batch costs. Nothing else imports onnxruntime."""

@@ -35,12 +35,14 @@ class Provider:
         requested: The setting.
         fallback_reason: Why it is not the best that the installation of ONNX Runtime names; empty if it is.
         chain: What sessions are created with: the provider, its options, and what runs the rest of a graph.
+        device: CUDA device number.
     """
 
     name: str
     requested: Requested
     fallback_reason: str
     chain: tuple[tuple[str, ProviderOptions], ...]
+    device: int = 0
 
     @property
     def on_gpu(self) -> bool:
@@ -149,7 +151,7 @@ def choose(
         else "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
     )
     if not reason:
-        return Provider(wanted, requested, "", chains[wanted])
+        return Provider(wanted, requested, "", chains[wanted], gpu_device)
     if requested == "auto":
         return Provider(CPU, requested, f"{CUDA}: {reason}", chains[CPU])
     raise StartupError(

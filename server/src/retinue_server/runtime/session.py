@@ -85,6 +85,17 @@ class Session:
             return self._run_bound(images)
         return self._session.run(self.outputs, {INPUT: images})  # type: ignore[no-any-return]
 
+    def shrink_memory(self, images: npt.NDArray[np.uint8]) -> None:
+        """Runs once and gives back what the arena holds beyond that, after a spike such as a measurement.
+
+        Args:
+            images: uint8 [N,H,W,C], contiguous, of the least batch.
+        """
+        options = ort.RunOptions()
+        arenas = f"gpu:{self._provider.device}" if self._provider.on_gpu else "cpu:0"
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+        self._session.run(self.outputs, {INPUT: images}, options)
+
     def _run_bound(self, images: npt.NDArray[np.uint8]) -> list[Array]:
         # Binding copies the input to the device once and lets outputs stay there until all are computed.
         binding = self._session.io_binding()
