@@ -1,0 +1,40 @@
+"""Where the server is."""
+
+import os
+
+DEFAULT_ADDRESS = "localhost:8001"
+DEFAULT_PORT = 8001
+ADDRESS_VARIABLE = "RETINUE_SERVER"
+
+# gRPC's own schemes (https://github.com/grpc/grpc/blob/master/doc/naming.md), handed on as they are.
+_GRPC_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
+
+
+def resolve_address(address: str | None) -> str:
+    """The gRPC target to connect to.
+
+    Args:
+        address: "HOST:PORT", "HOST" for port 8001, "[IPv6]:PORT" or a gRPC target such as "unix:/run/a.sock".
+            None means what the environment variable RETINUE_SERVER says, or localhost:8001.
+
+    Raises:
+        ValueError: It is no address; the message says what one looks like.
+    """
+    if address is None:
+        address = os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+    address = address.strip()
+    if address.startswith(_GRPC_SCHEMES):
+        return address
+    if "://" in address or "/" in address:
+        raise ValueError(
+            f"{address!r} is no gRPC address: it is written HOST:PORT, such as {DEFAULT_ADDRESS}, "
+            "without a scheme and without a path."
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(DEFAULT_PORT)
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{address!r} is no address: it is written HOST:PORT, such as {DEFAULT_ADDRESS}.")
+    if ":" in host and not host.startswith("["):
+        raise ValueError(f"{address!r} is ambiguous: write an IPv6 address in brackets, such as [::1]:8001.")
+    return f"{host}:{port}"

@@ -1,0 +1,256 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
+
+import grpc
+from retinue.v1 import vision_service_pb2 as pb
+from retinue.v1 import vision_service_pb2_grpc as pb_grpc
+
+from ._address import resolve_address
+from ._calls import (
+    Call,
+    ClassifyOptions,
+    DetectOptions,
+    SegmentOptions,
+    classify_call,
+    detect_call,
+    segment_call,
+)
+from ._channel import (
+    CHANNEL_OPTIONS,
+    DEFAULT_MAX_REQUEST_BYTES,
+    DEFAULT_MAX_REQUEST_IMAGES,
+    DEFAULT_TIMEOUT_SECONDS,
+    REQUESTS_IN_FLIGHT,
+)
+from ._classification import Classification
+from ._detections import Detections
+from ._errors import ImageError, error_from_call
+from ._images import ImageSource
+from ._job import Job, Request, RequestLimits, as_images
+from ._models import ModelInfo, Task, list_models_request, model_info
+from ._segmentation import Segmentation
+
+ResultT = TypeVar("ResultT")
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same calls, to be awaited, any number of them at once in one event loop.
+
+    It connects at its first call, in whose event loop it then belongs.
+
+    Args:
+        address: "HOST:PORT". None means the environment variable RETINUE_SERVER, or localhost:8001.
+        timeout_seconds: How long one request may take where a call does not say; None means as long as it
+            takes.
+        max_request_images: A longer list of images becomes several requests.
+        max_request_bytes: So does a list of more bytes than this.
+
+    Raises:
+        ValueError: The address or a limit makes no sense.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
+        max_request_images: int = DEFAULT_MAX_REQUEST_IMAGES,
+        max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+    ) -> None:
+        self._address = resolve_address(address)
+        self._timeout_seconds = timeout_seconds
+        self._limits = RequestLimits(max_request_images, max_request_bytes)
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: pb_grpc.VisionServiceAsyncStub | None = None
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._address
+
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: ImageSource, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+
+    @overload
+    async def classify(
+        self, images: Iterable[ImageSource], **options: Unpack[ClassifyOptions]
+    ) -> list[Classification | ImageError]: ...
+
+    async def classify(
+        self, images: ImageSource | Iterable[ImageSource], **options: Unpack[ClassifyOptions]
+    ) -> Classification | list[Classification | ImageError]:
+        """Says which classes an image shows, or each of several.
+
+        Args:
+            images: One image or several.
+            **options: `model`, `version`, `top_k`, `min_score`, `timeout_seconds`: see `ClassifyOptions`.
+
+        Raises:
+            ImageError: The one image has no answer.
+            RetinueError: The call as a whole has none.
+        """
+        return await self._ask(classify_call(**options), images)
+
+    @overload
+    async def detect(  # type: ignore[overload-overlap]
+        self, images: ImageSource, **options: Unpack[DetectOptions]
+    ) -> Detections: ...
+
+    @overload
+    async def detect(
+        self, images: Iterable[ImageSource], **options: Unpack[DetectOptions]
+    ) -> list[Detections | ImageError]: ...
+
+    async def detect(
+        self, images: ImageSource | Iterable[ImageSource], **options: Unpack[DetectOptions]
+    ) -> Detections | list[Detections | ImageError]:
+        """Finds the objects in an image, or in each of several.
+
+        Args:
+            images: One image or several.
+            **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `timeout_seconds`:
+                see `DetectOptions`.
+
+        Raises:
+            ImageError: The one image has no answer.
+            RetinueError: The call as a whole has none.
+        """
+        return await self._ask(detect_call(**options), images)
+
+    @overload
+    async def segment(  # type: ignore[overload-overlap]
+        self, images: ImageSource, **options: Unpack[SegmentOptions]
+    ) -> Segmentation: ...
+
+    @overload
+    async def segment(
+        self, images: Iterable[ImageSource], **options: Unpack[SegmentOptions]
+    ) -> list[Segmentation | ImageError]: ...
+
+    async def segment(
+        self, images: ImageSource | Iterable[ImageSource], **options: Unpack[SegmentOptions]
+    ) -> Segmentation | list[Segmentation | ImageError]:
+        """Gives each pixel of an image, or of each of several, a class.
+
+        Args:
+            images: One image or several.
+            **options: `model`, `version`, `mask_format`, `mask_size`, `classes`, `timeout_seconds`: see
+                `SegmentOptions`.
+
+        Raises:
+            ImageError: The one image has no answer.
+            RetinueError: The call as a whole has none.
+        """
+        return await self._ask(segment_call(**options), images)
+
+    async def list_models(
+        self, task: Task | None = None, *, timeout_seconds: float | None = None
+    ) -> list[ModelInfo]:
+        """The models that are served, by name and then version, newest first.
+
+        Args:
+            task: Only models of this task. None means all.
+            timeout_seconds: How long it may take. None means the client's own timeout.
+
+        Raises:
+            RetinueError: The call failed.
+        """
+        response = await self._invoke("ListModels", list_models_request(task), self._timeout(timeout_seconds))
+        return [model_info(model) for model in response.models]
+
+    async def get_model(
+        self, name: str, version: int | None = None, *, timeout_seconds: float | None = None
+    ) -> ModelInfo:
+        """One model, in its newest version or the one named.
+
+        Raises:
+            ModelNotFoundError: It is not served.
+            RetinueError: The call failed.
+        """
+        request = pb.GetModelRequest(model=name, version=version or 0)
+        return model_info((await self._invoke("GetModel", request, self._timeout(timeout_seconds))).model)
+
+    async def close(self) -> None:
+        """Ends the connection; calls that are under way fail. Closing twice is fine."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._address}{', closed' if self._closed else ''}>"
+
+    async def _ask(
+        self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
+    ) -> ResultT | list[ResultT | ImageError]:
+        many, is_one = as_images(images)
+        # The caller's iterator runs here in the caller's thread; only what it gave is read elsewhere.
+        sources = list(many)
+        all_at_hand = all(isinstance(source, bytes) for source in sources)
+        job = Job(call, sources, self._limits)
+        method = self._method(call.method)
+        timeout_seconds = self._timeout(call.timeout_seconds)
+        requests = job.requests()
+        under_way: deque[tuple[Request, Any]] = deque()
+        try:
+            while (request := await _next_request(requests, all_at_hand)) is not None:
+                under_way.append((request, method(request.message, timeout=timeout_seconds)))
+                if len(under_way) >= REQUESTS_IN_FLIGHT:
+                    await self._settle(job, *under_way.popleft(), timeout_seconds)
+            while under_way:
+                await self._settle(job, *under_way.popleft(), timeout_seconds)
+        finally:
+            for _, answer in under_way:
+                answer.cancel()
+        return job.outcome() if is_one else job.outcomes()
+
+    async def _settle(
+        self, job: Job[Any], request: Request, answer: Awaitable[Any], timeout_seconds: float | None
+    ) -> None:
+        """Waits for the answer to a request and hands it to its job."""
+        try:
+            response = await answer
+        except grpc.RpcError as exc:
+            job.refuse(request, error_from_call(exc, self._address, timeout_seconds))
+        else:
+            job.accept(request, response)
+
+    async def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
+        try:
+            return await self._method(method)(request, timeout=timeout_seconds)
+        except grpc.RpcError as exc:
+            raise error_from_call(exc, self._address, timeout_seconds) from exc
+
+    def _method(self, name: str) -> Any:
+        if self._closed:
+            raise RuntimeError("The client is closed.")
+        if self._stub is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+            self._stub = pb_grpc.VisionServiceStub(self._channel)
+        return getattr(self._stub, name)
+
+    def _timeout(self, timeout_seconds: float | None) -> float | None:
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+
+
+async def _next_request(requests: Iterator[Request], all_at_hand: bool) -> Request | None:
+    """The next request, without holding up the event loop where images have to be read or prepared first."""
+    return next(requests, None) if all_at_hand else await asyncio.to_thread(next, requests, None)

@@ -1,0 +1,274 @@
+"""The three questions as values: how a request begins and what its answer means. No input or output."""
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar
+
+import numpy as np
+from retinue.v1 import vision_service_pb2 as pb
+
+from ._classification import Classification, ClassScore
+from ._detections import Detections
+from ._errors import InvalidRequestError, ResponseError, image_error_from_status
+from ._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
+from ._timing import Timing
+
+ResultT = TypeVar("ResultT")
+
+_MASK_FORMATS: dict[MaskFormat, pb.MaskFormat.ValueType] = {
+    "png": pb.MASK_FORMAT_PNG,
+    "coco_rle": pb.MASK_FORMAT_COCO_RLE,
+    "raw": pb.MASK_FORMAT_RAW,
+}
+_MASK_SIZES: dict[MaskSize, pb.MaskSize.ValueType] = {
+    "original": pb.MASK_SIZE_ORIGINAL,
+    "model": pb.MASK_SIZE_MODEL,
+}
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of every question.
+
+    Attributes:
+        model: The model's name. May be left out where the server has exactly one model for the task.
+        version: The model's version, at least 1. Left out means the newest.
+        timeout_seconds: How long one request may take; a long list of images takes several. Left out means
+            the client's own timeout.
+    """
+
+    model: str
+    version: int | None
+    timeout_seconds: float | None
+
+
+class ClassifyOptions(CallOptions, total=False):
+    """Options of `classify`.
+
+    Attributes:
+        top_k: How many classes to return for each image. Left out means 5, or all where the model has fewer.
+        min_score: Classes of lower probability are left out, in [0, 1].
+    """
+
+    top_k: int | None
+    min_score: float | None
+
+
+class DetectOptions(CallOptions, total=False):
+    """Options of `detect`.
+
+    Attributes:
+        score_threshold: Detections of lower score are left out, in [0, 1]. Left out means the model's own
+            default.
+        max_detections: The most detections of one image, at least 1. Left out means all.
+        classes: Only these classes, by name. Left out means every class.
+    """
+
+    score_threshold: float | None
+    max_detections: int | None
+    classes: str | Iterable[str]
+
+
+class SegmentOptions(CallOptions, total=False):
+    """Options of `segment`.
+
+    Attributes:
+        mask_format: How the class map travels. Left out means "png".
+        mask_size: The size of the class map. Left out means "original".
+        classes: Only these classes, by name; the others become background. Left out means every class.
+    """
+
+    mask_format: MaskFormat
+    mask_size: MaskSize
+    classes: str | Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[ResultT]):
+    """One question with its options, to be asked about any number of images.
+
+    Attributes:
+        method: The RPC of VisionService.
+        template: A request with every option and no images.
+        timeout_seconds: How long one request may take, or None where the caller did not say.
+        read_result: Makes a result of an outcome's `result`, its `timing`, and the model and version that
+            answered.
+    """
+
+    method: str
+    template: Any
+    timeout_seconds: float | None
+    read_result: Callable[[Any, Timing, str, int], ResultT]
+
+    def new_request(self) -> Any:
+        """A request with every option and no images."""
+        request = type(self.template)()
+        request.CopyFrom(self.template)
+        return request
+
+    def read_response(self, response: Any, sources: list[str]) -> list[Any]:
+        """One result or ImageError for each image of a request.
+
+        Args:
+            response: The answer.
+            sources: Which images were asked about, for the errors.
+
+        Raises:
+            ResponseError: There are not as many outcomes as there were images, or one of them is empty.
+        """
+        if len(response.outcomes) != len(sources):
+            raise ResponseError(
+                f"The server answered {len(response.outcomes)} outcomes for {len(sources)} images."
+            )
+        read: list[Any] = []
+        for outcome, source in zip(response.outcomes, sources, strict=True):
+            kind = outcome.WhichOneof("outcome")
+            if kind is None:
+                raise ResponseError("The server answered neither a result nor an error for an image.")
+            if kind == "error":
+                read.append(image_error_from_status(outcome.error, source))
+            else:
+                timing = _timing(outcome.timing)
+                read.append(self.read_result(outcome.result, timing, response.model, response.version))
+        return read
+
+
+def classify_call(
+    *,
+    model: str = "",
+    version: int | None = None,
+    timeout_seconds: float | None = None,
+    top_k: int | None = None,
+    min_score: float | None = None,
+) -> Call[Classification]:
+    """Which class does an image show? Options as in `ClassifyOptions`.
+
+    Raises:
+        InvalidRequestError: An option is of the wrong type or too large a number to be sent.
+    """
+    template = _template(
+        pb.ClassifyRequest, model=model, version=version or 0, top_k=top_k, min_score=min_score
+    )
+    return Call("Classify", template, timeout_seconds, _classification)
+
+
+def detect_call(
+    *,
+    model: str = "",
+    version: int | None = None,
+    timeout_seconds: float | None = None,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    classes: str | Iterable[str] = (),
+) -> Call[Detections]:
+    """Which objects are where? Options as in `DetectOptions`.
+
+    Raises:
+        InvalidRequestError: An option is of the wrong type or too large a number to be sent.
+    """
+    template = _template(
+        pb.DetectRequest,
+        model=model,
+        version=version or 0,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        classes=_names(classes),
+    )
+    return Call("Detect", template, timeout_seconds, _detections)
+
+
+def segment_call(
+    *,
+    model: str = "",
+    version: int | None = None,
+    timeout_seconds: float | None = None,
+    mask_format: MaskFormat = "png",
+    mask_size: MaskSize = "original",
+    classes: str | Iterable[str] = (),
+) -> Call[Segmentation]:
+    """Which class has each pixel? Options as in `SegmentOptions`.
+
+    Raises:
+        InvalidRequestError: An option is of the wrong type, too large a number to be sent, or an unknown
+            word.
+    """
+    if mask_format not in _MASK_FORMATS or mask_size not in _MASK_SIZES:
+        raise InvalidRequestError(
+            f"mask_format is {' or '.join(_MASK_FORMATS)} and mask_size {' or '.join(_MASK_SIZES)}, "
+            f"not {mask_format!r} and {mask_size!r}."
+        )
+    template = _template(
+        pb.SegmentRequest,
+        model=model,
+        version=version or 0,
+        mask_format=_MASK_FORMATS[mask_format],
+        mask_size=_MASK_SIZES[mask_size],
+        classes=_names(classes),
+    )
+    return Call("Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size))
+
+
+def _template(request: type[Any], **options: Any) -> Any:
+    try:
+        return request(**options)
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequestError(f"An option cannot be sent: {exc}.") from exc
+
+
+def _names(classes: str | Iterable[str]) -> list[str]:
+    return [classes] if isinstance(classes, str) else list(classes)
+
+
+def _timing(timing: pb.Timing) -> Timing:
+    return Timing(
+        decode_us=timing.decode_us,
+        queue_us=timing.queue_us,
+        inference_us=timing.inference_us,
+        postprocess_us=timing.postprocess_us,
+        total_us=timing.total_us,
+        batch_size=timing.batch_size,
+    )
+
+
+def _classification(result: pb.Classification, timing: Timing, model: str, version: int) -> Classification:
+    classes = tuple(ClassScore(entry.class_id, entry.label, entry.score) for entry in result.classes)
+    return Classification(classes=classes, model=model, version=version, timing=timing)
+
+
+def _detections(result: pb.DetectionList, timing: Timing, model: str, version: int) -> Detections:
+    found = result.detections
+    boxes = [(one.box.x_min, one.box.y_min, one.box.x_max, one.box.y_max) for one in found]
+    return Detections(
+        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        scores=np.array([one.score for one in found], dtype=np.float32),
+        class_ids=np.array([one.class_id for one in found], dtype=np.int32),
+        labels=tuple(one.label for one in found),
+        image_width=result.image_width,
+        image_height=result.image_height,
+        model=model,
+        version=version,
+        timing=timing,
+    )
+
+
+def _segmentation(
+    mask_size: MaskSize, result: pb.Segmentation, timing: Timing, model: str, version: int
+) -> Segmentation:
+    kind = result.WhichOneof("mask")
+    if kind is None:
+        raise ResponseError("The server answered a segmentation without a class map.")
+    height, width = result.height, result.width
+    return Segmentation(
+        width=width,
+        height=height,
+        areas=tuple(ClassArea(area.class_id, area.label, area.area_pixels) for area in result.areas),
+        mask_format=kind,
+        mask_size=mask_size,
+        encoded=b"" if kind == "coco_rle" else getattr(result, kind),
+        rle_masks=tuple(
+            RleMask(mask.class_id, mask.label, mask.counts, height, width) for mask in result.coco_rle.masks
+        ),
+        model=model,
+        version=version,
+        timing=timing,
+    )

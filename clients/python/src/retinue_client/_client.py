@@ -1,0 +1,255 @@
+"""The client for ordinary code."""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
+
+import grpc
+from retinue.v1 import vision_service_pb2 as pb
+from retinue.v1 import vision_service_pb2_grpc as pb_grpc
+
+from ._address import resolve_address
+from ._calls import (
+    Call,
+    ClassifyOptions,
+    DetectOptions,
+    SegmentOptions,
+    classify_call,
+    detect_call,
+    segment_call,
+)
+from ._channel import (
+    CHANNEL_OPTIONS,
+    DEFAULT_MAX_REQUEST_BYTES,
+    DEFAULT_MAX_REQUEST_IMAGES,
+    DEFAULT_TIMEOUT_SECONDS,
+    REQUESTS_IN_FLIGHT,
+)
+from ._classification import Classification
+from ._detections import Detections
+from ._errors import ImageError, error_from_call
+from ._images import ImageSource
+from ._job import Job, Request, RequestLimits, as_images
+from ._models import ModelInfo, Task, list_models_request, model_info
+from ._segmentation import Segmentation
+
+ResultT = TypeVar("ResultT")
+
+
+class Client:
+    """Asks a Retinue server about images. One client, one connection, any number of threads.
+
+    An image is a path, the bytes of an image file, a Pillow image, or a uint8 array [H, W, 3] in RGB, [H, W,
+    4] in RGBA or [H, W] in grey. A call about one image returns its result and raises `ImageError` where
+    there is none. A call about several returns a list with, for each image in order, its result or its
+    `ImageError` as a value. Whatever concerns the call as a whole is raised: see the tree in `RetinueError`'s
+    module.
+
+    Args:
+        address: "HOST:PORT". None means the environment variable RETINUE_SERVER, or localhost:8001.
+        timeout_seconds: How long one request may take where a call does not say; None means as long as it
+            takes.
+        max_request_images: A longer list of images becomes several requests.
+        max_request_bytes: So does a list of more bytes than this.
+
+    Raises:
+        ValueError: The address or a limit makes no sense.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
+        max_request_images: int = DEFAULT_MAX_REQUEST_IMAGES,
+        max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+    ) -> None:
+        self._address = resolve_address(address)
+        self._timeout_seconds = timeout_seconds
+        self._limits = RequestLimits(max_request_images, max_request_bytes)
+        self._channel = grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        self._stub = pb_grpc.VisionServiceStub(self._channel)
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._address
+
+    @overload
+    def classify(  # type: ignore[overload-overlap]
+        self, images: ImageSource, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self, images: Iterable[ImageSource], **options: Unpack[ClassifyOptions]
+    ) -> list[Classification | ImageError]: ...
+
+    def classify(
+        self, images: ImageSource | Iterable[ImageSource], **options: Unpack[ClassifyOptions]
+    ) -> Classification | list[Classification | ImageError]:
+        """Says which classes an image shows, or each of several.
+
+        Args:
+            images: One image or several.
+            **options: `model`, `version`, `top_k`, `min_score`, `timeout_seconds`: see `ClassifyOptions`.
+
+        Raises:
+            ImageError: The one image has no answer.
+            RetinueError: The call as a whole has none.
+        """
+        return self._ask(classify_call(**options), images)
+
+    @overload
+    def detect(  # type: ignore[overload-overlap]
+        self, images: ImageSource, **options: Unpack[DetectOptions]
+    ) -> Detections: ...
+
+    @overload
+    def detect(
+        self, images: Iterable[ImageSource], **options: Unpack[DetectOptions]
+    ) -> list[Detections | ImageError]: ...
+
+    def detect(
+        self, images: ImageSource | Iterable[ImageSource], **options: Unpack[DetectOptions]
+    ) -> Detections | list[Detections | ImageError]:
+        """Finds the objects in an image, or in each of several.
+
+        Args:
+            images: One image or several.
+            **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `timeout_seconds`:
+                see `DetectOptions`.
+
+        Raises:
+            ImageError: The one image has no answer.
+            RetinueError: The call as a whole has none.
+        """
+        return self._ask(detect_call(**options), images)
+
+    @overload
+    def segment(  # type: ignore[overload-overlap]
+        self, images: ImageSource, **options: Unpack[SegmentOptions]
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self, images: Iterable[ImageSource], **options: Unpack[SegmentOptions]
+    ) -> list[Segmentation | ImageError]: ...
+
+    def segment(
+        self, images: ImageSource | Iterable[ImageSource], **options: Unpack[SegmentOptions]
+    ) -> Segmentation | list[Segmentation | ImageError]:
+        """Gives each pixel of an image, or of each of several, a class.
+
+        Args:
+            images: One image or several.
+            **options: `model`, `version`, `mask_format`, `mask_size`, `classes`, `timeout_seconds`: see
+                `SegmentOptions`.
+
+        Raises:
+            ImageError: The one image has no answer.
+            RetinueError: The call as a whole has none.
+        """
+        return self._ask(segment_call(**options), images)
+
+    def list_models(
+        self, task: Task | None = None, *, timeout_seconds: float | None = None
+    ) -> list[ModelInfo]:
+        """The models that are served, by name and then version, newest first.
+
+        Args:
+            task: Only models of this task. None means all.
+            timeout_seconds: How long it may take. None means the client's own timeout.
+
+        Raises:
+            RetinueError: The call failed.
+        """
+        response = self._invoke("ListModels", list_models_request(task), self._timeout(timeout_seconds))
+        return [model_info(model) for model in response.models]
+
+    def get_model(
+        self, name: str, version: int | None = None, *, timeout_seconds: float | None = None
+    ) -> ModelInfo:
+        """One model, in its newest version or the one named.
+
+        Raises:
+            ModelNotFoundError: It is not served.
+            RetinueError: The call failed.
+        """
+        request = pb.GetModelRequest(model=name, version=version or 0)
+        return model_info(self._invoke("GetModel", request, self._timeout(timeout_seconds)).model)
+
+    def close(self) -> None:
+        """Ends the connection; calls that are under way fail. Closing twice is fine."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._address}{', closed' if self._closed else ''}>"
+
+    def _ask(
+        self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
+    ) -> ResultT | list[ResultT | ImageError]:
+        many, is_one = as_images(images)
+        job = Job(call, many, self._limits)
+        method = self._method(call.method)
+        timeout_seconds = self._timeout(call.timeout_seconds)
+        if is_one:
+            for request in job.requests():
+                # A blocking call costs half of what a future does.
+                answer = functools.partial(method, request.message, timeout=timeout_seconds)
+                self._settle(job, request, answer, timeout_seconds)
+            return job.outcome()
+        under_way: deque[tuple[Request, Any]] = deque()
+        try:
+            for request in job.requests():
+                under_way.append((request, method.future(request.message, timeout=timeout_seconds)))
+                if len(under_way) >= REQUESTS_IN_FLIGHT:
+                    oldest, future = under_way.popleft()
+                    self._settle(job, oldest, future.result, timeout_seconds)
+            while under_way:
+                oldest, future = under_way.popleft()
+                self._settle(job, oldest, future.result, timeout_seconds)
+        finally:
+            for _, future in under_way:
+                future.cancel()
+        return job.outcomes()
+
+    def _settle(
+        self, job: Job[Any], request: Request, answer: Callable[[], Any], timeout_seconds: float | None
+    ) -> None:
+        """Waits for the answer to a request and hands it to its job."""
+        try:
+            response = answer()
+        except grpc.RpcError as exc:
+            job.refuse(request, error_from_call(exc, self._address, timeout_seconds))
+        else:
+            job.accept(request, response)
+
+    def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
+        try:
+            return self._method(method)(request, timeout=timeout_seconds)
+        except grpc.RpcError as exc:
+            raise error_from_call(exc, self._address, timeout_seconds) from exc
+
+    def _method(self, name: str) -> Any:
+        if self._closed:
+            raise RuntimeError("The client is closed.")
+        return getattr(self._stub, name)
+
+    def _timeout(self, timeout_seconds: float | None) -> float | None:
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds

@@ -1,0 +1,193 @@
+"""What `detect` answers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ._draw import draw_detections
+from ._images import ImageSource, open_upright
+from ._timing import Timing, provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object in an image.
+
+    The box is in the original image's pixels: origin in the top left corner, x to the right, y down,
+    continuous coordinates (the image spans 0 to its width), clipped to the image.
+
+    Attributes:
+        x_min: Left edge.
+        y_min: Top edge.
+        x_max: Right edge.
+        y_max: Bottom edge.
+        score: Confidence, in [0, 1].
+        class_id: The class, counted from 0.
+        label: The class's name.
+    """
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+    score: float
+    class_id: int
+    label: str
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x_min, y_min, x_max, y_max), as `Image.crop` takes it."""
+        return (self.x_min, self.y_min, self.x_max, self.y_max)
+
+    @property
+    def width(self) -> float:
+        """Width of the box in pixels."""
+        return self.x_max - self.x_min
+
+    @property
+    def height(self) -> float:
+        """Height of the box in pixels."""
+        return self.y_max - self.y_min
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        return self.width * self.height
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as values that JSON knows."""
+        return {
+            "x_min": self.x_min,
+            "y_min": self.y_min,
+            "x_max": self.x_max,
+            "y_max": self.y_max,
+            "score": self.score,
+            "class_id": self.class_id,
+            "label": self.label,
+        }
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Detections(Sequence[Detection]):
+    """The objects found in one image: a sequence of `Detection`, and the same as read-only arrays.
+
+    Two of them are equal only if they are the same object; compare their `to_dict()`.
+
+    Attributes:
+        boxes: float32 [D, 4], x_min, y_min, x_max, y_max in the original image's pixels.
+        scores: float32 [D], in [0, 1], descending.
+        class_ids: int32 [D], counted from 0.
+        labels: The classes' names, D of them.
+        image_width: Width in pixels of the image as a person sees it, which is the frame of the boxes.
+        image_height: Its height.
+        model: The model that answered.
+        version: Its version.
+        timing: Where the time went.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int32]
+    labels: tuple[str, ...]
+    image_width: int
+    image_height: int
+    model: str
+    version: int
+    timing: Timing
+
+    def __post_init__(self) -> None:
+        for array in (self.boxes, self.scores, self.class_ids):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Detections": ...
+
+    def __getitem__(self, index: int | slice) -> "Detection | Detections":
+        if isinstance(index, slice):
+            return self._take(np.arange(len(self))[index])
+        x_min, y_min, x_max, y_max = self.boxes[index].tolist()
+        return Detection(
+            x_min,
+            y_min,
+            x_max,
+            y_max,
+            score=float(self.scores[index]),
+            class_id=int(self.class_ids[index]),
+            label=self.labels[index],
+        )
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{label} {score:.2f}" for label, score in zip(self.labels[:3], self.scores[:3], strict=True)
+        )
+        more = f", {len(self) - 3} more" if len(self) > 3 else ""
+        return (
+            f"<Detections {len(self)} in {self.image_width}x{self.image_height}: {shown or 'none'}{more}; "
+            f"{provenance(self.model, self.version, self.timing)}>"
+        )
+
+    def filter(
+        self, *, min_score: float = 0.0, labels: str | Sequence[str] | None = None, min_area: float = 0.0
+    ) -> "Detections":
+        """The detections that fulfil every condition.
+
+        Args:
+            min_score: At least this confidence.
+            labels: One of these classes, by name.
+            min_area: At least this many square pixels.
+        """
+        wanted = {labels} if isinstance(labels, str) else set(labels) if labels is not None else None
+        x_min, y_min, x_max, y_max = self.boxes.T
+        keep = (self.scores >= min_score) & ((x_max - x_min) * (y_max - y_min) >= min_area)
+        if wanted is not None:
+            keep &= np.array([label in wanted for label in self.labels], dtype=np.bool_)
+        return self._take(np.flatnonzero(keep))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as values that JSON knows."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "image_width": self.image_width,
+            "image_height": self.image_height,
+            "detections": [detection.to_dict() for detection in self],
+            "timing": self.timing.to_dict(),
+        }
+
+    def draw(self, image: ImageSource) -> Image.Image:
+        """Paints the image (RGB, upright) with boxes and labels.
+
+        An image of another size than the one that was asked about is painted with the boxes scaled to it.
+
+        Raises:
+            ImageError: The image cannot be read.
+        """
+        picture = open_upright(image)
+        scale = np.array([picture.width / self.image_width, picture.height / self.image_height] * 2)
+        return draw_detections(picture, self.boxes * scale, self.class_ids, self.labels, self.scores)
+
+    def _take(self, indices: npt.NDArray[np.intp]) -> "Detections":
+        return Detections(
+            boxes=self.boxes[indices],
+            scores=self.scores[indices],
+            class_ids=self.class_ids[indices],
+            labels=tuple(self.labels[index] for index in indices),
+            image_width=self.image_width,
+            image_height=self.image_height,
+            model=self.model,
+            version=self.version,
+            timing=self.timing,
+        )

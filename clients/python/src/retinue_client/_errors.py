@@ -1,0 +1,296 @@
+"""What can go wrong in a call, as one tree.
+
+RetinueError                       code                  when
+├── ImageError                     INVALID_ARGUMENT      this one image has no answer; its neighbours have
+theirs ├── InvalidRequestError            INVALID_ARGUMENT      an option out of its range, no images, too
+many │   └── RequestTooLargeError       RESOURCE_EXHAUSTED    more bytes in one message than the server
+accepts ├── ModelNotFoundError             NOT_FOUND             no such model or version
+├── WrongTaskError                 FAILED_PRECONDITION   the model answers another kind of question
+├── OverloadedError                RESOURCE_EXHAUSTED    the server has more work than it can finish in time
+├── UnavailableError               UNAVAILABLE           the server is loading or draining, or the connection
+was lost │   └── ServerUnreachableError     UNAVAILABLE           nothing answers at the address
+├── DeadlineExceededError          DEADLINE_EXCEEDED     no answer within the time given
+├── AuthenticationError            UNAUTHENTICATED or PERMISSION_DENIED
+└── ServerError                    INTERNAL, and every other code: the server's fault, or not a Retinue server
+    └── ResponseError              INTERNAL              an answer that does not hold what the protocol
+    promises
+
+An `ImageError` is raised where the call was about one image, and returned as a value in the image's place
+where it was about several. A mistake in the calling code, such as an object that is no image, is a
+`TypeError` or a `ValueError`.
+"""
+
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+
+_STATUS_DETAILS_KEY = "grpc-status-details-bin"
+_CODES_BY_NUMBER = {code.value[0]: code for code in StatusCode}
+
+
+class RetinueError(Exception):
+    """Base of everything that a call raises because of what it met, not because of how it was written.
+
+    Attributes:
+        message: What happened and what can be done about it. For people.
+        code: The gRPC status code.
+        reason: Stable upper-case identifier, such as "QUEUE_FULL". For programs.
+        retry_after_seconds: After which time the server advises to try again, or None where it gave no
+            advice.
+    """
+
+    code: StatusCode = StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: StatusCode | None = None,
+        reason: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.reason = reason or type(self).reason
+        self.retry_after_seconds = retry_after_seconds
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.reason}: {self})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as values that JSON knows: code, reason, message and retry_after_seconds."""
+        return {
+            "code": self.code.name,
+            "reason": self.reason,
+            "message": self.message,
+            "retry_after_seconds": self.retry_after_seconds,
+        }
+
+
+class ImageError(RetinueError):
+    """One image has no answer; the others of its call have theirs.
+
+    Attributes:
+        source: Which image: its path, or a description such as "array uint8 [480, 640, 3]".
+    """
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "IMAGE_INVALID"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        source: str = "",
+        code: StatusCode | None = None,
+        reason: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, reason=reason, retry_after_seconds=retry_after_seconds)
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.message}" if self.source else self.message
+
+
+class InvalidRequestError(RetinueError):
+    """The request as a whole cannot be answered, whatever the state of the server."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """A request has more bytes than the server accepts in one message."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class ModelNotFoundError(RetinueError):
+    """No model of that name, or not in that version."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class WrongTaskError(RetinueError):
+    """The model exists but answers another kind of question."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "WRONG_TASK"
+
+
+class OverloadedError(RetinueError):
+    """The server has more work than it can finish in time; `retry_after_seconds` says when to come back."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+
+class UnavailableError(RetinueError):
+    """The server takes no work at the moment, or the connection to it was lost during the call."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class ServerUnreachableError(UnavailableError):
+    """Nothing answers at the address."""
+
+    reason = "SERVER_UNREACHABLE"
+
+
+class DeadlineExceededError(RetinueError):
+    """No answer came within the time given."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class AuthenticationError(RetinueError):
+    """The server wants credentials, or other ones than it was given."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class ServerError(RetinueError):
+    """The server failed, or is not a Retinue server."""
+
+
+class ResponseError(ServerError):
+    """An answer that does not hold what the protocol promises."""
+
+    reason = "RESPONSE_INVALID"
+
+
+_ERRORS_BY_CODE: dict[StatusCode, type[RetinueError]] = {
+    StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    StatusCode.NOT_FOUND: ModelNotFoundError,
+    StatusCode.FAILED_PRECONDITION: WrongTaskError,
+    StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    StatusCode.UNAVAILABLE: UnavailableError,
+    StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    StatusCode.UNAUTHENTICATED: AuthenticationError,
+    StatusCode.PERMISSION_DENIED: AuthenticationError,
+}
+
+
+def error_from_call(call: grpc.RpcError, address: str, timeout_seconds: float | None) -> RetinueError:
+    """Translates what gRPC raised for a whole call.
+
+    Args:
+        call: The exception; the synchronous and the asynchronous kind both have code, details and metadata.
+        address: Which server was called.
+        timeout_seconds: The call's deadline, counted from its start, or None.
+    """
+    # Both kinds of exception are also grpc.Call, whose type says less than what is there.
+    answer: Any = call
+    code: StatusCode = answer.code()
+    text: str = answer.details() or ""
+    status = status_pb2.Status()
+    for key, value in answer.trailing_metadata() or ():
+        if key == _STATUS_DETAILS_KEY:
+            status.ParseFromString(value)
+    reason, retry_after_seconds = _details(status)
+    if reason is None:
+        error = _error_of_the_transport(code, text, address, timeout_seconds)
+    else:
+        error_class = _ERRORS_BY_CODE.get(code, ServerError)
+        error = error_class(text, code=code, reason=reason, retry_after_seconds=retry_after_seconds)
+    error.__cause__ = call
+    return error
+
+
+def image_error_from_status(status: Any, source: str) -> ImageError:
+    """Translates the google.rpc.Status that stands in the place of one image's result."""
+    reason, retry_after_seconds = _details(status)
+    return ImageError(
+        status.message,
+        source=source,
+        code=_CODES_BY_NUMBER.get(status.code, StatusCode.UNKNOWN),
+        reason=reason,
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def _details(status: Any) -> tuple[str | None, float | None]:
+    """The reason (None without a google.rpc.ErrorInfo) and the advised delay in seconds of a Status."""
+    reason = retry_after_seconds = None
+    for detail in status.details:
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+            reason = info.reason
+        elif detail.Is(retry.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return reason, retry_after_seconds
+
+
+def _error_of_the_transport(
+    code: StatusCode, text: str, address: str, timeout_seconds: float | None
+) -> RetinueError:
+    """An error for what gRPC itself reports, in words that help someone who never saw gRPC."""
+    if code is StatusCode.UNAVAILABLE:
+        return _no_connection(text, address)
+    if code is StatusCode.DEADLINE_EXCEEDED:
+        within = "in time" if timeout_seconds is None else f"within {timeout_seconds:g} s"
+        return DeadlineExceededError(
+            f"{address} did not answer {within}. Give it more time, or send fewer images at once."
+        )
+    if code is StatusCode.CANCELLED:
+        return UnavailableError(
+            "The call was cancelled because the client was closed.", code=code, reason="CANCELLED"
+        )
+    if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text.lower():
+        return RequestTooLargeError(
+            f"{address} does not accept a message of this size ({text}). Send smaller images or fewer in one "
+            "request (max_request_bytes), or raise the server's message limit."
+        )
+    if code is StatusCode.UNIMPLEMENTED:
+        return ServerError(
+            f"The server at {address} speaks gRPC but has no retinue.v1.VisionService: it is another server, "
+            "or another version of Retinue.",
+            code=code,
+            reason="UNIMPLEMENTED",
+        )
+    error_class = _ERRORS_BY_CODE.get(code, ServerError)
+    return error_class(text or f"{address} answered {code.name}.", code=code, reason=code.name)
+
+
+def _no_connection(text: str, address: str) -> UnavailableError:
+    """Tells a server that is not there from one that is not Retinue and one that went away."""
+    lower = text.lower()
+    if "http1" in lower or "http/1" in lower or "http2" in lower:
+        return ServerUnreachableError(
+            f"{address} does not speak gRPC. Is it Retinue's HTTP port? The gRPC port is 8001 by default."
+        )
+    if "failed to connect" in lower or "resol" in lower:
+        return ServerUnreachableError(
+            f"No Retinue server answers at {address} ({_cause(lower)}). Start one with "
+            "`retinue-server --models DIR --grpc-port 8001`, or name another address with --server HOST:PORT "
+            "or RETINUE_SERVER."
+        )
+    return UnavailableError(
+        f"The connection to {address} was lost during the call ({text}).", reason="CONNECTION_LOST"
+    )
+
+
+def _cause(lower: str) -> str:
+    """Why no connection came about, in two or three words."""
+    for sign, words in (
+        ("refused", "connection refused"),
+        ("resol", "unknown host name"),
+        ("timed out", "no reply from the host"),
+        ("timeout", "no reply from the host"),
+        ("unreachable", "network unreachable"),
+    ):
+        if sign in lower:
+            return words
+    return "no connection"

@@ -1,0 +1,140 @@
+"""One call's images, cut into requests and put back together. It reads image files and does no other I/O."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ._calls import Call
+from ._errors import ImageError, RequestTooLargeError, RetinueError
+from ._images import ImageSource, describe, fill_image, is_image_source
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """How much goes into one request; a longer list of images becomes several.
+
+    Attributes:
+        max_images: At most so many images.
+        max_bytes: At most so many bytes of image files and pixels, except where one image alone has more.
+    """
+
+    max_images: int
+    max_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.max_images < 1 or self.max_bytes < 1:
+            raise ValueError("max_request_images and max_request_bytes must be at least 1.")
+
+
+@dataclass(slots=True)
+class Request:
+    """Some of a job's images, ready to be sent.
+
+    Attributes:
+        message: The protobuf request.
+        places: For each of its images, the place in the job.
+        sources: For each of its images, which one it is.
+        size_bytes: Bytes of image files and pixels.
+    """
+
+    message: Any
+    places: list[int]
+    sources: list[str]
+    size_bytes: int
+
+
+class Job(Generic[ResultT]):
+    """Asks one question about some images, in requests that someone else sends.
+
+    Images are read from disk only when the request that holds them is asked for, so that a long list of paths
+    takes no more memory than a few requests.
+    """
+
+    def __init__(self, call: Call[ResultT], images: Iterable[ImageSource], limits: RequestLimits) -> None:
+        self._call = call
+        self._images = images
+        self._limits = limits
+        self._outcomes: dict[int, ResultT | ImageError] = {}
+
+    def requests(self) -> Iterator[Request]:
+        """The requests in order. An image that cannot be read has its ImageError at once and is in none.
+
+        Raises:
+            TypeError: One of the images is no image.
+        """
+        request = self._empty_request()
+        for place, source in enumerate(self._images):
+            image = request.message.images.add()
+            try:
+                size_bytes = fill_image(image, source)
+            except ImageError as error:
+                del request.message.images[-1]
+                self._outcomes[place] = error
+                continue
+            if request.places and request.size_bytes + size_bytes > self._limits.max_bytes:
+                following = self._empty_request()
+                following.message.images.add().CopyFrom(image)
+                del request.message.images[-1]
+                yield request
+                request = following
+            request.places.append(place)
+            request.sources.append(describe(source))
+            request.size_bytes += size_bytes
+            if len(request.places) == self._limits.max_images:
+                yield request
+                request = self._empty_request()
+        if request.places:
+            yield request
+
+    def accept(self, request: Request, response: Any) -> None:
+        """Takes the answer to a request.
+
+        Raises:
+            ResponseError: It does not fit the request.
+        """
+        read = self._call.read_response(response, request.sources)
+        self._outcomes.update(zip(request.places, read, strict=True))
+
+    def refuse(self, request: Request, error: RetinueError) -> None:
+        """Takes the failure of a request: a value if only its one image can be at fault, else raised."""
+        if not isinstance(error, RequestTooLargeError) or len(request.places) > 1:
+            raise error
+        self._outcomes[request.places[0]] = ImageError(
+            error.message, source=request.sources[0], code=error.code, reason=error.reason
+        )
+
+    def outcomes(self) -> list[ResultT | ImageError]:
+        """What became of each image, in order, once every request was answered."""
+        return [self._outcomes[place] for place in range(len(self._outcomes))]
+
+    def outcome(self) -> ResultT:
+        """The result of a job of one image.
+
+        Raises:
+            ImageError: It has none.
+        """
+        outcome = self._outcomes[0]
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome
+
+    def _empty_request(self) -> Request:
+        return Request(self._call.new_request(), places=[], sources=[], size_bytes=0)
+
+
+def as_images(images: object) -> tuple[Iterable[ImageSource], bool]:
+    """The images of a call, and whether it was one image rather than a collection.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if is_image_source(images):
+        return [images], True  # type: ignore[list-item]
+    if not isinstance(images, Iterable):
+        raise TypeError(
+            f"{type(images).__name__} is no image: give a path, the bytes of an image file, a Pillow image, "
+            "a uint8 array [height, width, 3] in RGB, or a list of these."
+        )
+    return images, False

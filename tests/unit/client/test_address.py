@@ -1,0 +1,46 @@
+import pytest
+
+from retinue_client import Client
+from retinue_client._address import resolve_address
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ("localhost:8001", "localhost:8001"),
+        ("gpu-box", "gpu-box:8001"),
+        (" 10.0.0.7:9000 ", "10.0.0.7:9000"),
+        ("[::1]:9000", "[::1]:9000"),
+        ("[::1]", "[::1]:8001"),
+        ("unix:/run/retinue.sock", "unix:/run/retinue.sock"),
+        ("dns:///retinue.example:8001", "dns:///retinue.example:8001"),
+    ],
+)
+def test_an_address_becomes_a_target(given, target):
+    assert resolve_address(given) == target
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://localhost:8001",
+        "localhost:8001/x",
+        "localhost:",
+        "localhost:0",
+        "localhost:70000",
+        "a:b",
+        ":8001",
+        "::1",
+    ],
+)
+def test_what_is_no_address_is_refused_with_an_example(given):
+    with pytest.raises(ValueError, match="8001"):
+        resolve_address(given)
+
+
+def test_without_an_address_the_environment_names_it_and_else_it_is_the_default(monkeypatch):
+    monkeypatch.delenv("RETINUE_SERVER", raising=False)
+    assert resolve_address(None) == "localhost:8001"
+    monkeypatch.setenv("RETINUE_SERVER", "elsewhere:9001")
+    with Client() as client:
+        assert client.address == "elsewhere:9001"

@@ -1,0 +1,323 @@
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from retinue.v1 import vision_service_pb2 as pb
+
+from retinue_client import (
+    AsyncClient,
+    Classification,
+    Client,
+    DeadlineExceededError,
+    ImageError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerUnreachableError,
+    UnavailableError,
+)
+
+
+def test_one_image_gives_one_result(ask):
+    result = ask("classify", b"a cat", model="m")
+    assert isinstance(result, Classification)
+    assert (result.best.label, result.best.class_id, result.best.score) == ("a cat", 7, 0.75)
+    assert (result.model, result.version) == ("m", 3)
+    assert (result.timing.decode_us, result.timing.total_us, result.timing.batch_size) == (1500, 8100, 4)
+
+
+def test_one_image_without_an_answer_raises(ask, tmp_path):
+    with pytest.raises(ImageError, match="5 bytes: These bytes are no image") as caught:
+        ask("classify", b"bad 1")
+    assert caught.value.reason == "IMAGE_UNDECODABLE"
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(b"bad 2")
+    with pytest.raises(ImageError, match=r"bad\.jpg: These bytes are no image"):
+        ask("segment", path)
+
+
+def test_several_images_give_results_and_errors_in_order(ask, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"file a")
+    images = [
+        b"first",
+        b"bad",
+        tmp_path / "a.jpg",
+        tmp_path / "missing.jpg",
+        np.zeros((4, 6), np.uint8),
+        np.zeros((4, 6)),
+    ]
+    outcomes = ask("classify", images)
+    assert [getattr(outcome, "reason", None) or outcome.best.label for outcome in outcomes] == [
+        "first",
+        "IMAGE_UNDECODABLE",
+        "file a",
+        "FILE_NOT_FOUND",
+        "6x4 order 4",
+        "PIXELS_UNSUPPORTED",
+    ]
+    assert outcomes[3].source == str(tmp_path / "missing.jpg")
+
+
+def test_any_iterable_of_images_will_do(ask, tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).write_bytes(name.encode())
+    labels = [result.best.label for result in ask("classify", (path for path in sorted(tmp_path.iterdir())))]
+    assert labels == ["a", "b"]
+    assert ask("classify", []) == []
+    assert [result.best.label for result in ask("classify", (b"x",))] == ["x"]
+
+
+def test_what_is_no_image_is_refused_before_anything_is_sent(ask, server):
+    for wrong in (7, None, [b"x", 7]):
+        with pytest.raises(TypeError, match="no image"):
+            ask("classify", wrong)
+    assert server.service.requests == []
+
+
+def test_every_kind_of_image_arrives(ask, tmp_path):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"path")
+    images = [path, str(path), b"bytes", Image.new("RGB", (5, 3)), np.zeros((3, 5, 4), np.uint8)]
+    labels = [result.best.label for result in ask("classify", images)]
+    assert labels == ["path", "path", "bytes", "5x3 order 1", "5x3 order 3"]
+
+
+def test_detections_arrive_as_arrays_in_the_frame_of_the_image(ask):
+    found = ask("detect", b"x")
+    assert found.boxes.dtype == np.float32
+    assert found.boxes.tolist() == [[1, 2, 11, 22], [5.5, 6.5, 30, 20]]
+    assert found.class_ids.tolist() == [2, 0]
+    assert found.labels == ("x", "bag")
+    assert (found.image_width, found.image_height) == (64, 48)
+
+
+def test_no_detections_are_an_empty_sequence(ask, server):
+    server.service.alter_response = lambda response: response.outcomes[0].result.ClearField("detections")
+    found = ask("detect", b"x")
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("mask_format", ["png", "raw", "coco_rle"])
+def test_class_maps_arrive_in_every_format(ask, mask_format):
+    result = ask("segment", b"x", mask_format=mask_format)
+    assert result.class_map.tolist() == [[0] * 6, [0, 0, 2, 2, 2, 0], [0, 0, 2, 2, 2, 0], [0] * 6]
+    assert [(area.label, area.area_pixels) for area in result.areas] == [("background", 18), ("bag", 6)]
+    assert (result.mask_format, result.mask_size) == (mask_format, "original")
+
+
+def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
+    ask("classify", b"x")
+    ask("classify", b"x", model="m", version=2, top_k=9, min_score=0.0)
+    ask("detect", b"x")
+    ask("detect", b"x", score_threshold=0.5, max_detections=4, classes=["bag", "boot"])
+    ask("detect", b"x", classes="bag")
+    ask("segment", b"x", mask_format="raw", mask_size="model", classes={"bag"})
+    plain, full, plain_detect, full_detect, one_class, segment = server.service.requests
+    assert not plain.HasField("top_k")
+    assert not plain.HasField("min_score")
+    assert (plain.model, plain.version) == ("", 0)
+    assert (full.model, full.version, full.top_k, full.HasField("min_score")) == ("m", 2, 9, True)
+    assert not plain_detect.HasField("score_threshold")
+    assert not plain_detect.HasField("max_detections")
+    assert (full_detect.score_threshold, full_detect.max_detections) == (0.5, 4)
+    assert list(full_detect.classes) == ["bag", "boot"]
+    assert list(one_class.classes) == ["bag"]
+    assert (segment.mask_format, segment.mask_size) == (pb.MASK_FORMAT_RAW, pb.MASK_SIZE_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("classify", {"top_k": 10**12}),
+        ("classify", {"top_k": "five"}),
+        ("classify", {"version": -(10**12)}),
+        ("detect", {"score_threshold": "high"}),
+        ("segment", {"mask_format": "jpeg"}),
+        ("segment", {"mask_size": "half"}),
+    ],
+)
+def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option):
+    with pytest.raises(InvalidRequestError):
+        ask(method, b"x", **option)
+
+
+def test_an_unknown_option_is_a_type_error(ask):
+    with pytest.raises(TypeError, match="topk"):
+        ask("classify", b"x", topk=3)
+
+
+def test_long_lists_become_several_requests_and_stay_in_order(ask, server):
+    images = [f"image {index}".encode() for index in range(75)]
+    outcomes = ask("classify", images)
+    assert [outcome.best.label for outcome in outcomes] == [image.decode() for image in images]
+    assert sorted(len(request.images) for request in server.service.requests) == [11, 32, 32]
+
+
+def test_requests_are_bounded_in_bytes_too(ask, server):
+    sizes = [400, 400, 400, 2000, 10, 10]
+    outcomes = ask("classify", [b"x" * size for size in sizes], client={"max_request_bytes": 1000})
+    assert len(outcomes) == 6
+    sent = [[len(image.encoded) for image in request.images] for request in server.service.requests]
+    assert sorted(sent, reverse=True) == sorted([[400, 400], [400], [2000], [10, 10]], reverse=True)
+
+
+def test_two_requests_of_a_long_list_are_under_way_at_once_and_no_more(ask, server):
+    server.service.hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, "classify", [b"x"] * 10, client={"max_request_images": 2})
+        while server.service.running < 2:
+            assert not answer.done()
+        server.service.hold.set()
+        assert len(answer.result(timeout=30)) == 10
+    assert server.service.most_running == 2
+
+
+def test_a_list_is_read_from_disk_only_as_it_is_sent(server, tmp_path):
+    (tmp_path / "first").write_bytes(b"first")
+    (tmp_path / "last").write_bytes(b"never read")
+
+    def paths():
+        for _ in range(6):
+            yield tmp_path / "first"
+        assert len(server.service.requests) >= 4
+        (tmp_path / "last").write_bytes(b"read late")
+        yield tmp_path / "last"
+
+    with Client(server.address, max_request_images=1) as client:
+        assert client.classify(paths())[-1].best.label == "read late"
+
+
+def test_a_failed_request_of_a_long_list_fails_the_call_and_leaves_none_behind(ask, server, failure):
+    import grpc
+
+    server.service.failures.append(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL"))
+    with pytest.raises(OverloadedError):
+        ask("classify", [b"x"] * 10, client={"max_request_images": 1})
+    assert len(server.service.requests) <= 3
+    assert ask("classify", b"still there").best.label == "still there"
+
+
+def test_the_deadline_of_a_call_is_kept_and_named(ask, server):
+    server.service.hold = threading.Event()
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"):
+        ask("classify", b"x", timeout_seconds=0.2)
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.1 s"):
+        ask("detect", [b"x"], client={"timeout_seconds": 0.1})
+
+
+def test_models_are_listed_with_what_a_caller_needs(ask):
+    models = ask("list_models")
+    assert [(model.name, model.version, model.task) for model in models] == [
+        ("a-classifier", 3, "classify"),
+        ("b-detector", 3, "detect"),
+        ("c-segmenter", 3, "segment"),
+    ]
+    classifier, detector, segmenter = models
+    assert (classifier.input_height, classifier.input_width, classifier.colour) == (224, 160, "rgb")
+    assert classifier.labels == ("shirt", "bag", "boot")
+    assert (classifier.quality[0].metric, classifier.quality[0].value) == ("top1_accuracy", 0.925)
+    assert (classifier.precision, classifier.quality[0].precision) == ("fp16_weights", "fp16_weights")
+    assert (classifier.provider, classifier.max_batch_size, classifier.memory_bytes) == (
+        "CPUExecutionProvider",
+        8,
+        12 << 20,
+    )
+    assert (classifier.max_detections, classifier.default_score_threshold) == (None, None)
+    assert classifier.background_class_id is None
+    assert (detector.max_detections, detector.default_score_threshold) == (100, 0.25)
+    assert segmenter.background_class_id == 0
+    assert classifier.to_dict()["quality"][0]["dataset"] == "Fashion-MNIST test split"
+
+
+def test_models_are_listed_by_task_and_found_by_name(ask):
+    assert [model.name for model in ask("list_models", "detect")] == ["b-detector"]
+    assert ask("get_model", "c-segmenter").task == "segment"
+    with pytest.raises(ModelNotFoundError, match="There is no model 'x'"):
+        ask("get_model", "x")
+    with pytest.raises(ValueError, match="no task"):
+        ask("list_models", "paint")
+
+
+def test_a_closed_client_says_so(server):
+    client = Client(server.address)
+    client.classify(b"x")
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.classify(b"x")
+    assert repr(client) == f"<Client of {server.address}, closed>"
+
+
+async def test_a_closed_async_client_says_so(server):
+    client = AsyncClient(server.address)
+    await client.classify(b"x")
+    await client.close()
+    await client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.classify(b"x")
+    assert repr(client) == f"<AsyncClient of {server.address}, closed>"
+    await AsyncClient(server.address).close()
+
+
+@pytest.mark.parametrize("images", [b"x", [b"x", b"y"]])
+def test_closing_a_client_ends_the_calls_of_other_threads(server, images):
+    server.service.hold = threading.Event()
+    client = Client(server.address)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.classify, images)
+        while not server.service.running:
+            assert not answer.done()
+        client.close()
+        with pytest.raises(UnavailableError, match="closed"):
+            answer.result(timeout=30)
+
+
+def test_one_client_serves_many_threads(server):
+    with Client(server.address) as client, ThreadPoolExecutor(8) as pool:
+        labels = list(pool.map(lambda index: client.classify(f"{index}".encode()).best.label, range(100)))
+    assert labels == [str(index) for index in range(100)]
+
+
+async def test_one_async_client_serves_many_calls_at_once(server):
+    async with AsyncClient(server.address) as client:
+        results = await asyncio.gather(*(client.classify(f"{index}".encode()) for index in range(100)))
+    assert [result.best.label for result in results] == [str(index) for index in range(100)]
+
+
+async def test_a_cancelled_call_is_cancelled_at_the_server_too(server):
+    server.service.hold = threading.Event()
+    async with AsyncClient(server.address) as client:
+        call = asyncio.create_task(client.classify([b"x", b"y"]))
+        while not server.service.running:
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        server.service.hold.set()
+        assert (await client.classify(b"next")).best.label == "next"
+
+
+def test_a_client_comes_back_when_its_server_does(server):
+    with Client(server.address) as client:
+        client.classify(b"x")
+        server.stop()
+        with pytest.raises((ServerUnreachableError, UnavailableError)):
+            client.classify(b"x")
+        server.start_again()
+        for _ in range(10_000):
+            try:
+                result = client.classify(b"y", timeout_seconds=10)
+            except UnavailableError:
+                continue
+            break
+        assert result.best.label == "y"
+
+
+@pytest.mark.parametrize("limit", ["max_request_images", "max_request_bytes"])
+def test_limits_below_one_are_refused(limit):
+    with pytest.raises(ValueError, match="at least 1"):
+        Client("localhost:1", **{limit: 0})

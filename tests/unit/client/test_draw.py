@@ -1,0 +1,117 @@
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retinue_client import _draw as draw
+from retinue_client._palette import colour_of_class, text_colour_on
+
+GREY = (127, 127, 127)
+
+
+def contrast(one, other):
+    def luminance(colour):
+        parts = [v / 255 for v in colour]
+        parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_first_classes_have_colours_far_apart():
+    colours = [np.array(colour_of_class(class_id)) for class_id in range(24)]
+    assert min(np.abs(a - b).sum() for a, b in itertools.combinations(colours, 2)) > 40
+
+
+def test_text_is_legible_on_the_colour_of_every_class():
+    for class_id in range(1200):
+        colour = colour_of_class(class_id)
+        assert contrast(colour, text_colour_on(colour)) >= 4.5
+
+
+def test_a_box_is_painted_where_it_is_in_the_colour_of_its_class():
+    image = Image.new("RGB", (640, 480), GREY)
+    boxes = np.array([[100, 150, 300, 350]], dtype=np.float32)
+    drawn = np.asarray(draw.draw_detections(image, boxes, np.array([5]), ["bag"], np.array([0.9])))
+    colour = colour_of_class(5)
+    for y, x in ((250, 100), (250, 299), (349, 200), (150, 250)):
+        assert tuple(drawn[y, x]) == colour
+    assert tuple(drawn[250, 200]) == GREY
+    assert tuple(drawn[400, 320]) == GREY
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 640, 480), (600, 0, 640, 10), (0, 470, 5, 480), (-5, -5, 3, 3), (639, 479, 640, 480)]
+)
+def test_labels_stay_inside_the_picture(box):
+    style = draw._Style.of(Image.new("RGB", (640, 480)))
+    left, top, right, bottom = draw._place_label(box, 150, style.row, (640, 480), [])
+    assert left >= 0
+    assert right <= 640
+    assert top >= 0
+    assert bottom <= 480
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    taken = []
+    for shift in range(4):
+        taken.append(draw._place_label((100, 100, 300, 300), 120, 20, (640, 480), taken))
+        assert len({*taken}) == shift + 1
+    for one, other in itertools.combinations(taken, 2):
+        assert not draw._overlap(one, other)
+
+
+def test_small_images_are_enlarged_by_a_whole_number_and_boxes_with_them():
+    image = Image.new("RGB", (28, 20), GREY)
+    boxes = np.array([[7, 5, 21, 15]], dtype=np.float32)
+    drawn = draw.draw_detections(image, boxes, np.array([0]), ["x"], np.array([0.5]))
+    factor = drawn.width // 28
+    assert drawn.size == (28 * factor, 20 * factor)
+    assert drawn.width >= 480
+    assert drawn.getpixel((7 * factor, 10 * factor)) == colour_of_class(0)
+
+
+def test_classes_are_tinted_outlined_and_named_below_the_image():
+    image = Image.new("RGB", (600, 400), GREY)
+    class_map = np.zeros((400, 600), np.uint8)
+    class_map[100:300, 200:400] = 3
+    drawn = draw.draw_segmentation(image, class_map, [(3, "bag", 1 / 6)])
+    assert drawn.width == 600
+    assert drawn.height > 400
+    tint = tuple(round((a + b) / 2) for a, b in zip(GREY, colour_of_class(3), strict=True))
+    assert drawn.getpixel((300, 200)) == pytest.approx(tint, abs=1)
+    assert drawn.getpixel((200, 200)) == colour_of_class(3)
+    assert drawn.getpixel((50, 50)) == GREY
+
+
+def test_a_class_map_of_another_size_is_scaled_to_the_image():
+    image = Image.new("RGB", (600, 400), GREY)
+    class_map = np.array([[-1, 700]], dtype=np.int32)
+    drawn = draw.draw_segmentation(image, class_map, [(700, "right half", 0.5)])
+    assert drawn.getpixel((150, 200)) == GREY
+    assert drawn.getpixel((450, 200)) != GREY
+
+
+def test_a_panel_shows_the_length_of_each_score():
+    image = Image.new("RGB", (600, 100), GREY)
+    drawn = np.asarray(draw.draw_classification(image, [(0, "half", 0.5), (1, "none", 0.0), (2, "all", 1.0)]))
+    lengths = [(drawn[100:] == colour_of_class(i)).all(axis=2).any(axis=0).sum() for i in range(3)]
+    assert lengths[1] == 0
+    assert lengths[0] / lengths[2] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (5000, 40)])
+def test_odd_sizes_and_long_names_are_drawn(size):
+    image = Image.new("RGB", size, GREY)
+    name = "a name that is much longer than any picture of this width has room for"
+    classes = [(index, name, 0.1) for index in range(30)]
+    class_map = np.zeros(size[::-1], np.uint8)
+    boxes = np.array([[0, 0, *size]], dtype=np.float32)
+    draw.draw_classification(image, classes)
+    draw.draw_classification(image, [])
+    draw.draw_segmentation(image, class_map, [(0, name, 1.0)])
+    draw.draw_segmentation(image, class_map, [])
+    draw.draw_detections(image, boxes, np.array([3]), [name], np.array([0.5]))
+    draw.draw_detections(image, boxes[:0], np.array([], int), [], np.array([]))

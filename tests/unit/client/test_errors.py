@@ -1,0 +1,146 @@
+import pickle
+import socket
+
+import grpc
+import pytest
+
+import retinue_client
+from retinue_client import (
+    AuthenticationError,
+    DeadlineExceededError,
+    ImageError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    RequestTooLargeError,
+    ResponseError,
+    RetinueError,
+    ServerError,
+    ServerUnreachableError,
+    UnavailableError,
+    WrongTaskError,
+)
+
+Code = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (Code.INVALID_ARGUMENT, "INVALID_REQUEST", InvalidRequestError),
+        (Code.NOT_FOUND, "MODEL_NOT_FOUND", ModelNotFoundError),
+        (Code.FAILED_PRECONDITION, "WRONG_TASK", WrongTaskError),
+        (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", OverloadedError),
+        (Code.UNAVAILABLE, "DRAINING", UnavailableError),
+        (Code.DEADLINE_EXCEEDED, "DEADLINE_EXPIRED", DeadlineExceededError),
+        (Code.UNAUTHENTICATED, "TOKEN_MISSING", AuthenticationError),
+        (Code.PERMISSION_DENIED, "TOKEN_WRONG", AuthenticationError),
+        (Code.INTERNAL, "ENGINE_FAILED", ServerError),
+        (Code.DATA_LOSS, "SOMETHING_NEW", ServerError),
+    ],
+)
+def test_each_status_of_the_server_has_its_error(ask, server, failure, code, reason, kind):
+    server.service.failures.append(failure(code, "What happened and what to do.", reason))
+    with pytest.raises(RetinueError) as caught:
+        ask("classify", b"x")
+    error = caught.value
+    assert type(error) is kind
+    assert (error.code, error.reason, error.message) == (code, reason, "What happened and what to do.")
+    assert str(error) == "What happened and what to do."
+    assert error.retry_after_seconds is None
+    assert isinstance(error.__cause__, grpc.RpcError)
+
+
+def test_an_overloaded_server_says_when_to_come_back(ask, server, failure):
+    server.service.failures.append(failure(Code.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 1.25))
+    with pytest.raises(OverloadedError) as caught:
+        ask("detect", [b"x", b"y"])
+    assert caught.value.retry_after_seconds == pytest.approx(1.25)
+    assert caught.value.to_dict() == {
+        "code": "RESOURCE_EXHAUSTED",
+        "reason": "QUEUE_FULL",
+        "message": "Full.",
+        "retry_after_seconds": pytest.approx(1.25),
+    }
+
+
+def test_nobody_at_the_address_says_which_and_how_to_start_a_server(ask):
+    with socket.socket() as bound:
+        # Bound and not listening: connections are refused, and nobody else gets the port.
+        bound.bind(("127.0.0.1", 0))
+        ask.address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ServerUnreachableError) as caught:
+            ask("list_models")
+    assert ask.address in caught.value.message
+    assert "connection refused" in caught.value.message
+    assert "retinue-server --models" in caught.value.message
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+def test_an_unknown_host_is_named(ask):
+    ask.address = "no-such-host.invalid:8001"
+    with pytest.raises(ServerUnreachableError, match=r"no-such-host\.invalid:8001"):
+        ask("classify", b"x", timeout_seconds=20)
+
+
+def test_a_server_that_goes_away_during_a_call_is_a_lost_connection(ask, server, failure):
+    server.service.failures.append(failure(Code.UNAVAILABLE, "Socket closed"))
+    with pytest.raises(UnavailableError, match="lost during the call") as caught:
+        ask("classify", b"x")
+    assert caught.value.reason == "CONNECTION_LOST"
+
+
+def test_a_request_over_the_message_limit_is_told_from_a_full_queue(ask):
+    large = b"x" * 600_000
+    with pytest.raises(RequestTooLargeError, match="max_request_bytes") as caught:
+        ask("classify", [large, large])
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+
+
+def test_one_image_over_the_message_limit_fails_alone(ask):
+    outcomes = ask("classify", [b"a", b"x" * 2_000_000, b"c"], client={"max_request_bytes": 1000})
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "Classification",
+        "ImageError",
+        "Classification",
+    ]
+    assert outcomes[1].reason == "MESSAGE_TOO_LARGE"
+    with pytest.raises(ImageError, match="2000000 bytes"):
+        ask("classify", b"x" * 2_000_000)
+
+
+def test_a_server_of_another_kind_is_recognised(ask, server, failure):
+    server.service.failures.append(failure(Code.UNIMPLEMENTED, "unknown service"))
+    with pytest.raises(ServerError, match=r"no retinue\.v1\.VisionService"):
+        ask("classify", b"x")
+
+
+def test_an_answer_that_does_not_fit_the_question_is_an_error(ask, server):
+    server.service.alter_response = lambda response: response.outcomes.pop()
+    with pytest.raises(ResponseError, match="0 outcomes for 1"):
+        ask("classify", b"x")
+    server.service.alter_response = lambda response: response.outcomes[0].ClearField("result")
+    with pytest.raises(ResponseError, match="neither"):
+        ask("classify", b"x")
+
+
+def test_errors_survive_pickling():
+    error = OverloadedError("Full.", reason="QUEUE_FULL", retry_after_seconds=2.0)
+    again = pickle.loads(pickle.dumps(error))
+    assert again.to_dict() == error.to_dict()
+    image = pickle.loads(pickle.dumps(ImageError("Broken.", source="a.jpg", reason="IMAGE_UNDECODABLE")))
+    assert (str(image), repr(image)) == ("a.jpg: Broken.", "ImageError(IMAGE_UNDECODABLE: a.jpg: Broken.)")
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    from retinue_client import _errors
+
+    tree = (_errors.__doc__ or "").partition("An `ImageError`")[0]
+    drawn = [word for word in tree.split() if word.endswith("Error")]
+    exported = [name for name in retinue_client.__all__ if name.endswith("Error")]
+    assert sorted(drawn) == sorted(exported)
+    for line in tree.splitlines():
+        words = line.split()
+        name = next((word for word in words if word.endswith("Error")), "RetinueError")
+        if name != "RetinueError":
+            assert getattr(retinue_client, name).code.name in line

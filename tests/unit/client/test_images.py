@@ -1,0 +1,200 @@
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from retinue.v1 import image_pb2
+
+from retinue_client import ImageError
+from retinue_client import _images as images
+
+RGB, RGBA, GRAY = (
+    image_pb2.CHANNEL_ORDER_RGB,
+    image_pb2.CHANNEL_ORDER_RGBA,
+    image_pb2.CHANNEL_ORDER_GRAY,
+)
+
+
+def sent(source):
+    message = image_pb2.Image()
+    size_bytes = images.fill_image(message, source)
+    assert size_bytes == len(message.encoded or message.raw.data)
+    return message
+
+
+def encoded(image, suffix="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, suffix, **options)
+    return buffer.getvalue()
+
+
+def rotated_photo():
+    """A 3 x 2 image whose EXIF says that it is shown turned by a quarter: 2 x 3."""
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(Image.fromarray(pixels), exif=exif), np.rot90(pixels, k=-1)
+
+
+def test_files_and_their_bytes_travel_as_they_are(tmp_path):
+    path = tmp_path / "any.jpg"
+    path.write_bytes(b"not even an image")
+    for source in (
+        path,
+        str(path),
+        b"not even an image",
+        bytearray(b"not even an image"),
+        memoryview(b"not even an image"),
+    ):
+        assert sent(source).encoded == b"not even an image"
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"), [((5, 4, 3), RGB), ((5, 4, 4), RGBA), ((5, 4), GRAY), ((5, 4, 1), GRAY)]
+)
+def test_arrays_travel_as_raw_pixels(shape, order):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    raw = sent(array).raw
+    assert (raw.height, raw.width, raw.channel_order) == (5, 4, order)
+    assert raw.data == array.tobytes()
+
+
+def test_an_array_view_travels_in_the_order_it_shows():
+    array = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    view = array[::2, ::-1, ::-1]
+    assert sent(view).raw.data == np.ascontiguousarray(view).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("array", "advice"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"array \* 255"),
+        (np.zeros((4, 4, 3), np.int64), "0...255"),
+        (np.zeros((4, 4), np.bool_), r"\* 255"),
+        (np.zeros((3, 32, 32), np.uint8), r"transpose\(1, 2, 0\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"list\(array\)"),
+        (np.zeros((4, 4, 5), np.uint8), r"\[height, width, 3\]"),
+        (np.zeros(12, np.uint8), "dimensions"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+    ],
+)
+def test_an_array_of_the_wrong_kind_is_refused_with_advice(array, advice):
+    with pytest.raises(ImageError, match=advice) as caught:
+        sent(array)
+    assert caught.value.reason == "PIXELS_UNSUPPORTED"
+    assert caught.value.source.startswith(f"array {array.dtype}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "order", "channels"),
+    [
+        ("L", GRAY, 1),
+        ("1", GRAY, 1),
+        ("RGB", RGB, 3),
+        ("RGBA", RGBA, 4),
+        ("LA", RGBA, 4),
+        ("P", RGB, 3),
+        ("CMYK", RGB, 3),
+        ("YCbCr", RGB, 3),
+    ],
+)
+def test_pillow_images_travel_as_raw_pixels(mode, order, channels):
+    image = Image.new("RGB", (4, 5), (200, 100, 50)).convert(mode)
+    raw = sent(image).raw
+    assert (raw.height, raw.width, raw.channel_order) == (5, 4, order)
+    assert len(raw.data) == 4 * 5 * channels
+
+
+def test_a_palette_with_a_transparent_colour_keeps_its_transparency():
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([255, 0, 0] * 256)
+    image.info["transparency"] = 0
+    raw = sent(image).raw
+    assert raw.channel_order == RGBA
+    assert raw.data == bytes([255, 0, 0, 0]) * 4
+
+
+def test_sixteen_bit_pillow_images_keep_their_bits_on_the_way():
+    levels = np.array([[0, 300], [40000, 65535]], dtype=np.uint16)
+    message = sent(Image.fromarray(levels))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(message.encoded))), levels)
+
+
+def test_pillow_modes_without_a_common_meaning_are_refused_with_advice():
+    with pytest.raises(ImageError, match="convert to mode") as caught:
+        sent(Image.new("F", (3, 3)))
+    assert caught.value.source == "Pillow image F 3x3"
+
+
+def test_an_opened_photo_travels_upright_as_its_file_does():
+    data, upright = rotated_photo()
+    raw = sent(Image.open(io.BytesIO(data))).raw
+    assert (raw.height, raw.width) == upright.shape[:2]
+    assert raw.data == upright.tobytes()
+
+
+def test_what_is_no_image_is_a_type_error_that_says_what_is():
+    with pytest.raises(TypeError, match="list is no image: give a path"):
+        sent([1, 2])
+
+
+def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
+    with pytest.raises(ImageError, match=r"missing\.jpg: There is no such file") as caught:
+        images.read_file(tmp_path / "missing.jpg")
+    assert caught.value.reason == "FILE_NOT_FOUND"
+    with pytest.raises(ImageError, match="retinue score") as caught:
+        images.read_file(tmp_path)
+    assert caught.value.reason == "FILE_IS_A_FOLDER"
+    with pytest.raises(ImageError) as caught:
+        images.read_file("nul\0byte")
+    assert caught.value.reason == "FILE_UNREADABLE"
+    path = tmp_path / "large.jpg"
+    path.write_bytes(b"12345")
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 4)
+    with pytest.raises(ImageError) as caught:
+        images.read_file(path)
+    assert caught.value.reason == "FILE_TOO_LARGE"
+
+
+def test_a_forbidden_file_says_that_it_is(tmp_path):
+    error = images.file_error(PermissionError(13, os.strerror(13)), tmp_path / "secret.jpg")
+    assert error.reason == "FILE_FORBIDDEN"
+    assert str(error) == f"{tmp_path / 'secret.jpg'}: Reading the file is not permitted."
+
+
+def test_every_source_of_one_photo_is_drawn_in_the_same_frame(tmp_path):
+    data, upright = rotated_photo()
+    path = tmp_path / "photo.png"
+    path.write_bytes(data)
+    for source in (path, data, Image.open(io.BytesIO(data)), np.ascontiguousarray(upright)):
+        assert np.array_equal(np.asarray(images.open_upright(source)), upright)
+    assert images.upright_size(data) == (2, 3)
+
+
+def test_transparent_parts_are_drawn_white():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    assert np.asarray(images.open_upright(image)).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+@pytest.mark.parametrize("array", [np.full((2, 3), 9, np.uint8), np.full((2, 3, 1), 9, np.uint8)])
+def test_grey_arrays_are_drawn_grey(array):
+    assert np.asarray(images.open_upright(array)).tolist() == [[[9] * 3] * 3] * 2
+
+
+def test_sixteen_bit_images_are_drawn_by_their_high_byte():
+    levels = np.array([[0, 0x1234, 0xFFFF]], dtype=np.uint16)
+    assert np.asarray(images.open_upright(encoded(Image.fromarray(levels))))[0, :, 0].tolist() == [
+        0,
+        0x12,
+        0xFF,
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"text", encoded(Image.new("RGB", (64, 64)))[:60]])
+def test_what_cannot_be_decoded_cannot_be_drawn(data):
+    with pytest.raises(ImageError) as caught:
+        images.open_upright(data)
+    assert caught.value.reason == "IMAGE_UNDECODABLE"
+    assert images.upright_size(data[:20]) is None
