@@ -1,4 +1,4 @@
-"""What the tests need from the operating system: there, or skipped by name with the reason; in CI never skipped."""
+"""What tests need from the system: there, or skipped by name with the reason; in CI never skipped."""
 
 import os
 import shutil
