@@ -1,0 +1,4 @@
+"""What Retinue costs on this machine, each figure beside its roofline measured in the same run.
+
+`make bench` runs every scenario on an otherwise idle machine, prints the tables and writes results/.
+"""

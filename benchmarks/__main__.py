@@ -1,0 +1,27 @@
+"""`python -m benchmarks [SCENARIO ...]`: runs the scenarios, prints their tables, writes results/NAME.json."""
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import machine, memory, serve, startup
+
+_SCENARIOS = {"serve": serve, "startup": startup, "memory": memory}
+
+
+def main(names: list[str]) -> None:
+    """Runs the named scenarios, or all."""
+    unknown = [name for name in names if name not in _SCENARIOS]
+    if unknown:
+        raise SystemExit(f"no scenario {unknown[0]!r}: there are {', '.join(_SCENARIOS)}.")
+    facts = machine.facts()
+    print(f"{facts['processor']}, {facts['cores']} cores, commit {facts['commit']}\n")
+    for name in names or list(_SCENARIOS):
+        scenario = _SCENARIOS[name]
+        result = scenario.run()
+        path = Path(__file__).parent / "results" / f"{name}.json"
+        path.write_text(json.dumps({**facts, **result}, indent=2) + "\n", encoding="utf-8")
+        print(f"## {name}\n\n{scenario.table(result)}\n", flush=True)
+
+
+main(sys.argv[1:])
