@@ -1,1 +1,5 @@
-"""Trains vision models in PyTorch and exports them as ONNX bundles that carry their own pre- and post-processing."""
+"""Trains vision models in PyTorch and turns them into ONNX bundles with a proof that both compute the same thing.
+
+The only distribution that imports torch. It imports `retinue_server.vision` and `retinue_server.bundle`, so that a
+bundle is measured with what will serve it; nothing of the server imports it.
+"""

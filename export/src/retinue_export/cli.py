@@ -1,0 +1,220 @@
+"""The command line: train, export and verify bundles."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from retinue.v1 import manifest_pb2 as pb
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from retinue_export import assembly, bundle, parity, reference, torchvision_models
+from retinue_export.errors import ExportError
+from retinue_export.recipes.catalog import RECIPES
+from retinue_export.recipes.recipe import Recipe
+from retinue_server.bundle import manifest as manifest_file
+from retinue_server.errors import RetinueError
+
+app = typer.Typer(
+    help="Trains vision models in PyTorch and turns them into ONNX bundles that prove that they compute the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_console = Console(highlight=False)
+
+Out = Annotated[
+    Path, typer.Option("--out", help="The folder of all models; the bundle goes to OUT/NAME/VERSION.")
+]
+Version = Annotated[
+    int, typer.Option("--version", help="The number of the version folder, which must not exist.")
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; bad input ends it with one sentence and exit code 2, a failed comparison with 1."""
+    try:
+        app(arguments)
+    except ExportError as error:
+        _fail(str(error), error.exit_code)
+    except RetinueError as error:
+        _fail(error.message, ExportError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(exit_code)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}, or all.")],
+    out: Out,
+    version: Version = 1,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Do not train: read NAME.safetensors from this folder.", file_okay=False),
+    ] = None,
+    keep_weights: Annotated[
+        Path | None, typer.Option(help="Also write the trained weights, NAME.safetensors, to this folder.")
+    ] = None,
+) -> None:
+    """Train a model, or all of them, and write each as a bundle."""
+    if name != "all" and name not in RECIPES:
+        raise ExportError(f"There is no recipe {name!r}. There are {', '.join(RECIPES)}, and all.")
+    recipes = list(RECIPES.values()) if name == "all" else [RECIPES[name]]
+    for recipe in recipes:
+        bundle.require_free(out, recipe.manifest.name, version)
+    for recipe in recipes:
+        network = _read_trained(recipe, weights) if weights is not None else _train(recipe)
+        if keep_weights is not None:
+            keep_weights.mkdir(parents=True, exist_ok=True)
+            save_file(network.state_dict(), keep_weights / f"{recipe.manifest.name}.safetensors")
+        _build(lambda recipe=recipe, network=network: recipe.candidate(network), out, version)  # type: ignore[misc]
+
+
+@app.command()
+def torchvision(
+    architecture: Annotated[
+        str, typer.Argument(help="torchvision's name of a classifier, such as mobilenet_v2.")
+    ],
+    name: Annotated[str, typer.Option(help="The bundle's name.")],
+    out: Out,
+    version: Version = 1,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A state dict saved by torch.save; without it torchvision's own is downloaded."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A text file, one label a line; without it torchvision's own.")
+    ] = None,
+    full_precision: Annotated[
+        bool, typer.Option(help="Keep weights in 32 bits instead of rounding to 16.")
+    ] = False,
+) -> None:
+    """Export one of torchvision's image classifiers as a bundle."""
+    bundle.require_free(out, name, version)
+    _build(
+        lambda: torchvision_models.candidate(architecture, name, weights, labels, full_precision),
+        out,
+        version,
+    )
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A version folder, or a model's folder.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The weights file it was exported from; without it the bundle's own are used."),
+    ] = None,
+) -> None:
+    """Check a bundle's hash and manifest, compare it with PyTorch again, and print the certificate."""
+    folder = _version_folder(folder)
+    manifest = manifest_file.read(folder)
+    manifest_file.check_hash(folder, manifest)
+    with _console.status("comparing with PyTorch"):
+        expected = reference.load(folder, manifest, weights)
+        opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
+        measured = parity.compare(expected.run, parity.runner(opened), expected.images)
+    _print_certificate(folder, manifest, measured, expected)
+    parity.check(measured)
+
+
+def _version_folder(folder: Path) -> Path:
+    """The folder itself, or the highest version in it."""
+    if not folder.is_dir():
+        raise ExportError(f"There is no bundle folder {folder}.")
+    versions = [int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
+    return folder / str(max(versions)) if versions else folder
+
+
+def _train(recipe: Recipe) -> nn.Module:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console) as progress:
+        task = progress.add_task(f"training {recipe.manifest.name}", total=None, loss=0.0)
+        return recipe.train(
+            lambda done, total, loss: progress.update(task, completed=done, total=total, loss=loss)
+        )
+
+
+def _read_trained(recipe: Recipe, folder: Path) -> nn.Module:
+    path = folder / f"{recipe.manifest.name}.safetensors"
+    network = recipe.network()
+    try:
+        network.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise ExportError(f"There is no file {path}.") from error
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"{path} cannot be read as safetensors: {error}.") from error
+    except RuntimeError as error:
+        raise ExportError(f"{path} holds the weights of another network.") from error
+    return network.eval()
+
+
+def _build(candidate: Callable[[], assembly.Candidate], out: Path, version: int) -> None:
+    with _console.status("reading weights") as progress:
+        made = candidate()
+        folder = assembly.build(
+            made, out, version, lambda stage: progress.update(f"{made.manifest.name}: {stage}")
+        )
+    manifest = manifest_file.read(folder)
+    size = (folder / manifest_file.MODEL_FILE).stat().st_size
+    _console.print(f"[bold]{folder}[/]  {size / 1e6:.2f} MB, opset {manifest.opset}")
+    for figure in manifest.quality:
+        precision = pb.Precision.Name(figure.precision).removeprefix("PRECISION_").lower()
+        _console.print(
+            f"  {figure.metric} {figure.value:.4f} on {figure.images} images ({figure.dataset}; "
+            f"{figure.engine}, {precision})"
+        )
+    _print_differences(manifest.parity, manifest.parity.outputs)
+
+
+def _print_certificate(
+    folder: Path,
+    manifest: pb.ModelManifest,
+    measured: Sequence[pb.OutputParity],
+    expected: reference.Reference,
+) -> None:
+    certificate = manifest.parity
+    _console.print(f"[bold]{folder}[/]  sha256 {manifest.sha256[:16]}... as the manifest says")
+    _console.print(f"  reference  {certificate.reference}", soft_wrap=True)
+    _console.print(f"  weights    {expected.weights_from}", soft_wrap=True)
+    _console.print(f"  inputs     {certificate.inputs}", soft_wrap=True)
+    _console.print(f"  engines    {parity.engines()}; at export {certificate.engines}", soft_wrap=True)
+    _print_differences(certificate, measured)
+
+
+def _print_differences(certificate: pb.ParityCertificate, measured: Sequence[pb.OutputParity]) -> None:
+    sizes = ", ".join(map(str, certificate.batch_sizes))
+    table = Table(
+        title=f"differences from PyTorch, {certificate.images} images, batch sizes {sizes}",
+        title_justify="left",
+    )
+    for heading in ("output", "largest", "mean", "allowed", "largest at export", "by rounding"):
+        table.add_column(heading)
+    recorded = {entry.output: entry.max_difference for entry in certificate.outputs}
+    rounding = {entry.output: f"{entry.max_difference:.2g}" for entry in certificate.rounding}
+    for entry in measured:
+        table.add_row(
+            entry.output,
+            f"{entry.max_difference:.2g}",
+            f"{entry.mean_difference:.2g}",
+            f"{entry.tolerance:.2g}",
+            f"{recorded[entry.output]:.2g}" if entry.output in recorded else "-",
+            rounding.get(entry.output, "-"),
+        )
+    _console.print(table)

@@ -1,0 +1,203 @@
+"""From a PyTorch module to an ONNX graph that keeps the bundle contract: uint8 pixels in, answers out."""
+
+import copy
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+OPSET = 20
+IR_VERSION = 10
+"""What opset 20 came with; newer ones shut out older runtimes."""
+_SMALLEST_STORED = 64
+"""Initialisers of fewer values than this stay as they are: a Cast node would take more room."""
+
+
+class PixelsIn(nn.Module):
+    """Puts the normalisation before a network, so that it takes the pixels that the server prepares.
+
+    Args:
+        network: takes float32 [N,C,H,W].
+        mean: a level in [0, 1] for each channel, subtracted.
+        deviation: likewise, divided by.
+    """
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        scale = 1 / (255 * torch.tensor(deviation, dtype=torch.float64))
+        offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(deviation, dtype=torch.float64)
+        self.register_buffer("scale", scale.float().view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("offset", offset.float().view(1, -1, 1, 1), persistent=False)
+        self.scale: Tensor
+        self.offset: Tensor
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Brings uint8 [N,H,W,C] to the network's float32 [N,C,H,W]."""
+        return images.permute(0, 3, 1, 2).contiguous().float() * self.scale + self.offset
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Runs the network on uint8 [N,H,W,C]."""
+        answer: Tensor = self.network(self.normalise(images))
+        return answer
+
+
+class Classifying(PixelsIn):
+    """A classifier from pixels to probabilities."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps uint8 [N,H,W,C] to probabilities float32 [N,K]."""
+        return torch.softmax(super().forward(images), dim=1)
+
+
+class Segmenting(PixelsIn):
+    """A segmenter from pixels to a class map."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps uint8 [N,H,W,C] to a class map, uint8 [N,h,w]; of equal scores the lowest class wins."""
+        return super().forward(images).argmax(dim=1).to(torch.uint8)
+
+
+class Detecting(PixelsIn):
+    """A detector's dense part, from pixels to a box and scores for each place it looks at."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Maps uint8 [N,H,W,C] to boxes float32 [N,A,4] inside the input, and scores float32 [N,classes,A]."""
+        boxes, logits = self.network(self.normalise(images))
+        height, width = images.shape[1:3]
+        x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+        inside = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+        return inside, logits.transpose(1, 2).sigmoid()
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """Merges batch normalisation into the convolutions before it.
+
+    Inside `nn.Sequential` wherever one follows the other; elsewhere where torch.fx can follow the module.
+
+    Returns:
+        A copy in evaluation mode that computes the same up to rounding; `module` stays as it is.
+    """
+    module = copy.deepcopy(module).eval()
+    for part in module.modules():
+        if isinstance(part, nn.Sequential):
+            for place in range(len(part) - 1):
+                convolution, norm = part[place], part[place + 1]
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    part[place] = fuse_conv_bn_eval(convolution, norm)
+                    part[place + 1] = nn.Identity()
+    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
+        return module
+    try:
+        fused: nn.Module = fuse(module)
+    except (TraceError, TypeError, RuntimeError, NotImplementedError):
+        return module
+    return fused.eval()
+
+
+@torch.no_grad()
+def rounded_to_fp16(module: nn.Module) -> nn.Module:
+    """Rounds every weight of two or more dimensions to the nearest 16-bit float.
+
+    Returns:
+        A copy whose parameters are still float32, but can be stored in half the bytes without loss.
+    """
+    module = copy.deepcopy(module)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.half().float())
+    return module
+
+
+def export(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
+    """Exports a module of one input with a dynamic batch.
+
+    Args:
+        module: takes `images`, a batch first; returns one tensor or a tuple of tensors, batch first.
+        example: an input of batch size 2 or more.
+        outputs: the graph's names for what the module returns.
+
+    Returns:
+        The graph: input `images`, outputs as named, first dimension of all of them `batch`, without traces of the
+        machine that made it.
+    """
+    # The exporter logs what it could not find out about optional packages, and warns of its own deprecations.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    strip(model)
+    return model
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Removes what a runtime does not need: stack traces, documentation, inferred shapes, unused metadata."""
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    model.producer_name = "retinue-export"
+    model.producer_version = ""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""
+    del model.graph.value_info[:]
+    parts: tuple[Any, ...] = (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    )
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def store_as_fp16(model: onnx.ModelProto) -> int:
+    """Stores every weight that a 16-bit float holds exactly in 16 bits, with a Cast that a runtime folds at load.
+
+    Changes no number: weights that would change stay as they are.
+
+    Returns:
+        How many bytes the graph became smaller by.
+    """
+    saved = 0
+    casts = []
+    kept = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            kept.append(tensor)
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < _SMALLEST_STORED or not np.array_equal(half.astype(np.float32), values):
+            kept.append(tensor)
+            continue
+        stored = numpy_helper.from_array(half, f"{tensor.name}.fp16")
+        casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=TensorProto.FLOAT))
+        kept.append(stored)
+        saved += values.nbytes - half.nbytes
+    nodes = [*casts, *model.graph.node]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return saved

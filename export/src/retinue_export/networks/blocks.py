@@ -1,0 +1,63 @@
+"""The building blocks that the detector and the segmenter share."""
+
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution with same padding, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions added to their input.
+
+    Source: K. He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Keeps the shape, [N,C,H,W]."""
+        added: Tensor = self.activation(features + self.second(self.first(features)))
+        return added
+
+
+class Backbone(nn.Module):
+    """Five strided stages; the deeper ones carry residual blocks.
+
+    Args:
+        widths: channels at strides 2, 4, 8 and 16.
+        depths: residual blocks at strides 4, 8 and 16.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int], depths: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, widths[0], 3, 2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(ConvNorm(before, after, 3, 2), *(Residual(after) for _ in range(depth)))
+            for before, after, depth in zip(widths[:-1], widths[1:], depths, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Computes features at strides 2, 4, 8 and 16 from float32 [N,3,H,W], H and W multiples of 16."""
+        features = [self.stem(images)]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Brings RGB levels in [0, 255] to about [-2, 2]."""
+    return (images - 127.5) * (1 / 64)

@@ -1,0 +1,171 @@
+"""Non-maximum suppression as ONNX nodes: batched, per class, without loops, with a fixed number of rows out.
+
+A detector's dense part (network and box decoding) exports from PyTorch with a dynamic batch; what follows it in PyTorch
+does not, since every image has another number of detections. Here that part is written as ONNX nodes instead, the same
+for every detector, and once more in PyTorch as what it is compared with.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Which detections a graph returns.
+
+    Attributes:
+        max_detections: rows of every output; the best ones are kept.
+        min_score: detections must score higher, in [0, 1).
+        iou_threshold: of two boxes of one class that overlap more than this the better is kept, in [0, 1].
+        candidates: where not None, only so many boxes of each image, those with the highest best score, take part.
+    """
+
+    max_detections: int = 100
+    min_score: float = 0.05
+    iou_threshold: float = 0.6
+    candidates: int | None = None
+
+
+def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppression) -> None:
+    """Puts suppression behind a dense graph, in place.
+
+    Args:
+        dense: the graph; opset 18 or later.
+        boxes: name of its output float32 [N,A,4], x1,y1,x2,y2.
+        scores: name of its output float32 [N,C,A], in [0, 1].
+        suppression: see there.
+
+    The graph's outputs become `boxes` float32 [N,M,4], `scores` float32 [N,M], descending, and `classes` int32 [N,M].
+    Rows past the last detection are all 0.
+
+    Raises:
+        ValueError: the graph has fewer pairs of box and class than there are rows to fill.
+    """
+    shapes = {
+        output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+        for output in dense.graph.output
+    }
+    class_count, box_count = shapes[scores][1:]
+    builder = _Builder(dense.graph)
+    if suppression.candidates is not None and suppression.candidates < box_count:
+        box_count = suppression.candidates
+        boxes, scores = _preselected(builder, boxes, scores, box_count)
+    rows = suppression.max_detections
+    if class_count * box_count < rows:
+        raise ValueError(f"{box_count} boxes of {class_count} classes cannot fill {rows} rows")
+    selected = builder.add(
+        "NonMaxSuppression",
+        boxes,
+        scores,
+        builder.constant("max_boxes_per_class", np.array([rows], np.int64)),
+        builder.constant("iou_threshold", np.array([suppression.iou_threshold], np.float32)),
+        builder.constant("min_score", np.array([suppression.min_score], np.float32)),
+    )
+    # `selected` lists image, class and box of each survivor: exactly an index into the scores. All others become 0, so
+    # that the best rows of every image can be taken from a tensor of fixed shape.
+    nothing = builder.add("ConstantOfShape", builder.add("Shape", scores))
+    survivors = builder.add("ScatterND", nothing, selected, builder.add("GatherND", scores, selected))
+    flat = builder.add("Flatten", survivors, axis=1)
+    top_scores, top_pairs = builder.add_many(
+        "TopK", 2, flat, builder.constant("rows", np.array([rows], np.int64)), axis=1
+    )
+    per_class = builder.constant("boxes_per_class", np.array(box_count, np.int64))
+    picked = builder.add("Unsqueeze", builder.add("Mod", top_pairs, per_class), builder.last_axis)
+    top_boxes = builder.add("GatherND", boxes, picked, batch_dims=1)
+    present = builder.add("Greater", top_scores, builder.constant("zero", np.array(0, np.float32)))
+    column = builder.add("Unsqueeze", present, builder.last_axis)
+    builder.add("Mul", top_boxes, builder.add("Cast", column, to=TensorProto.FLOAT), result="boxes")
+    top_classes = builder.add("Cast", builder.add("Div", top_pairs, per_class), to=TensorProto.INT32)
+    builder.add("Mul", top_classes, builder.add("Cast", present, to=TensorProto.INT32), result="classes")
+    builder.add("Identity", top_scores, result="scores")
+    del dense.graph.output[:]
+    dense.graph.output.extend(
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["batch", rows, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", rows]),
+            helper.make_tensor_value_info("classes", TensorProto.INT32, ["batch", rows]),
+        ]
+    )
+
+
+def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[str, NDArray[np.generic]]:
+    """Does in PyTorch, image by image, what `append` does in ONNX.
+
+    Args:
+        boxes: float32 [N,A,4], x1,y1,x2,y2.
+        scores: float32 [N,C,A], in [0, 1].
+        suppression: see there; without `candidates`.
+
+    Returns:
+        `boxes`, `scores` and `classes` as `append` describes them.
+    """
+    rows = suppression.max_detections
+    out_boxes = np.zeros((len(boxes), rows, 4), np.float32)
+    out_scores = np.zeros((len(boxes), rows), np.float32)
+    out_classes = np.zeros((len(boxes), rows), np.int32)
+    for number, (image_boxes, image_scores) in enumerate(zip(boxes, scores, strict=True)):
+        classes, places = torch.nonzero(image_scores > suppression.min_score, as_tuple=True)
+        pair_scores, pair_boxes = image_scores[classes, places], image_boxes[places]
+        kept = batched_nms(pair_boxes, pair_scores, classes, suppression.iou_threshold)[:rows]
+        out_boxes[number, : len(kept)] = pair_boxes[kept].numpy()
+        out_scores[number, : len(kept)] = pair_scores[kept].numpy()
+        out_classes[number, : len(kept)] = classes[kept].numpy()
+    return {"boxes": out_boxes, "scores": out_scores, "classes": out_classes}
+
+
+class _Builder:
+    """Adds nodes with names of their own to a graph."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        self._count = 0
+        self.last_axis = self.constant("last_axis", np.array([-1], np.int64))
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        full_name = f"nms.{name}"
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), full_name))
+        return full_name
+
+    def add(self, operator: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
+        return self.add_many(
+            operator, 1, *inputs, results=None if result is None else [result], **attributes
+        )[0]
+
+    def transpose(self, value: str) -> str:
+        """Swaps the last two of three axes."""
+        self._count += 1
+        name = f"nms.Transpose_{self._count}"
+        self._graph.node.append(
+            helper.make_node("Transpose", [value], [f"{name}.0"], name=name, perm=[0, 2, 1])
+        )
+        return f"{name}.0"
+
+    def add_many(
+        self, operator: str, count: int, *inputs: str, results: list[str] | None = None, **attributes: Any
+    ) -> list[str]:
+        self._count += 1
+        name = f"nms.{operator}_{self._count}"
+        outputs = results or [f"{name}.{number}" for number in range(count)]
+        self._graph.node.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
+        return outputs
+
+
+def _preselected(builder: _Builder, boxes: str, scores: str, count: int) -> tuple[str, str]:
+    """Keeps of each image the `count` boxes whose best score is highest."""
+    class_axis = builder.constant("class_axis", np.array([1], np.int64))
+    best = builder.add("ReduceMax", scores, class_axis, keepdims=0)
+    _, places = builder.add_many(
+        "TopK", 2, best, builder.constant("candidates", np.array([count], np.int64)), axis=1
+    )
+    index = builder.add("Unsqueeze", places, builder.last_axis)
+    kept_boxes = builder.add("GatherND", boxes, index, batch_dims=1)
+    by_box = builder.add("GatherND", builder.transpose(scores), index, batch_dims=1)
+    return kept_boxes, builder.transpose(by_box)

@@ -1,0 +1,122 @@
+"""How a network of each task becomes a graph that keeps the bundle contract, and what the graph must agree with."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from retinue_export import graph, nms
+from retinue_export.parity import Outputs, Runner
+from retinue_server.vision.spec import InputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What is subtracted from and divided into each channel, in units of the full range 0 to 255."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class Packaging(ABC):
+    """Turns a network, float32 pixels in and raw answers out, into the graph of a bundle.
+
+    Args:
+        spec: the input that the server prepares.
+        normalisation: what brings its pixels to what the network learned on.
+    """
+
+    def __init__(self, spec: InputSpec, normalisation: Normalisation) -> None:
+        self.spec = spec
+        self.normalisation = normalisation
+
+    @abstractmethod
+    def module(self, network: nn.Module) -> nn.Module:
+        """Wraps the network: uint8 [N,H,W,C] in, what is exported out."""
+
+    @abstractmethod
+    def graph(self, network: nn.Module) -> onnx.ModelProto:
+        """Exports the wrapped network."""
+
+    def reference(self, network: nn.Module) -> Runner:
+        """Runs the wrapped network in PyTorch; answers under the names of the graph's outputs."""
+        module = self.module(network).eval()
+
+        @torch.no_grad()
+        def run(images: NDArray[np.uint8]) -> Outputs:
+            return self._named(module(torch.from_numpy(images)))
+
+        return run
+
+    def example(self) -> Tensor:
+        """Makes an input to trace with: uint8 [2,H,W,C]."""
+        return torch.zeros(2, self.spec.height, self.spec.width, self.spec.channels, dtype=torch.uint8)
+
+    @abstractmethod
+    def _named(self, answer: Tensor | tuple[Tensor, ...]) -> Outputs: ...
+
+
+class SingleOutput(Packaging):
+    """A task whose graph comes whole from PyTorch and has one output.
+
+    Args:
+        spec: see `Packaging`.
+        normalisation: see `Packaging`.
+        wrapper: the module between pixels and answer.
+        output: the output's name.
+    """
+
+    def __init__(
+        self, spec: InputSpec, normalisation: Normalisation, wrapper: type[graph.PixelsIn], output: str
+    ) -> None:
+        super().__init__(spec, normalisation)
+        self._wrapper = wrapper
+        self._output = output
+
+    def module(self, network: nn.Module) -> nn.Module:
+        """See `Packaging`."""
+        return self._wrapper(network, self.normalisation.mean, self.normalisation.deviation)
+
+    def graph(self, network: nn.Module) -> onnx.ModelProto:
+        """See `Packaging`."""
+        return graph.export(self.module(network), self.example(), [self._output])
+
+    def _named(self, answer: Tensor | tuple[Tensor, ...]) -> Outputs:
+        assert isinstance(answer, Tensor)
+        return {self._output: answer.numpy()}
+
+
+def classifier(spec: InputSpec, normalisation: Normalisation) -> Packaging:
+    """Packages networks that return logits [N,K]."""
+    return SingleOutput(spec, normalisation, graph.Classifying, "probabilities")
+
+
+def segmenter(spec: InputSpec, normalisation: Normalisation) -> Packaging:
+    """Packages networks that return logits [N,K,h,w] of at most 256 classes."""
+    return SingleOutput(spec, normalisation, graph.Segmenting, "class_map")
+
+
+class DetectorPackaging(Packaging):
+    """Packages networks that return decoded boxes [N,A,4] and logits [N,A,C] of independent classes."""
+
+    def __init__(self, spec: InputSpec, normalisation: Normalisation, suppression: nms.Suppression) -> None:
+        super().__init__(spec, normalisation)
+        self.suppression = suppression
+
+    def module(self, network: nn.Module) -> nn.Module:
+        """See `Packaging`."""
+        return graph.Detecting(network, self.normalisation.mean, self.normalisation.deviation)
+
+    def graph(self, network: nn.Module) -> onnx.ModelProto:
+        """See `Packaging`."""
+        dense = graph.export(self.module(network), self.example(), ["dense_boxes", "dense_scores"])
+        nms.append(dense, "dense_boxes", "dense_scores", self.suppression)
+        return dense
+
+    def _named(self, answer: Tensor | tuple[Tensor, ...]) -> Outputs:
+        boxes, scores = answer
+        return nms.reference(boxes, scores, self.suppression)

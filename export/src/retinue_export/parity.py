@@ -1,0 +1,141 @@
+"""The parity certificate: what differs between the PyTorch reference and the ONNX graph, measured on real images."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from retinue.v1 import manifest_pb2 as pb
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+from retinue_export.errors import ParityError
+from retinue_export.inputs import batches
+
+Outputs = dict[str, NDArray[np.generic]]
+Runner = Callable[[NDArray[np.uint8]], Outputs]
+"""Maps uint8 [N,H,W,C] to the graph's outputs by name."""
+BATCH_SIZES = (1, 2, 7, 32)
+TOLERANCES: Mapping[str, float] = {
+    "probabilities": 1e-4,
+    "scores": 1e-4,
+    "boxes": 1e-2,
+    "classes": 0.0,
+    "class_map": 1e-3,
+}
+
+
+@dataclass(slots=True)
+class _Difference:
+    largest: float = 0.0
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, differences: NDArray[np.float64]) -> None:
+        if differences.size:
+            self.largest = max(self.largest, float(differences.max()))
+            self.total += float(differences.sum())
+            self.count += differences.size
+
+
+def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Opens a graph on the CPU; `threads` 0 means one a core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def runner(opened: onnxruntime.InferenceSession) -> Runner:
+    """Wraps a session."""
+    names = [output.name for output in opened.get_outputs()]
+    return lambda images: dict(zip(names, opened.run(names, {"images": images}), strict=True))
+
+
+def compare(
+    reference: Runner, candidate: Runner, images: NDArray[np.uint8], batch_sizes: Sequence[int] = BATCH_SIZES
+) -> list[pb.OutputParity]:
+    """Compares two runners on the same images.
+
+    Args:
+        reference: what is right; runs on all images at once.
+        candidate: what is compared; runs at every batch size.
+        images: uint8 [N,H,W,C].
+        batch_sizes: sizes to run the candidate at.
+
+    Returns:
+        One entry for each output, tolerances from `TOLERANCES`.
+    """
+    differences: dict[str, _Difference] = {}
+    for size in batch_sizes:
+        for batch in batches(images, size):
+            for name, values in _differences(reference(batch), candidate(batch)).items():
+                differences.setdefault(name, _Difference()).add(values)
+    return [
+        pb.OutputParity(
+            output=name,
+            max_difference=difference.largest,
+            mean_difference=difference.total / max(1, difference.count),
+            tolerance=TOLERANCES[name],
+        )
+        for name, difference in differences.items()
+    ]
+
+
+def check(outputs: Iterable[pb.OutputParity]) -> None:
+    """Holds differences against their tolerances.
+
+    Raises:
+        ParityError: an output differs by more, or by something that is not a number.
+    """
+    for entry in outputs:
+        if not entry.max_difference <= entry.tolerance:
+            raise ParityError(
+                f"Output `{entry.output}` differs from PyTorch by up to {entry.max_difference:.3g}, "
+                f"more than the {entry.tolerance:.3g} allowed."
+            )
+
+
+def engines() -> str:
+    """Names both sides of the comparison with their versions."""
+    return f"torch {version('torch')}, onnxruntime {onnxruntime.__version__}, CPUExecutionProvider"
+
+
+def _differences(expected: Outputs, actual: Outputs) -> dict[str, NDArray[np.float64]]:
+    if "class_map" in expected:
+        unequal = expected["class_map"] != actual["class_map"]
+        return {"class_map": unequal.mean(axis=(1, 2))}
+    if "boxes" in expected:
+        return _detection_differences(expected, actual)
+    return {
+        name: np.abs(values.astype(np.float64) - actual[name].astype(np.float64))
+        for name, values in expected.items()
+    }
+
+
+def _detection_differences(expected: Outputs, actual: Outputs) -> dict[str, NDArray[np.float64]]:
+    """Differences of detections matched one to one, since two of nearly equal score may change places.
+
+    A detection that only one side has counts with its score, and as one wrong class.
+    """
+    boxes, scores, classes = [], [], []
+    for row in range(len(expected["scores"])):
+        first = {name: values[row][expected["scores"][row] > 0] for name, values in expected.items()}
+        second = {name: values[row][actual["scores"][row] > 0] for name, values in actual.items()}
+        cost = np.abs(first["scores"][:, np.newaxis].astype(np.float64) - second["scores"])
+        cost = cost + np.abs(first["boxes"][:, np.newaxis].astype(np.float64) - second["boxes"]).max(axis=2)
+        cost = cost + 1e3 * (first["classes"][:, np.newaxis] != second["classes"])
+        left, right = linear_sum_assignment(cost)
+        boxes.append(np.abs(first["boxes"][left].astype(np.float64) - second["boxes"][right]).ravel())
+        scores.append(np.abs(first["scores"][left].astype(np.float64) - second["scores"][right]))
+        classes.append((first["classes"][left] != second["classes"][right]).astype(np.float64))
+        for side, matched in ((first, left), (second, right)):
+            alone = np.delete(side["scores"], matched).astype(np.float64)
+            scores.append(alone)
+            classes.append(np.ones(len(alone)))
+    return {
+        "boxes": np.concatenate(boxes),
+        "scores": np.concatenate(scores),
+        "classes": np.concatenate(classes),
+    }

@@ -1,0 +1,136 @@
+"""Figures on labelled images: accuracy, mean average precision, mean intersection over union.
+
+Each measures what a caller of the server gets: images prepared and answers brought back to the original's pixels by the
+server's own code.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from retinue_export.inputs import Uint8, prepare_one
+from retinue_export.parity import Runner
+from retinue_export.scenes import Scene
+from retinue_server.vision import detect, segment
+from retinue_server.vision.spec import InputSpec
+
+_BATCH = 32
+
+
+def top1_accuracy(runner: Runner, images: Uint8, labels: NDArray[np.int64]) -> float:
+    """The share of images whose most probable class is right.
+
+    Args:
+        runner: gives `probabilities`.
+        images: uint8 [N,H,W,C], prepared.
+        labels: int64 [N].
+    """
+    right = 0
+    for start in range(0, len(images), 500):
+        answered = runner(images[start : start + 500])["probabilities"].argmax(axis=1)
+        right += int((answered == labels[start : start + 500]).sum())
+    return right / len(images)
+
+
+def average_precision(
+    runner: Runner, scenes: Sequence[Scene], spec: InputSpec, class_names: Sequence[str]
+) -> dict[str, float]:
+    """Mean average precision by the COCO protocol, boxes in the original scenes' pixels.
+
+    Args:
+        runner: gives `boxes`, `scores` and `classes`.
+        scenes: what to detect in.
+        spec: how scenes are prepared.
+        class_names: by class id.
+
+    Returns:
+        `map_50` at an intersection over union of 0.5, and `map_50_95`, the mean over 0.5, 0.55, ..., 0.95.
+    """
+    found = []
+    for start, group in enumerate(_groups(scenes)):
+        prepared = [prepare_one(Image.fromarray(scene.image), spec) for scene in group]
+        answers = runner(np.stack([pixels for pixels, _ in prepared]))
+        for row, (_, frame) in enumerate(prepared):
+            detections = detect.to_original(
+                answers["boxes"][row],
+                answers["scores"][row],
+                answers["classes"][row],
+                frame,
+                score_threshold=0.0,
+            )
+            number = start * _BATCH + row + 1
+            corners = detections.boxes
+            boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+            for box, score, class_id in zip(boxes, detections.scores, detections.classes, strict=True):
+                found.append(
+                    {"image_id": number, "category_id": int(class_id) + 1, "bbox": box, "score": float(score)}
+                )
+    if not found:
+        return {"map_50": 0.0, "map_50_95": 0.0}
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = COCO()
+        truth.dataset = _coco_dataset(scenes, class_names)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {"map_50": float(evaluation.stats[1]), "map_50_95": float(evaluation.stats[0])}
+
+
+def mean_iou(runner: Runner, scenes: Sequence[Scene], spec: InputSpec, classes: int) -> float:
+    """Intersection over union of each class over all pixels of all scenes, averaged over the classes.
+
+    Args:
+        runner: gives `class_map`.
+        scenes: what to segment; class maps are compared at their size.
+        spec: how scenes are prepared.
+        classes: how many there are, background included.
+    """
+    confusion = np.zeros((classes, classes), np.int64)
+    for group in _groups(scenes):
+        prepared = [prepare_one(Image.fromarray(scene.image), spec) for scene in group]
+        maps = runner(np.stack([pixels for pixels, _ in prepared]))["class_map"]
+        for scene, class_map, (_, frame) in zip(group, maps, prepared, strict=True):
+            answered = segment.to_original(segment.checked(class_map, classes), frame, background=0)
+            pairs = scene.class_map.astype(np.int64) * classes + answered
+            confusion += np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
+    shared = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - shared
+    return float((shared[union > 0] / union[union > 0]).mean())
+
+
+def _groups(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
+    """Cuts scenes into groups that run together."""
+    return [tuple(scenes[start : start + _BATCH]) for start in range(0, len(scenes), _BATCH)]
+
+
+def _coco_dataset(scenes: Sequence[Scene], class_names: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+    annotations: list[dict[str, object]] = []
+    for number, scene in enumerate(scenes, start=1):
+        for (x1, y1, x2, y2), class_id in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": class_id + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                }
+            )
+    return {
+        "info": [],
+        "images": [
+            {"id": number, "height": scene.image.shape[0], "width": scene.image.shape[1]}
+            for number, scene in enumerate(scenes, start=1)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],
+        "annotations": annotations,
+    }

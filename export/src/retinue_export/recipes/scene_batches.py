@@ -1,0 +1,60 @@
+"""Batches of generated scenes in the shape the letterbox rule gives: any aspect ratio on a grey square."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from retinue_export.packaging import Normalisation
+from retinue_export.scenes import Scene, SceneSource
+from retinue_server.vision.spec import InputSpec, ResizeMode
+
+INPUT_SIDE = 160
+"""Rows and columns of the detector's and the segmenter's input."""
+PAD_VALUE = 114
+"""Grey level around a scene that is not square."""
+SPEC = InputSpec(
+    height=INPUT_SIDE,
+    width=INPUT_SIDE,
+    grey=False,
+    resize_mode=ResizeMode.LETTERBOX,
+    resample=Image.Resampling.BILINEAR,
+    pad_value=PAD_VALUE,
+)
+NORMALISATION = Normalisation((0.5,) * 3, (64 / 255,) * 3)
+"""What `networks.blocks.normalised` does, for the graph."""
+TEST_SCENES = 1000
+PARITY_SCENES = 64
+
+
+def batches(source: SceneSource, size: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], list[Scene]]]:
+    """Makes endless batches.
+
+    Yields:
+        images: uint8 [size,INPUT_SIDE,INPUT_SIDE,3];
+        scenes: what is in them, boxes and class map in the frame of `images`.
+    """
+    random = np.random.default_rng(seed)
+    while True:
+        framed = [framed_scene(source, random) for _ in range(size)]
+        yield np.stack([scene.image for scene in framed]), framed
+
+
+def framed_scene(source: SceneSource, random: np.random.Generator) -> Scene:
+    """Makes a scene, every second one narrower or lower than the input and centred on grey."""
+    height = width = INPUT_SIDE
+    if random.random() < 0.5:
+        short = int(random.integers(INPUT_SIDE // 2, INPUT_SIDE))
+        height, width = (short, width) if random.random() < 0.5 else (height, short)
+    scene = source.scene(height, width, random)
+    if height == width:
+        return scene
+    top, left = (INPUT_SIDE - height) // 2, (INPUT_SIDE - width) // 2
+    inside = (slice(top, top + height), slice(left, left + width))
+    image = np.full((INPUT_SIDE, INPUT_SIDE, 3), PAD_VALUE, np.uint8)
+    image[inside] = scene.image
+    class_map = np.zeros((INPUT_SIDE, INPUT_SIDE), np.uint8)
+    class_map[inside] = scene.class_map
+    offset = np.array([left, top, left, top], np.float32)
+    return Scene(image, scene.boxes + offset, scene.classes, class_map)

@@ -1,0 +1,127 @@
+"""The PyTorch side of a bundle that exists already: the network it was exported from, rebuilt.
+
+The weights come from the original file where it is given, else out of the bundle itself. The second proves
+that the graph computes what the module defines, with whatever weights it holds; only the first proves whose
+weights these are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from retinue.v1 import manifest_pb2 as pb
+from torch import nn
+
+from retinue_export import graph, inputs, torchvision_models
+from retinue_export.errors import ExportError
+from retinue_export.packaging import Packaging, classifier
+from retinue_export.parity import Runner
+from retinue_export.recipes.catalog import RECIPES
+from retinue_server.bundle import manifest as manifest_file
+
+_TORCHVISION = "torchvision.models."
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a bundle must agree with, and on what.
+
+    Attributes:
+        run: the PyTorch module as it was exported, uint8 [N,H,W,C] in.
+        images: uint8 [N,H,W,C], real inputs prepared by the manifest's rule.
+        weights_from: where the module's weights come from, for people.
+    """
+
+    run: Runner
+    images: NDArray[np.uint8]
+    weights_from: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    network: Callable[[], nn.Module]
+    packaging: Packaging
+    images: Callable[[], NDArray[np.uint8]]
+
+
+def load(folder: Path, manifest: pb.ModelManifest, weights: Path | None = None) -> Reference:
+    """Rebuilds the PyTorch side of a bundle.
+
+    Args:
+        folder: the version folder.
+        manifest: its manifest, validated.
+        weights: the file that the bundle was exported from; None takes the weights out of the bundle.
+
+    Raises:
+        ExportError: the bundle's architecture is unknown here, or the weights are others than the bundle's.
+    """
+    origin = _origin(manifest)
+    if weights is not None:
+        shipped = _from_file(origin, manifest, weights)
+        weights_from = f"{weights.name}, the file that the bundle was exported from (same SHA-256)"
+    else:
+        shipped = graph.folded(origin.network())
+        load_initialisers(shipped, onnx.load(folder / manifest_file.MODEL_FILE))
+        weights_from = (
+            "the bundle itself: shows that the graph computes what the PyTorch module defines, "
+            "not where the weights come from"
+        )
+    return Reference(origin.packaging.reference(shipped), origin.images(), weights_from)
+
+
+@torch.no_grad()
+def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
+    """Copies a graph's weights into the network that it was exported from.
+
+    Raises:
+        ExportError: the graph has no weight of that name and shape.
+    """
+    stored = {tensor.name.removesuffix(".fp16"): tensor for tensor in model.graph.initializer}
+    for name, value in network.state_dict().items():
+        tensor = stored.get(f"network.{name}")
+        if tensor is None or tuple(tensor.dims) != tuple(value.shape):
+            raise ExportError(
+                f"The graph has no weight `network.{name}` of shape {tuple(value.shape)}: it was not exported from "
+                "this architecture as it is defined here."
+            )
+        value.copy_(torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)))
+
+
+def _origin(manifest: pb.ModelManifest) -> _Origin:
+    architecture = manifest.source.architecture
+    for recipe in RECIPES.values():
+        if recipe.manifest.source.architecture == architecture:
+            return _Origin(recipe.network, recipe.packaging, recipe.parity_images)
+    if not architecture.startswith(_TORCHVISION):
+        raise ExportError(
+            f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here."
+        )
+    name = architecture.removeprefix(_TORCHVISION)
+    preset = torchvision_models.find_preset(name, Path(manifest.source.weights))
+    spec = manifest_file.input_spec(manifest)
+    return _Origin(
+        lambda: torchvision_models.build_network(name, len(manifest.labels)),
+        classifier(spec, preset.normalisation),
+        lambda: inputs.photos(spec),
+    )
+
+
+def _from_file(origin: _Origin, manifest: pb.ModelManifest, weights: Path) -> nn.Module:
+    if not manifest.source.weights_sha256:
+        raise ExportError("The bundle was not exported from a weights file: verify it without --weights.")
+    state = torchvision_models.read_weights(weights)
+    actual = manifest_file.file_sha256(weights)
+    if actual != manifest.source.weights_sha256:
+        raise ExportError(
+            f"{weights} has SHA-256 {actual}, but the bundle was exported from a file with "
+            f"{manifest.source.weights_sha256}."
+        )
+    network = origin.network()
+    network.load_state_dict(state)
+    shipped = graph.folded(network)
+    return graph.rounded_to_fp16(shipped) if manifest.precision == pb.PRECISION_FP16_WEIGHTS else shipped

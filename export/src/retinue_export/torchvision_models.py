@@ -1,0 +1,223 @@
+"""torchvision's image classifiers, with the transforms that belong to their weights."""
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
+from torch import nn
+from torchvision.models import WeightsEnum
+
+from retinue_export import inputs
+from retinue_export.assembly import Candidate
+from retinue_export.errors import ExportError
+from retinue_export.packaging import Normalisation, Packaging, classifier
+from retinue_server.vision.spec import InputSpec, ResizeMode
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What torchvision says of a set of weights.
+
+    Attributes:
+        weights: the entry of torchvision's own list.
+        spec: how images are prepared.
+        normalisation: how pixels are normalised.
+        labels: the classes the weights were trained on.
+    """
+
+    weights: WeightsEnum
+    spec: InputSpec
+    normalisation: Normalisation
+    labels: tuple[str, ...]
+
+
+def candidate(
+    architecture: str, name: str, weights: Path | None, labels: Path | None, full_precision: bool = False
+) -> Candidate:
+    """Prepares one of torchvision's classifiers for export.
+
+    Args:
+        architecture: torchvision's name, such as "mobilenet_v2".
+        name: the bundle's name.
+        weights: a state dict saved by torch.save; torchvision's own are downloaded where it is None.
+        labels: a text file with one label a line; torchvision's own where it is None.
+        full_precision: see `Candidate`.
+
+    Raises:
+        ExportError: the architecture is unknown, or the files do not fit it.
+    """
+    preset = find_preset(architecture, weights)
+    state = read_weights(weights) if weights is not None else _download(preset.weights)
+    classes = class_count(state)
+    names = read_labels(labels) if labels is not None else preset.labels
+    if len(names) != classes:
+        told = f"{labels} has {len(names)} labels" if labels else f"torchvision names {len(names)} classes"
+        raise ExportError(
+            f"{told}, but the weights have {classes} classes: give --labels with one line a class."
+        )
+    network = build_network(architecture, classes)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ExportError(f"The weights do not fit {architecture}: {_first_difference(error)}") from error
+    entry = preset.weights
+    manifest = pb.ModelManifest(
+        name=name,
+        task=pb.TASK_CLASSIFY,
+        labels=names,
+        source=pb.Source(
+            framework=f"torch {torch.__version__.split('+')[0]}, torchvision {version('torchvision').split('+')[0]}",
+            architecture=f"torchvision.models.{architecture}",
+            weights=weights.name if weights is not None else Path(entry.url).name,
+            licence="BSD-3-Clause",
+            weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest() if weights is not None else "",
+        ),
+    )
+    if labels is None:
+        manifest.description = (
+            f"Tells which of {classes} kinds of things a photo shows. "
+            f"torchvision's {architecture}, trained on ImageNet ({entry.name})."
+        )
+    else:
+        manifest.source.licence = "unknown"
+        manifest.description = f"torchvision's {architecture} with weights of your own: {classes} classes."
+    return Candidate(
+        manifest=manifest,
+        network=network.eval(),
+        packaging=packaging(preset),
+        parity_images=lambda: inputs.photos(preset.spec),
+        parity_inputs=inputs.PHOTOS_DESCRIPTION,
+        full_precision=full_precision,
+    )
+
+
+def find_preset(architecture: str, weights: Path | None) -> Preset:
+    """Looks up what torchvision says of a weights file, recognised by its name, or else of its first weights.
+
+    Raises:
+        ExportError: torchvision has no such classifier.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in known:
+        everything = torchvision.models.list_models()
+        if architecture in everything:
+            raise ExportError(
+                f"{architecture} is no image classifier: only torchvision's classifiers are exported."
+            )
+        raise ExportError(f"torchvision has no model {architecture!r}. It has: {', '.join(known)}.")
+    entries: list[WeightsEnum] = list(torchvision.models.get_model_weights(architecture))
+    named = [entry for entry in entries if weights is not None and Path(entry.url).name == weights.name]
+    entry = (named or entries)[0]
+    transforms: Any = entry.transforms()
+    (crop,), (side,) = transforms.crop_size, transforms.resize_size
+    resample = _RESAMPLING.get(transforms.interpolation.value)
+    if resample is None:
+        raise ExportError(
+            f"{architecture} resizes by {transforms.interpolation.value}, which no manifest can say."
+        )
+    spec = InputSpec(
+        height=crop,
+        width=crop,
+        grey=False,
+        resize_mode=ResizeMode.SHORTER_SIDE_CENTER_CROP,
+        resample=resample,
+        shorter_side=side,
+    )
+    normalisation = Normalisation(tuple(transforms.mean), tuple(transforms.std))
+    return Preset(entry, spec, normalisation, tuple(entry.meta["categories"]))
+
+
+def packaging(preset: Preset) -> Packaging:
+    """Packages a network by its preset."""
+    return classifier(preset.spec, preset.normalisation)
+
+
+def build_network(architecture: str, classes: int) -> nn.Module:
+    """Builds a classifier with random weights, such as "mobilenet_v2"."""
+    # Two older networks warn unless told how to initialise, and build a training-only branch unless told not to.
+    extra = (
+        {"init_weights": False, "aux_logits": True} if architecture in ("googlenet", "inception_v3") else {}
+    )
+    network: nn.Module = torchvision.models.get_model(
+        architecture, weights=None, num_classes=classes, **extra
+    )
+    return network
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a state dict; nothing but tensors is accepted, so no code of the file is ever run.
+
+    Raises:
+        ExportError: the file is missing, no state dict, or holds more than tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ExportError(f"There is no weights file {path}.") from error
+    except pickle.UnpicklingError as error:
+        raise ExportError(
+            f"{path} is refused: it is no file of plain tensors, and unpickling it could run code. "
+            "Save the weights again as torch.save(model.state_dict(), ...)."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as weights saved by torch.save: {error}") from error
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, torch.Tensor) for v in state.values())
+    ):
+        raise ExportError(f"{path} holds no state dict: save it as torch.save(model.state_dict(), ...).")
+    return state
+
+
+def read_labels(path: Path) -> Sequence[str]:
+    """Reads labels, one a line.
+
+    Raises:
+        ExportError: the file cannot be read, or a line is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{path} is not UTF-8 text.") from error
+    labels = tuple(line.strip() for line in lines)
+    if not labels or not all(labels):
+        raise ExportError(f"{path} must have one label a line and no empty line.")
+    return labels
+
+
+def class_count(state: dict[str, torch.Tensor]) -> int:
+    """How many classes a classifier's state dict answers: the length of its last matrix."""
+    matrices = [tensor for tensor in state.values() if tensor.ndim >= 2]
+    if not matrices:
+        raise ExportError("The weights file holds no layer.")
+    return int(matrices[-1].shape[0])
+
+
+def _download(entry: WeightsEnum) -> dict[str, torch.Tensor]:
+    try:
+        state: dict[str, torch.Tensor] = entry.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (URLError, OSError, RuntimeError) as error:
+        raise ExportError(
+            f"{entry.url} could not be downloaded ({error}): give the file as --weights."
+        ) from error
+    return state
+
+
+def _first_difference(error: RuntimeError) -> str:
+    return " ".join(str(error).splitlines()[1:2]).strip() or str(error)
