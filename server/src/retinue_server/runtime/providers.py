@@ -1,15 +1,24 @@
 """Chooses the ONNX Runtime execution provider and its options."""
 
 import base64
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnxruntime as ort
+import structlog
 
 from retinue_server.errors import StartupError
+
+_log = structlog.get_logger(__name__)
+
+# ONNX Runtime's severities.
+_WARNING = 2
+_FATAL = 4
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -94,18 +103,35 @@ def tensorrt_options(device: int, memory_limit_bytes: int, cache_folder: Path) -
 
 
 def _runs_here(name: str, options: ProviderOptions) -> str:
-    """Runs nothing but a session's creation on a provider; returns why it cannot, or an empty string."""
-    quiet = ort.SessionOptions()
-    quiet.log_severity_level = 4
+    """Creates a session of one node on a provider; returns why it cannot run it, or an empty string."""
+    with _quiet():
+        # Finds CUDA and cuDNN where pip installed them.
+        ort.preload_dlls()
+        try:
+            session = ort.InferenceSession(
+                _IDENTITY_MODEL, providers=[(name, options)], enable_fallback=False
+            )
+            if session.get_providers()[0] == name:
+                return ""
+        except Exception as error:
+            # ONNX Runtime raises classes of its own that share no base but Exception; a provider that does not work
+            # is an answer here, not a fault.
+            _log.debug("provider_probe_failed", provider=name, error=str(error))
+    return "the driver, or a library that ONNX Runtime needs for it, is missing or too old"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps ONNX Runtime from printing what it misses: the one sentence that matters is the caller's."""
+    ort.set_default_logger_severity(_FATAL)
+    printed = io.StringIO()
     try:
-        session = ort.InferenceSession(_IDENTITY_MODEL, quiet, providers=[(name, options)])
-    except Exception as error:
-        # ONNX Runtime raises classes of its own that share no base but Exception; a chosen provider that does not
-        # work is an answer here, not a fault.
-        return str(error).splitlines()[0]
-    if session.get_providers()[0] != name:
-        return "ONNX Runtime could not load it: the driver or the CUDA and cuDNN libraries are missing or too old"
-    return ""
+        with redirect_stdout(printed):
+            yield
+    finally:
+        ort.set_default_logger_severity(_WARNING)
+        if printed.getvalue():
+            _log.debug("provider_probe", printed=printed.getvalue())
 
 
 def choose(
@@ -131,8 +157,6 @@ def choose(
         StartupError: A GPU was asked for and cannot be had.
     """
     if available is None:
-        if hasattr(ort, "preload_dlls") and CUDA in ort.get_available_providers():
-            ort.preload_dlls()
         available = ort.get_available_providers()
     cuda = cuda_options(gpu_device, gpu_memory_limit_bytes)
     tensorrt = tensorrt_options(gpu_device, gpu_memory_limit_bytes, cache_folder.expanduser() / "tensorrt")
@@ -145,11 +169,15 @@ def choose(
         return Provider(CPU, requested, "", chains[CPU])
 
     wanted = TENSORRT if requested == "tensorrt" else CUDA
-    reason = (
-        why_not(wanted, chains[wanted][0][1])
-        if wanted in available
-        else "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
-    )
+    if wanted in available:
+        with _quiet():
+            # Finds CUDA and cuDNN where pip installed them.
+            ort.preload_dlls()
+            reason = why_not(wanted, chains[wanted][0][1])
+    else:
+        reason = (
+            "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
+        )
     if not reason:
         return Provider(wanted, requested, "", chains[wanted], gpu_device)
     if requested == "auto":
