@@ -11,8 +11,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from retinue_server.errors import ImageError
+from retinue_server.vision.directories import exif_orientation
 from retinue_server.vision.faults import pillow_faults
-from retinue_server.vision.headers import exif_orientation, image_format
+from retinue_server.vision.headers import image_format
 from retinue_server.vision.readers import READERS, ChannelOrder, RawImageFile, check_pixels
 from retinue_server.vision.spec import InputSpec
 

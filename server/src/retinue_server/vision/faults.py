@@ -4,15 +4,19 @@ Pillow raises whatever its parsers trip over, and not one documented class. The 
 readers of JPEG, PNG, WebP, BMP, TIFF and GIF raise on hostile bytes.
 """
 
+import ctypes
 import logging
 import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import Final
 
+import PIL
 from PIL import Image
 
 from retinue_server.errors import ImageError
@@ -49,9 +53,6 @@ _CAUGHT: Final = tuple(kind for kinds, _, _ in _TABLE for kind in kinds)
 
 _SILENCE: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-# Pillow tells its logger of some damaged files; the caller is told by ImageError.
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
 
 @contextmanager
 def pillow_faults(image_format: str) -> Iterator[None]:
@@ -76,11 +77,22 @@ def pillow_faults(image_format: str) -> Iterator[None]:
 
 
 def silence_pillow() -> None:
-    """Make the warnings that Pillow raises about damaged files vanish, in whatever state the filters are.
+    """Make what Pillow and libtiff say about damaged files vanish: the caller is told by ImageError.
 
     `warnings.catch_warnings` is not safe in threads, so the filter stays: it touches only warnings raised in
     Pillow's own modules (deprecations are attributed to the caller's). It is put in front again where
     someone, such as `-W error` or pytest, has put another before it.
     """
+    _silence_logging()
     if warnings.filters[:1] != [_SILENCE]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@cache
+def _silence_logging() -> None:
+    """Stop Pillow's logger, and libtiff's habit of writing to the process's standard error."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # The library that Pillow's wheels bring along. Where Pillow was built otherwise, libtiff stays talkative.
+    for library in Path(PIL.__file__).parent.parent.glob("pillow.libs/libtiff*"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)

@@ -17,13 +17,18 @@ _MAGICS: Final = (
     (b"GIF89a", "GIF"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),  # BigTIFF
-    (b"MM\0+", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF; Pillow does not read that of the other byte order
     (b"BM", "BMP"),
 )
-_EXIF_BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
-_EXIF_ORIENTATION: Final = 0x0112
-_EXIF_INTEGERS: Final = {1: "B", 3: "H", 4: "I"}
+
+# Far above what encoders write. Pillow walks over each segment, chunk and block in Python, so their number is
+# time.
+_MAX_JPEG_SEGMENTS: Final = 1_000
+_MAX_JPEG_EXIF_SEGMENTS: Final = 16  # which Pillow joins one by one, copying all before
+_MAX_JPEG_JUNK_BYTES: Final = 65_536
+_MAX_PNG_SPARE_CHUNKS: Final = 1_000
+_MIN_PNG_CHUNK_BYTES: Final = 64
+_MAX_GIF_EXTENSION_BYTES: Final = 1 << 20
 
 
 def image_format(data: bytes) -> str | None:
@@ -32,6 +37,33 @@ def image_format(data: bytes) -> str | None:
         if data.startswith(magic):
             return None if name == "WEBP" and data[8:12] != b"WEBP" else name
     return None
+
+
+def check_jpeg_segments(data: bytes) -> None:
+    """Refuse a JPEG with an absurd number of segments, or bytes between them, before its first scan.
+
+    Source: ITU-T T.81, annex B.
+    """
+    position = 2
+    exif_segments = 0
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        marker_position = data.find(b"\xff", position)
+        if not 0 <= marker_position - position <= _MAX_JPEG_JUNK_BYTES:
+            raise ValueError("no JPEG marker")
+        marker = data[marker_position + 1]
+        if marker == 0xFF:
+            position = marker_position + 1
+        elif marker == 0 or 0xD0 <= marker <= 0xD9 or 0xF0 <= marker <= 0xFD or marker == 0xC8:
+            position = marker_position + 2
+        elif marker == 0xDA:
+            return
+        else:
+            (length,) = struct.unpack_from(">H", data, marker_position + 2)
+            position = marker_position + 2 + length
+            exif_segments += marker == 0xE1 and data.startswith(b"Exif", marker_position + 4)
+            if exif_segments > _MAX_JPEG_EXIF_SEGMENTS:
+                break
+    raise ValueError("too many JPEG segments")
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
@@ -49,7 +81,8 @@ def webp_size(data: bytes) -> tuple[int, int]:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     elif chunk == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width_bits, height_bits = struct.unpack_from("<HH", data, 26)
-        return width_bits & 0x3FFF, height_bits & 0x3FFF
+        if width_bits & 0x3FFF and height_bits & 0x3FFF:
+            return width_bits & 0x3FFF, height_bits & 0x3FFF
     raise ValueError("no WebP bitstream header")
 
 
@@ -61,6 +94,7 @@ def png_pixels_only(data: bytes) -> bytes:
     """
     view = memoryview(data)
     pieces = []
+    chunks = 0
     kept_from = position = 8
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -69,6 +103,9 @@ def png_pixels_only(data: bytes) -> bytes:
             pieces.append(view[kept_from:position])
             kept_from = end
         position = end
+        chunks += 1
+        if chunks > _MAX_PNG_SPARE_CHUNKS + len(data) // _MIN_PNG_CHUNK_BYTES:
+            raise ValueError("too many PNG chunks")
         if kind == b"IEND":
             break
     if kept_from == 8:
@@ -97,33 +134,9 @@ def gif_first_frame(data: bytes) -> tuple[tuple[int, int], bytes]:
         while length := data[position]:
             position += 1 + length
         position += 1
+        if position > _MAX_GIF_EXTENSION_BYTES:
+            raise ValueError("too much before the first GIF frame")
     left, top, width, height = struct.unpack_from("<4H", data, position + 1)
     size = max(canvas_width, left + width), max(canvas_height, top + height)
     view = memoryview(data)
     return size, b"".join((view[:palette_end], control, view[position:]))
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, in an EXIF block, prefixed or not; 1 where it says none or is damaged.
-
-    Pillow's own reader parses every tag and warns of damaged ones; this one looks for one number.
-
-    Source: EXIF 2.3, section 4.6.4 (Orientation), and TIFF 6.0, section 2 (the directory).
-    """
-    start = 0
-    while exif.startswith(b"Exif\0\0", start):
-        start += 6
-    order = _EXIF_BYTE_ORDERS.get(exif[start : start + 4])
-    if order is None:
-        return 1
-    try:
-        directory = start + struct.unpack_from(order + "I", exif, start + 4)[0]
-        (entries,) = struct.unpack_from(order + "H", exif, directory)
-        for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(order + "HHI", exif, entry)
-            if tag == _EXIF_ORIENTATION and count == 1 and kind in _EXIF_INTEGERS:
-                (orientation,) = struct.unpack_from(order + _EXIF_INTEGERS[kind], exif, entry + 8)
-                return int(orientation) if 1 <= orientation <= 8 else 1
-    except struct.error:
-        pass
-    return 1

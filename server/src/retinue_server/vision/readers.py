@@ -18,8 +18,9 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from retinue_server.errors import ImageError
+from retinue_server.vision.directories import check_tiff_directory
 from retinue_server.vision.faults import silence_pillow
-from retinue_server.vision.headers import gif_first_frame, png_pixels_only, webp_size
+from retinue_server.vision.headers import check_jpeg_segments, gif_first_frame, png_pixels_only, webp_size
 
 ChannelOrder = Literal["RGB", "BGR", "RGBA", "GRAY"]
 
@@ -30,17 +31,28 @@ _RAW_LAYOUTS: Final[dict[ChannelOrder, str]] = {"RGB": "RGB", "BGR": "BGR", "RGB
 _MAX_BMP_RLE_PIXELS: Final = 1_000_000
 # An encoder makes about ten scans; each costs a pass over all pixels, and can be a few bytes long.
 _MAX_JPEG_SCANS: Final = 100
+_MAX_SIDE: Final = 65_535
+_MAX_BYTES_A_PIXEL: Final = 8
 # Tags that point to further directories, which Pillow would read after the pixels and fail on where they are
 # damaged.
 _TIFF_DIRECTORY_TAGS: Final = (34665, 34853, 40965)
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that is larger than the limit.
+    """Refuse an image that has more pixels than the limit, or a side that JPEG could not have.
+
+    The filter's coefficients for a side take up to 32 bytes a pixel of it, so a line of millions of pixels
+    would take more memory than a square of as many.
 
     Raises:
         ImageError: IMAGE_TOO_LARGE.
     """
+    if max(width, height) > _MAX_SIDE:
+        raise ImageError(
+            f"The image has {width} x {height} pixels, and at most {_MAX_SIDE} pixels a side are accepted. "
+            "Send a smaller one.",
+            reason="IMAGE_TOO_LARGE",
+        )
     if width * height > max_pixels:
         raise ImageError(
             f"The image has {width} x {height} pixels, and at most {max_pixels} pixels are accepted. "
@@ -97,6 +109,7 @@ class RawImageFile(ImageFile.ImageFile):
 
 
 def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:
+    check_jpeg_segments(data)
     image = _Jpeg(BytesIO(data))
     check_pixels(*image.size, max_pixels)
     if "progressive" in image.info and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
@@ -105,7 +118,7 @@ def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:
             reason="IMAGE_TOO_LARGE",
         )
     # In one block: each further one would cost a turn at the interpreter's lock.
-    image.decodermaxblock = max(len(data), 1)
+    image.decodermaxblock = len(data)
     return image
 
 
@@ -152,11 +165,15 @@ def _open_bmp(data: bytes, max_pixels: int) -> Image.Image:
 
 def _open_tiff(data: bytes, max_pixels: int) -> Image.Image:
     silence_pillow()
+    check_tiff_directory(data)
     image = TiffImageFile(BytesIO(data))
-    check_pixels(*image.size, max_pixels)
+    width, height = image.size
+    check_pixels(width, height, max_pixels)
     # A tile may be larger than the image, and is decoded whole.
-    tile_width, tile_height = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
-    check_pixels(tile_width, tile_height, max(max_pixels, 1))
+    check_pixels(image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1), max_pixels)
+    # Of each strip Pillow reads a block; where strips lie on top of each other that could be the same bytes
+    # again and again.
+    image.decodermaxblock = max(_MAX_BYTES_A_PIXEL * width * height // max(len(image.tile), 1), 4096)
     image.info.pop("xmp", None)
     exif = image.getexif()
     for tag in _TIFF_DIRECTORY_TAGS:

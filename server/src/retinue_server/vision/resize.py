@@ -5,6 +5,7 @@ Coordinates are continuous: origin in the top left corner, x to the right, y dow
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _Box = tuple[float, float, float, float]
+
+# From which EXIF orientation on an image must be turned before it is resized, since the filter does not
+# commute with turning: nearest neighbour decides ties towards one side, and a cubic filter overshoots and is
+# clipped after its horizontal pass, which 5 to 8 make the vertical one.
+_TURNED_FIRST: Final = {Image.Resampling.NEAREST: 2, Image.Resampling.BICUBIC: 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,7 @@ def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> 
     drafted = _draft(image, spec) if spec.draft_decoding else None
     flat = load_flat(image, grey=spec.grey)
     turned = orientation(image)
-    if turned != 1 and spec.resample is Image.Resampling.NEAREST:
-        # Nearest neighbour decides ties towards one side, so it does not commute with turning.
+    if drafted is None and turned >= _TURNED_FIRST.get(spec.resample, 9):
         flat, turned = flat.transpose(UPRIGHT[turned]), 1
     stored_size, content_size = drafted or (flat.size, flat.size)
     upright_size = stored_size if turned < 5 else stored_size[::-1]

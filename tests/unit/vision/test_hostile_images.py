@@ -1,0 +1,385 @@
+"""Bytes that are not an image, or not one that anybody should decode, cost an ImageError and nothing else."""
+
+import io
+import random
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from retinue_server.errors import Code, ImageError
+from retinue_server.vision.decode import decode, open_encoded, open_raw
+from retinue_server.vision.resize import prepare
+from retinue_server.vision.spec import InputSpec, ResizeMode
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SPEC = InputSpec(24, 32, False, ResizeMode.STRETCH, Image.Resampling.BILINEAR)
+
+
+def file_of(image_format, size=(60, 40)):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def riff(*chunks):
+    body = b"".join(kind + struct.pack("<I", len(data)) + data for kind, data in chunks)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def bomb(kind):
+    """A few bytes that claim at least 16,383 x 16,383 pixels, most of them 50,000 x 50,000."""
+    side = 50_000
+    if kind == "PNG":
+        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        data = zlib.compress(bytes(10_000))
+        chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", data), png_chunk(b"IEND", b"")]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    if kind == "JPEG":
+        data = file_of("JPEG")
+        frame = data.index(b"\xff\xc0") + 5
+        return data[:frame] + struct.pack(">HH", side, side) + data[frame + 4 :]
+    if kind == "GIF":  # a frame to be disposed of, for which Pillow takes memory when it opens the file
+        control = b"\x21\xf9\x04\x09\x00\x00\x00\x00"
+        frame = b"," + struct.pack("<4HB", 0, 0, side, side, 0) + b"\x08\x01\x00\x00;"
+        return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + control + frame
+    if kind == "WEBP":  # an animation's canvas, which libwebp takes when it opens the file
+        canvas = b"\x02\0\0\0" + (side - 1).to_bytes(3, "little") * 2
+        frame = bytes(6) + (side - 1).to_bytes(3, "little") * 2 + bytes(4) + file_of("WEBP")[12:]
+        return riff((b"VP8X", canvas), (b"ANIM", bytes(6)), (b"ANMF", frame))
+    if kind == "WEBP lossless":
+        return riff((b"VP8L", b"\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(9)))
+    if kind == "WEBP lossy":
+        return riff((b"VP8 ", b"\x10\0\0\x9d\x01\x2a" + struct.pack("<HH", 16_383, 16_383) + bytes(10)))
+    if kind == "BMP":
+        return (
+            b"BM"
+            + struct.pack("<IHHI", 100, 0, 0, 54)
+            + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+        )
+    tags = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (273, 8), (277, 1), (278, side), (279, 8)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+BOMBS = (*FORMATS, "WEBP lossless", "WEBP lossy")
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_too_many_pixels_are_refused_with_both_numbers(kind):
+    with pytest.raises(
+        ImageError, match=r"\d+ x \d+ pixels, and at most 1000000 pixels are accepted"
+    ) as caught:
+        open_encoded(bomb(kind), max_pixels=1_000_000)
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+def test_bombs_are_refused_before_memory_is_taken():
+    """In a process that cannot take a hundred megabytes more, no bomb fails for want of memory."""
+    script = """
+import resource, sys
+from retinue_server.errors import ImageError
+from retinue_server.vision.decode import open_encoded
+files = [bytes.fromhex(line) for line in sys.stdin]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, used + 100_000_000))
+for data in files:
+    try:
+        open_encoded(data, max_pixels=100_000_000)
+    except ImageError as error:
+        assert "pixels are accepted" in error.message, error.message
+    else:
+        raise SystemExit("a bomb was opened")
+print("all refused")
+"""
+    lines = "\n".join(bomb(kind).hex() for kind in BOMBS)
+    run = subprocess.run(
+        [sys.executable, "-c", script], input=lines, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.stdout == "all refused\n", run.stderr
+
+
+def test_opening_the_largest_images_takes_no_memory_for_their_pixels():
+    """Headers are checked at the door and images wait in queues: open, they must weigh what their file weighs."""
+    script = """
+import resource, sys
+from retinue_server.vision.decode import open_encoded
+files = [bytes.fromhex(line) for line in sys.stdin]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, used + 100_000_000))
+waiting = [open_encoded(data, max_pixels=3_000_000_000) for data in files for _ in range(10)]
+print(len(waiting), "opened")
+"""
+    lines = "\n".join(bomb(kind).hex() for kind in BOMBS if kind != "GIF")
+    run = subprocess.run(
+        [sys.executable, "-c", script], input=lines, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.stdout == "70 opened\n", run.stderr
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_pixel_limit_is_exact(image_format):
+    data = file_of(image_format)
+    assert open_encoded(data, max_pixels=2400).size == (60, 40)
+    with pytest.raises(ImageError, match="60 x 40"):
+        open_encoded(data, max_pixels=2399)
+
+
+def test_pillows_own_limit_is_raised_where_ours_is_larger_and_never_lowered(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    open_encoded(file_of("PNG"), max_pixels=100_000)
+    assert Image.MAX_IMAGE_PIXELS == 100_000
+    open_encoded(file_of("PNG"), max_pixels=5_000)
+    assert Image.MAX_IMAGE_PIXELS == 100_000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    open_encoded(file_of("PNG"), max_pixels=5_000)
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
+def test_a_line_of_a_million_pixels_is_refused():
+    header = struct.pack(">IIBBBBB", 1_000_000, 1, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
+    with pytest.raises(ImageError, match="a side") as caught:
+        open_encoded(data, max_pixels=10_000_000)
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+
+
+def test_no_bytes_are_called_empty():
+    with pytest.raises(ImageError, match="no bytes") as caught:
+        open_encoded(b"", max_pixels=1000)
+    assert caught.value.reason == "IMAGE_EMPTY"
+
+
+@pytest.mark.parametrize(
+    "data", [b"\0", b"hello", b"<html>", b"%PDF-1.7", b"RIFF\0\0\0\0WAVEfmt ", bytes(1000)]
+)
+def test_other_files_are_told_which_formats_are_read(data):
+    with pytest.raises(ImageError, match="JPEG, PNG, WebP, BMP, TIFF or GIF") as caught:
+        open_encoded(data, max_pixels=1000)
+    assert caught.value.reason == "IMAGE_UNDECODABLE"
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_truncated_file_is_refused_never_shown_in_part(image_format):
+    data = file_of(image_format)
+    whole = np.asarray(decode(open_encoded(data, max_pixels=10_000), SPEC))
+    refused = 0
+    for length in {
+        *range(1, 60),
+        *range(60, len(data), max(len(data) // 97, 1)),
+        *range(len(data) - 40, len(data)),
+    }:
+        try:
+            got = np.asarray(decode(open_encoded(data[:length], max_pixels=10_000), SPEC))
+        except ImageError as error:
+            refused += 1
+            assert error.reason == "IMAGE_UNDECODABLE"
+        else:  # only what stands behind the last pixel may be missing
+            np.testing.assert_array_equal(got, whole)
+    assert refused > 100
+
+
+def test_truncated_images_are_not_completed_by_pillow():
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def survives(data):
+    out = np.empty((24, 32, 3), np.uint8)
+    try:
+        prepare(open_encoded(data, max_pixels=100_000), SPEC, out)
+    except ImageError as error:
+        assert error.code is Code.INVALID_ARGUMENT
+        for internal in ("PIL", "Pillow", "Error", "0x", "Traceback", "object at"):
+            assert internal not in error.message
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(FORMATS), st.randoms(use_true_random=False))
+def test_damaged_bytes_cost_an_image_error_at_most(image_format, chance: random.Random):
+    data = bytearray(file_of(image_format, (20, 14)))
+    for _ in range(chance.choice((1, 2, 4, 8))):
+        data[chance.randrange(min(len(data), chance.choice((40, 200, 10_000))))] = chance.randrange(256)
+    survives(bytes(data))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0"]
+        + [b"RIFF\x40\0\0\0WEBP" + kind for kind in (b"VP8 ", b"VP8L", b"VP8X")]
+    ),
+    st.binary(max_size=200),
+)
+def test_random_bytes_cost_an_image_error_at_most(magic, noise):
+    survives(magic + noise)
+
+
+def test_damaged_tiffs_leave_neither_warnings_nor_output(capfd, caplog):
+    """Warnings are errors here, libtiff writes to the standard error itself, and Pillow logs."""
+    chance = random.Random(0)
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(buffer, "TIFF", compression="tiff_lzw")
+    for _ in range(200):
+        data = bytearray(buffer.getvalue())
+        for _ in range(3):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        survives(bytes(data))
+    samples = buffer.getvalue().replace(
+        struct.pack("<HHIH", 277, 3, 1, 3), struct.pack("<HHIH", 277, 3, 1, 999)
+    )
+    assert samples != buffer.getvalue()
+    survives(samples)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+class TestHeadersThatTakeForever:
+    """Each of these made Pillow walk, copy or allocate for seconds; now they are refused at once."""
+
+    def refused(self, data):
+        start = time.process_time()
+        with pytest.raises(ImageError):
+            decode(open_encoded(data, max_pixels=1_000_000), SPEC)
+        assert time.process_time() - start < 1
+
+    def test_a_jpeg_of_a_hundred_thousand_segments(self):
+        self.refused(b"\xff\xd8" + b"\xff\xfe\0\2" * 100_000 + file_of("JPEG")[2:])
+
+    def test_a_jpeg_of_many_exif_blocks(self):
+        block = b"\xff\xe1" + struct.pack(">H", 60_000) + b"Exif\0\0" + bytes(59_992)
+        self.refused(b"\xff\xd8" + block * 100 + file_of("JPEG")[2:])
+
+    def test_a_jpeg_with_megabytes_between_its_segments(self):
+        self.refused(b"\xff\xd8\xff\xe0\0\2" + bytes(5_000_000) + file_of("JPEG")[2:])
+
+    def test_a_progressive_jpeg_of_a_thousand_scans(self):
+        buffer = io.BytesIO()
+        Image.new("L", (64, 64), 100).save(buffer, "JPEG", progressive=True)
+        data = buffer.getvalue()
+        last_scan = data.rindex(b"\xff\xda")
+        self.refused(data[:-2] + data[last_scan:-2] * 1000 + data[-2:])
+
+    def test_a_png_of_a_hundred_thousand_empty_chunks(self):
+        data = file_of("PNG")
+        self.refused(data[:33] + png_chunk(b"IDAT", b"") * 100_000 + data[33:])
+
+    def test_a_gif_of_a_million_comment_blocks(self):
+        data = file_of("GIF")
+        self.refused(data[:-1].replace(b"GIF87a", b"GIF89a")[:13] + b"\x21\xfe" + b"\1x" * 1_000_000 + b"\0")
+
+    def test_a_tiff_of_a_million_strips(self):
+        count = 1_000_000
+        tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, count, 8)]
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+        self.refused(b"II*\0" + struct.pack("<I", 8 + 4 * count) + bytes(4 * count) + directory)
+
+    def test_a_tiff_of_a_million_rationals(self):
+        count = 1_000_000
+        tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), (282, 5, count, 8)]
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+        self.refused(b"II*\0" + struct.pack("<I", 8 + 8 * count) + bytes(8 * count) + directory)
+
+    def test_a_tiff_of_sixty_thousand_tags(self):
+        entries = b"".join(struct.pack("<HHII", tag, 3, 1, 1) for tag in range(60_000))
+        self.refused(b"II*\0\x08\0\0\0" + struct.pack("<H", 60_000) + entries + bytes(4))
+
+    def test_a_tiff_whose_tile_is_larger_than_any_image(self):
+        tags = [
+            (256, 8),
+            (257, 8),
+            (258, 8),
+            (259, 8),
+            (262, 1),
+            (322, 40_000),
+            (323, 40_000),
+            (324, 8),
+            (325, 8),
+        ]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        self.refused(
+            b"II*\0" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+        )
+
+    def test_a_large_run_length_encoded_bmp(self):
+        palette = bytes(1024)
+        header = b"BM" + struct.pack("<IHHI", 2000, 0, 0, 54 + len(palette))
+        header += struct.pack("<IiiHHIIiiII", 40, 1000, 1000, 1, 8, 1, 0, 0, 0, 256, 0)
+        with pytest.raises(ImageError):  # of a million pixels, but all are missing
+            decode(open_encoded(header + palette, max_pixels=10_000_000), SPEC)
+        header = header.replace(struct.pack("<ii", 1000, 1000), struct.pack("<ii", 1000, 1001))
+        with pytest.raises(ImageError, match="run-length"):
+            open_encoded(header + palette + b"\0\0" * 1001, max_pixels=10_000_000)
+
+
+class TestRawImages:
+    @pytest.mark.parametrize(
+        ("order", "pixel", "expected"),
+        [
+            ("RGB", b"\1\2\3", [1, 2, 3]),
+            ("BGR", b"\1\2\3", [3, 2, 1]),
+            ("RGBA", b"\1\2\3\xff", [1, 2, 3]),
+            ("RGBA", b"\1\2\3\0", [255, 255, 255]),
+            ("GRAY", b"\7", [7, 7, 7]),
+        ],
+    )
+    def test_each_channel_order_is_read(self, order, pixel, expected):
+        out = np.empty((24, 32, 3), np.uint8)
+        image = open_raw(pixel * 6, 2, 3, order, max_pixels=6)
+        assert image.size == (3, 2)
+        prepare(image, SPEC, out)
+        np.testing.assert_array_equal(out, np.broadcast_to(np.array(expected, np.uint8), out.shape))
+
+    def test_rows_are_rows(self):
+        levels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+        grey = InputSpec(2, 3, True, ResizeMode.STRETCH, Image.Resampling.BILINEAR)
+        image = open_raw(levels.tobytes(), 2, 3, "GRAY", max_pixels=6)
+        np.testing.assert_array_equal(np.asarray(decode(image, grey)), levels)
+
+    @pytest.mark.parametrize(
+        ("bytes_sent", "order", "expected"), [(17, "RGB", 18), (19, "BGR", 18), (6, "RGBA", 24)]
+    )
+    def test_a_mismatch_is_refused_with_both_numbers(self, bytes_sent, order, expected):
+        with pytest.raises(
+            ImageError, match=rf"has {bytes_sent} bytes, but 3 x 2 .* are {expected}\."
+        ) as caught:
+            open_raw(bytes(bytes_sent), 2, 3, order, max_pixels=100)
+        assert caught.value.reason == "RAW_SIZE_MISMATCH"
+
+    @pytest.mark.parametrize(("height", "width"), [(0, 5), (5, 0), (0, 0)])
+    def test_no_pixels_are_called_empty(self, height, width):
+        with pytest.raises(ImageError) as caught:
+            open_raw(b"", height, width, "RGB", max_pixels=100)
+        assert caught.value.reason == "IMAGE_EMPTY"
+
+    @pytest.mark.parametrize(
+        ("height", "width"), [(2**32 - 1, 2**32 - 1), (2**32 - 1, 1), (1, 2**31), (101, 1)]
+    )
+    def test_sizes_beyond_the_limit_are_refused(self, height, width):
+        with pytest.raises(ImageError) as caught:
+            open_raw(b"123", height, width, "RGB", max_pixels=100)
+        assert caught.value.reason == "IMAGE_TOO_LARGE"
+
+    def test_the_bytes_are_not_copied_before_they_are_used(self):
+        data = bytes(3 * 4_000_000)
+        tracemalloc.start()
+        images = [open_raw(data, 2000, 2000, "RGB", max_pixels=10_000_000) for _ in range(10)]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(images) == 10
+        assert peak < 1_000_000
