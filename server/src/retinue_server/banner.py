@@ -1,6 +1,8 @@
 """What a person who starts the server reads: its addresses, its models, and what to try next."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from retinue_server import __version__
 from retinue_server.app import Ready
@@ -8,7 +10,11 @@ from retinue_server.catalog import ServedModel
 from retinue_server.results import Task
 
 _COLUMNS = ("model", "version", "task", "input", "largest batch", "images/s a core")
-_IMAGE = "PHOTO.jpg"
+_EXAMPLES = (
+    (Task.CLASSIFY, "examples/cat.jpg", ""),
+    (Task.DETECT, "examples/scene.jpg", " --draw detections.png"),
+    (Task.SEGMENT, "examples/scene.jpg", " --draw segments.png"),
+)
 
 
 def banner(ready: Ready) -> str:
@@ -30,7 +36,7 @@ def _lines(ready: Ready) -> Iterator[str]:
     yield "Try next, in another terminal:"
     at = "" if (host, ready.grpc_port) == ("localhost", 8001) else f" --server {host}:{ready.grpc_port}"
     for command in _commands(ready.catalog.models):
-        yield f"  .venv/bin/retinue {command}{at}"
+        yield f"  {_client()} {command}{at}"
 
 
 def _row(model: ServedModel) -> tuple[str, ...]:
@@ -47,13 +53,17 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _commands(models: list[ServedModel]) -> Iterator[str]:
-    """One command a task that is served; `models` makes up the number."""
-    yield "models"
-    by_task = {model.task: model for model in models}
-    for task, extra in (
-        (Task.CLASSIFY, ""),
-        (Task.DETECT, " --draw OUT.png"),
-        (Task.SEGMENT, " --draw OUT.png"),
-    ):
-        if task in by_task:
-            yield f"{task} {_IMAGE} --model {by_task[task].name}{extra}"
+    """One command for each task that is served, on a picture of this repository where the server runs in it."""
+    for task, example, more in _EXAMPLES:
+        names = [model.name for model in models if model.task is task]
+        if names:
+            image = example if Path(example).exists() else "PHOTO.jpg"
+            yield f"{task} {image} --model {names[-1]}{more}"
+
+
+def _client() -> str:
+    """The client's command line: the one installed beside this server, if there is one."""
+    beside = Path(sys.executable).with_name("retinue")
+    if not beside.exists():
+        return "retinue"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
