@@ -10,9 +10,10 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import RetinueError
+from retinue_server.errors import InvalidRequestError, RetinueError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
 
@@ -67,7 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return handler
             self._wrapped[path] = grpc.unary_unary_rpc_method_handler(
                 self._wrap(path.removeprefix(self._prefix), handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_reading(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return self._wrapped[path]
@@ -79,6 +80,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             current_call.set(call)
             code = grpc.StatusCode.OK
             try:
+                if isinstance(request, DecodeError):
+                    raise InvalidRequestError(
+                        f"the bytes of the request are no {method}Request; build it with code generated from the "
+                        "protos.",
+                        reason="REQUEST_UNREADABLE",
+                    ) from request
                 return await behaviour(request, context)
             except RetinueError as error:
                 code = grpc_code(error.code)
@@ -98,6 +105,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._metrics.count_call(method, call.model, call.version, code.name, seconds)
 
         return run
+
+
+def _reading(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """A deserializer that returns what it cannot read as the error, so that the caller is told as of any other one.
+
+    Raised here, it would become UNKNOWN with the text of the exception.
+    """
+
+    def read(data: bytes) -> Any:
+        try:
+            return data if parse is None else parse(data)
+        except DecodeError as error:
+            return error
+
+    return read
 
 
 async def _abort(context: Context, error: RetinueError, cause: Exception | None = None) -> NoReturn:
