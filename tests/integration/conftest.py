@@ -1,0 +1,48 @@
+"""Connections to the servers that the tests of this folder share."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests import colour_bundles, odd_bundles
+from tests.calls import Connection, connected, flat
+from tests.server_process import ServerProcess, running_server
+
+SMALL_QUEUE_IMAGES = 8
+SMALL_REQUEST_BYTES = 100_000
+
+
+@pytest.fixture(scope="session")
+def colour(colour_server: ServerProcess) -> Iterator[Connection]:
+    """A connection to the server with one tiny bundle a task."""
+    with connected(colour_server.grpc_address) as connection:
+        yield connection
+
+
+@pytest.fixture
+def still_answering(colour: Connection) -> Iterator[None]:
+    """Whatever a test does, the server answers afterwards."""
+    yield
+    response = colour.classify(flat(255, 0, 0), top_k=1)
+    assert response.outcomes[0].result.classes[0].label == "red"
+
+
+@pytest.fixture(scope="session")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with narrow limits, one batch at a time, and classifiers only, of which one can be made to take long."""
+    models = tmp_path_factory.mktemp("small")
+    colour_bundles.classifier(models)
+    odd_bundles.slow_classifier(models)
+    limits = (
+        *("--instances", "1"),
+        *("--max-queue-images", str(SMALL_QUEUE_IMAGES)),
+        *("--max-request-bytes", str(SMALL_REQUEST_BYTES)),
+    )
+    with running_server(models, *limits) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small(small_server: ServerProcess) -> Iterator[Connection]:
+    """A connection to it."""
+    with connected(small_server.grpc_address) as connection:
+        yield connection

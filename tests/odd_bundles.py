@@ -1,0 +1,114 @@
+"""Bundles that are slow, fail on some images, or are broken: made from the tiny colour bundles."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tests import colour_bundles
+
+_MATRIX_SIDE = 512
+_FAR_OUT_OF_BOUNDS = 1_000_000
+
+
+def edit_graph(bundle: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
+    """Changes a bundle's graph in place; its manifest gets the new hash. Returns the bundle."""
+    path = bundle / "model.onnx"
+    model = onnx.load(path)
+    edit(model)
+    return replace_model(bundle, model.SerializeToString())
+
+
+def replace_model(bundle: Path, content: bytes) -> Path:
+    """Replaces model.onnx; the manifest gets the new hash. Returns the bundle."""
+    (bundle / "model.onnx").write_bytes(content)
+    colour_bundles.rewrite_manifest(bundle, sha256=hashlib.sha256(content).hexdigest())
+    return bundle
+
+
+def slow_classifier(models: Path, name: str = "slow-classifier") -> Path:
+    """The colour classifier, slowed by the darkest level of the brightest image of a batch: about a millisecond each.
+
+    Noise, which a new model is measured with, has a darkest level of about 0.
+    """
+    bundle = colour_bundles.classifier(models, name)
+
+    def edit(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        state = helper.make_tensor_value_info("state", TensorProto.FLOAT, [_MATRIX_SIDE, _MATRIX_SIDE])
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["going"], ["still_going"]),
+                helper.make_node("MatMul", ["state", "matrix"], ["next_state"]),
+            ],
+            "work",
+            [
+                helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+                helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+                state,
+            ],
+            [
+                helper.make_tensor_value_info("still_going", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next_state", TensorProto.FLOAT, [_MATRIX_SIDE, _MATRIX_SIDE]),
+            ],
+        )
+        _insert_before_softmax(
+            graph,
+            [
+                *_brightness(),
+                helper.make_node("Loop", ["brightness", "", "matrix"], ["worn"], body=body),
+                helper.make_node("ReduceMax", ["worn"], ["largest"], keepdims=0),
+                helper.make_node("Mul", ["largest", "nothing_much"], ["addend"]),
+            ],
+        )
+        matrix = np.full((_MATRIX_SIDE, _MATRIX_SIDE), 1 / _MATRIX_SIDE, np.float32)
+        graph.initializer.append(numpy_helper.from_array(matrix, "matrix"))
+        graph.initializer.append(numpy_helper.from_array(np.array(1e-20, np.float32), "nothing_much"))
+
+    return edit_graph(bundle, edit)
+
+
+def failing_classifier(models: Path, name: str = "failing-classifier") -> Path:
+    """The colour classifier, whose graph fails on a batch with a white image."""
+    bundle = colour_bundles.classifier(models, name)
+
+    def edit(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        _insert_before_softmax(
+            graph,
+            [
+                *_brightness(),
+                helper.make_node("Equal", ["brightness", "white"], ["is_white"]),
+                helper.make_node("Cast", ["is_white"], ["zero_or_one"], to=TensorProto.INT64),
+                helper.make_node("Mul", ["zero_or_one", "far"], ["place"]),
+                helper.make_node("Gather", ["zeros", "place"], ["addend"]),
+            ],
+        )
+        graph.initializer.append(numpy_helper.from_array(np.array(255), "white"))
+        graph.initializer.append(numpy_helper.from_array(np.array(_FAR_OUT_OF_BOUNDS), "far"))
+        graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "zeros"))
+
+    return edit_graph(bundle, edit)
+
+
+def _brightness() -> list[onnx.NodeProto]:
+    """Nodes that make `brightness`, int64 []: the darkest level of the brightest image."""
+    return [
+        helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.INT64),
+        helper.make_node("ReduceMin", ["levels", "within_an_image"], ["darkest"], keepdims=0),
+        helper.make_node("ReduceMax", ["darkest"], ["brightness"], keepdims=0),
+    ]
+
+
+def _insert_before_softmax(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Adds the nodes' `addend` to what the classifier's softmax gets."""
+    *before, softmax = graph.node
+    softmax.input[0] = "worn_means"
+    del graph.node[:]
+    graph.node.extend(
+        [*before, *nodes, helper.make_node("Add", ["means", "addend"], ["worn_means"]), softmax]
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), "within_an_image"))
