@@ -28,7 +28,7 @@ from retinue_server.results import Answer, Task
 from retinue_server.runtime.memory import device_memory_used_bytes
 from retinue_server.runtime.profile import Profile, measure
 from retinue_server.runtime.providers import Provider
-from retinue_server.runtime.session import Session, Threads
+from retinue_server.runtime.session import Session, Threads, explain
 
 _log = structlog.get_logger(__name__)
 
@@ -171,15 +171,19 @@ class Loader:
         """
         models: list[ServedModel] = []
         failures: dict[tuple[str, int], BundleError] = {}
+        reasons: list[str] = []
         for bundle in bundles:
             try:
                 models.append(self.load(bundle))
             except BundleError as error:
-                failures[bundle.name, bundle.version] = error
+                reasons.append(error.message)
+                # Callers are told which file and field, but not where on this machine it lies.
+                failures[bundle.name, bundle.version] = BundleError(
+                    error.message.replace(f"{bundle.path}{os.sep}", "")
+                )
                 _log.error("model_refused", model=bundle.name, version=bundle.version, reason=error.message)
         if not models:
-            reasons = " ".join(error.message for error in failures.values())
-            raise StartupError(f"none of the bundles can be served: {reasons}")
+            raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
         return Catalog(models, failures)
 
     def load(self, bundle: BundleFolder) -> ServedModel:
@@ -199,7 +203,7 @@ class Loader:
             session.shrink_memory(np.zeros((1, *shape), np.uint8))
         except Exception as error:
             # A graph that loads may still fail when it runs; ONNX Runtime's exceptions share only Exception.
-            raise BundleError(f"{bundle.model_path} cannot be run: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"{bundle.model_path} cannot be run: {explain(error)}.") from error
         pipeline = Pipeline(
             session,
             spec,

@@ -51,7 +51,9 @@ def read(folder: Path) -> pb.ModelManifest:
     try:
         manifest = json_format.Parse(text, pb.ModelManifest(), max_recursion_depth=20)
     except json_format.ParseError as error:
-        raise BundleError(f"{path} is not a retinue.v1.ModelManifest: {error}.") from error
+        # Further lines list what every manifest may have.
+        first_line = str(error).splitlines()[0].rstrip(".")
+        raise BundleError(f"{path} is not a retinue.v1.ModelManifest: {first_line}.") from error
     _validate(manifest, path)
     return manifest
 

@@ -1,5 +1,6 @@
 """One network in ONNX Runtime: created, checked against its manifest, and run on batches of images."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,13 @@ from retinue_server.runtime.providers import Provider
 Array = npt.NDArray[Any]
 
 INPUT = "images"
+
+# What ONNX Runtime puts before what it has to say.
+_PREAMBLE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"(?:Load model from .*? failed:|Non-zero status code returned while running .*? Status Message: )?",
+    re.DOTALL,
+)
 
 # ONNX Runtime's names of element types, as the contract of each output allows them, and how many dimensions it has.
 _OUTPUTS: Mapping[int, Mapping[str, tuple[frozenset[str], int]]] = {
@@ -63,7 +71,7 @@ class Session:
             )
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
-            raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}.") from error
+            raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {explain(error)}.") from error
         running = self._session.get_providers()[0]
         if running != provider.name:
             raise StartupError(
@@ -169,5 +177,7 @@ def _session_options(threads: Threads) -> ort.SessionOptions:
     return options
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+def explain(error: Exception) -> str:
+    """What ONNX Runtime says of a failure, without its codes and places: one line that ends without a full stop."""
+    text = _PREAMBLE.sub("", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
