@@ -22,7 +22,8 @@ INPUT = "images"
 # What ONNX Runtime puts before what it has to say.
 _PREAMBLE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
-    r"(?:Load model from .*? failed:|Non-zero status code returned while running .*? Status Message: )?",
+    r"(?:Load model from .*? failed:|Non-zero status code returned while running .*? Status Message: )?"
+    r"(?:/\S+:\d+ .*? was false\. )?",
     re.DOTALL,
 )
 
