@@ -22,7 +22,7 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 
 # What a caller has no use for: tracebacks, paths, modules, classes, addresses of objects.
 _INTERNALS = re.compile(
-    r"Traceback|File \"|line \d|\.py\b|(?<![\w'])/\w|\w/\w+/|retinue_server|0x[0-9a-f]{6}|<class|"
+    r"Traceback|File \"|, line \d|\.py\b|(?<![\w'])/\w|\w/\w+/|retinue_server|0x[0-9a-f]{6}|<class|"
     r"\b[A-Z]\w*(?:Error|Exception|Warning)\b|\bPIL\b|\bNone\b|\bself\b"
 )
 
