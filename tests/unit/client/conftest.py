@@ -65,6 +65,8 @@ def content_of(image: Any) -> str:
     """What an image says of itself: its bytes as text, or a raw image's size and channel order."""
     if image.WhichOneof("source") == "raw":
         return f"{image.raw.width}x{image.raw.height} order {image.raw.channel_order}"
+    if image.encoded.startswith(b"\x89PNG"):
+        return "a PNG"
     return image.encoded[:40].decode("latin-1")
 
 
@@ -72,7 +74,7 @@ def content_of(image: Any) -> str:
 class FakeService(pb_grpc.VisionServiceServicer):
     """Answers every image with a class named after the image's content; `bad...` gets an error.
 
-    `failures` are used up first, one a call. `hold` keeps calls waiting until it is set.
+    `failures` are used up first, one a call; `on_request` may then fail it. `hold` keeps calls waiting until it is set.
     """
 
     requests: list[Any] = field(default_factory=list)
@@ -82,6 +84,7 @@ class FakeService(pb_grpc.VisionServiceServicer):
     most_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     alter_response: Callable[[Any], None] | None = None
+    on_request: Callable[[Any, Any], None] | None = None
 
     def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:
         def result(image: Any) -> pb.ClassifyOutcome:
@@ -158,6 +161,8 @@ class FakeService(pb_grpc.VisionServiceServicer):
             failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             failure.abort(context)
+        if self.on_request is not None:
+            self.on_request(request, context)
 
     def _answer(
         self,

@@ -3,12 +3,12 @@
 It imports nothing of the server; the command line (`retinue_client.cli`) is an extra.
 """
 
-from ._async_client import AsyncClient
-from ._calls import CallOptions, ClassifyOptions, DetectOptions, SegmentOptions
-from ._classification import Classification, ClassScore
-from ._client import Client
-from ._detections import Detection, Detections
-from ._errors import (
+from retinue_client._async_client import AsyncClient
+from retinue_client._calls import CallOptions, ClassifyOptions, DetectOptions, SegmentOptions
+from retinue_client._classification import Classification, ClassScore
+from retinue_client._client import Client
+from retinue_client._detections import Detection, Detections
+from retinue_client._errors import (
     AuthenticationError,
     DeadlineExceededError,
     ImageError,
@@ -23,10 +23,10 @@ from ._errors import (
     UnavailableError,
     WrongTaskError,
 )
-from ._images import ImageSource
-from ._models import ModelInfo, Quality, Task
-from ._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
-from ._timing import Timing
+from retinue_client._images import ImageSource
+from retinue_client._models import ModelInfo, Quality, Task
+from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
+from retinue_client._timing import Timing
 
 __version__ = "0.1.0"
 

@@ -8,11 +8,11 @@ from typing import Any, Generic, TypedDict, TypeVar
 import numpy as np
 from retinue.v1 import vision_service_pb2 as pb
 
-from ._classification import Classification, ClassScore
-from ._detections import Detections
-from ._errors import InvalidRequestError, ResponseError, image_error_from_status
-from ._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
-from ._timing import Timing
+from retinue_client._classification import Classification, ClassScore
+from retinue_client._detections import Detections
+from retinue_client._errors import InvalidRequestError, ResponseError, image_error_from_status
+from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
+from retinue_client._timing import Timing
 
 ResultT = TypeVar("ResultT")
 

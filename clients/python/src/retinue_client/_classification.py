@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from ._draw import draw_classification
-from ._images import ImageSource, open_upright
-from ._timing import Timing, provenance
+from retinue_client._draw import draw_classification
+from retinue_client._images import ImageSource, open_upright
+from retinue_client._timing import Timing, provenance
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import grpc
 from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
-from ._address import resolve_address
-from ._calls import (
+from retinue_client._address import resolve_address
+from retinue_client._calls import (
     Call,
     ClassifyOptions,
     DetectOptions,
@@ -20,20 +20,20 @@ from ._calls import (
     detect_call,
     segment_call,
 )
-from ._channel import (
+from retinue_client._channel import (
     CHANNEL_OPTIONS,
     DEFAULT_MAX_REQUEST_BYTES,
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
 )
-from ._classification import Classification
-from ._detections import Detections
-from ._errors import ImageError, error_from_call
-from ._images import ImageSource
-from ._job import Job, Request, RequestLimits, as_images
-from ._models import ModelInfo, Task, list_models_request, model_info
-from ._segmentation import Segmentation
+from retinue_client._classification import Classification
+from retinue_client._detections import Detections
+from retinue_client._errors import ImageError, error_from_call
+from retinue_client._images import ImageSource
+from retinue_client._job import Job, Request, RequestLimits, as_images
+from retinue_client._models import ModelInfo, Task, list_models_request, model_info
+from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
 

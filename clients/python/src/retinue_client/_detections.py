@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ._draw import draw_detections
-from ._images import ImageSource, open_upright
-from ._timing import Timing, provenance
+from retinue_client._draw import draw_detections
+from retinue_client._images import ImageSource, open_upright
+from retinue_client._timing import Timing, provenance
 
 
 @dataclass(frozen=True, slots=True)

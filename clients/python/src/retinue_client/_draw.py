@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ._palette import Colour, colour_of_class, colour_table, text_colour_on
+from retinue_client._palette import Colour, colour_of_class, colour_table, text_colour_on
 
 _SMALLEST_PICTURE = 480
 _PANEL_COLOUR = (24, 26, 31)

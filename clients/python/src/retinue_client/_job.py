@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ._calls import Call
-from ._errors import ImageError, RequestTooLargeError, RetinueError
-from ._images import ImageSource, describe, fill_image, is_image_source
+from retinue_client._calls import Call
+from retinue_client._errors import ImageError, RequestTooLargeError, RetinueError
+from retinue_client._images import ImageSource, describe, fill_image, is_image_source
 
 ResultT = TypeVar("ResultT")
 

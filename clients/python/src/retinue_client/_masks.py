@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ._errors import ResponseError
+from retinue_client._errors import ResponseError
 
 
 def class_map_from_png(png: bytes, height: int, width: int) -> npt.NDArray[np.uint8 | np.uint16]:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ._draw import draw_segmentation
-from ._images import ImageSource, open_upright
-from ._masks import class_map_from_png, class_map_from_raw, mask_from_rle
-from ._timing import Timing, provenance
+from retinue_client._draw import draw_segmentation
+from retinue_client._images import ImageSource, open_upright
+from retinue_client._masks import class_map_from_png, class_map_from_raw, mask_from_rle
+from retinue_client._timing import Timing, provenance
 
 MaskFormat: TypeAlias = Literal["png", "coco_rle", "raw"]
 """How the class map travels: a greyscale PNG, a COCO run-length mask for each class, or the class ids."""

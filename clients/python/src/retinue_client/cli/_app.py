@@ -1,0 +1,180 @@
+"""The commands."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from retinue_client import MaskFormat, RetinueError, __version__
+from retinue_client.cli._ask import Outputs, ask_about
+from retinue_client.cli._console import console_for
+from retinue_client.cli._exit import fail
+from retinue_client.cli._files import plan_outputs
+from retinue_client.cli._options import (
+    DEFAULT_SERVER,
+    DEFAULT_TIMEOUT,
+    Classes,
+    Draw,
+    Images,
+    Json,
+    MaxDetections,
+    Model,
+    ModelVersion,
+    Server,
+    Threshold,
+    Timeout,
+    TopK,
+    connect,
+)
+from retinue_client.cli._score import score
+from retinue_client.cli._show import models_table, print_json
+
+app = typer.Typer(
+    name="retinue",
+    help="Asks a Retinue server about images.",
+    epilog="Exit codes: 0 every image was answered; 1 some were not; 2 wrong usage, or the server did not answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(no_args_is_help=True)(score)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"retinue {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_the_program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(no_args_is_help=True)
+def classify(  # noqa: PLR0913 (a command's options are its parameters)
+    images: Images,
+    *,
+    model: Model = "",
+    model_version: ModelVersion = None,
+    top_k: TopK = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Leave out classes of a lower probability, in [0, 1].")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: Json = False,
+    draw: Draw = None,
+) -> None:
+    """Say which classes each image shows."""
+    outputs = _outputs(images, as_json, draw)
+    with connect(server, timeout) as client:
+        ask_about(
+            images,
+            lambda contents: client.classify(
+                contents, model=model, version=model_version, top_k=top_k, min_score=min_score
+            ),
+            outputs,
+        )
+
+
+@app.command(no_args_is_help=True)
+def detect(  # noqa: PLR0913 (a command's options are its parameters)
+    images: Images,
+    *,
+    model: Model = "",
+    model_version: ModelVersion = None,
+    threshold: Threshold = None,
+    max_detections: MaxDetections = None,
+    classes: Classes = None,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: Json = False,
+    draw: Draw = None,
+) -> None:
+    """Find the objects in each image."""
+    outputs = _outputs(images, as_json, draw)
+    with connect(server, timeout) as client:
+        ask_about(
+            images,
+            lambda contents: client.detect(
+                contents,
+                model=model,
+                version=model_version,
+                score_threshold=threshold,
+                max_detections=max_detections,
+                classes=classes or (),
+            ),
+            outputs,
+        )
+
+
+@app.command(no_args_is_help=True)
+def segment(  # noqa: PLR0913 (a command's options are its parameters)
+    images: Images,
+    *,
+    model: Model = "",
+    model_version: ModelVersion = None,
+    classes: Classes = None,
+    mask_out: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-out",
+            metavar="OUT.png",
+            help="Write the class map as a greyscale PNG; for several images, a folder.",
+        ),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: Json = False,
+    draw: Draw = None,
+) -> None:
+    """Give each pixel of each image a class."""
+    outputs = _outputs(images, as_json, draw, mask_out)
+    # Run-length masks are text that COCO tools read; a PNG is smaller where nobody reads it as JSON.
+    mask_format: MaskFormat = "coco_rle" if as_json else "png"
+    with connect(server, timeout) as client:
+        ask_about(
+            images,
+            lambda contents: client.segment(
+                contents,
+                model=model,
+                version=model_version,
+                classes=classes or (),
+                mask_format=mask_format,
+            ),
+            outputs,
+        )
+
+
+@app.command()
+def models(
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    as_json: Json = False,
+) -> None:
+    """List the models that the server has."""
+    with connect(server, timeout) as client:
+        try:
+            found = client.list_models()
+        except RetinueError as error:
+            fail(error.message)
+    if as_json:
+        for model in found:
+            print_json(model.to_dict())
+    elif found:
+        console_for(sys.stdout).print(models_table(found))
+    else:
+        console_for(sys.stderr).print(f"The server at {client.address} has no models.")
+
+
+def _outputs(images: list[str], as_json: bool, draw: str | None, mask_out: str | None = None) -> Outputs:
+    return Outputs(
+        as_json=as_json,
+        drawings=plan_outputs("--draw", draw, images),
+        class_maps=plan_outputs("--mask-out", mask_out, images, suffixes=frozenset({".png"})),
+    )

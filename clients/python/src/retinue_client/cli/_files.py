@@ -1,0 +1,90 @@
+"""The files that the command line reads and writes."""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from retinue_client._errors import ImageError
+from retinue_client._images import read_file
+from retinue_client.cli._exit import fail
+
+STANDARD_INPUT = "-"
+
+
+def read_image(name: str) -> bytes | ImageError:
+    """The bytes of an image named on the command line, or why there are none."""
+    if name == STANDARD_INPUT:
+        return sys.stdin.buffer.read()
+    try:
+        return read_file(name)
+    except ImageError as error:
+        return error
+
+
+def plan_outputs(
+    option: str, out: str | None, images: list[str], *, suffixes: frozenset[str] | None = None
+) -> list[Path | None]:
+    """Where to write a picture for each image. Creates the folder that several images need.
+
+    Args:
+        option: The option's name, for messages.
+        out: Its value: a file for one image, a folder for several. None writes nothing.
+        images: The images as named on the command line.
+        suffixes: The file formats that will do; None means all that Pillow writes.
+
+    Returns:
+        A path for each image, no two of them the same, or None for each where nothing is written.
+
+    Raises:
+        typer.Exit: `out` is a file for several images, or cannot be written as named.
+    """
+    if out is None:
+        return [None] * len(images)
+    path = Path(out)
+    writable = suffixes or frozenset(Image.registered_extensions()) & _suffixes_pillow_writes()
+    if len(images) == 1 and not path.is_dir():
+        if path.suffix.lower() not in writable:
+            fail(f"{option}: {out!r} does not name a picture: end it in .png.")
+        if not path.parent.is_dir():
+            fail(f"{option}: there is no folder {str(path.parent)!r}.")
+        return [path]
+    if path.suffix.lower() in writable or (path.exists() and not path.is_dir()):
+        fail(f"{option}: {out!r} is a file, and {len(images)} images need a folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        fail(f"{option}: {out!r} cannot be created: {exc.strerror}.")
+    return [path / name for name in _distinct_names(images)]
+
+
+def save_picture(picture: Image.Image, path: Path, option: str) -> None:
+    """Writes a picture.
+
+    Raises:
+        typer.Exit: The file cannot be written.
+    """
+    try:
+        picture.save(path)
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        fail(f"{option}: {str(path)!r} cannot be written: {reason}.")
+
+
+def _suffixes_pillow_writes() -> frozenset[str]:
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE)
+
+
+def _distinct_names(images: list[str]) -> list[str]:
+    """A PNG file name for each image: its own stem, with a number where several have the same."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for image in images:
+        stem = "stdin" if image == STANDARD_INPUT else Path(image).stem or "image"
+        name, number = f"{stem}.png", 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}-{number}.png"
+        taken.add(name.lower())
+        names.append(name)
+    return names

@@ -1,0 +1,77 @@
+"""Options that several commands have, and what they mean together."""
+
+from typing import Annotated
+
+import typer
+
+from retinue_client import AsyncClient, Client
+from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS
+from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
+from retinue_client.cli._exit import fail
+
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGE...", help="Image files; - reads one from standard input.")
+]
+Server = Annotated[
+    str,
+    typer.Option("--server", metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="Where the server is."),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Which model; not needed where the server has one for the task."),
+]
+ModelVersion = Annotated[
+    int | None, typer.Option("--model-version", min=1, help="Which version of it; the newest by default.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long a request may take.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of tables.")]
+Draw = Annotated[
+    str | None,
+    typer.Option(
+        "--draw", metavar="OUT.png", help="Paint the result over the image; for several images, a folder."
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", metavar="NAME", help="Only this class; may be given several times."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="How many classes to return; 5 by default.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="Leave out detections of a lower score, in [0, 1]; the model's own threshold by default.",
+    ),
+]
+MaxDetections = Annotated[
+    int | None, typer.Option("--max-detections", help="The most detections of an image; all by default.")
+]
+
+DEFAULT_SERVER = DEFAULT_ADDRESS
+DEFAULT_TIMEOUT = DEFAULT_TIMEOUT_SECONDS
+
+
+def connect(server: str, timeout_seconds: float) -> Client:
+    """A client of the server that the command line names.
+
+    Raises:
+        typer.Exit: The address makes no sense.
+    """
+    try:
+        return Client(server, timeout_seconds=timeout_seconds)
+    except ValueError as exc:
+        fail(f"--server: {exc}")
+
+
+def connect_async(server: str, timeout_seconds: float) -> AsyncClient:
+    """The same for asyncio.
+
+    Raises:
+        typer.Exit: The address makes no sense.
+    """
+    try:
+        return AsyncClient(server, timeout_seconds=timeout_seconds)
+    except ValueError as exc:
+        fail(f"--server: {exc}")

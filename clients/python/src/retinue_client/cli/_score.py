@@ -1,0 +1,228 @@
+"""The command `retinue score`."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retinue_client import AsyncClient, RetinueError, __version__
+from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
+from retinue_client._score.job import Job, ScoreOptions, Summary, find_model
+from retinue_client._score.rows import schema_of
+from retinue_client._score.table import Table, partial_path_of
+from retinue_client.cli._console import console_for
+from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
+from retinue_client.cli._options import (
+    DEFAULT_SERVER,
+    DEFAULT_TIMEOUT,
+    Classes,
+    MaxDetections,
+    Model,
+    ModelVersion,
+    Server,
+    Threshold,
+    Timeout,
+    TopK,
+    connect_async,
+)
+from retinue_client.cli._progress import ScoreProgress
+
+
+class TaskName(StrEnum):
+    """The questions a folder can be scored with."""
+
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"
+
+
+def score(  # noqa: PLR0913 (a command's options are its parameters)
+    folder: Annotated[Path, typer.Argument(metavar="INPUT_DIR", help="The folder; subfolders are included.")],
+    *,
+    task: Annotated[TaskName, typer.Option("--task", "-t", help="The question.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RESULTS.parquet", help="The results' file.")],
+    model: Model = "",
+    model_version: ModelVersion = None,
+    top_k: TopK = None,
+    threshold: Threshold = None,
+    max_detections: MaxDetections = None,
+    classes: Classes = None,
+    all_files: Annotated[
+        bool, typer.Option("--all-files", help="Take every file, not only those named like images.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results' file.")] = False,
+    max_in_flight: Annotated[
+        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once.")
+    ] = 128,
+    patience: Annotated[
+        float,
+        typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
+    ] = 120.0,
+    server: Server = DEFAULT_SERVER,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+) -> None:
+    """Score all images of a folder into a Parquet file.
+
+    Every file gets one row, in order of its path: a result, or the reason why there is none.
+    """
+    options: dict[str, Any] = {"model": model, "version": model_version}
+    options |= _options_of_task(
+        task,
+        {
+            "--top-k": ("top_k", {TaskName.CLASSIFY}, top_k),
+            "--threshold": ("score_threshold", {TaskName.DETECT}, threshold),
+            "--max-detections": ("max_detections", {TaskName.DETECT}, max_detections),
+            "--class": ("classes", {TaskName.DETECT, TaskName.SEGMENT}, classes),
+        },
+    )
+    _check_paths(folder, out, overwrite)
+    plan = _Plan(
+        folder,
+        out,
+        all_files,
+        ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
+    )
+    client = connect_async(server, timeout)
+    try:
+        summary = asyncio.run(plan.carry_out(client))
+    except KeyboardInterrupt:
+        console_for(sys.stderr).print(f"retinue: interrupted; {_where_rows_are(out)}", soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except RetinueError as error:
+        fail(f"{error.message} {_where_rows_are(out)}".strip())
+    except OSError as exc:
+        fail(f"{exc.filename or out}: {exc.strerror or exc}.")
+    _finish(plan, summary)
+
+
+class _Plan:
+    """One run of the command."""
+
+    def __init__(self, folder: Path, out: Path, all_files: bool, options: ScoreOptions) -> None:
+        self.folder = folder
+        self.out = out
+        self.all_files = all_files
+        self.options = options
+
+    def entries(self) -> Iterator[Entry]:
+        """The files, in order; never those that the job itself writes."""
+        root, own = self.folder.resolve(), self.out.resolve()
+        leave_out = frozenset[Path]()
+        if own.is_relative_to(root):
+            inside = self.folder / own.relative_to(root)
+            leave_out = frozenset({inside, partial_path_of(inside)})
+        return walk(self.folder, all_files=self.all_files, leave_out=leave_out)
+
+    async def carry_out(self, client: AsyncClient) -> Summary:
+        """Scores the files into the table. The table keeps its partial name where this does not succeed."""
+        task = self.options.task
+        table = Table(self.out, schema_of(task, self._metadata()))
+        try:
+            async with client:
+                wanted = self.options.options
+                await find_model(client, task, wanted["model"], wanted["version"])
+                summary = await self._run(client, table)
+        except BaseException:
+            table.leave()
+            raise
+        if summary.scored + summary.failed == 0:
+            table.discard()
+        else:
+            table.commit()
+        return summary
+
+    async def _run(self, client: AsyncClient, table: Table) -> Summary:
+        with ScoreProgress(console_for(sys.stderr)) as progress:
+            count = asyncio.get_running_loop().run_in_executor(None, self._count)
+            count.add_done_callback(progress.count_done)
+            return await Job(client, self.folder, self.options, progress.add).run(self.entries(), table)
+
+    def _count(self) -> int:
+        return sum(1 for _ in self.entries())
+
+    def _metadata(self) -> dict[str, str]:
+        options = {name: value for name, value in self.options.options.items() if value not in (None, "")}
+        return {
+            "retinue.task": self.options.task,
+            "retinue.client": __version__,
+            "retinue.options": json.dumps(options),
+        }
+
+
+def _options_of_task(
+    task: TaskName, flags: dict[str, tuple[str, set[TaskName], object]]
+) -> dict[str, object]:
+    """The question's options.
+
+    Args:
+        task: The question.
+        flags: For each flag, the option's name, the questions that have it, and what was given.
+
+    Raises:
+        typer.Exit: A flag was given that belongs to another question.
+    """
+    options: dict[str, object] = {}
+    for flag, (name, tasks, value) in flags.items():
+        if value is None:
+            continue
+        if task not in tasks:
+            fail(f"{flag} belongs to --task {' or '.join(sorted(tasks))}, not to {task}.")
+        options[name] = value
+    if task is TaskName.SEGMENT:
+        options["mask_format"] = "coco_rle"
+    return options
+
+
+def _check_paths(folder: Path, out: Path, overwrite: bool) -> None:
+    """Refuses what cannot work before the server is asked for anything.
+
+    Raises:
+        typer.Exit: The message says what is wrong with which path.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        fail(f"INPUT_DIR: {str(folder)!r} {what}.")
+    try:
+        next(folder.iterdir(), None)
+    except OSError as exc:
+        fail(f"INPUT_DIR: {str(folder)!r} cannot be listed: {exc.strerror}.")
+    if out.suffix.lower() != ".parquet":
+        fail(f"--out: {str(out)!r}: results are Parquet; end it in .parquet.")
+    if not out.parent.is_dir():
+        fail(f"--out: there is no folder {str(out.parent)!r}.")
+    if out.is_dir():
+        fail(f"--out: {str(out)!r} is a folder.")
+    if out.exists() and not overwrite:
+        fail(f"--out: {str(out)!r} exists; --overwrite replaces it, once the new results are complete.")
+
+
+def _where_rows_are(out: Path) -> str:
+    partial = partial_path_of(out)
+    return f"The rows so far are in {partial}." if partial.exists() else ""
+
+
+def _finish(plan: _Plan, summary: Summary) -> None:
+    """Says how it went, and ends the command with its exit code."""
+    if summary.scored + summary.failed == 0:
+        advice = (
+            ""
+            if plan.all_files
+            else (f" named like images ({', '.join(sorted(IMAGE_SUFFIXES))}); --all-files takes every file")
+        )
+        fail(f"{plan.folder} has no files{advice}.")
+    total = summary.scored + summary.failed
+    text = f"scored {summary.scored:,} of {total:,} images in {summary.seconds:.1f} s"
+    text += f" ({total / max(summary.seconds, 1e-9):.1f} images/s)"
+    if summary.failed:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary.reasons.most_common())
+        text += f", {summary.failed:,} failed ({reasons})"
+    p50, p99 = summary.latencies.percentile(0.5), summary.latencies.percentile(0.99)
+    if p50 is not None and p99 is not None:
+        text += f"; latency p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
+    console_for(sys.stdout).print(f"{text}; results in {plan.out}", soft_wrap=True)
+    raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_ANSWERED)

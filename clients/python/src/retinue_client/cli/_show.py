@@ -1,0 +1,154 @@
+"""Results as people read them, and as programs do."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from retinue_client import Classification, Detections, ImageError, ModelInfo, RetinueError, Segmentation
+from retinue_client._palette import colour_of_class
+from retinue_client.cli._console import plain
+
+Result = Classification | Detections | Segmentation
+
+_BAR_WIDTH = 24
+_METRIC_NAMES = {
+    "top1_accuracy": "top-1",
+    "top5_accuracy": "top-5",
+    "map_50": "mAP@50",
+    "map_50_95": "mAP@50-95",
+    "mean_iou": "mIoU",
+}
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object on a line of its own, in ASCII so that any locale can print it."""
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def json_line(image: str, outcome: Result | RetinueError) -> dict[str, Any]:
+    """What became of one image, always with the same keys: image, result and error, one of the latter null."""
+    if isinstance(outcome, RetinueError):
+        return {"image": image, "result": None, "error": outcome.to_dict()}
+    return {"image": image, "result": outcome.to_dict(), "error": None}
+
+
+def failure_line(image: str, error: ImageError) -> Text:
+    """Why an image has no result."""
+    return Text.assemble((plain(image), "bold"), ": ", (error.reason, "red"), ": ", plain(error.message))
+
+
+def result_block(image: str, result: Result) -> RenderableType:
+    """A heading and a compact table."""
+    if isinstance(result, Classification):
+        size, table = "", _classification_table(result)
+    elif isinstance(result, Detections):
+        size, table = f"{result.image_width}x{result.image_height}  ", _detections_table(result)
+    else:
+        size, table = f"{result.width}x{result.height}  ", _segmentation_table(result)
+    timing = result.timing
+    heading = Text.assemble(
+        (plain(image), "bold"),
+        "  ",
+        size,
+        (f"{result.model} v{result.version}", "cyan"),
+        (
+            f"  {timing.total_us / 1000:.1f} ms (decode {timing.decode_us / 1000:.1f}, "
+            f"queue {timing.queue_us / 1000:.1f}, inference {timing.inference_us / 1000:.1f}, "
+            f"postprocess {timing.postprocess_us / 1000:.1f}; batch {timing.batch_size})",
+            "dim",
+        ),
+    )
+    return Group(heading, Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def models_table(models: list[ModelInfo]) -> RenderableType:
+    """What is served, a row for each model."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("name", style="cyan", no_wrap=True)
+    table.add_column("version", justify="right")
+    table.add_column("task")
+    table.add_column("input", no_wrap=True)
+    table.add_column("classes", justify="right")
+    table.add_column("quality")
+    table.add_column("provider", no_wrap=True)
+    table.add_column("max batch", justify="right")
+    table.add_column("memory", justify="right", no_wrap=True)
+    for model in models:
+        table.add_row(
+            model.name,
+            str(model.version),
+            model.task,
+            f"{model.input_width}x{model.input_height} {model.colour}",
+            f"{len(model.labels):,}",
+            _quality(model),
+            model.provider.removesuffix("ExecutionProvider"),
+            str(model.max_batch_size),
+            f"{model.memory_bytes / 2**20:.1f} MiB",
+        )
+    fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
+    return Group(table, *(Text(f"fallback: {reason}", "yellow") for reason in sorted(fallbacks)))
+
+
+def _quality(model: ModelInfo) -> str:
+    """The figures of the network as it is served; those of other precisions stand beside them in the manifest."""
+    served = [entry for entry in model.quality if entry.engine == "onnxruntime"] or list(model.quality)
+    return ", ".join(f"{_METRIC_NAMES.get(entry.metric, entry.metric)} {entry.value:.3f}" for entry in served)
+
+
+def _classification_table(result: Classification) -> RenderableType:
+    if not result.classes:
+        return Text("no class reached the score asked for", "dim")
+    table = _plain_table(show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for entry in result.classes:
+        bar = "█" * round(entry.score * _BAR_WIDTH)
+        table.add_row(plain(entry.label), f"{entry.score:.1%}", Text(bar, _style(entry.class_id)))
+    return table
+
+
+def _detections_table(result: Detections) -> RenderableType:
+    if not result:
+        return Text("nothing found", "dim")
+    table = _plain_table()
+    table.add_column("", no_wrap=True)
+    table.add_column("label", overflow="fold")
+    for name in ("score", "x_min", "y_min", "x_max", "y_max"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in result:
+        table.add_row(
+            Text("■", _style(one.class_id)),
+            plain(one.label),
+            f"{one.score:.3f}",
+            *(f"{edge:.1f}" for edge in one.box),
+        )
+    return table
+
+
+def _segmentation_table(result: Segmentation) -> RenderableType:
+    table = _plain_table()
+    table.add_column("", no_wrap=True)
+    table.add_column("label", overflow="fold")
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("pixels", justify="right", no_wrap=True)
+    pixels = max(1, result.width * result.height)
+    for area in result.areas:
+        square = Text(" ") if area.is_background else Text("■", _style(area.class_id))
+        table.add_row(square, plain(area.label), f"{area.area_pixels / pixels:.1%}", f"{area.area_pixels:,}")
+    return table
+
+
+def _plain_table(*, show_header: bool = True) -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=show_header)
+
+
+def _style(class_id: int) -> str:
+    red, green, blue = colour_of_class(class_id)
+    return f"#{red:02x}{green:02x}{blue:02x}"

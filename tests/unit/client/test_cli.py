@@ -1,0 +1,269 @@
+import json
+import os
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from retinue_client.cli._app import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def retinue(server, monkeypatch):
+    """Runs a command line against the fake."""
+    monkeypatch.setenv("RETINUE_SERVER", server.address)
+
+    def run(*arguments, **options):
+        return runner.invoke(app, [str(argument) for argument in arguments], **options)
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three files: two that are answered, one that is not."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (64, 48), colour).save(folder / name)
+    (folder / "bad.png").write_bytes(b"bad")
+    return folder
+
+
+def lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_every_answer_is_a_table_and_the_exit_code_0(retinue, photos):
+    result = retinue("detect", photos / "a.png", photos / "b.png")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert f"{photos / 'a.png'}  64x48  only-model v3  8.1 ms" in result.stdout
+    assert "bag" in result.stdout
+    rows = [line.split()[1:] for line in result.stdout.splitlines()]
+    assert ["a", "PNG", "0.900", "1.0", "2.0", "11.0", "22.0"] in rows
+
+
+def test_one_image_without_an_answer_is_named_and_the_exit_code_1(retinue, photos):
+    result = retinue("classify", photos / "a.png", photos / "bad.png", photos / "gone.png")
+    assert result.exit_code == 1
+    assert "a.png" in result.stdout
+    assert f"{photos / 'bad.png'}: IMAGE_UNDECODABLE: These bytes are no image." in result.stderr
+    assert f"{photos / 'gone.png'}: FILE_NOT_FOUND: There is no such file." in result.stderr
+
+
+def test_a_refused_call_is_one_sentence_and_the_exit_code_2(retinue, server, failure, photos):
+    message = "There is no model 'x'. Models: a-classifier."
+    server.service.failures.append(failure(grpc.StatusCode.NOT_FOUND, message, "MODEL_NOT_FOUND"))
+    result = retinue("classify", photos / "a.png", "--model", "x")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"retinue: {message}\n"
+
+
+@pytest.mark.parametrize("command", [["classify", "IMAGE"], ["models"]])
+def test_an_unreachable_server_is_one_sentence_and_the_exit_code_2(retinue, photos, command):
+    arguments = [photos / "a.png" if part == "IMAGE" else part for part in command]
+    result = retinue(*arguments, "--server", "localhost:1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert "No Retinue server answers at localhost:1" in result.stderr
+    assert "retinue-server --models" in result.stderr
+
+
+def test_a_wrong_address_is_refused_with_an_example(retinue, photos):
+    result = retinue("classify", photos / "a.png", "--server", "http://localhost:8001")
+    assert result.exit_code == 2
+    assert "HOST:PORT" in result.stderr
+
+
+def test_json_is_one_line_an_image_always_with_the_same_keys(retinue, photos):
+    result = retinue("classify", "--json", photos / "a.png", photos / "bad.png", photos / "gone.png")
+    assert (result.exit_code, result.stderr) == (1, "")
+    answered, bad, gone = lines(result)
+    for line in (answered, bad, gone):
+        assert set(line) == {"image", "result", "error"}
+    assert answered["image"] == str(photos / "a.png")
+    assert answered["error"] is None
+    assert set(answered["result"]) == {"model", "version", "classes", "timing"}
+    assert bad["result"] is None
+    assert bad["error"] == {
+        "code": "INVALID_ARGUMENT",
+        "reason": "IMAGE_UNDECODABLE",
+        "message": "These bytes are no image.",
+        "retry_after_seconds": None,
+    }
+    assert gone["error"]["reason"] == "FILE_NOT_FOUND"
+
+
+def test_json_of_a_call_that_fails_midway_still_has_a_line_for_each_image(retinue, server, failure, photos):
+    calls = []
+
+    def fail_the_second(request, context):
+        calls.append(len(request.images))
+        if len(calls) == 2:
+            failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 2.0).abort(context)
+
+    server.service.on_request = fail_the_second
+    result = retinue("detect", "--json", *[photos / "a.png"] * 40)
+    assert result.exit_code == 2
+    printed = lines(result)
+    assert len(printed) == 40
+    assert [line["error"] is None for line in printed] == [True] * 16 + [False] * 24
+    assert printed[-1]["error"]["retry_after_seconds"] == 2.0
+    assert result.stderr == "retinue: Full.\n"
+
+
+def test_json_of_a_segmentation_has_masks_that_coco_reads(retinue, photos):
+    (line,) = lines(retinue("segment", "--json", photos / "a.png"))
+    assert line["result"]["mask"] == {
+        "format": "coco_rle",
+        "size": "original",
+        "masks": [{"class_id": 2, "label": "bag", "size": [4, 6], "counts": "9220003"}],
+    }
+
+
+def test_options_reach_the_server(retinue, server, photos):
+    image = photos / "a.png"
+    retinue("classify", image, "--top-k", "3", "--min-score", "0.5", "--model", "m", "--model-version", "4")
+    retinue(
+        "detect", image, "--threshold", "0.3", "--max-detections", "7", "--class", "bag", "--class", "boot"
+    )
+    retinue("segment", image, "--class", "bag")
+    classify, detect, segment = server.service.requests
+    assert (classify.top_k, classify.min_score, classify.model, classify.version) == (3, 0.5, "m", 4)
+    assert (detect.score_threshold, detect.max_detections) == (pytest.approx(0.3), 7)
+    assert list(detect.classes) == ["bag", "boot"]
+    assert list(segment.classes) == ["bag"]
+
+
+def test_an_image_comes_from_standard_input(retinue, photos, server):
+    content = (photos / "a.png").read_bytes()
+    result = retinue("classify", "-", input=content)
+    assert result.exit_code == 0
+    assert server.service.requests[0].images[0].encoded == content
+
+
+def test_file_names_and_labels_with_brackets_are_shown_as_they_are(retinue, photos, server):
+    name = photos / "[red]x[bold].png"
+    name.write_bytes(b"[bold]label :smile:")
+    result = retinue("classify", name)
+    assert str(name) in result.stdout
+    assert "[bold]label :smile:" in result.stdout
+
+
+def test_file_names_and_labels_cannot_steer_the_terminal(retinue, photos):
+    name = photos / "x\x1b[2J.png"
+    name.write_bytes(b"\x1b]0;label\x07")
+    result = retinue("classify", name, str(photos) + "/\x1b.png")
+    assert "\x1b" not in result.output
+    assert "x\\x1b[2J.png" in result.stdout
+    assert "\\x1b]0;label\\x07" in result.stdout
+
+
+def test_a_file_name_that_is_no_text_is_still_answered(retinue, photos):
+    name = os.fsencode(photos) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write(b"x")
+    result = retinue("classify", os.fsdecode(name))
+    assert result.exit_code == 0
+    assert "caf\\udce9.png" in result.stdout
+    assert lines(retinue("classify", "--json", os.fsdecode(name)))[0]["image"].endswith("caf\udce9.png")
+
+
+@pytest.mark.parametrize("command", ["classify", "detect", "segment"])
+def test_a_drawing_of_one_image_is_the_file_named(retinue, photos, tmp_path, command):
+    out = tmp_path / "drawn.png"
+    assert retinue(command, photos / "a.png", "--draw", out).exit_code == 0
+    with Image.open(out) as drawn:
+        assert drawn.format == "PNG"
+        assert drawn.width >= 64
+
+
+def test_drawings_of_several_images_go_into_a_folder_under_names_of_their_own(retinue, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (64, 48)).save(other / "a.jpg")
+    out = tmp_path / "new" / "folder"
+    result = retinue("detect", photos / "a.png", other / "a.jpg", photos / "bad.png", "--draw", out)
+    assert result.exit_code == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png"]
+
+
+def test_a_drawing_into_an_existing_folder_is_named_after_the_image(retinue, photos, tmp_path):
+    assert retinue("detect", photos / "a.png", "--draw", tmp_path).exit_code == 0
+    assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "complaint"),
+    [
+        (["a.png", "b.png"], "one.png", "2 images need a folder"),
+        (["a.png"], "one", "end it in .png"),
+        (["a.png"], "one.txt", "end it in .png"),
+        (["a.png"], "missing/one.png", "there is no folder"),
+        (["a.png", "b.png"], "photos/a.png/folder", "cannot be created"),
+    ],
+)
+def test_a_drawing_that_cannot_be_written_as_named_is_refused_before_the_server_is_asked(
+    retinue, server, photos, tmp_path, images, out, complaint
+):
+    result = retinue("detect", *(photos / image for image in images), "--draw", tmp_path / out)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert result.stderr.startswith("retinue: --draw: ")
+    assert server.service.requests == []
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_class_map_is_written_as_grey_levels(retinue, photos, tmp_path, as_json):
+    out = tmp_path / "map.png"
+    flags = ["--json"] if as_json else []
+    assert retinue("segment", photos / "a.png", "--mask-out", out, *flags).exit_code == 0
+    with Image.open(out) as class_map:
+        assert np.asarray(class_map).tolist() == [[0] * 6, [0, 0, 2, 2, 2, 0], [0, 0, 2, 2, 2, 0], [0] * 6]
+    result = retinue("segment", photos / "a.png", "--mask-out", tmp_path / "map.jpg")
+    assert (result.exit_code, "end it in .png" in result.stderr) == (2, True)
+
+
+def test_models_are_a_table(retinue):
+    result = retinue("models")
+    assert result.exit_code == 0
+    heading, first, *_ = result.stdout.splitlines()
+    assert heading.split("  ")[0] == "name"
+    words = first.split()
+    assert words[:3] == ["a-classifier", "3", "classify"]
+    assert "160x224 rgb" in first
+    assert "top-1 0.925" in first
+    assert words[-2:] == ["12.0", "MiB"]
+    assert "CPU " in first
+
+
+def test_models_in_json_are_one_a_line(retinue):
+    names = [line["name"] for line in lines(retinue("models", "--json"))]
+    assert names == ["a-classifier", "b-detector", "c-segmenter"]
+
+
+def test_wrong_usage_is_the_exit_code_2(retinue):
+    assert retinue("classify", "x.png", "--top-k", "many").exit_code == 2
+    assert retinue("paint", "x.png").exit_code == 2
+    assert retinue("classify").exit_code == 2
+
+
+def test_the_version_is_printed(retinue):
+    result = retinue("--version")
+    assert (result.exit_code, result.stdout) == (0, "retinue 0.1.0\n")
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "pyarrow"])
+def test_without_its_extra_the_command_says_how_to_install_it(missing):
+    program = f"import sys; sys.modules[{missing!r}] = None; from retinue_client.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "pip install 'retinue-client[cli]'" in result.stderr
+    assert "Traceback" not in result.stderr
