@@ -1,6 +1,7 @@
 """The command `retinue-server`."""
 
 import gc
+import os
 import sys
 
 from retinue_server.errors import StartupError
@@ -23,6 +24,8 @@ def main() -> None:
 
 
 def _run(settings: Settings) -> None:
+    # What goes wrong inside gRPC reaches us as exceptions; its own lines would stand between those of our log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported late: ONNX Runtime and grpc take most of a second that --help and a mistyped flag need not wait for.
     import uvloop
 

@@ -135,7 +135,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             values = tomllib.load(file)
     except OSError as error:
         raise StartupError(f"cannot read the settings file {path}: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartupError(f"the settings file {path} is not valid TOML: {error}.") from error
     unknown = sorted(values.keys() - (Settings.model_fields.keys() - {"config", "print_config"}))
     if unknown:

@@ -51,7 +51,8 @@ def scan(models: Path) -> list[BundleFolder]:
         StartupError: The folder does not exist or holds no bundle.
     """
     if not models.is_dir():
-        raise StartupError(f"the models folder '{models}' does not exist: name another with --models.")
+        what = "is a file" if models.exists() else "does not exist"
+        raise StartupError(f"the models folder '{models}' {what}: name another with --models.")
     found = []
     for model in models.iterdir():
         if not model.is_dir() or manifests.NAME_PATTERN.fullmatch(model.name) is None:
