@@ -21,6 +21,11 @@ _Box = tuple[float, float, float, float]
 # clipped after its horizontal pass, which 5 to 8 make the vertical one.
 _TURNED_FIRST: Final = {Image.Resampling.NEAREST: 2, Image.Resampling.BICUBIC: 5}
 
+# The widest filter's reach in source pixels, before it is stretched to antialias.
+_FILTER_SUPPORT: Final = 2
+# To resize more of a tall image than is shown is not worth more than this.
+_MAX_TALL_PIXELS: Final = 4_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -163,8 +168,9 @@ def _render(
 ) -> None:
     """Cut, scale, turn and write.
 
-    Only what the input shows is resized: the filter is given the cut's box in source pixels, which differs
-    from resizing all and cutting then by at most one grey level, and by far in cost.
+    Only what the input shows is resized: the filter is given the cut's box in source pixels. That costs half
+    of resizing all and cutting then. Pillow keeps the box in 32-bit floats, so where a level is half way
+    between two it may be rounded the other way: one grey level, and on white noise two in one of 10,000.
 
     Args:
         flat: The stored pixels, mode "RGB" or "L".
@@ -181,8 +187,15 @@ def _render(
     left, top, right, bottom = frame.valid
     size = (right - left, bottom - top) if turned < 5 else (bottom - top, right - left)
     box = _stored_box(frame, turned, content_size)
-    unchanged = flat.size == size and box == (0, 0, *size)
-    small = flat if unchanged else flat.resize(size, spec.resample, box=box)
+    full_size = round(frame.original_width * frame.scale_x), round(frame.original_height * frame.scale_y)
+    is_tall = flat.height > 2 * flat.width and full_size[1] < flat.height
+    if is_tall and turned == 1 and flat.size == content_size and math.prod(full_size) < _MAX_TALL_PIXELS:
+        # Pillow 13 and later resizes such images down the columns first, as far as is known. A cut would not
+        # look tall to it.
+        x, y = round(-frame.offset_x) + left, round(-frame.offset_y) + top
+        small = flat.resize(full_size, spec.resample).crop((x, y, x + size[0], y + size[1]))
+    else:
+        small = _resized(flat, size, spec.resample, box)
     if turned != 1:
         small = small.transpose(UPRIGHT[turned])
     if (right - left, bottom - top) != (spec.width, spec.height):
@@ -191,6 +204,26 @@ def _render(
     # its own array interface does the same with more steps.
     pixels = np.frombuffer(small.tobytes(), np.uint8)
     out[top:bottom, left:right] = pixels.reshape(bottom - top, right - left, 1 if small.mode == "L" else 3)
+
+
+def _resized(flat: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: _Box) -> Image.Image:
+    """Scale a box of an image along the rows first and then down the columns, as Pillow scales whole images.
+
+    Which way comes first decides what is rounded, and for cubic filters clipped, in between. Pillow 13 judges
+    by the height and width of the whole image and not of the box, and would take the box of a portrait
+    picture for a tall image. So where its choice is open, it gets one direction at a time.
+    """
+    width, height = flat.size
+    x0, y0, x1, y1 = box
+    if box == (0, 0, width, height):
+        return flat if flat.size == size else flat.resize(size, resample)
+    if resample is Image.Resampling.NEAREST or height - size[1] <= max(width - size[0], 0):
+        return flat.resize(size, resample, box=box)
+    margin = _FILTER_SUPPORT * max((y1 - y0) / size[1], 1) + 1
+    first, last = max(math.floor(y0 - margin), 0), min(math.ceil(y1 + margin), height)
+    rows = flat.crop((0, first, width, last))
+    across = rows.resize((size[0], last - first), resample, box=(x0, 0, x1, last - first))
+    return across.resize(size, resample, box=(0, y0 - first, size[0], y1 - first))
 
 
 def _stored_box(frame: Frame, turned: int, content_size: tuple[float, float]) -> _Box:

@@ -1,0 +1,55 @@
+"""The classes worth telling, in an order that never depends on chance."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retinue_server.vision.classify import top_k
+
+
+def listed(probabilities, k, min_score=0.0):
+    class_ids, scores = top_k(np.array(probabilities, np.float32), k, min_score)
+    assert scores.dtype == np.float32
+    assert len(class_ids) == len(scores)
+    return [(int(class_id), float(score)) for class_id, score in zip(class_ids, scores, strict=True)]
+
+
+def test_the_most_probable_come_first():
+    assert [class_id for class_id, _ in listed([0.1, 0.5, 0.05, 0.35], 3)] == [1, 3, 0]
+
+
+def test_ties_go_by_class_id_also_where_k_cuts_them():
+    assert [class_id for class_id, _ in listed([0.25, 0.1, 0.25, 0.25, 0.15], 2)] == [0, 2]
+    assert [class_id for class_id, _ in listed([0.2] * 5, 3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("k", [4, 5, 10**9])
+def test_more_than_there_are_means_all(k):
+    assert len(listed([0.1, 0.2, 0.3, 0.4], k)) == 4
+
+
+def test_scores_below_the_least_are_left_out():
+    assert [class_id for class_id, _ in listed([0.1, 0.5, 0.4], 3, min_score=0.4)] == [1, 2]
+    assert listed([0.1, 0.5, 0.4], 3, min_score=0.9) == []
+
+
+def test_nan_is_never_told():
+    assert [class_id for class_id, _ in listed([np.nan, 0.2, np.nan, 0.8], 4)] == [3, 1]
+    assert [class_id for class_id, _ in listed([np.nan, 0.2, np.nan, 0.8], 1)] == [3]
+    assert listed([np.nan], 1) == []
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, float("nan")]), min_size=1, max_size=40),
+    st.integers(1, 50),
+    st.sampled_from([0.0, 0.1, 0.3]),
+)
+def test_it_is_the_head_of_a_stable_sort(probabilities, k, min_score):
+    exact = [float(np.float32(probability)) for probability in probabilities]
+    least = float(np.float32(min_score))
+    expected = sorted(
+        ((class_id, score) for class_id, score in enumerate(exact) if score >= least),
+        key=lambda pair: (-pair[1], pair[0]),
+    )[:k]
+    assert listed(probabilities, k, least) == expected
