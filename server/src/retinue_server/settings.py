@@ -124,9 +124,14 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name in {"config", "print_config"}:
                 continue
-            text = str(value) if isinstance(value, int | float) else json.dumps(str(value))
+            text = str(value) if isinstance(value, int | float) else _toml_string(str(value))
             lines.append(f"# {field.description}\n{name} = {text}")
         return "\n".join(lines) + "\n"
+
+
+def _toml_string(text: str) -> str:
+    """TOML's basic strings are JSON's, but for surrogate pairs and the bare DEL character, which it lacks."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read_file(path: Path) -> dict[str, Any]:
