@@ -1,0 +1,174 @@
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from retinue_server.errors import StartupError
+from retinue_server.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"RETINUE_{field.upper()}", raising=False)
+
+
+def test_the_defaults_serve_the_models_folder_on_this_machine_only() -> None:
+    settings = Settings.resolve([])
+    assert (settings.host, settings.grpc_port, settings.http_port) == ("127.0.0.1", 8001, 8080)
+    assert settings.models == Path("models")
+    assert settings.provider == "auto"
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "retinue.toml"
+    path.write_text("grpc_port = 1\nhttp_port = 1\nmax_queue_images = 1\n")
+    monkeypatch.setenv("RETINUE_GRPC_PORT", "2")
+    monkeypatch.setenv("RETINUE_HTTP_PORT", "2")
+    settings = Settings.resolve(["--config", str(path), "--grpc-port", "3"])
+    assert (settings.grpc_port, settings.http_port, settings.max_queue_images) == (3, 2, 1)
+    assert settings.max_images_per_request == Settings.model_fields["max_images_per_request"].default
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "retinue.toml"
+    path.write_text("host = '0.0.0.0'\n")
+    monkeypatch.setenv("RETINUE_CONFIG", str(path))
+    assert Settings.resolve([]).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"config", "print_config"}))
+def test_every_setting_can_come_from_flag_environment_and_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = {
+        "models": "elsewhere",
+        "host": "0.0.0.0",
+        "provider": "cpu",
+        "cache_folder": "elsewhere",
+        "drain_seconds": "7.5",
+        "log_level": "error",
+        "log_format": "json",
+        "max_queue_images": "1025",
+    }.get(name, "1024")
+    default = getattr(Settings.resolve([]), name)
+
+    from_flag = getattr(Settings.resolve([f"--{name.replace('_', '-')}", value]), name)
+    monkeypatch.setenv(f"RETINUE_{name.upper()}", value)
+    from_environment = getattr(Settings.resolve([]), name)
+    monkeypatch.delenv(f"RETINUE_{name.upper()}")
+    path = tmp_path / "retinue.toml"
+    is_number = isinstance(default, int | float)
+    path.write_text(f"{name} = {value}\n" if is_number else f"{name} = '{value}'\n")
+    from_file = getattr(Settings.resolve(["--config", str(path)]), name)
+
+    assert from_flag == from_environment == from_file != default
+    assert str(from_flag) == value
+
+
+def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path) -> None:
+    settings = Settings.resolve(
+        ["--models", 'my "models" \\ of\tall kinds', "--drain-seconds", "0.125", "--provider", "cpu"]
+    )
+    path = tmp_path / "retinue.toml"
+    path.write_text(settings.as_toml(), encoding="utf-8")
+    again = Settings.resolve(["--config", str(path)])
+    assert again.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
+
+
+@given(
+    models=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
+    seconds=st.floats(min_value=0, allow_nan=False),
+    pixels=st.integers(min_value=1),
+)
+def test_printed_settings_are_valid_toml_whatever_they_are(models: str, seconds: float, pixels: int) -> None:
+    settings = Settings(models=Path(models), drain_seconds=seconds, max_image_pixels=pixels)
+    values = tomllib.loads(settings.as_toml())
+    assert values["models"] == str(Path(models))
+    assert (values["drain_seconds"], values["max_image_pixels"]) == (seconds, pixels)
+    assert values.keys() == Settings.model_fields.keys() - {"config", "print_config"}
+
+
+def test_printed_settings_explain_each(tmp_path: Path) -> None:
+    comments = [line for line in Settings.resolve([]).as_toml().splitlines() if line.startswith("# ")]
+    assert len(comments) == len(Settings.model_fields) - 2
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings.resolve([])
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.host = "0.0.0.0"
+
+
+BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]] = {
+    "a word for a port": (("--grpc-port", "abc"), {}, ("--grpc-port", "RETINUE_GRPC_PORT", "'abc'")),
+    "a port that cannot be": (("--http-port", "70000"), {}, ("--http-port", "70000", "65535")),
+    "a negative port": (("--grpc-port=-1",), {}, ("--grpc-port", "-1")),
+    "an unknown provider": (("--provider", "abacus"), {}, ("--provider", "'abacus'", "auto")),
+    "no queue": (("--max-queue-images", "0"), {}, ("--max-queue-images", "greater than or equal to 1")),
+    "a request of no bytes": (("--max-request-bytes", "0"), {}, ("--max-request-bytes", "1024")),
+    "a request larger than gRPC takes": (("--max-request-bytes", str(2**31)), {}, ("--max-request-bytes",)),
+    "no pixels": (("--max-image-pixels", "0"), {}, ("--max-image-pixels",)),
+    "negative instances": (("--instances=-1",), {}, ("--instances",)),
+    "seconds that are no number": (("--drain-seconds", "nan"), {}, ("--drain-seconds",)),
+    "negative seconds": (("--drain-seconds=-1",), {}, ("--drain-seconds",)),
+    "an unknown log level": (("--log-level", "loud"), {}, ("--log-level", "'loud'", "warning")),
+    "a bad port in the environment": ((), {"RETINUE_GRPC_PORT": "abc"}, ("RETINUE_GRPC_PORT", "'abc'")),
+    "a bad provider in the environment": ((), {"RETINUE_PROVIDER": ""}, ("RETINUE_PROVIDER", "''")),
+    "two at once": (
+        ("--grpc-port", "abc", "--max-image-pixels", "0"),
+        {},
+        ("--grpc-port", "--max-image-pixels"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_SETTINGS)
+def test_a_bad_setting_is_named(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, environment, named = BAD_SETTINGS[what]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StartupError) as refused:
+        Settings.resolve(list(arguments))
+    assert all(part in refused.value.message for part in named), refused.value.message
+    assert "\n" not in refused.value.message
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "not there": (lambda path: None, ("cannot read the settings file", "No such file")),
+    "a folder": (lambda path: path.mkdir(), ("cannot read the settings file", "Is a directory")),
+    "not TOML": (lambda path: path.write_text("grpc_port: 8001"), ("not valid TOML", "line 1")),
+    "not text": (lambda path: path.write_bytes(b"host = '\xff'"), ("not valid TOML",)),
+    "an unknown key": (lambda path: path.write_text("grpc_prot = 1\n"), ("unknown settings: grpc_prot",)),
+    "a flag's spelling": (lambda path: path.write_text("grpc-port = 1\n"), ("unknown settings: grpc-port",)),
+    "a bad value": (lambda path: path.write_text("grpc_port = 'abc'\n"), ("--grpc-port", "'abc'")),
+    "a number for a path": (lambda path: path.write_text("models = 3\n"), ("--models", "3")),
+    "a table for a word": (lambda path: path.write_text("[host]\nname = 'x'\n"), ("--host",)),
+    "a list for a number": (lambda path: path.write_text("grpc_port = [1, 2]\n"), ("--grpc-port",)),
+    "another file": (lambda path: path.write_text("config = 'x'\n"), ("unknown settings: config",)),
+}
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_a_bad_settings_file_is_named_with_what_is_wrong(what: str, tmp_path: Path) -> None:
+    write, named = BAD_FILES[what]
+    path = tmp_path / "retinue.toml"
+    write(path)
+    with pytest.raises(StartupError) as refused:
+        Settings.resolve(["--config", str(path)])
+    assert all(part in refused.value.message for part in named), refused.value.message
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Settings.resolve(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
