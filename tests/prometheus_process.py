@@ -18,8 +18,10 @@ from tests.server_process import ROOT
 
 CONFIGURATION = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 JOB = "retinue"
-# How long anything may take to appear. The repository's five seconds between scrapes are one here.
+# How long Prometheus may take to start and to scrape. The repository's five seconds between scrapes are one here.
 TIMEOUT_SECONDS = 30
+# How long data may take to appear in a Prometheus that scrapes already.
+DATA_TIMEOUT_SECONDS = 10
 _INTERVAL = "1s"
 _POLL_SECONDS = 0.1
 
@@ -87,7 +89,7 @@ class PrometheusProcess:
         def finite() -> list[Series]:
             return [series for series in self.query(expression) if math.isfinite(float(series["value"][1]))]
 
-        return wait_for(finite, f"data for {expression}")
+        return wait_for(finite, f"data for {expression}", DATA_TIMEOUT_SECONDS)
 
     def close(self) -> None:
         """Ends it."""
