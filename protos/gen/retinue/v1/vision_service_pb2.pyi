@@ -753,7 +753,7 @@ class Timing(_message.Message):
     postprocess_us: _builtins.int
     """Turning the network's output into this result, in microseconds."""
     total_us: _builtins.int
-    """From the request's arrival in the server until this image's result was ready, in microseconds."""
+    """From the request's arrival in the server until all of its results were ready, in microseconds."""
     batch_size: _builtins.int
     """How many images ran together, this one included. 0 where the image was never run."""
     def __init__(
@@ -928,7 +928,7 @@ class Execution(_message.Message):
     requested_provider: _builtins.str
     """The provider setting the server was started with: "auto", "cpu", "cuda" or "tensorrt"."""
     fallback_reason: _builtins.str
-    """Why another provider runs it than the best that this installation of ONNX Runtime could offer. Empty if none does."""
+    """Why the CPU runs it although "auto" would have taken a GPU. Empty where the setting was met."""
     runtime_version: _builtins.str
     """The version of ONNX Runtime."""
     max_batch_size: _builtins.int
