@@ -51,8 +51,12 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """Lets the threads finish the batch they run, answers what still waits with UNAVAILABLE, and joins them."""
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Lets the threads finish the batch they run, and answers what still waits with UNAVAILABLE.
+
+        Args:
+            timeout_seconds: How long to wait for each thread; one that hangs in a network dies with the process.
+        """
         with self.condition:
             self._stopping = True
             self._fail_all(
@@ -61,7 +65,7 @@ class Engine:
             self.condition.notify_all()
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
+                thread.join(timeout_seconds)
 
     def add(self, batcher: Batcher[Any, Any]) -> None:
         """Gives the threads one more queue to empty."""
