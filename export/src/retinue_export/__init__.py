@@ -3,3 +3,8 @@
 The only distribution that imports torch. It imports `retinue_server.vision` and `retinue_server.bundle`, so that a
 bundle is measured with what will serve it; nothing of the server imports it.
 """
+
+import os
+
+# Unless told so before its import, ONNX Runtime 1.31 reports its use to its makers and leaves files in the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

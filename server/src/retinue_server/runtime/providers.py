@@ -42,7 +42,7 @@ class Provider:
     Attributes:
         name: ONNX Runtime's name of it.
         requested: The setting.
-        fallback_reason: Why it is not the best that the installation of ONNX Runtime names; empty if it is.
+        fallback_reason: Why it is the CPU although "auto" would have taken a GPU; empty where the setting was met.
         chain: What sessions are created with: the provider, its options, and what runs the rest of a graph.
         device: CUDA device number.
     """
