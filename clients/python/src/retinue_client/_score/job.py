@@ -152,18 +152,16 @@ class Job:
             more = True
             while more or window:
                 room = len(window) < self._window_requests and window_bytes < _MOST_BYTES
-                if more and room:
-                    run = await asyncio.to_thread(next, requests, None)
-                    if run is None:
-                        more = False
-                        continue
+                if window and (window[0][1].done() or not (more and room)):
+                    size_bytes, task = window.popleft()
+                    window_bytes -= size_bytes
+                    await self._take(await task, table)
+                elif (run := await asyncio.to_thread(next, requests, None)) is None:
+                    more = False
+                else:
                     size_bytes = sum(entry.size_bytes for entry in run)
                     window.append((size_bytes, asyncio.create_task(self._score(run))))
                     window_bytes += size_bytes
-                    continue
-                size_bytes, task = window.popleft()
-                window_bytes -= size_bytes
-                await self._take(await task, table)
         finally:
             for _, task in window:
                 task.cancel()

@@ -1,6 +1,7 @@
 """The Parquet file that is being written."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,12 +31,14 @@ class Table:
         self._schema = schema
         self._rows: list[Row] = []
         self._bytes = 0
+        self._row_count = 0
         self._file: BinaryIO = self.partial_path.open("wb")
         self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
 
     def append(self, rows: list[Row]) -> bool:
         """Adds rows; says whether there are so many that they should be flushed."""
         self._rows.extend(rows)
+        self._row_count += len(rows)
         self._bytes += sum(map(weight_of, rows))
         return len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES
 
@@ -55,15 +58,20 @@ class Table:
         Raises:
             OSError: It cannot be written.
         """
+        if self._row_count == 0:
+            raise ValueError("A table without rows is not committed.")
         self.leave()
         self.partial_path.replace(self.path)
 
     def leave(self) -> None:
-        """Ends the file under its partial name, where the rows so far can be read.
+        """Ends the file under its partial name, where the rows so far can be read. Without rows there is no file.
 
         Raises:
             OSError: It cannot be written.
         """
+        if self._row_count == 0:
+            self.discard()
+            return
         try:
             self.flush()
             self._writer.close()
@@ -71,12 +79,18 @@ class Table:
             # A name must not survive a loss of power that its bytes do not.
             os.fsync(self._file.fileno())
         finally:
-            self._file.close()
+            self._close()
 
     def discard(self) -> None:
         """Removes what was written."""
-        self._file.close()
+        self._close()
         self.partial_path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        # Else the writer would try once more to end its file when it is collected.
+        self._writer.is_open = False
+        with suppress(OSError):
+            self._file.close()
 
 
 def partial_path_of(path: Path) -> Path:

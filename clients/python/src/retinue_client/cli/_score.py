@@ -91,7 +91,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     try:
         summary = asyncio.run(plan.carry_out(client))
     except KeyboardInterrupt:
-        console_for(sys.stderr).print(f"retinue: interrupted; {_where_rows_are(out)}", soft_wrap=True)
+        console_for(sys.stderr).print(f"retinue: interrupted. {_where_rows_are(out)}", soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except RetinueError as error:
         fail(f"{error.message} {_where_rows_are(out)}".strip())
@@ -127,13 +127,16 @@ class _Plan:
                 wanted = self.options.options
                 await find_model(client, task, wanted["model"], wanted["version"])
                 summary = await self._run(client, table)
+            if summary.scored + summary.failed == 0:
+                table.discard()
+            else:
+                table.commit()
+        except OSError:
+            table.discard()
+            raise
         except BaseException:
             table.leave()
             raise
-        if summary.scored + summary.failed == 0:
-            table.discard()
-        else:
-            table.commit()
         return summary
 
     async def _run(self, client: AsyncClient, table: Table) -> Summary:
