@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests import colour_bundles
 
 _MATRIX_SIDE = 512
+_TURNS_A_LEVEL = 2
 _FAR_OUT_OF_BOUNDS = 1_000_000
 
 
@@ -29,10 +30,15 @@ def replace_model(bundle: Path, content: bytes) -> Path:
     return bundle
 
 
-def slow_classifier(models: Path, name: str = "slow-classifier") -> Path:
-    """The colour classifier, slowed by the darkest level of the brightest image of a batch: about a millisecond each.
+def slow_classifier(models: Path, name: str = "slow-classifier", least_level: int = 0) -> Path:
+    """The colour classifier, slowed by the darkest level of the brightest image of a batch: a few milliseconds each.
 
     Noise, which a new model is measured with, has a darkest level of about 0.
+
+    Args:
+        models: Where the bundle goes.
+        name: Its name.
+        least_level: Darker images are as slow as those of this level.
     """
     bundle = colour_bundles.classifier(models, name)
 
@@ -59,7 +65,9 @@ def slow_classifier(models: Path, name: str = "slow-classifier") -> Path:
             graph,
             [
                 *_brightness(),
-                helper.make_node("Loop", ["brightness", "", "matrix"], ["worn"], body=body),
+                helper.make_node("Max", ["brightness", "least_level"], ["level"]),
+                helper.make_node("Mul", ["level", "turns_a_level"], ["turns"]),
+                helper.make_node("Loop", ["turns", "", "matrix"], ["worn"], body=body),
                 helper.make_node("ReduceMax", ["worn"], ["largest"], keepdims=0),
                 helper.make_node("Mul", ["largest", "nothing_much"], ["addend"]),
             ],
@@ -67,6 +75,8 @@ def slow_classifier(models: Path, name: str = "slow-classifier") -> Path:
         matrix = np.full((_MATRIX_SIDE, _MATRIX_SIDE), 1 / _MATRIX_SIDE, np.float32)
         graph.initializer.append(numpy_helper.from_array(matrix, "matrix"))
         graph.initializer.append(numpy_helper.from_array(np.array(1e-20, np.float32), "nothing_much"))
+        graph.initializer.append(numpy_helper.from_array(np.array(least_level), "least_level"))
+        graph.initializer.append(numpy_helper.from_array(np.array(_TURNS_A_LEVEL), "turns_a_level"))
 
     return edit_graph(bundle, edit)
 

@@ -7,7 +7,7 @@ from tests import colour_bundles, odd_bundles
 from tests.calls import Connection, connected, flat
 from tests.server_process import ServerProcess, running_server
 
-SMALL_QUEUE_IMAGES = 8
+SMALL_QUEUE_IMAGES = 40
 SMALL_REQUEST_BYTES = 100_000
 
 
