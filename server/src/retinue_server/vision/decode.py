@@ -119,7 +119,7 @@ def decode(image: Image.Image, spec: InputSpec) -> Image.Image:
     turn = UPRIGHT.get(orientation(image))
     if turn is not None:
         flat = flat.transpose(turn)
-    return flat if flat.mode == "L" or not spec.grey else flat.convert("L")
+    return flat if spec.grey or flat.mode == "RGB" else flat.convert("RGB")
 
 
 def orientation(image: Image.Image) -> int:

@@ -21,8 +21,9 @@ from PIL import Image
 
 from retinue_server.errors import ImageError
 
-_DAMAGED: Final = (
-    "The {} image is damaged or incomplete: its pixels cannot be read. Send the whole file again."
+_UNREADABLE: Final = (
+    "The {} image cannot be read: it is damaged, incomplete or of an unusual kind. "
+    "Send the whole file, or save it again as an ordinary JPEG or PNG."
 )
 _NO_MEMORY: Final = "The {} image is too large to be decoded in the memory there is. Send a smaller one."
 
@@ -46,7 +47,7 @@ _TABLE: Final[tuple[tuple[tuple[type[Exception], ...], str, str], ...]] = (
             zlib.error,
         ),
         "IMAGE_UNDECODABLE",
-        _DAMAGED,
+        _UNREADABLE,
     ),
 )
 _CAUGHT: Final = tuple(kind for kinds, _, _ in _TABLE for kind in kinds)
