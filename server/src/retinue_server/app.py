@@ -109,8 +109,10 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     finally:
         service.drain()
         await rpc.close()
-        await rpc.stop(settings.drain_seconds)
+        await rpc.finish(settings.drain_seconds)
+        # What still waits is answered with UNAVAILABLE before the connections close.
         await asyncio.to_thread(engine.stop)
+        await rpc.stop()
         if decoders is not None:
             decoders.shutdown()
         await http.stop()

@@ -60,8 +60,10 @@ class VisionService:
         """The models.
 
         Raises:
-            UnavailableError: They are still being loaded.
+            UnavailableError: They are still being loaded, or the server is stopping.
         """
+        if self._draining:
+            raise UnavailableError("the server is shutting down; retry on another one.", reason="DRAINING")
         if self._catalog is None:
             raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
         return self._catalog
@@ -71,7 +73,7 @@ class VisionService:
         self._catalog = catalog
 
     def drain(self) -> None:
-        """Turns readiness off; what arrives all the same is still answered until the transports close."""
+        """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""
         self._draining = True
 
     def check_image_count(self, count: int) -> None:

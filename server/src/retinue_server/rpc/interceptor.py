@@ -1,6 +1,7 @@
 """The one place where errors become statuses and calls are counted."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -24,7 +25,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-@dataclass(slots=True)
+_POLL_SECONDS = 0.01
+
+
+@dataclass(slots=True, eq=False)
 class Call:
     """What is counted of a call. The model stays empty until the servicer has found one that is served."""
 
@@ -51,6 +55,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._prefix = f"/{service}/"
         self._metrics = metrics
         self._wrapped: dict[str, Handler] = {}
+        self._running: set[Call] = set()
+        self._last_began = -math.inf
+
+    async def finished(self, timeout_seconds: float) -> None:
+        """Waits until the calls that run now have ended, or the timeout; does not wait for those that come later."""
+        running = set(self._running)
+        give_up = time.perf_counter() + timeout_seconds
+        while not running.isdisjoint(self._running) and time.perf_counter() < give_up:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def quiet(self, seconds: float, timeout_seconds: float) -> None:
+        """Waits until no call has begun for some time, or the timeout."""
+        give_up = time.perf_counter() + timeout_seconds
+        while time.perf_counter() < min(self._last_began + seconds, give_up):
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def intercept_service(  # type: ignore[override]
         self,
@@ -75,8 +94,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, behaviour: Any) -> Any:
         async def run(request: Any, context: Context) -> Any:
-            began = time.perf_counter()
+            began = self._last_began = time.perf_counter()
             call = Call()
+            self._running.add(call)
             current_call.set(call)
             code = grpc.StatusCode.OK
             try:
@@ -101,6 +121,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     context, RetinueError(f"internal error; the server logged it as {request_id}."), error
                 )
             finally:
+                self._running.discard(call)
                 seconds = time.perf_counter() - began
                 self._metrics.count_call(method, call.model, call.version, code.name, seconds)
 

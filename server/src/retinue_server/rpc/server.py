@@ -18,6 +18,11 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # A reply is bounded by what was asked for (a raw mask of every image), not by a number of its own.
 _UNLIMITED = -1
 
+_QUIET_SECONDS = 0.1
+_LONGEST_WAIT_FOR_QUIET_SECONDS = 1.0
+# For the last answers to leave.
+_CLOSING_SECONDS = 0.1
+
 
 class RpcServer:
     """Serves a `VisionServicer`, grpc.health.v1.Health and reflection.
@@ -34,8 +39,9 @@ class RpcServer:
     """
 
     def __init__(self, servicer: VisionServicer, metrics: Metrics, settings: Settings) -> None:
+        self._calls = CallInterceptor(SERVICE, metrics)
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(SERVICE, metrics)],
+            interceptors=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_send_message_length", _UNLIMITED),
@@ -72,9 +78,18 @@ class RpcServer:
         """Reports everything as not serving."""
         await self._health.enter_graceful_shutdown()
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Takes no new calls, and cancels those that are not finished after the grace."""
-        await self._server.stop(grace_seconds)
+    async def finish(self, grace_seconds: float) -> None:
+        """Waits until the vision calls in flight are answered, or the grace is over."""
+        await self._calls.finished(grace_seconds)
+
+    async def stop(self) -> None:
+        """Closes the port and every connection.
+
+        Whoever calls at that moment, and whoever watches the health, is cut off with CANCELLED by the grpc library.
+        Callers are refused before, so this waits for a moment in which none comes.
+        """
+        await self._calls.quiet(_QUIET_SECONDS, timeout_seconds=_LONGEST_WAIT_FOR_QUIET_SECONDS)
+        await self._server.stop(_CLOSING_SECONDS)
 
 
 def _bracketed(host: str) -> str:
