@@ -356,6 +356,24 @@ def test_results_that_exist_are_kept_unless_told_otherwise(score, folder, tmp_pa
     assert pq.read_table(out).num_rows == 100
 
 
+def test_a_folder_that_may_not_be_listed_is_named(score, folder, monkeypatch):
+    def forbidden(_path):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    result = score(folder)
+    assert (result.exit_code, result.stderr) == (2, f"retinue: {folder}: Permission denied.\n")
+
+
+def test_what_an_interrupted_run_left_stays_until_the_server_answers_again(score, folder, tmp_path):
+    partial = tmp_path / "results.parquet.partial"
+    partial.write_bytes(b"rows of an hour")
+    assert score(folder, "--server", "localhost:1").exit_code == 2
+    assert partial.read_bytes() == b"rows of an hour"
+    assert score(folder).exit_code == 0
+    assert not partial.exists()
+
+
 def test_an_output_that_cannot_be_created_is_named(score, folder, tmp_path):
     (tmp_path / "results.parquet.partial").mkdir()
     result = score(folder)

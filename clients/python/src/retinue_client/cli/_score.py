@@ -120,23 +120,23 @@ class _Plan:
 
     async def carry_out(self, client: AsyncClient) -> Summary:
         """Scores the files into the table. The table keeps its partial name where this does not succeed."""
-        task = self.options.task
-        table = Table(self.out, schema_of(task, self._metadata()))
-        try:
-            async with client:
-                wanted = self.options.options
-                await find_model(client, task, wanted["model"], wanted["version"])
+        task, wanted = self.options.task, self.options.options
+        async with client:
+            # First, for a table takes the place of what an earlier run may have left.
+            await find_model(client, task, wanted["model"], wanted["version"])
+            table = Table(self.out, schema_of(task, self._metadata()))
+            try:
                 summary = await self._run(client, table)
-            if summary.scored + summary.failed == 0:
+                if summary.scored + summary.failed == 0:
+                    table.discard()
+                else:
+                    table.commit()
+            except OSError:
                 table.discard()
-            else:
-                table.commit()
-        except OSError:
-            table.discard()
-            raise
-        except BaseException:
-            table.leave()
-            raise
+                raise
+            except BaseException:
+                table.leave()
+                raise
         return summary
 
     async def _run(self, client: AsyncClient, table: Table) -> Summary:
@@ -187,21 +187,21 @@ def _check_paths(folder: Path, out: Path, overwrite: bool) -> None:
     Raises:
         typer.Exit: The message says what is wrong with which path.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        fail(f"INPUT_DIR: {str(folder)!r} {what}.")
     try:
+        if not folder.is_dir():
+            what = "is a file, not a folder" if folder.exists() else "does not exist"
+            fail(f"INPUT_DIR: {str(folder)!r} {what}.")
         next(folder.iterdir(), None)
+        if out.suffix.lower() != ".parquet":
+            fail(f"--out: {str(out)!r}: results are Parquet; end it in .parquet.")
+        if not out.parent.is_dir():
+            fail(f"--out: there is no folder {str(out.parent)!r}.")
+        if out.is_dir():
+            fail(f"--out: {str(out)!r} is a folder.")
+        if out.exists() and not overwrite:
+            fail(f"--out: {str(out)!r} exists; --overwrite replaces it, once the new results are complete.")
     except OSError as exc:
-        fail(f"INPUT_DIR: {str(folder)!r} cannot be listed: {exc.strerror}.")
-    if out.suffix.lower() != ".parquet":
-        fail(f"--out: {str(out)!r}: results are Parquet; end it in .parquet.")
-    if not out.parent.is_dir():
-        fail(f"--out: there is no folder {str(out.parent)!r}.")
-    if out.is_dir():
-        fail(f"--out: {str(out)!r} is a folder.")
-    if out.exists() and not overwrite:
-        fail(f"--out: {str(out)!r} exists; --overwrite replaces it, once the new results are complete.")
+        fail(f"{exc.filename}: {exc.strerror}.")
 
 
 def _where_rows_are(out: Path) -> str:
