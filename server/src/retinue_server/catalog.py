@@ -216,6 +216,7 @@ class Loader:
             self._engine,
             capacity=self._max_queue_images,
             item_seconds=1 / profile.images_per_second + _FIRST_DECODE_SECONDS,
+            name=f"{bundle.name}/{bundle.version}",
             on_batch=lambda size: self._on_batch(bundle.name, bundle.version, size),
         )
         model = ServedModel(

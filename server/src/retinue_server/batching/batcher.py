@@ -1,16 +1,21 @@
 """One model's queue: takes requests of several items, hands out batches, and puts each answer where it belongs."""
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import structlog
+
 from retinue_server.errors import DeadlineExpiredError, EngineError, OverloadedError, RetinueError
 
 if TYPE_CHECKING:
     from retinue_server.batching.engine import Engine
+
+_log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item", contravariant=True)
 Result = TypeVar("Result", covariant=True)
@@ -88,6 +93,7 @@ class Batcher(Generic[Item, Result]):
         engine: Whose threads do it.
         capacity: Items that may wait.
         item_seconds: First estimate of one item's cost; measured from then on.
+        name: Of the model, for the log.
         on_batch: Called with the size of every batch that ran.
         clock: Monotonic seconds; a test may drive it.
     """
@@ -99,6 +105,7 @@ class Batcher(Generic[Item, Result]):
         *,
         capacity: int,
         item_seconds: float,
+        name: str = "",
         on_batch: Callable[[int], None] = lambda size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -106,6 +113,7 @@ class Batcher(Generic[Item, Result]):
         self._backend = backend
         self._engine = engine
         self._capacity = capacity
+        self._name = name
         self._on_batch = on_batch
         self._clock = clock
         self._jobs: deque[Job] = deque()
@@ -171,7 +179,7 @@ class Batcher(Generic[Item, Result]):
         """Runs a batch and answers its items, whatever happens. Called by an engine's thread without the lock.
 
         Raises:
-            Exception: What the backend raised, after every item of the batch was answered with an EngineError.
+            BaseException: What is no Exception, after every item of the batch was answered with an EngineError.
         """
         began = self._clock()
         values: Sequence[Any] = ()
@@ -179,11 +187,14 @@ class Batcher(Generic[Item, Result]):
             values = self._backend.run([job.item for job in batch])
             if len(values) != len(batch):
                 raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
-        except BaseException:
-            values = [EngineError("the model failed on this batch; retry, and see the server's log.")] * len(
-                batch
-            )
-            raise
+        except BaseException as error:
+            error_id = secrets.token_hex(8)
+            failed = EngineError(f"the model failed on this batch; the server logged it as {error_id}.")
+            values = [failed] * len(batch)
+            _log.exception("batch_failed", model=self._name, batch_size=len(batch), error_id=error_id)
+            # The next batch may be fine, unless the thread itself is to end.
+            if not isinstance(error, Exception):
+                raise
         finally:
             seconds = (self._clock() - began) / len(batch)
             with self._engine.condition:

@@ -97,8 +97,8 @@ class Engine:
                 try:
                     batcher.run(batch)
                 except Exception:
-                    # Its callers have been answered; the next batch may be fine.
-                    _log.exception("batch_failed", batch_size=len(batch))
+                    # Its callers have been answered: what failed came after.
+                    _log.exception("batch_not_counted", batch_size=len(batch))
         except BaseException:
             with self.condition:
                 self.healthy = False
