@@ -17,8 +17,10 @@ from PIL import Image
 from retinue.v1 import manifest_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
+from typer.testing import CliRunner
 
 from retinue_client import AsyncClient, Client
+from retinue_client.cli._app import app
 
 TIMING = pb.Timing(
     decode_us=1500, queue_us=200, inference_us=6000, postprocess_us=100, total_us=8100, batch_size=4
@@ -227,6 +229,7 @@ def _model(name: str, task: int, provider: str = "CPUExecutionProvider") -> pb.M
     return pb.Model(name=name, version=3, manifest=manifest, execution=execution)
 
 
+MODEL_OF_TASK = {"classify": "a-classifier", "detect": "b-detector", "segment": "c-segmenter"}
 MODELS = [
     _model("a-classifier", manifest_pb2.TASK_CLASSIFY),
     _model("b-detector", manifest_pb2.TASK_DETECT),
@@ -309,3 +312,26 @@ class Asker:
 @pytest.fixture(params=["sync", "async"])
 def ask(request: pytest.FixtureRequest, server: FakeServer) -> Asker:
     return Asker(server.address, request.param == "async")
+
+
+@pytest.fixture
+def score(server, monkeypatch, tmp_path):
+    """Scores a folder with the fake; the rest of the command line is as given."""
+    monkeypatch.setenv("RETINUE_SERVER", server.address)
+
+    def run(folder, *arguments, task="classify", out=tmp_path / "results.parquet"):
+        command = ["score", folder, "--task", task, "--model", MODEL_OF_TASK[task], "--out", out, *arguments]
+        return CliRunner().invoke(app, [str(argument) for argument in command])
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """100 files whose content is their name."""
+    made = tmp_path / "images"
+    for index in range(100):
+        path = made / f"{index % 7}" / f"{index:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(path.name.encode())
+    return made

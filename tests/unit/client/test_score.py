@@ -1,13 +1,7 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
-import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,30 +13,7 @@ from retinue_client._score import job as score_job
 from retinue_client.cli._app import app
 
 runner = CliRunner()
-TASKS = {"classify": "a-classifier", "detect": "b-detector", "segment": "c-segmenter"}
-
-
-@pytest.fixture
-def score(server, monkeypatch, tmp_path):
-    """Scores a folder with the fake; the rest of the command line is as given."""
-    monkeypatch.setenv("RETINUE_SERVER", server.address)
-
-    def run(folder, *arguments, task="classify", out=tmp_path / "results.parquet"):
-        command = ["score", folder, "--task", task, "--model", TASKS[task], "--out", out, *arguments]
-        return runner.invoke(app, [str(argument) for argument in command])
-
-    return run
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """100 files whose content is their name."""
-    made = tmp_path / "images"
-    for index in range(100):
-        path = made / f"{index % 7}" / f"{index:03}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(path.name.encode())
-    return made
+TASKS = ("classify", "detect", "segment")
 
 
 def rows(tmp_path):
@@ -196,102 +167,6 @@ def test_files_that_fail_are_rows_with_their_reason_and_the_exit_code_is_1(
     assert "bad.jpg: IMAGE_UNDECODABLE: These bytes are no image." in result.stderr
 
 
-def test_a_busy_server_is_given_time_and_every_file_is_scored(score, server, failure, folder, tmp_path):
-    refused = []
-
-    def full_at_first(request, context):
-        if hasattr(request, "images") and len(refused) < 12:
-            refused.append(time.monotonic())
-            failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 0.05).abort(context)
-
-    server.service.on_request = full_at_first
-    assert score(folder).exit_code == 0
-    assert [row["path"] for row in rows(tmp_path)] == image_paths(folder)
-    assert refused[-1] - refused[0] > 0.05
-
-
-def test_a_server_that_takes_only_one_image_at_a_time_is_fed_one_at_a_time(
-    score, server, failure, folder, tmp_path
-):
-    def one_only(request, context):
-        if len(getattr(request, "images", ())) > 1:
-            failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 0.001).abort(context)
-
-    server.service.on_request = one_only
-    assert score(folder).exit_code == 0
-    assert [row["path"] for row in rows(tmp_path)] == image_paths(folder)
-
-
-def test_a_limit_of_images_in_a_request_is_kept_once_it_is_met(score, server, failure, folder, tmp_path):
-    def few_only(request, context):
-        if len(getattr(request, "images", ())) > 3:
-            failure(grpc.StatusCode.INVALID_ARGUMENT, "Too many images.", "TOO_MANY_IMAGES").abort(context)
-
-    server.service.on_request = few_only
-    assert score(folder).exit_code == 0
-    assert len(rows(tmp_path)) == 100
-
-
-def test_an_image_on_which_the_server_fails_is_a_row_and_its_neighbours_are_scored(
-    score, server, failure, folder, tmp_path
-):
-    def poisoned(request, context):
-        if any(image.encoded == b"050.jpg" for image in getattr(request, "images", ())):
-            failure(grpc.StatusCode.INTERNAL, "The engine failed.", "ENGINE_FAILED").abort(context)
-
-    server.service.on_request = poisoned
-    assert score(folder).exit_code == 1
-    failed = {row["path"]: row["error_reason"] for row in rows(tmp_path) if row["error_reason"]}
-    assert failed == {"1/050.jpg": "ENGINE_FAILED"}
-    assert len(rows(tmp_path)) == 100
-
-
-def test_a_server_that_restarts_meanwhile_is_waited_for(score, server, folder, tmp_path):
-    restarted = threading.Event()
-
-    def restart():
-        server.stop()
-        server.start_again()
-        restarted.set()
-
-    def restart_midway(_request, _context):
-        if len(server.service.requests) == 4:
-            threading.Thread(target=restart).start()
-
-    server.service.on_request = restart_midway
-    assert score(folder).exit_code == 0
-    assert restarted.is_set()
-    assert [row["path"] for row in rows(tmp_path)] == image_paths(folder)
-
-
-def test_a_server_that_stays_away_ends_the_job_and_leaves_the_rows_so_far(
-    score, server, failure, folder, tmp_path
-):
-    def gone_after_a_while(_request, context):
-        if len(server.service.requests) > 6:
-            failure(grpc.StatusCode.UNAVAILABLE, "Draining.", "DRAINING").abort(context)
-
-    server.service.on_request = gone_after_a_while
-    result = score(folder, "--patience", "0.2")
-    assert result.exit_code == 2
-    assert "retinue: Draining. The rows so far are in " in result.stderr
-    assert not (tmp_path / "results.parquet").exists()
-    so_far = pq.read_table(tmp_path / "results.parquet.partial").to_pylist()
-    assert 0 < len(so_far) < 100
-    assert [row["path"] for row in so_far] == image_paths(folder)[: len(so_far)]
-
-
-def test_a_wrong_question_ends_the_job_at_once(score, server, failure, folder, tmp_path):
-    def refuse(request, context):
-        if hasattr(request, "images"):
-            failure(grpc.StatusCode.INVALID_ARGUMENT, "top_k is 0.", "INVALID_REQUEST").abort(context)
-
-    server.service.on_request = refuse
-    result = score(folder, "--top-k", "0")
-    assert (result.exit_code, "top_k is 0." in result.stderr) == (2, True)
-    assert not (tmp_path / "results.parquet").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -365,15 +240,6 @@ def test_a_folder_that_may_not_be_listed_is_named(score, folder, monkeypatch):
     assert (result.exit_code, result.stderr) == (2, f"retinue: {folder}: Permission denied.\n")
 
 
-def test_what_an_interrupted_run_left_stays_until_the_server_answers_again(score, folder, tmp_path):
-    partial = tmp_path / "results.parquet.partial"
-    partial.write_bytes(b"rows of an hour")
-    assert score(folder, "--server", "localhost:1").exit_code == 2
-    assert partial.read_bytes() == b"rows of an hour"
-    assert score(folder).exit_code == 0
-    assert not partial.exists()
-
-
 def test_an_output_that_cannot_be_created_is_named(score, folder, tmp_path):
     (tmp_path / "results.parquet.partial").mkdir()
     result = score(folder)
@@ -381,72 +247,8 @@ def test_an_output_that_cannot_be_created_is_named(score, folder, tmp_path):
     assert "results.parquet.partial" in result.stderr
 
 
-def test_a_disk_that_fills_up_is_named(score, folder, tmp_path):
-    (tmp_path / "results.parquet.partial").symlink_to("/dev/full")
-    result = score(folder)
-    assert result.exit_code == 2
-    assert "results.parquet: No space left on device." in result.stderr
-    assert not list(tmp_path.glob("*.parquet*"))
-
-
 def test_results_inside_the_folder_are_not_scored_themselves(score, folder):
     out = folder / "out.parquet"
     assert score(folder, "--all-files", out=out).exit_code == 0
     assert score(folder, "--all-files", "--overwrite", out=out).exit_code == 0
     assert len(pq.read_table(out)) == 100
-
-
-def test_in_flight_work_is_bounded(score, server, folder):
-    assert score(folder, "--max-in-flight", "16").exit_code == 0
-    assert server.service.most_running <= 2
-    assert max(len(getattr(request, "images", ())) for request in server.service.requests) <= 8
-    assert score(folder, "--max-in-flight", "1", "--overwrite").exit_code == 0
-
-
-def test_files_are_read_only_a_little_ahead_of_the_answers(score, server, tmp_path, monkeypatch):
-    made = tmp_path / "images"
-    made.mkdir()
-    for index in range(1000):
-        (made / f"{index:04}.jpg").write_bytes(b"x")
-    read = []
-    read_file = score_job.read_file
-    monkeypatch.setattr(score_job, "read_file", lambda path: (read.append(path), read_file(path))[1])
-    most_ahead = 0
-
-    def compare(request, _context):
-        nonlocal most_ahead
-        answered = sum(len(getattr(one, "images", ())) for one in server.service.requests)
-        most_ahead = max(most_ahead, len(read) - answered)
-
-    server.service.on_request = compare
-    assert score(made, "--max-in-flight", "32").exit_code == 0
-    assert len(read) == 1000
-    assert most_ahead <= 32 + 5 * 8
-
-
-def test_an_interrupted_job_leaves_the_rows_so_far_and_the_exit_code_130(server, folder, tmp_path):
-    out = tmp_path / "results.parquet"
-    (folder / "0" / "!.jpg").write_bytes(b"bad")
-    stalled = threading.Event()
-
-    def stall_at_the_end(request, _context):
-        if any(image.encoded == b"097.jpg" for image in getattr(request, "images", ())):
-            stalled.wait(timeout=60)
-
-    server.service.on_request = stall_at_the_end
-    program = "from retinue_client.cli import main; main()"
-    command = [sys.executable, "-c", program, "score", str(folder), "--task", "classify", "--out", str(out)]
-    environment = os.environ | {"RETINUE_SERVER": server.address}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        # Once the failure of the first file is on the screen, its row is in the table.
-        assert "!.jpg: IMAGE_UNDECODABLE" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    stalled.set()
-    assert process.returncode == 130
-    assert "interrupted. The rows so far are in" in errors
-    assert "Traceback" not in errors
-    assert not out.exists()
-    so_far = pq.read_table(tmp_path / "results.parquet.partial").to_pylist()
-    assert 0 < len(so_far) < 101
-    assert [row["path"] for row in so_far] == image_paths(folder)[: len(so_far)]
