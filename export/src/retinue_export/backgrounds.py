@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Uint8 = NDArray[np.uint8]
-_PHOTOS = {
+PHOTOS = {
     "train": (
         ("skimage.data", "astronaut.png"),
         ("skimage.data", "brick.png"),
@@ -43,7 +43,7 @@ def load(split: Literal["train", "test"]) -> list[Uint8]:
         uint8 [h,w,3] each, RGB, shorter side at least 340 pixels.
     """
     scaled = []
-    for package, name in _PHOTOS[split]:
+    for package, name in PHOTOS[split]:
         with files(package).joinpath(name).open("rb") as file:
             photo = Image.open(file).convert("RGB")
         for side in _SHORTER_SIDES:

@@ -72,7 +72,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         ValueError: the file is not in that format.
     """
     content = gzip.decompress(path.read_bytes())
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     dimensions = content[3]
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, offset=4))

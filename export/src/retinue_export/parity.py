@@ -34,7 +34,8 @@ class _Difference:
 
     def add(self, differences: NDArray[np.float64]) -> None:
         if differences.size:
-            self.largest = max(self.largest, float(differences.max()))
+            # NumPy's maximum, unlike Python's max, keeps what is not a number.
+            self.largest = float(np.maximum(self.largest, differences.max()))
             self.total += float(differences.sum())
             self.count += differences.size
 

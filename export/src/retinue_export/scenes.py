@@ -13,14 +13,18 @@ from PIL import Image
 
 from retinue_export import backgrounds, fashion_mnist
 
-SMALLEST_ITEM = 0.2
+SMALLEST_ITEM = 0.25
 """Length of the smallest item, as a part of the scene's shorter side."""
-LARGEST_ITEM = 0.6
+LARGEST_ITEM = 0.65
 FEWEST_ITEMS = 2
-MOST_ITEMS = 8
-LEAST_VISIBLE = 0.55
+MOST_ITEMS = 7
+LEAST_VISIBLE = 0.6
 """An item is not placed where it would leave less than this part of another one, or of itself, in view."""
 _ATTEMPTS = 4
+_DARKEST = 6
+"""Grey levels up to this are noise around an item."""
+_RIM = 0.3
+"""Pixels at the edge of an item that are darker than this part of its mean are blur."""
 
 Uint8 = NDArray[np.uint8]
 
@@ -117,7 +121,9 @@ class SceneSource:
 
 
 def silhouettes(images: Uint8) -> Uint8:
-    """Finds which pixels belong to each item: all but the black ones from which a straight way leads out.
+    """Finds which pixels belong to each item: the bright ones, and dark ones from which no straight way leads out.
+
+    Bright is relative to the item, so that a dark one is found whole and a bright one loses its blurred rim.
 
     Args:
         images: uint8 [N,28,28], grey, black around the item.
@@ -125,7 +131,9 @@ def silhouettes(images: Uint8) -> Uint8:
     Returns:
         uint8 [N,28,28], 255 inside and 0 outside.
     """
-    some = images > 6
+    lit = images > _DARKEST
+    mean = (images * lit).sum(axis=(1, 2)) / np.maximum(lit.sum(axis=(1, 2)), 1)
+    some = images > np.maximum(_DARKEST, _RIM * mean)[:, np.newaxis, np.newaxis]
     inside = np.ones_like(some)
     for axis in (1, 2):
         inside &= np.logical_or.accumulate(some, axis=axis)
@@ -164,7 +172,8 @@ def _paint(target: Uint8, item: Uint8, random: np.random.Generator) -> None:
     colour_of_level = (darkest * brightest / 255 + grey / 255 * (brightest * (1 - darkest / 255))).astype(
         np.uint16
     )
-    alpha = (item[..., 1:].astype(np.uint16) * 257 + 128) >> 8
+    alpha = item[..., 1:].astype(np.uint16)
+    alpha += alpha >> 7  # 0 to 256, so that opaque is opaque
     target[...] = (target * (256 - alpha) + colour_of_level[item[..., 0]] * alpha) >> 8
 
 

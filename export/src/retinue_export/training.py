@@ -1,13 +1,12 @@
 """The one training loop of all recipes: AdamW on a one-cycle schedule, in bfloat16 where the CPU has it."""
 
 import copy
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -84,24 +83,28 @@ def fit(
     return trained.to(memory_format=torch.contiguous_format).eval()
 
 
-def prefetched(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
-    """Draws from `batches` in a thread of its own, up to `depth` ahead, in the same order."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+def prefetched(make: Callable[[], Iterator[Batch]], depth: int = 4) -> Iterator[Batch]:
+    """Makes batches in a process of its own, up to `depth` ahead, in the same order.
 
-    def draw() -> None:
-        try:
-            for batch in batches:
-                ready.put(batch)
-        except BaseException as error:
-            ready.put(error)
-            raise
+    A thread would not do: making scenes is many short steps in Python, and training would wait for the interpreter
+    lock after each of its operators.
 
-    threading.Thread(target=draw, name="prefetch", daemon=True).start()
-    while True:
-        batch = ready.get()
-        if isinstance(batch, BaseException):
-            raise batch
-        yield batch
+    Args:
+        make: gives the batches; goes to the other process by pickle.
+        depth: how many batches may lie ready.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        _Made(make), batch_size=None, num_workers=1, prefetch_factor=depth, multiprocessing_context="spawn"
+    )
+    return iter(loader)
+
+
+class _Made(IterableDataset[Batch]):
+    def __init__(self, make: Callable[[], Iterator[Batch]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._make()
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -1,10 +1,11 @@
 """Batches of generated scenes in the shape the letterbox rule gives: any aspect ratio on a grey square."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from retinue_export.packaging import Normalisation
 from retinue_export.scenes import Scene, SceneSource
@@ -42,12 +43,12 @@ def batches(source: SceneSource, size: int, seed: int) -> Iterator[tuple[NDArray
 
 
 def framed_scene(source: SceneSource, random: np.random.Generator) -> Scene:
-    """Makes a scene, every second one narrower or lower than the input and centred on grey."""
+    """Makes a scene, every second one softened, and every second one narrower or lower than the input, on grey."""
     height = width = INPUT_SIDE
     if random.random() < 0.5:
-        short = int(random.integers(INPUT_SIDE // 2, INPUT_SIDE))
+        short = int(random.integers(INPUT_SIDE * 5 // 8, INPUT_SIDE))
         height, width = (short, width) if random.random() < 0.5 else (height, short)
-    scene = source.scene(height, width, random)
+    scene = _softened(source.scene(height, width, random), random)
     if height == width:
         return scene
     top, left = (INPUT_SIDE - height) // 2, (INPUT_SIDE - width) // 2
@@ -58,3 +59,11 @@ def framed_scene(source: SceneSource, random: np.random.Generator) -> Scene:
     class_map[inside] = scene.class_map
     offset = np.array([left, top, left, top], np.float32)
     return Scene(image, scene.boxes + offset, scene.classes, class_map)
+
+
+def _softened(scene: Scene, random: np.random.Generator) -> Scene:
+    """Blurs every second scene a little: larger pictures are softer once they were made small."""
+    if random.random() < 0.5:
+        return scene
+    blurred = Image.fromarray(scene.image).filter(ImageFilter.BoxBlur(random.uniform(0, 0.8)))
+    return replace(scene, image=np.asarray(blurred))

@@ -1,0 +1,155 @@
+"""The command line: one sentence on bad input, exit code 2; a failed comparison, exit code 1."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import numpy_helper
+from retinue.v1 import manifest_pb2 as pb
+from tests.unit.export import tiny
+
+from retinue_export import cli
+from retinue_export.assembly import Quality
+from retinue_export.packaging import classifier
+from retinue_export.recipes.catalog import RECIPES
+from retinue_export.recipes.recipe import Recipe
+from retinue_server.bundle import manifest as manifest_file
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, captured.out, captured.err
+
+
+RECIPE = Recipe(
+    manifest=pb.ModelManifest(
+        name="tiny",
+        task=pb.TASK_CLASSIFY,
+        labels=["a", "b", "c"],
+        source=pb.Source(architecture="tests.tiny.network"),
+    ),
+    network=tiny.network,
+    train=lambda _report: tiny.network(seed=1),
+    packaging=classifier(tiny.SPEC, tiny.NORMALISATION),
+    parity_images=lambda: tiny.images(9),
+    parity_inputs="noise",
+    quality=lambda: Quality("noise", 3, lambda _runner: {"top1_accuracy": 0.5}),
+)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", RECIPE)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A models folder with the tiny recipe's bundle."""
+    out = tmp_path / "models"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "tiny", "--out", str(out), "--keep-weights", str(tmp_path / "weights")])
+    assert ended.value.code == 0
+    return out
+
+
+def copy_of(models: Path, target: Path) -> Path:
+    folder = target / "tiny" / "1"
+    folder.mkdir(parents=True)
+    for name in ("model.onnx", "manifest.json"):
+        (folder / name).write_bytes((models / "tiny" / "1" / name).read_bytes())
+    return folder
+
+
+def test_a_trained_network_becomes_a_bundle(models: Path) -> None:
+    manifest = manifest_file.read(models / "tiny" / "1")
+    assert {figure.engine for figure in manifest.quality} == {"pytorch", "onnxruntime"}
+
+
+def test_kept_weights_give_the_same_graph_again(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(tmp_path / "weights")
+    assert run(capsys, "train", "tiny", "--weights", weights, "--out", str(models), "--version", "2")[0] == 0
+    first, second = (manifest_file.read(models / "tiny" / version) for version in "12")
+    assert first.sha256 == second.sha256
+
+
+def test_verify_prints_the_certificate_and_says_where_the_weights_come_from(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "verify", str(models / "tiny"))
+    assert code == 0
+    assert "probabilities" in out
+    assert "the bundle itself" in out
+
+
+def test_verify_finds_a_changed_file(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(models, tmp_path / "changed")
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    code, _, err = run(capsys, "verify", str(folder))
+    assert code == 2
+    assert "sha256" in err
+
+
+def test_verify_finds_a_graph_that_computes_something_else(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(models, tmp_path / "changed")
+    model = onnx.load(folder / "model.onnx")
+    (offset,) = (tensor for tensor in model.graph.initializer if tensor.name == "offset")
+    offset.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(offset) + 0.5, "offset"))
+    onnx.save(model, folder / "model.onnx")
+    text = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    text["sha256"] = manifest_file.file_sha256(folder / "model.onnx")
+    (folder / "manifest.json").write_text(json.dumps(text), encoding="utf-8")
+    code, _, err = run(capsys, "verify", str(folder))
+    assert code == 1
+    assert "differs from PyTorch" in err
+
+
+def test_an_existing_version_is_refused_before_anything_is_trained(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "train", "tiny", "--out", str(models))
+    assert code == 2
+    assert "choose another --version" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "fashion-dancer", "--out", "out"], "no recipe 'fashion-dancer'"),
+        (["train", "fashion-cnn", "--out", "out", "--weights", "none"], "There is no file"),
+        (["torchvision", "resnet9", "--name", "a", "--out", "out"], "no model 'resnet9'"),
+        (["torchvision", "mobilenet_v2", "--name", "a b", "--out", "out"], "no model name"),
+        (
+            ["torchvision", "mobilenet_v2", "--weights", "none.pth", "--name", "a", "--out", "out"],
+            "no weights file",
+        ),
+        (["verify", "none"], "There is no bundle folder"),
+        (["verify", "."], "manifest.json"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,118 @@
+"""From module to graph: nothing may change but what is meant to."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tests.unit.export import tiny
+from torch import nn
+
+from retinue_export import graph, parity
+
+
+@pytest.fixture(scope="module")
+def module() -> nn.Module:
+    rounded = graph.rounded_to_fp16(graph.folded(tiny.network()))
+    return graph.Classifying(rounded, tiny.NORMALISATION.mean, tiny.NORMALISATION.deviation).eval()
+
+
+@pytest.fixture(scope="module")
+def model(module: nn.Module) -> onnx.ModelProto:
+    return graph.export(module, torch.zeros(2, 8, 6, 3, dtype=torch.uint8), ["probabilities"])
+
+
+def test_folding_removes_batch_normalisation_and_changes_nothing_else() -> None:
+    network = tiny.network()
+    folded = graph.folded(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    assert any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    images = torch.randn(4, 3, 8, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), network(images), atol=1e-6, rtol=1e-5)
+
+
+class _Separate(nn.Module):
+    """Batch normalisation outside of a Sequential."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.first(images))
+
+
+class _Branching(_Separate):
+    """Likewise, and with a branch on values that cannot be traced."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) if images.sum() > 0 else images
+
+
+def test_batch_normalisation_outside_of_a_sequential_is_folded_too() -> None:
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Separate()).modules())
+
+
+def test_a_module_that_cannot_be_traced_stays_as_it_is() -> None:
+    assert any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Branching()).modules())
+
+
+def test_rounded_weights_survive_16_bits_unchanged() -> None:
+    network = tiny.network()
+    for name, parameter in graph.rounded_to_fp16(network).named_parameters():
+        if parameter.ndim > 1:
+            assert torch.equal(parameter, parameter.half().float())
+            assert not torch.equal(parameter, network.get_parameter(name))
+            torch.testing.assert_close(parameter, network.get_parameter(name), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_graph_takes_any_batch_of_pixels_and_agrees_with_the_module(
+    module: nn.Module, model: onnx.ModelProto, batch: int
+) -> None:
+    images = tiny.images(batch)
+    actual = parity.runner(parity.session(model.SerializeToString()))(images)["probabilities"]
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    np.testing.assert_allclose(actual.sum(axis=1), 1, atol=1e-6)
+
+
+def test_storing_weights_in_16_bits_makes_the_graph_smaller_and_changes_no_number(
+    model: onnx.ModelProto,
+) -> None:
+    smaller = onnx.ModelProto()
+    smaller.CopyFrom(model)
+    saved = graph.store_as_fp16(smaller)
+    assert saved > 0
+    onnx.checker.check_model(smaller, full_check=True)
+    images = tiny.images(3)
+    before = parity.runner(parity.session(model.SerializeToString()))(images)
+    after = parity.runner(parity.session(smaller.SerializeToString()))(images)
+    np.testing.assert_array_equal(before["probabilities"], after["probabilities"])
+
+
+def test_weights_that_16_bits_would_change_stay_in_32() -> None:
+    module = graph.Classifying(graph.folded(tiny.network()), *map(tuple, ((0.5,) * 3, (0.2,) * 3)))
+    model = graph.export(module, torch.zeros(2, 8, 6, 3, dtype=torch.uint8), ["probabilities"])
+    assert graph.store_as_fp16(model) == 0
+
+
+def test_a_graph_tells_nothing_of_the_machine_that_made_it(model: onnx.ModelProto) -> None:
+    content = model.SerializeToString()
+    assert b"/" + b"retinue_export" not in content
+    assert b".py" not in content
+    assert model.producer_name == "retinue-export"
+
+
+def test_a_class_map_names_the_highest_class_of_each_pixel() -> None:
+    torch.manual_seed(0)
+    module = graph.Segmenting(nn.Conv2d(3, 5, 1), (0.5,) * 3, (0.2,) * 3)
+    images = torch.from_numpy(tiny.images(2))
+    with torch.no_grad():
+        class_map = module(images)
+        logits = module.network(module.normalise(images))
+    assert class_map.dtype == torch.uint8
+    assert class_map.shape == (2, 8, 6)
+    assert torch.equal(logits.argmax(1), class_map.long())

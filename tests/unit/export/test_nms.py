@@ -1,0 +1,124 @@
+"""Suppression as ONNX nodes against the same in PyTorch."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from retinue_export import nms
+from retinue_export.nms import Suppression
+
+CLASSES, BOXES = 3, 40
+
+
+def session_for(suppression: Suppression) -> onnxruntime.InferenceSession:
+    """A graph that passes boxes and scores through to suppression."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["boxes_in"], ["dense_boxes"]),
+            helper.make_node("Identity", ["scores_in"], ["dense_scores"]),
+        ],
+        "passing",
+        [
+            helper.make_tensor_value_info("boxes_in", TensorProto.FLOAT, ["batch", BOXES, 4]),
+            helper.make_tensor_value_info("scores_in", TensorProto.FLOAT, ["batch", CLASSES, BOXES]),
+        ],
+        [
+            helper.make_tensor_value_info("dense_boxes", TensorProto.FLOAT, ["batch", BOXES, 4]),
+            helper.make_tensor_value_info("dense_scores", TensorProto.FLOAT, ["batch", CLASSES, BOXES]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    nms.append(model, "dense_boxes", "dense_scores", suppression)
+    onnx.checker.check_model(model, full_check=True)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run(
+    suppression: Suppression, boxes: torch.Tensor, scores: torch.Tensor
+) -> dict[str, NDArray[np.generic]]:
+    names = ["boxes", "scores", "classes"]
+    feed = {"boxes_in": boxes.numpy(), "scores_in": scores.numpy()}
+    return dict(zip(names, session_for(suppression).run(names, feed), strict=True))
+
+
+def random_detections(images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes that overlap a lot: [N,A,4] and scores [N,C,A]."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(images, BOXES, 2, generator=generator) * 40
+    sizes = 20 + torch.rand(images, BOXES, 2, generator=generator) * 40
+    scores = torch.rand(images, CLASSES, BOXES, generator=generator)
+    return torch.cat([corners, corners + sizes], dim=-1), scores
+
+
+def assert_same(actual: dict[str, NDArray[np.generic]], expected: dict[str, NDArray[np.generic]]) -> None:
+    for name, values in expected.items():
+        assert actual[name].dtype == values.dtype
+        np.testing.assert_array_equal(actual[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+def test_the_graph_keeps_what_pytorch_keeps(images: int) -> None:
+    suppression = Suppression(max_detections=80, min_score=0.3, iou_threshold=0.4)
+    boxes, scores = random_detections(images)
+    expected = nms.reference(boxes, scores, suppression)
+    assert 0 < (expected["scores"] > 0).sum() < images * 80
+    assert_same(run(suppression, boxes, scores), expected)
+
+
+def test_only_the_best_remain_when_more_survive_than_there_are_rows() -> None:
+    suppression = Suppression(max_detections=5, min_score=0.01, iou_threshold=0.9)
+    boxes, scores = random_detections(3)
+    expected = nms.reference(boxes, scores, suppression)
+    assert (expected["scores"] > 0).all()
+    assert_same(run(suppression, boxes, scores), expected)
+
+
+def test_an_image_without_detections_gets_empty_rows_and_its_neighbour_keeps_its_own() -> None:
+    suppression = Suppression(max_detections=10, min_score=0.5, iou_threshold=0.5)
+    boxes, scores = random_detections(2)
+    scores[0] = 0.4
+    actual = run(suppression, boxes, scores)
+    assert not actual["scores"][0].any()
+    assert not actual["boxes"][0].any()
+    assert not actual["classes"][0].any()
+    assert_same(actual, nms.reference(boxes, scores, suppression))
+    assert actual["scores"][1].any()
+
+
+def test_no_detection_in_the_whole_batch_is_no_error() -> None:
+    boxes, scores = random_detections(2)
+    actual = run(Suppression(max_detections=10, min_score=0.99999), boxes, scores)
+    assert actual["scores"].shape == (2, 10)
+    assert not any(values.any() for values in actual.values())
+
+
+def test_of_equal_boxes_one_a_class_survives() -> None:
+    suppression = Suppression(max_detections=10, min_score=0.1, iou_threshold=0.5)
+    boxes = torch.tensor([10.0, 10.0, 30.0, 30.0]).expand(1, BOXES, 4).contiguous()
+    scores = torch.linspace(0.2, 0.9, CLASSES * BOXES).view(1, CLASSES, BOXES)
+    actual = run(suppression, boxes, scores)
+    assert (actual["scores"] > 0).sum() == CLASSES
+    assert actual["classes"][0, :CLASSES].tolist() == [2, 1, 0]
+
+
+def test_scores_descend() -> None:
+    boxes, scores = random_detections(4)
+    actual = run(Suppression(max_detections=30, min_score=0.2), boxes, scores)["scores"]
+    assert (np.diff(actual, axis=1) <= 0).all()
+
+
+def test_candidates_change_nothing_while_all_that_matter_are_among_them() -> None:
+    boxes, scores = random_detections(3)
+    scores[:, :, 15:] *= 0.1
+    wide = Suppression(max_detections=20, min_score=0.2, iou_threshold=0.5)
+    narrow = Suppression(max_detections=20, min_score=0.2, iou_threshold=0.5, candidates=15)
+    assert_same(run(narrow, boxes, scores), nms.reference(boxes, scores, wide))
+
+
+def test_rows_that_could_never_be_filled_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot fill"):
+        session_for(Suppression(max_detections=CLASSES * BOXES + 1))

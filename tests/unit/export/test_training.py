@@ -1,0 +1,160 @@
+"""The training loop, the losses and the networks on tiny problems."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retinue_export import detection_loss
+from retinue_export.networks.blocks import normalised
+from retinue_export.networks.cnn import FashionCnn, shift_and_flip
+from retinue_export.networks.detector import STRIDE, Detector, cell_centres
+from retinue_export.networks.segmenter import Segmenter
+from retinue_export.recipes.scene_batches import NORMALISATION
+from retinue_export.training import Batch, Schedule, fit, prefetched
+
+
+def separable() -> Iterator[Batch]:
+    """Whether an image is brighter on its left or its right half."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        images = torch.rand(32, 1, 4, 4, generator=generator)
+        labels = (images[..., :2].sum((1, 2, 3)) > images[..., 2:].sum((1, 2, 3))).long()
+        yield images, labels
+
+
+def cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
+    return nn.functional.cross_entropy(network(batch[0]).float(), batch[1])
+
+
+def trained(average_decay: float = 0.0) -> tuple[nn.Module, list[float]]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 4), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    losses: list[float] = []
+    schedule = Schedule(150, learning_rate=0.05, average_decay=average_decay)
+    result = fit(
+        network, separable(), cross_entropy, schedule, lambda _done, _steps, loss: losses.append(loss)
+    )
+    return result, losses
+
+
+@pytest.mark.parametrize("average_decay", [0.0, 0.9])
+def test_training_learns_and_returns_a_network_in_evaluation_mode(average_decay: float) -> None:
+    network, losses = trained(average_decay)
+    assert len(losses) == 150
+    assert losses[-1] < 0.6 * losses[0]
+    assert not network.training
+    images, labels = next(separable())
+    assert (network(images).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_the_same_seed_trains_the_same_network() -> None:
+    first, second = trained()[0], trained()[0]
+    for left, right in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_batches_made_ahead_keep_their_order() -> None:
+    made = prefetched((torch.tensor(number),) for number in range(10**9))
+    assert [int(next(made)[0]) for _ in range(20)] == list(range(20))
+
+
+def test_batches_that_end_end() -> None:
+    assert len(list(prefetched((torch.tensor(number),) for number in range(9)))) == 9
+
+
+def test_an_error_while_making_batches_reaches_the_training() -> None:
+    def broken() -> Iterator[Batch]:
+        yield (torch.zeros(1),)
+        raise OSError("the disk is gone")
+
+    made = prefetched(broken())
+    next(made)
+    with pytest.raises(OSError, match="disk is gone"):
+        next(made)
+
+
+def test_the_classifier_is_the_one_that_was_asked_for() -> None:
+    layers = [part for part in FashionCnn().modules() if not list(part.children())]
+    widths = [(part.out_channels, *part.kernel_size) for part in layers if isinstance(part, nn.Conv2d)]
+    assert widths == [(64, 7, 7), (128, 3, 3), (128, 3, 3), (256, 3, 3), (256, 3, 3)]
+    assert [part.out_features for part in layers if isinstance(part, nn.Linear)] == [128, 64, 10]
+    assert [part.p for part in layers if isinstance(part, nn.Dropout)] == [0.5, 0.5]
+    assert sum(isinstance(part, nn.MaxPool2d) for part in layers) == 3
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in layers)
+
+
+def test_shifting_moves_a_pixel_by_at_most_the_reach_and_mirrors_half_of_the_images() -> None:
+    images = torch.zeros(400, 1, 9, 9)
+    images[:, :, 4, 6] = 1
+    moved = shift_and_flip(images, torch.Generator().manual_seed(0), reach=1)
+    places = moved.nonzero()
+    assert len(places) == 400
+    assert set(places[:, 2].tolist()) == {3, 4, 5}
+    assert set(places[:, 3].tolist()) == {5, 6, 7} | {1, 2, 3}
+    assert 150 < (places[:, 3] < 4).sum() < 250
+
+
+def test_the_detector_gives_a_box_and_scores_for_each_cell() -> None:
+    boxes, logits = Detector(classes=4).eval()(torch.zeros(2, 3, 64, 96))
+    assert boxes.shape == (2, 8 * 12, 4)
+    assert logits.shape == (2, 8 * 12, 4)
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+    centre = (boxes[0, 13, :2] + boxes[0, 13, 2:]) / 2
+    assert (centre - cell_centres(8, 12)[13]).abs().max() < STRIDE * 2
+
+
+def test_the_segmenter_scores_every_pixel() -> None:
+    assert Segmenter(classes=5).eval()(torch.zeros(2, 3, 32, 48)).shape == (2, 5, 32, 48)
+
+
+def test_the_graph_normalises_as_training_did() -> None:
+    levels = torch.arange(256.0)
+    mean, deviation = NORMALISATION.mean[0], NORMALISATION.deviation[0]
+    torch.testing.assert_close(normalised(levels), (levels / 255 - mean) / deviation)
+
+
+def scene() -> tuple[Tensor, Tensor, Tensor]:
+    """Centres of 8x8 cells, boxes of two images (the second has one object, and padding), and their classes."""
+    boxes = torch.tensor([[[4.0, 4, 28, 28], [32, 32, 60, 60]], [[10, 10, 40, 40], [0, 0, 0, 0]]])
+    return cell_centres(8, 8), boxes, torch.tensor([[1, 2], [0, -1]])
+
+
+def test_cells_are_assigned_inside_their_object_and_never_to_padding() -> None:
+    centres, boxes, classes = scene()
+    predicted = torch.cat([centres - 12, centres + 12], dim=1).expand(2, -1, -1)
+    made = detection_loss.assign(predicted, torch.full((2, 64, 3), 0.5), centres, boxes, classes)
+    assert made.positive.any(dim=1).all()
+    for image in range(2):
+        cells = centres[made.positive[image]]
+        owners = made.target_boxes[image][made.positive[image]]
+        assert ((cells > owners[:, :2]) & (cells < owners[:, 2:])).all()
+    assert made.target_scores[0, :, 0].sum() == 0
+    assert made.target_scores[1, :, 1:].sum() == 0
+    assert made.target_scores[~made.positive].sum() == 0
+    assert 0 < made.target_scores.max() <= 1
+
+
+def test_right_answers_cost_less_than_wrong_ones() -> None:
+    centres, boxes, classes = scene()
+    owner = torch.where(centres.sum(1) > 64, 1, 0)
+    right_boxes = torch.stack([boxes[0][owner], boxes[1][0].expand(64, 4)])
+    right_logits = torch.full((2, 64, 3), -6.0)
+    made = detection_loss.assign(right_boxes, right_logits.sigmoid(), centres, boxes, classes)
+    right_logits[made.target_scores > 0.5] = 6.0
+    right = detection_loss.detection_loss(right_boxes, right_logits, centres, boxes, classes)
+    confused = detection_loss.detection_loss(
+        right_boxes, right_logits.roll(1, dims=2), centres, boxes, classes
+    )
+    moved = detection_loss.detection_loss(right_boxes + 9, right_logits, centres, boxes, classes)
+    assert right < 0.5 * confused
+    assert right < 0.5 * moved
+
+
+def test_an_image_without_objects_has_a_finite_loss() -> None:
+    centres, boxes, _ = scene()
+    nothing = torch.full((2, 2), -1)
+    predicted = torch.cat([centres - 12, centres + 12], dim=1).expand(2, -1, -1)
+    value = detection_loss.detection_loss(predicted, torch.zeros(2, 64, 3), centres, boxes, nothing)
+    assert value.isfinite()
