@@ -3,7 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as trying
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -82,6 +83,7 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
     assert again.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
 
 
+@trying(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     models=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
     seconds=st.floats(min_value=0, allow_nan=False),
