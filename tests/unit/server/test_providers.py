@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import pytest
+
+from retinue_server.errors import StartupError
+from retinue_server.runtime import providers
+from retinue_server.runtime.providers import CPU, CUDA, TENSORRT, Provider, ProviderOptions, choose
+
+GIB = 1 << 30
+GPU_BUILD = (TENSORRT, CUDA, CPU)
+CPU_BUILD = ("AzureExecutionProvider", CPU)
+
+
+class Machine:
+    """A machine on which some providers run; notes which were tried and with which options."""
+
+    def __init__(self, *working: str) -> None:
+        self._working = working
+        self.tried: list[tuple[str, ProviderOptions]] = []
+
+    def why_not(self, name: str, options: ProviderOptions) -> str:
+        self.tried.append((name, options))
+        return "" if name in self._working else "the driver is too old"
+
+
+def chosen(
+    requested: str,
+    machine: Machine,
+    available: tuple[str, ...] = GPU_BUILD,
+    memory_limit_bytes: int = 0,
+    device: int = 0,
+) -> Provider:
+    return choose(
+        requested,  # type: ignore[arg-type]
+        gpu_device=device,
+        gpu_memory_limit_bytes=memory_limit_bytes,
+        cache_folder=Path("/cache"),
+        available=available,
+        why_not=machine.why_not,
+    )
+
+
+def names(provider: Provider) -> list[str]:
+    return [name for name, _ in provider.chain]
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for_and_nothing_is_tried() -> None:
+    machine = Machine(TENSORRT, CUDA)
+    provider = chosen("cpu", machine)
+    assert provider == Provider(CPU, "cpu", "", ((CPU, {}),))
+    assert not provider.on_gpu
+    assert machine.tried == []
+
+
+def test_auto_takes_cuda_where_it_works() -> None:
+    machine = Machine(TENSORRT, CUDA)
+    provider = chosen("auto", machine, device=3)
+    assert (provider.name, provider.requested, provider.fallback_reason) == (CUDA, "auto", "")
+    assert provider.on_gpu
+    assert provider.device == 3
+    # What a graph has and CUDA has not runs on the CPU. Building TensorRT engines takes minutes: only on request.
+    assert names(provider) == [CUDA, CPU]
+    assert machine.tried == [provider.chain[0]]
+
+
+def test_auto_falls_back_where_cuda_does_not_work() -> None:
+    provider = chosen("auto", Machine())
+    assert names(provider) == [CPU]
+    assert provider.fallback_reason == f"{CUDA}: the driver is too old"
+    assert provider.requested == "auto"
+
+
+def test_auto_falls_back_where_the_installation_has_no_cuda() -> None:
+    machine = Machine(CUDA)
+    provider = chosen("auto", machine, CPU_BUILD)
+    assert provider.name == CPU
+    assert "install retinue-server[gpu]" in provider.fallback_reason
+    assert machine.tried == []
+
+
+@pytest.mark.parametrize("requested", ["cuda", "tensorrt"])
+@pytest.mark.parametrize(
+    ("available", "reason"),
+    [(GPU_BUILD, "the driver is too old"), (CPU_BUILD, "install retinue-server[gpu]")],
+)
+def test_a_gpu_that_was_asked_for_and_cannot_be_had_is_one_sentence(
+    requested: str, available: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(StartupError) as refused:
+        chosen(requested, Machine(), available)
+    message = refused.value.message
+    assert f"--provider {requested} cannot run here" in message
+    assert reason in message
+    assert "--provider auto" in message
+    assert "\n" not in message
+
+
+def test_cuda_is_taken_where_it_is_asked_for() -> None:
+    provider = chosen("cuda", Machine(CUDA))
+    assert (provider.name, provider.requested, provider.fallback_reason) == (CUDA, "cuda", "")
+
+
+def test_tensorrt_comes_before_cuda_before_the_cpu_and_keeps_its_engines() -> None:
+    provider = chosen("tensorrt", Machine(TENSORRT), memory_limit_bytes=2 * GIB, device=1)
+    assert names(provider) == [TENSORRT, CUDA, CPU]
+    options = provider.chain[0][1]
+    assert options["device_id"] == provider.chain[1][1]["device_id"] == "1"
+    assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == "/cache/tensorrt"
+    assert options["trt_max_workspace_size"] == str(2 * GIB)
+
+
+def test_tensorrt_is_not_replaced_by_cuda_unasked() -> None:
+    with pytest.raises(StartupError, match="--provider tensorrt"):
+        chosen("tensorrt", Machine(CUDA))
+
+
+def test_cuda_takes_memory_as_asked_for_and_no_more_than_the_limit() -> None:
+    limited = chosen("cuda", Machine(CUDA), memory_limit_bytes=3 * GIB, device=2).chain[0][1]
+    assert limited["arena_extend_strategy"] == "kSameAsRequested"
+    assert limited["gpu_mem_limit"] == str(3 * GIB)
+    assert limited["device_id"] == "2"
+    # Parity with PyTorch is measured in full precision.
+    assert limited["use_tf32"] == "0"
+    assert "gpu_mem_limit" not in chosen("cuda", Machine(CUDA)).chain[0][1]
+    assert "trt_max_workspace_size" not in chosen("tensorrt", Machine(TENSORRT)).chain[0][1]
+
+
+def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    provider = choose(
+        "tensorrt",
+        gpu_device=0,
+        gpu_memory_limit_bytes=0,
+        cache_folder=Path("~/cache"),
+        available=GPU_BUILD,
+        why_not=Machine(TENSORRT).why_not,
+    )
+    assert provider.chain[0][1]["trt_engine_cache_path"] == "/home/somebody/cache/tensorrt"
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "expected"),
+    [(8, None, 8), (8, 2.0, 2), (2, 16.0, 2), (8, 0.5, 1), (8, 1.5, 2), (1, None, 1)],
+)
+def test_cores_are_those_of_the_affinity_and_the_quota(
+    affinity: int, quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers.os, "sched_getaffinity", lambda pid: set(range(affinity)))
+    monkeypatch.setattr(providers, "_cgroup_cpu_quota", lambda: quota)
+    assert providers.available_cores() == expected

@@ -1,0 +1,211 @@
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from tests import colour_bundles
+from tests.colour_bundles import SIDE
+
+from retinue_server.bundle import manifest as manifests
+from retinue_server.errors import BundleError, StartupError
+from retinue_server.runtime import session as sessions
+from retinue_server.runtime.providers import CPU, CUDA, Provider
+from retinue_server.runtime.session import Session, Threads, explain
+
+ON_CPU = Provider(CPU, "cpu", "", ((CPU, {}),))
+ON_GPU = Provider(CUDA, "cuda", "", ((CUDA, {"device_id": "1"}), (CPU, {})), device=1)
+ONE_THREAD = Threads(2, 1)
+COLOURS = np.zeros((3, SIDE, SIDE, 3), np.uint8)
+for channel in range(3):
+    COLOURS[channel, ..., channel] = 255
+
+
+def opened(bundle: Path, provider: Provider = ON_CPU) -> Session:
+    return Session(bundle / "model.onnx", manifests.read(bundle), provider, ONE_THREAD)
+
+
+def test_a_classifier_gives_probabilities(tmp_path: Path) -> None:
+    session = opened(colour_bundles.classifier(tmp_path))
+    assert session.outputs == ("probabilities",)
+    (probabilities,) = session.run(COLOURS)
+    np.testing.assert_allclose(probabilities, np.eye(3), atol=1e-6)
+
+
+def test_a_detector_gives_boxes_scores_and_classes_in_this_order(tmp_path: Path) -> None:
+    session = opened(colour_bundles.detector(tmp_path))
+    assert session.outputs == ("boxes", "scores", "classes")
+    boxes, scores, classes = session.run(COLOURS)
+    assert (boxes.shape, scores.shape, classes.shape) == ((3, 3, 4), (3, 3), (3, 3))
+    assert classes[:, 0].tolist() == [0, 1, 2]
+    assert scores[:, 0].tolist() == [1, 1, 1]
+
+
+def test_a_segmenter_gives_class_maps(tmp_path: Path) -> None:
+    (class_map,) = opened(colour_bundles.segmenter(tmp_path)).run(COLOURS)
+    assert class_map.dtype == np.uint8
+    assert class_map[:, 0, 0].tolist() == [0, 1, 2]
+    assert class_map.shape == (3, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 32])
+def test_the_batch_is_what_it_is_given(size: int, tmp_path: Path) -> None:
+    (probabilities,) = opened(colour_bundles.classifier(tmp_path)).run(
+        np.resize(COLOURS, (size, SIDE, SIDE, 3))
+    )
+    assert len(probabilities) == size
+
+
+def test_giving_memory_back_changes_no_answer(tmp_path: Path) -> None:
+    session = opened(colour_bundles.classifier(tmp_path))
+    session.shrink_memory(COLOURS[:1])
+    np.testing.assert_allclose(session.run(COLOURS)[0], np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("said", "explained"),
+    [
+        (
+            "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from /m/a b/1/model.onnx failed:"
+            "Protobuf parsing failed.",
+            "Protobuf parsing failed",
+        ),
+        (
+            "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while running Gather node. "
+            "Name:'x' Status Message: indices element out of data bounds",
+            "indices element out of data bounds",
+        ),
+        (
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. "
+            "Name:'' Status Message: /src/core/reshape_helper.h:84 onnxruntime::ReshapeHelper::ReshapeHelper(const "
+            "Shape&, bool) size != 0 was false. The input tensor cannot be reshaped.\nstack",
+            "The input tensor cannot be reshaped",
+        ),
+        ("something else\nand more", "something else"),
+        ("", "ValueError"),
+    ],
+)
+def test_what_onnx_runtime_says_is_cut_to_what_matters(said: str, explained: str) -> None:
+    assert explain(ValueError(said)) == explained
+
+
+class FakeRuntime:
+    """Stands for ONNX Runtime on a machine with a GPU; notes what is asked of it."""
+
+    def __init__(self, running: str = CUDA) -> None:
+        self.running = running
+        self.created_with: dict[str, Any] = {}
+        self.calls: list[tuple[Any, ...]] = []
+
+    def create(self, path: Path, options: onnxruntime.SessionOptions, providers: list[Any]) -> "FakeRuntime":
+        self.created_with = {"path": path, "options": options, "providers": providers}
+        return self
+
+    def get_providers(self) -> list[str]:
+        return [self.running, CPU]
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="images", type="tensor(uint8)", shape=["N", SIDE, SIDE, 3])]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(name="heatmap", type="tensor(float)", shape=["N", 2, 2]),
+            SimpleNamespace(name="classes", type="tensor(int32)", shape=["N", 3]),
+            SimpleNamespace(name="scores", type="tensor(float)", shape=["N", 3]),
+            SimpleNamespace(name="boxes", type="tensor(float)", shape=["N", 3, 4]),
+        ]
+
+    def io_binding(self) -> "FakeRuntime":
+        self.calls.append(("io_binding",))
+        return self
+
+    def bind_cpu_input(self, name: str, array: npt.NDArray[Any]) -> None:
+        self.calls.append(("bind_cpu_input", name, id(array)))
+
+    def bind_output(self, name: str, device: str) -> None:
+        self.calls.append(("bind_output", name, device))
+
+    def run_with_iobinding(self, binding: "FakeRuntime") -> None:
+        assert binding is self
+        self.calls.append(("run",))
+
+    def copy_outputs_to_cpu(self) -> list[str]:
+        self.calls.append(("copy",))
+        return ["boxes' values", "scores' values", "classes' values"]
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRuntime]:
+    fake = FakeRuntime()
+    monkeypatch.setattr(sessions.ort, "InferenceSession", fake.create)
+    return fake  # type: ignore[return-value]
+
+
+def test_on_a_gpu_input_and_outputs_are_bound(runtime: FakeRuntime, tmp_path: Path) -> None:
+    session = opened(colour_bundles.detector(tmp_path), ON_GPU)
+    assert session.run(COLOURS) == ["boxes' values", "scores' values", "classes' values"]
+    # Only the outputs of the contract, and in its order.
+    assert runtime.calls == [
+        ("io_binding",),
+        ("bind_cpu_input", "images", id(COLOURS)),
+        ("bind_output", "boxes", "cpu"),
+        ("bind_output", "scores", "cpu"),
+        ("bind_output", "classes", "cpu"),
+        ("run",),
+        ("copy",),
+    ]
+
+
+def test_a_session_is_created_with_the_providers_chain_and_threads(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    bundle = colour_bundles.detector(tmp_path)
+    Session(bundle / "model.onnx", manifests.read(bundle), ON_GPU, Threads(2, 3))
+    assert runtime.created_with["path"] == bundle / "model.onnx"
+    assert runtime.created_with["providers"] == [(CUDA, {"device_id": "1"}), (CPU, {})]
+    options = runtime.created_with["options"]
+    assert options.intra_op_num_threads == 3
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_model_that_the_gpu_did_not_take_is_not_run_elsewhere_unsaid(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    runtime.running = CPU
+    with pytest.raises(StartupError, match=f"was to run on {CUDA}, but ONNX Runtime gave it to {CPU}"):
+        opened(colour_bundles.detector(tmp_path), ON_GPU)
+
+
+@pytest.mark.parametrize(
+    ("output", "change", "named"),
+    [
+        ("boxes", {"shape": ["N", 7, 4]}, "`detect.max_detections` says 3"),
+        ("boxes", {"shape": ["N", 3, 5]}, "has 5 in dimension 2"),
+        ("boxes", {"shape": ["N", 3]}, "with 3 dimensions"),
+        ("scores", {"type": "tensor(double)"}, "tensor(double)"),
+        ("classes", {"type": "tensor(int64)"}, "tensor(int32)"),
+        ("classes", {"name": "labels"}, "output 'classes' is missing; the graph has heatmap, labels"),
+    ],
+)
+def test_an_output_that_breaks_the_contract_is_named(
+    output: str, change: dict[str, Any], named: str, runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    outputs = runtime.get_outputs()
+    vars(next(value for value in outputs if value.name == output)).update(change)
+    runtime.get_outputs = lambda: outputs  # type: ignore[method-assign]
+    with pytest.raises(BundleError) as refused:
+        opened(colour_bundles.detector(tmp_path), ON_GPU)
+    assert named in refused.value.message
+    assert "model.onnx" in refused.value.message
+
+
+def test_sizes_that_the_graph_leaves_open_are_accepted(runtime: FakeRuntime, tmp_path: Path) -> None:
+    outputs = runtime.get_outputs()
+    for value in outputs:
+        value.shape = ["N", *("open" for _ in value.shape[1:])]
+    runtime.get_outputs = lambda: outputs  # type: ignore[method-assign]
+    assert opened(colour_bundles.detector(tmp_path), ON_GPU).outputs == ("boxes", "scores", "classes")
