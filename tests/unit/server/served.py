@@ -1,0 +1,38 @@
+"""Served models without a network, for tests of what surrounds them."""
+
+from typing import Any
+
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server.catalog import ServedModel
+from retinue_server.results import Task
+from retinue_server.runtime.profile import Profile
+from retinue_server.runtime.session import Threads
+
+_WIRE_TASKS = {
+    Task.CLASSIFY: pb.TASK_CLASSIFY,
+    Task.DETECT: pb.TASK_DETECT,
+    Task.SEGMENT: pb.TASK_SEGMENT,
+}
+
+
+def served_model(name: str, version: int = 1, task: Task = Task.CLASSIFY, batcher: Any = ()) -> ServedModel:
+    """A model of two classes, whose batcher is anything with a length."""
+    manifest = pb.ModelManifest(
+        name=name,
+        task=_WIRE_TASKS[task],
+        labels=["red", "green"],
+        input=pb.ImageInput(height=32, width=64),
+        precision=pb.PRECISION_FP16_WEIGHTS,
+    )
+    return ServedModel(
+        name=name,
+        version=version,
+        task=task,
+        manifest=manifest,
+        class_ids={"red": 0, "green": 1},
+        batcher=batcher,
+        threads=Threads(2, 1),
+        profile=Profile(8, 123.4),
+        memory_bytes=1000,
+    )

@@ -1,0 +1,161 @@
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+from prometheus_client.samples import Sample
+from tests.unit.server.served import served_model
+
+from retinue_server.batching.batcher import Outcome
+from retinue_server.batching.engine import Engine
+from retinue_server.catalog import Catalog
+from retinue_server.errors import (
+    DeadlineExpiredError,
+    EngineError,
+    ImageError,
+    InvalidRequestError,
+    RetinueError,
+    UnavailableError,
+)
+from retinue_server.metrics import Metrics
+from retinue_server.pipeline import Work
+from retinue_server.results import Answer, ClassifyOptions
+from retinue_server.service import VisionService
+
+OPTIONS = ClassifyOptions(1, 0)
+IMAGE = Image.new("RGB", (1, 1))
+
+
+class FakeBatcher:
+    """Gives each work the next of the outcomes it was made with."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+        self.submitted: list[Sequence[Work]] = []
+
+    async def submit(self, works: Sequence[Work], *, deadline: float | None) -> list[Outcome[Any]]:
+        self.submitted.append(works)
+        assert len(works) == len(self.values)
+        return [Outcome(value, 0.25) for value in self.values]
+
+
+def answer(result: Any) -> Answer:
+    return Answer(result, 0.1, 0.2, 0.3, 4)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def service(metrics: Metrics) -> VisionService:
+    return VisionService(Engine(instances=1), metrics, max_images_per_request=3)
+
+
+async def ask(
+    service: VisionService, batcher: FakeBatcher, images: Sequence[Image.Image | ImageError]
+) -> list[Any]:
+    outcomes = await service.answer(
+        served_model("a", batcher=batcher), images, OPTIONS, arrived=time.monotonic(), deadline=None
+    )
+    return [outcome.value for outcome in outcomes]
+
+
+def images_counted(metrics: Metrics) -> dict[str, float]:
+    samples: list[Sample] = [sample for family in metrics.registry.collect() for sample in family.samples]
+    return {
+        sample.labels["outcome"]: sample.value for sample in samples if sample.name == "retinue_images_total"
+    }
+
+
+def test_it_is_ready_between_loading_and_draining(service: VisionService) -> None:
+    assert (service.ready, service.alive) == (False, True)
+    with pytest.raises(UnavailableError) as loading:
+        _ = service.catalog
+    assert loading.value.reason == "LOADING"
+
+    catalog = Catalog([served_model("a")], {})
+    service.open(catalog)
+    assert service.ready
+    assert service.catalog is catalog
+
+    service.drain()
+    assert (service.ready, service.alive) == (False, True)
+    with pytest.raises(UnavailableError) as draining:
+        _ = service.catalog
+    assert draining.value.reason == "DRAINING"
+
+
+def test_it_is_neither_ready_nor_alive_when_the_engine_has_failed(metrics: Metrics) -> None:
+    engine = Engine(instances=1)
+    service = VisionService(engine, metrics, max_images_per_request=3)
+    service.open(Catalog([served_model("a")], {}))
+    engine.healthy = False
+    assert (service.ready, service.alive) == (False, False)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_request_of_as_many_images_as_are_taken_passes(count: int, service: VisionService) -> None:
+    service.check_image_count(count)
+
+
+@pytest.mark.parametrize(
+    ("count", "reason", "advice"),
+    [(0, "NO_IMAGES", "send at least one"), (4, "TOO_MANY_IMAGES", "at most 3 are taken; split it")],
+)
+def test_other_counts_are_refused(count: int, reason: str, advice: str, service: VisionService) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        service.check_image_count(count)
+    assert refused.value.reason == reason
+    assert advice in refused.value.message
+
+
+async def test_outcomes_come_in_the_order_of_the_images(service: VisionService, metrics: Metrics) -> None:
+    first, last, bad = answer("first"), answer("last"), ImageError("empty.")
+    batcher = FakeBatcher(first, last)
+    assert await ask(service, batcher, [IMAGE, bad, IMAGE]) == [first, bad, last]
+    # What could not be opened takes no place in the queue.
+    assert len(batcher.submitted[0]) == 2
+    assert images_counted(metrics) == {"answered": 2, "failed": 1}
+
+
+async def test_images_that_could_not_be_opened_are_never_queued(service: VisionService) -> None:
+    batcher = FakeBatcher()
+    bad = ImageError("empty.")
+    assert await ask(service, batcher, [bad, bad]) == [bad, bad]
+    assert batcher.submitted == []
+
+
+async def test_an_image_that_could_not_be_decoded_fails_alone(service: VisionService) -> None:
+    good, bad = answer("good"), ImageError("cut off.")
+    assert await ask(service, FakeBatcher(good, bad), [IMAGE, IMAGE]) == [good, bad]
+
+
+@pytest.mark.parametrize("error", [DeadlineExpiredError("too late."), UnavailableError("draining.")])
+async def test_what_is_no_images_fault_fails_the_request(error: RetinueError, service: VisionService) -> None:
+    with pytest.raises(type(error)):
+        await ask(service, FakeBatcher(answer("good"), error), [IMAGE, IMAGE])
+
+
+async def test_an_engine_that_failed_on_every_image_fails_the_request(service: VisionService) -> None:
+    failed = EngineError("the model failed.")
+    with pytest.raises(EngineError):
+        await ask(service, FakeBatcher(failed, failed), [IMAGE, IMAGE])
+
+
+async def test_an_engine_that_failed_on_some_images_leaves_the_others_theirs(service: VisionService) -> None:
+    good, failed = answer("good"), EngineError("the model failed.")
+    assert await ask(service, FakeBatcher(good, failed), [IMAGE, IMAGE]) == [good, failed]
+
+
+async def test_the_time_of_each_image_is_told(service: VisionService) -> None:
+    arrived = time.monotonic() - 1
+    batcher = FakeBatcher(answer("good"))
+    images = [IMAGE, ImageError("empty.")]
+    good, bad = await service.answer(
+        served_model("a", batcher=batcher), images, OPTIONS, arrived=arrived, deadline=None
+    )
+    assert (good.queue_seconds, bad.queue_seconds) == (0.25, 0)
+    assert good.total_seconds == bad.total_seconds >= 1
