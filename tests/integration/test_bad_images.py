@@ -47,7 +47,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[], image_pb2.Image], str, str]] = {
         f"truncated {name}": (
             lambda data=data: encoded(data[: len(data) // 2]),  # type: ignore[misc]
             "IMAGE_UNDECODABLE",
-            "Send the whole file again",
+            "Send the whole file",
         )
         for name, data in _FILES.items()
     },
@@ -55,14 +55,14 @@ BAD_IMAGES: dict[str, tuple[Callable[[], image_pb2.Image], str, str]] = {
         f"only the header of a {name}": (
             lambda data=data: encoded(data[:12]),  # type: ignore[misc]
             "IMAGE_UNDECODABLE",
-            "Send the whole file again",
+            "Send the whole file",
         )
         for name, data in _FILES.items()
     },
     "PNG with a damaged byte": (
         lambda: encoded(_damaged_png()),
         "IMAGE_UNDECODABLE",
-        "Send the whole file again",
+        "Send the whole file",
     ),
     "raw, too few bytes": (lambda: _raw_bytes(bytes(191), 8, 8), "RAW_SIZE_MISMATCH", "192"),
     "raw, too many bytes": (lambda: _raw_bytes(bytes(193), 8, 8), "RAW_SIZE_MISMATCH", "192"),
