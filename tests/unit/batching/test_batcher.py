@@ -47,6 +47,20 @@ class FakeBackend:
         return [ImageError("negative") if item < 0 else 2 * item for item in items]
 
 
+class SlowBackend:
+    """Doubles numbers; each takes its time on the test's clock."""
+
+    max_batch_size = 4
+
+    def __init__(self, clock: Clock, seconds_an_item: float) -> None:
+        self.clock = clock
+        self.seconds_an_item = seconds_an_item
+
+    def run(self, items: Sequence[int]) -> list[int | RetinueError]:
+        self.clock.now += self.seconds_an_item * len(items)
+        return [2 * item for item in items]
+
+
 @pytest.fixture
 def backend() -> FakeBackend:
     return FakeBackend()
@@ -58,16 +72,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(instances=1)
+def engine(clock: Clock) -> Iterator[Engine]:
+    engine = Engine(instances=1, clock=clock)
     engine.start()
     yield engine
     engine.stop()
 
 
 @pytest.fixture
-def batcher(backend: FakeBackend, engine: Engine, clock: Clock) -> Batcher[int, int]:
-    return Batcher(backend, engine, capacity=16, item_seconds=0.1, clock=clock)
+def batcher(backend: FakeBackend, engine: Engine) -> Batcher[int, int]:
+    return Batcher(backend, engine, capacity=16, item_seconds=0.1)
 
 
 async def in_thread(wait: Callable[[], object]) -> None:
@@ -158,14 +172,48 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     first = await hold_engine(backend, batcher)
     waiting = asyncio.ensure_future(batcher.submit([1] * 10))
     await asyncio.sleep(0)
-    # Ten items of a tenth of a second wait.
+    # Ten items of a tenth of a second wait, behind one that runs.
     with pytest.raises(OverloadedError) as refusal:
-        await batcher.submit([2], deadline=clock.now + 0.9)
+        await batcher.submit([2], deadline=clock.now + 1.1)
     assert refusal.value.reason == "DEADLINE_TOO_SHORT"
-    assert refusal.value.retry_after_seconds == pytest.approx(1.0)
+    assert refusal.value.retry_after_seconds == pytest.approx(1.1)
     backend.gate.set()
     await asyncio.gather(first, waiting)
     assert [2] not in backend.batches
+
+
+async def test_a_deadline_that_the_running_batch_makes_impossible_is_refused_at_once(
+    backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
+) -> None:
+    batcher.item_seconds = 10.0
+    first = await hold_engine(backend, batcher)
+    with pytest.raises(OverloadedError):
+        await batcher.submit([1], deadline=clock.now + 1)
+    backend.gate.set()
+    await first
+
+
+async def test_a_request_too_large_for_its_deadline_is_refused_by_an_idle_engine_that_knows_the_cost(
+    engine: Engine, clock: Clock
+) -> None:
+    backend = SlowBackend(clock, seconds_an_item=0.1)
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=300, item_seconds=0.1)
+    await batcher.submit([1])
+    with pytest.raises(OverloadedError):
+        await batcher.submit([1] * 256, deadline=clock.now + 1)
+    assert values(await batcher.submit([1, 2], deadline=clock.now + 1)) == [2, 4]
+
+
+async def test_an_idle_engine_is_not_made_to_refuse_by_one_slow_item(engine: Engine, clock: Clock) -> None:
+    backend = SlowBackend(clock, seconds_an_item=0.005)
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.005)
+    await batcher.submit([1])
+    backend.seconds_an_item = 60.0
+    await batcher.submit([1])
+    backend.seconds_an_item = 0.005
+    for _ in range(20):
+        assert values(await batcher.submit([1], deadline=clock.now + 0.01)) == [2]
+    assert batcher.item_seconds == pytest.approx(0.005, rel=0.2)
 
 
 async def test_what_does_not_fit_into_the_queue_is_refused_whole(
@@ -236,7 +284,6 @@ async def test_the_model_that_waited_longest_goes_first(engine: Engine, clock: C
             engine,
             capacity=4,
             item_seconds=0.1,
-            clock=clock,
             on_batch=lambda size, name=name: ran.append(name),  # type: ignore[misc]
         )
     first = await hold_engine(slow, batchers["slow"])

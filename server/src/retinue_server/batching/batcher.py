@@ -1,8 +1,8 @@
 """One model's queue: takes requests of several items, hands out batches, and puts each answer where it belongs."""
 
 import asyncio
+import math
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,10 @@ _log = structlog.get_logger(__name__)
 Item = TypeVar("Item", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
-# A new measurement of the cost of an item moves the estimate by this share.
+# A new measurement of the cost of an item moves the estimate by this share, and counts as at most this many times the
+# estimate: one huge image must not make the queue look long.
 _COST_SMOOTHING = 0.1
+_MOST_TIMES_ESTIMATE = 4
 _LEAST_RETRY_SECONDS = 0.05
 
 
@@ -95,7 +97,6 @@ class Batcher(Generic[Item, Result]):
         item_seconds: First estimate of one item's cost; measured from then on.
         name: Of the model, for the log.
         on_batch: Called with the size of every batch that ran.
-        clock: Monotonic seconds; a test may drive it.
     """
 
     def __init__(
@@ -107,7 +108,6 @@ class Batcher(Generic[Item, Result]):
         item_seconds: float,
         name: str = "",
         on_batch: Callable[[int], None] = lambda size: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.item_seconds = item_seconds
         self._backend = backend
@@ -115,7 +115,8 @@ class Batcher(Generic[Item, Result]):
         self._capacity = capacity
         self._name = name
         self._on_batch = on_batch
-        self._clock = clock
+        self._clock = engine.clock
+        self._fastest_item_seconds = math.inf
         self._jobs: deque[Job] = deque()
         engine.add(self)
 
@@ -198,7 +199,9 @@ class Batcher(Generic[Item, Result]):
         finally:
             seconds = (self._clock() - began) / len(batch)
             with self._engine.condition:
-                self.item_seconds += _COST_SMOOTHING * (seconds - self.item_seconds)
+                self._fastest_item_seconds = min(self._fastest_item_seconds, seconds)
+                counted = min(seconds, _MOST_TIMES_ESTIMATE * self.item_seconds)
+                self.item_seconds += _COST_SMOOTHING * (counted - self.item_seconds)
                 for job, value in zip(batch, values, strict=True):
                     job.ticket.put(job.index, Outcome(value, began - job.queued_at))
             self._on_batch(len(batch))
@@ -218,13 +221,20 @@ class Batcher(Generic[Item, Result]):
                 f"for {count} more; retry in {retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,
             )
-        if deadline is not None and self._clock() + wait_seconds + self.item_seconds > deadline:
+        run_seconds = -(-count // self._engine.instances) * self._item_cost(idle=wait_seconds == 0)
+        if deadline is not None and self._clock() + wait_seconds + run_seconds > deadline:
             raise OverloadedError(
-                f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting; allow more time or retry in "
-                f"{retry_after_seconds:.2f} s.",
+                f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting, and the request takes "
+                f"{run_seconds:.3f} s; allow more time or retry in {retry_after_seconds:.2f} s.",
                 retry_after_seconds=retry_after_seconds,
                 reason="DEADLINE_TOO_SHORT",
             )
+
+    def _item_cost(self, *, idle: bool) -> float:
+        """What an item will cost; with an idle engine the least it ever did, since a guess must refuse nothing."""
+        if not idle:
+            return self.item_seconds
+        return 0.0 if math.isinf(self._fastest_item_seconds) else self._fastest_item_seconds
 
     def _withdraw(self, ticket: Ticket) -> None:
         with self._engine.condition:

@@ -1,6 +1,7 @@
 """The threads that run batches, shared by all models of a device."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,21 +21,30 @@ class Engine:
 
     Args:
         instances: How many batches run at once.
-        on_failure: Called once, from the dying thread, if the engine becomes unhealthy.
+        on_failure: Called from every thread that dies.
+        clock: Monotonic seconds; a test may drive it.
 
     Attributes:
+        clock: As given; the batchers' deadlines are on it.
         condition: Guards every batcher's queue; notified when work arrives.
         instances: As given.
         healthy: Whether all threads live.
     """
 
-    def __init__(self, instances: int, on_failure: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        instances: int,
+        on_failure: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.instances = instances
+        self.clock = clock
         self.healthy = True
         self.condition = threading.Condition()
         self._on_failure = on_failure
         self._batchers: list[Batcher[Any, Any]] = []
         self._idle = 0
+        self._done_at: dict[threading.Thread, float] = {}
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
@@ -87,8 +97,16 @@ class Engine:
             )
 
     def backlog_seconds(self) -> float:
-        """How long an item that comes now will wait, by what waits and what it costs. Called under the lock."""
-        return sum(len(batcher) * batcher.item_seconds for batcher in self._batchers) / self.instances
+        """How long an item that comes now will wait, by what runs and waits; 0 where a thread is idle.
+
+        Called under the lock.
+        """
+        waiting = sum(len(batcher) * batcher.item_seconds for batcher in self._batchers)
+        if self._idle and not waiting:
+            return 0.0
+        now = self.clock()
+        running = sum(max(0.0, done_at - now) for done_at in self._done_at.values())
+        return (running + waiting) / self.instances
 
     def _work(self) -> None:
         try:
@@ -114,6 +132,7 @@ class Engine:
     def _next(self) -> "tuple[Batcher[Any, Any], list[Any]] | None":
         """Waits for a batch; None means stop."""
         with self.condition:
+            self._done_at.pop(threading.current_thread(), None)
             self._idle += 1
             try:
                 while not self._stopping:
@@ -127,6 +146,8 @@ class Engine:
                         continue
                     batcher = min(waiting, key=lambda pair: pair[0])[1]
                     if batch := batcher.take(sharers=self._idle):
+                        cost_seconds = len(batch) * batcher.item_seconds
+                        self._done_at[threading.current_thread()] = self.clock() + cost_seconds
                         return batcher, batch
                 return None
             finally:

@@ -169,15 +169,11 @@ def choose(
         return Provider(CPU, requested, "", chains[CPU])
 
     wanted = TENSORRT if requested == "tensorrt" else CUDA
-    if wanted in available:
-        with _quiet():
-            # Finds CUDA and cuDNN where pip installed them.
-            ort.preload_dlls()
-            reason = why_not(wanted, chains[wanted][0][1])
-    else:
-        reason = (
-            "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
-        )
+    reason = (
+        why_not(wanted, chains[wanted][0][1])
+        if wanted in available
+        else "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
+    )
     if not reason:
         return Provider(wanted, requested, "", chains[wanted], gpu_device)
     if requested == "auto":
