@@ -81,8 +81,15 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     metrics = Metrics()
     engine = Engine(threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
-    service = VisionService(engine, metrics, max_images_per_request=settings.max_images_per_request)
-    servicer = VisionServicer(service, provider, RUNTIME_VERSION, max_image_pixels=settings.max_image_pixels)
+    service = VisionService(
+        engine,
+        metrics,
+        # What no queue can hold would be told to retry for ever.
+        max_images_per_request=min(settings.max_images_per_request, settings.max_queue_images),
+        max_bytes_in_flight=settings.max_bytes_in_flight,
+    )
+    metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
+    servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     rpc = RpcServer(servicer, metrics, settings)
     http = HttpServer(http_app.build(service, metrics.registry), settings.host, settings.http_port)
     loader = Loader(
@@ -97,14 +104,15 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     http.start()
     engine.start()
     try:
-        catalog = await asyncio.to_thread(loader.load_all, bundles)
-        metrics.publish(catalog, provider, RUNTIME_VERSION, lambda: service.ready)
-        service.open(catalog)
-        await rpc.open(catalog)
-        ready = Ready(settings.host, rpc.port, http.port, catalog, provider, _process_age_seconds())
-        _log.info("ready", grpc_port=rpc.port, http_port=http.port, seconds=round(ready.start_seconds, 3))
-        on_ready(ready)
-        await stop.wait()
+        catalog = await asyncio.to_thread(loader.load_all, bundles, cancelled=stop.is_set)
+        if not stop.is_set():
+            metrics.publish_models(catalog, provider)
+            service.open(catalog)
+            await rpc.open(catalog)
+            ready = Ready(settings.host, rpc.port, http.port, catalog, provider, _process_age_seconds())
+            _log.info("ready", grpc_port=rpc.port, http_port=http.port, seconds=round(ready.start_seconds, 3))
+            on_ready(ready)
+            await stop.wait()
         _log.info("draining", grace_seconds=settings.drain_seconds)
     finally:
         service.drain()

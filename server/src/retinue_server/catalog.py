@@ -163,8 +163,14 @@ class Loader:
         self._decoders = decoders
         self._on_batch = on_batch
 
-    def load_all(self, bundles: Sequence[BundleFolder]) -> Catalog:
+    def load_all(
+        self, bundles: Sequence[BundleFolder], cancelled: Callable[[], bool] = lambda: False
+    ) -> Catalog:
         """Loads every bundle that holds; those that do not are logged and named in the catalog's failures.
+
+        Args:
+            bundles: What to load.
+            cancelled: Asked before each; true ends the loading with what there is.
 
         Raises:
             StartupError: None holds.
@@ -173,6 +179,8 @@ class Loader:
         failures: dict[tuple[str, int], BundleError] = {}
         reasons: list[str] = []
         for bundle in bundles:
+            if cancelled():
+                return Catalog(models, failures)
             try:
                 models.append(self.load(bundle))
             except BundleError as error:
@@ -200,7 +208,10 @@ class Loader:
         shape = (spec.height, spec.width, spec.channels)
         try:
             profile = measure(session.run, shape, on_gpu=self._provider.on_gpu)
+            session.check_answers(np.zeros((2, *shape), np.uint8))
             session.shrink_memory(np.zeros((1, *shape), np.uint8))
+        except BundleError:
+            raise
         except Exception as error:
             # A graph that loads may still fail when it runs; ONNX Runtime's exceptions share only Exception.
             raise BundleError(f"{bundle.model_path} cannot be run: {explain(error)}.") from error

@@ -109,11 +109,13 @@ class Metrics:
         )
         self._meters: dict[tuple[str, int], _ModelMeters] = {}
 
-    def publish(
-        self, catalog: Catalog, provider: Provider, runtime_version: str, ready: Callable[[], bool]
-    ) -> None:
-        """Adds the gauges that are read from the running server."""
-        self.registry.register(_ServerCollector(catalog, provider, runtime_version, ready))
+    def publish_server(self, runtime_version: str, ready: Callable[[], bool]) -> None:
+        """Adds the gauges of the server itself, which are there before its models are."""
+        self.registry.register(_ServerCollector(runtime_version, ready))
+
+    def publish_models(self, catalog: Catalog, provider: Provider) -> None:
+        """Adds the gauges of the models."""
+        self.registry.register(_ModelCollector(catalog, provider))
         for model in catalog.models:
             self._meters_of(model.name, model.version)
 
@@ -126,10 +128,13 @@ class Metrics:
         """Counts one batch that ran."""
         self._batch_size.labels(model, version).observe(size)
 
-    def count_image(self, model: ServedModel, value: Answer | RetinueError, queue_seconds: float) -> None:
-        """Counts one image and where its time went."""
+    def count_image(
+        self, model: ServedModel, value: Answer | RetinueError, queue_seconds: float | None
+    ) -> None:
+        """Counts one image and where its time went; one that was refused at the door never queued (None)."""
         meters = self._meters_of(model.name, model.version)
-        meters.queue.observe(queue_seconds)
+        if queue_seconds is not None:
+            meters.queue.observe(queue_seconds)
         if isinstance(value, RetinueError):
             meters.failed.inc()
             return
@@ -156,19 +161,14 @@ class Metrics:
 
 
 class _ServerCollector(Collector):
-    """Reads the gauges when they are asked for."""
+    """Reads the gauges of the server when they are asked for."""
 
-    def __init__(
-        self, catalog: Catalog, provider: Provider, runtime_version: str, ready: Callable[[], bool]
-    ) -> None:
-        self._catalog = catalog
-        self._provider = provider
+    def __init__(self, runtime_version: str, ready: Callable[[], bool]) -> None:
         self._runtime_version = runtime_version
         self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
         """Yields the gauges."""
-        yield from self._models()
         yield from _devices()
         ready = GaugeMetricFamily("retinue_ready", "1 where the server takes requests.")
         ready.add_metric([], float(self._ready()))
@@ -181,7 +181,16 @@ class _ServerCollector(Collector):
         build.add_metric([__version__, self._runtime_version, platform.python_version()], 1)
         yield build
 
-    def _models(self) -> Iterator[Metric]:
+
+class _ModelCollector(Collector):
+    """Reads the gauges of the models when they are asked for."""
+
+    def __init__(self, catalog: Catalog, provider: Provider) -> None:
+        self._catalog = catalog
+        self._provider = provider
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the gauges."""
         labels = ["model", "version"]
         queue = GaugeMetricFamily("retinue_queue_images", "Images that wait for the engine.", labels=labels)
         memory = GaugeMetricFamily(
@@ -206,7 +215,7 @@ class _ServerCollector(Collector):
         )
         for name, version in self._catalog.failures:
             failures.add_metric([name, str(version)], 1)
-        return iter((queue, memory, info, failures))
+        yield from (queue, memory, info, failures)
 
 
 def _devices() -> Iterator[Metric]:
@@ -215,4 +224,4 @@ def _devices() -> Iterator[Metric]:
     for device in read_devices():
         used.add_metric([str(device.device)], device.used_bytes)
         total.add_metric([str(device.device)], device.total_bytes)
-    return iter((used, total))
+    yield from (used, total)

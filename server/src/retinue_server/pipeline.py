@@ -1,5 +1,6 @@
 """A batch's way through the engine: decode and resize, run the network, make each caller's result."""
 
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from PIL import Image
 
-from retinue_server.errors import EngineError, ImageError, RetinueError
+from retinue_server.errors import EngineError, RetinueError
 from retinue_server.postprocess import Postprocess
 from retinue_server.results import Answer, Options
 from retinue_server.vision.resize import Frame, prepare
 from retinue_server.vision.spec import InputSpec
+
+_log = structlog.get_logger(__name__)
 
 
 class Network(Protocol):
@@ -79,7 +83,7 @@ class Pipeline:
         return self._max_batch_size
 
     def run(self, items: Sequence[Work]) -> list[Answer | RetinueError]:
-        """Answers each image, in order; one that cannot be read gets its ImageError and costs the others nothing."""
+        """Answers each image, in order; one that cannot be read gets its error and costs the others nothing."""
         slab = self._slabs.pop() if self._slabs else self._new_slab()
         try:
             return self._run_in(slab, items)
@@ -89,8 +93,9 @@ class Pipeline:
     def _run_in(self, slab: npt.NDArray[np.uint8], items: Sequence[Work]) -> list[Answer | RetinueError]:
         prepared = self._prepare_all(slab, items)
         batch_size = len(items)
-        if all(isinstance(frame, ImageError) for frame, _ in prepared):
-            return [frame for frame, _ in prepared if isinstance(frame, ImageError)]
+        errors = [frame for frame, _ in prepared if isinstance(frame, RetinueError)]
+        if len(errors) == batch_size:
+            return list(errors)
 
         with self._device:
             began = time.perf_counter()
@@ -100,14 +105,14 @@ class Pipeline:
 
         answers: list[Answer | RetinueError] = []
         for row, (work, (frame, decode_seconds)) in enumerate(zip(items, prepared, strict=True)):
-            if isinstance(frame, ImageError):
+            if isinstance(frame, RetinueError):
                 answers.append(frame)
                 continue
             began = time.perf_counter()
             try:
                 result = self._postprocess(outputs, row, frame, work.options)
-            except EngineError as error:
-                answers.append(error)
+            except Exception as error:
+                answers.append(_alone(error))
                 continue
             postprocess_seconds = time.perf_counter() - began
             answers.append(Answer(result, decode_seconds, inference_seconds, postprocess_seconds, batch_size))
@@ -115,20 +120,33 @@ class Pipeline:
 
     def _prepare_all(
         self, slab: npt.NDArray[np.uint8], items: Sequence[Work]
-    ) -> list[tuple[Frame | ImageError, float]]:
+    ) -> list[tuple[Frame | RetinueError, float]]:
         each = map if self._decoders is None else self._decoders.map
         return list(each(self._prepare, items, slab))
 
-    def _prepare(self, work: Work, row: npt.NDArray[np.uint8]) -> tuple[Frame | ImageError, float]:
+    def _prepare(self, work: Work, row: npt.NDArray[np.uint8]) -> tuple[Frame | RetinueError, float]:
         """Decodes one image into its row; returns how the row maps to the image, and the seconds it took."""
         began = time.perf_counter()
-        frame: Frame | ImageError
+        frame: Frame | RetinueError
         try:
             frame = prepare(work.image, self._spec, row)
-        except ImageError as error:
-            frame = error
+        except Exception as error:
+            frame = _alone(error)
         return frame, time.perf_counter() - began
 
     def _new_slab(self) -> npt.NDArray[np.uint8]:
         spec = self._spec
         return np.zeros((self._max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
+
+
+def _alone(error: Exception) -> RetinueError:
+    """What the caller of one image is told, so that whatever went wrong with it costs its neighbours nothing.
+
+    The traceback is dropped: its frames would keep the image's pixels until the next garbage collection.
+    """
+    if not isinstance(error, RetinueError):
+        error_id = secrets.token_hex(8)
+        _log.error("image_failed", error_id=error_id, exc_info=error)
+        return EngineError(f"the server failed on this image; it logged it as {error_id}.")
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,17 +1,27 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
 
 from retinue_server.batching.engine import Engine
 from retinue_server.catalog import Catalog, ServedModel
-from retinue_server.errors import EngineError, ImageError, InvalidRequestError, RetinueError, UnavailableError
+from retinue_server.errors import (
+    EngineError,
+    ImageError,
+    InvalidRequestError,
+    OverloadedError,
+    RetinueError,
+    UnavailableError,
+)
 from retinue_server.metrics import Metrics
 from retinue_server.pipeline import Work
 from retinue_server.results import Answer, Options
+
+_RETRY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +30,12 @@ class ImageOutcome:
 
     Attributes:
         value: The answer, or why there is none.
-        queue_seconds: How long it waited for the engine.
+        queue_seconds: How long it waited for the engine; None where it was refused at the door.
         total_seconds: From the request's arrival until its outcomes were ready.
     """
 
     value: Answer | RetinueError
-    queue_seconds: float
+    queue_seconds: float | None
     total_seconds: float
 
 
@@ -36,12 +46,17 @@ class VisionService:
         engine: Runs the models.
         metrics: Where images are counted.
         max_images_per_request: More are refused.
+        max_bytes_in_flight: Bytes of all requests that are being answered; a further one is refused.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, *, max_images_per_request: int) -> None:
+    def __init__(
+        self, engine: Engine, metrics: Metrics, *, max_images_per_request: int, max_bytes_in_flight: int
+    ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._max_images_per_request = max_images_per_request
+        self._max_bytes_in_flight = max_bytes_in_flight
+        self._bytes_in_flight = 0
         self._catalog: Catalog | None = None
         self._draining = False
 
@@ -91,6 +106,28 @@ class VisionService:
                 reason="TOO_MANY_IMAGES",
             )
 
+    @contextmanager
+    def admitted(self, request_bytes: int) -> Iterator[None]:
+        """Counts the bytes of a request while it is answered.
+
+        A request that comes when none is there is always taken.
+
+        Raises:
+            OverloadedError: There are too many already.
+        """
+        if self._bytes_in_flight and self._bytes_in_flight + request_bytes > self._max_bytes_in_flight:
+            raise OverloadedError(
+                f"requests of {self._bytes_in_flight} bytes are being answered, and this one of {request_bytes} bytes "
+                f"would exceed {self._max_bytes_in_flight}; retry later or send fewer images at once.",
+                retry_after_seconds=_RETRY_SECONDS,
+                reason="TOO_MANY_BYTES_IN_FLIGHT",
+            )
+        self._bytes_in_flight += request_bytes
+        try:
+            yield
+        finally:
+            self._bytes_in_flight -= request_bytes
+
     async def answer(
         self,
         model: ServedModel,
@@ -121,7 +158,7 @@ class VisionService:
         outcomes: list[ImageOutcome] = []
         for image in images:
             if isinstance(image, ImageError):
-                outcomes.append(ImageOutcome(image, 0.0, total_seconds))
+                outcomes.append(ImageOutcome(image, None, total_seconds))
             else:
                 done = next(ran)
                 outcomes.append(ImageOutcome(done.value, done.queue_seconds, total_seconds))

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     )
     max_images_per_request: int = Field(256, ge=1, description="images in one request")
     max_request_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="bytes of one request")
+    max_bytes_in_flight: int = Field(
+        512 * MIB, ge=1024, description="bytes of all requests being answered; more are refused"
+    )
+    max_reply_bytes: int = Field(
+        256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the raw masks of one reply"
+    )
+    max_concurrent_requests: int = Field(4096, ge=1, description="calls at once; more are refused")
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="pixels of one image, refused from its header"
     )

@@ -31,6 +31,7 @@ def fields(task: str = "TASK_CLASSIFY", /, **changes: Any) -> dict[str, Any]:
         },
         "labels": ["red", "green"],
         "opset": 20,
+        "precision": "PRECISION_FP32",
         "sha256": SHA256,
     }
     if task == "TASK_DETECT":

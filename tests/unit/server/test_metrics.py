@@ -24,7 +24,8 @@ def published(provider: Provider = ON_CPU) -> tuple[Metrics, Catalog]:
         {("birds", 3): BundleError("broken.")},
     )
     metrics = Metrics()
-    metrics.publish(catalog, provider, "1.31.1", lambda: True)
+    metrics.publish_server("1.31.1", lambda: True)
+    metrics.publish_models(catalog, provider)
     return metrics, catalog
 
 
@@ -133,3 +134,18 @@ def test_a_machine_without_a_gpu_has_no_devices(library: Any, monkeypatch: pytes
     monkeypatch.setattr(memory, "pynvml", library)
     assert memory.read_devices() == []
     assert memory.device_memory_used_bytes() == 0
+
+
+def test_the_server_is_there_before_its_models() -> None:
+    metrics = Metrics()
+    metrics.publish_server("1.31.1", lambda: False)
+    page = generate_latest(metrics.registry).decode()
+    assert "retinue_ready 0.0" in page
+    assert "retinue_build_info{" in page
+
+
+def test_an_image_that_never_queued_says_nothing_of_the_queue() -> None:
+    metrics, catalog = published()
+    metrics.count_image(catalog.get("cats"), ImageError("no image."), None)
+    page = generate_latest(metrics.registry).decode()
+    assert 'retinue_stage_duration_seconds_count{model="cats",stage="queue",version="2"} 0.0' in page

@@ -15,6 +15,7 @@ from retinue_server.errors import (
     EngineError,
     ImageError,
     InvalidRequestError,
+    OverloadedError,
     RetinueError,
     UnavailableError,
 )
@@ -51,7 +52,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def service(metrics: Metrics) -> VisionService:
-    return VisionService(Engine(instances=1), metrics, max_images_per_request=3)
+    return VisionService(Engine(instances=1), metrics, max_images_per_request=3, max_bytes_in_flight=1000)
 
 
 async def ask(
@@ -90,7 +91,7 @@ def test_it_is_ready_between_loading_and_draining(service: VisionService) -> Non
 
 def test_it_is_neither_ready_nor_alive_when_the_engine_has_failed(metrics: Metrics) -> None:
     engine = Engine(instances=1)
-    service = VisionService(engine, metrics, max_images_per_request=3)
+    service = VisionService(engine, metrics, max_images_per_request=3, max_bytes_in_flight=1000)
     service.open(Catalog([served_model("a")], {}))
     engine.healthy = False
     assert (service.ready, service.alive) == (False, False)
@@ -157,5 +158,16 @@ async def test_the_time_of_each_image_is_told(service: VisionService) -> None:
     good, bad = await service.answer(
         served_model("a", batcher=batcher), images, OPTIONS, arrived=arrived, deadline=None
     )
-    assert (good.queue_seconds, bad.queue_seconds) == (0.25, 0)
+    assert (good.queue_seconds, bad.queue_seconds) == (0.25, None)
     assert good.total_seconds == bad.total_seconds >= 1
+
+
+def test_requests_of_too_many_bytes_at_once_are_refused(service: VisionService) -> None:
+    with service.admitted(600):
+        with pytest.raises(OverloadedError) as refusal, service.admitted(500):
+            pass
+        assert refusal.value.reason == "TOO_MANY_BYTES_IN_FLIGHT"
+        with service.admitted(400):
+            pass
+    with service.admitted(1500):
+        pass

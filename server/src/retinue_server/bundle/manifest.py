@@ -31,6 +31,8 @@ _RESAMPLING = {
     pb.INTERPOLATION_BICUBIC: Image.Resampling.BICUBIC,
     pb.INTERPOLATION_NEAREST: Image.Resampling.NEAREST,
 }
+# Enums are open in proto3: a number without a name parses.
+_PRECISIONS = frozenset(pb.Precision.values())
 
 
 def read(folder: Path) -> pb.ModelManifest:
@@ -140,6 +142,7 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
             "must be 64 lower-case hex digits",
         ),
         (manifest.opset >= 1, "opset", "must be at least 1"),
+        (manifest.precision in _PRECISIONS, "precision", "must be a known precision"),
         *_task_checks(manifest),
     ]
     for holds, field, rule in checks:

@@ -1,6 +1,7 @@
 """Finds the bundles of a models folder."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,21 +49,29 @@ def scan(models: Path) -> list[BundleFolder]:
     half-written bundles (which have other names) and notes do no harm.
 
     Raises:
-        StartupError: The folder does not exist or holds no bundle.
+        StartupError: The folder does not exist, cannot be read or holds no bundle.
     """
-    if not models.is_dir():
-        what = "is a file" if models.exists() else "does not exist"
-        raise StartupError(f"the models folder '{models}' {what}: name another with --models.")
-    found = []
-    for model in models.iterdir():
-        if not model.is_dir() or manifests.NAME_PATTERN.fullmatch(model.name) is None:
-            continue
-        for version in model.iterdir():
-            if version.is_dir() and _VERSION_PATTERN.fullmatch(version.name):
-                found.append(BundleFolder(model.name, int(version.name), version))
+    try:
+        if not models.is_dir():
+            what = "is a file" if models.exists() else "does not exist"
+            raise StartupError(f"the models folder '{models}' {what}: name another with --models.")
+        found = list(_bundles(models))
+    except OSError as error:
+        raise StartupError(
+            f"'{error.filename}' cannot be read: {error.strerror}; let the server's user read the models folder."
+        ) from error
     if not found:
         raise StartupError(
             f"the models folder '{models}' holds no bundle: expected NAME/VERSION/{manifests.MODEL_FILE} and "
             f"{manifests.MANIFEST_FILE}, VERSION being 1, 2, ...; make one with retinue-export."
         )
     return sorted(found, key=lambda bundle: (bundle.name, bundle.version))
+
+
+def _bundles(models: Path) -> Iterator[BundleFolder]:
+    for model in models.iterdir():
+        if not model.is_dir() or manifests.NAME_PATTERN.fullmatch(model.name) is None:
+            continue
+        for version in model.iterdir():
+            if version.is_dir() and _VERSION_PATTERN.fullmatch(version.name):
+                yield BundleFolder(model.name, int(version.name), version)

@@ -5,10 +5,15 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 from retinue_server.errors import StartupError
+
+_log = structlog.get_logger(__name__)
+
+_BACKLOG = 128
 
 
 class _QuietServer(uvicorn.Server):
@@ -37,6 +42,8 @@ class HttpServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            # Two sockets may be bound to one port before either listens.
+            self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
             raise StartupError(
@@ -52,6 +59,7 @@ class HttpServer:
     def start(self) -> None:
         """Begins to answer."""
         self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+        self._task.add_done_callback(_report_failure)
 
     async def stop(self) -> None:
         """Finishes what is in flight and closes the port."""
@@ -59,3 +67,8 @@ class HttpServer:
         if self._task is not None:
             await self._task
         self._socket.close()
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("http_failed", exc_info=error)

@@ -64,7 +64,7 @@ def _fill_outcomes(
         reply = replies.add()
         value = outcome.value
         timing = reply.timing
-        timing.queue_us = _microseconds(outcome.queue_seconds)
+        timing.queue_us = _microseconds(outcome.queue_seconds or 0.0)
         timing.total_us = _microseconds(outcome.total_seconds)
         if isinstance(value, RetinueError):
             reply.error.CopyFrom(to_status(value))

@@ -9,7 +9,7 @@ from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, SegmentOptions
+from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions
 from retinue_server.vision.decode import open_encoded, open_raw
 
 DEFAULT_TOP_K = 5
@@ -115,6 +115,28 @@ def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOp
             f"mask_size {request.mask_size} is unknown; use ORIGINAL or MODEL.", reason="MASK_SIZE_UNKNOWN"
         )
     return SegmentOptions(mask_format, original_size, _class_ids(request.classes, model))
+
+
+def check_reply_size(
+    options: Options, images: Sequence[Image.Image | ImageError], model: ServedModel, *, max_bytes: int
+) -> None:
+    """Refuses a request whose raw masks would be absurdly large: a few kilobytes can hold an image of many megapixels.
+
+    Raises:
+        InvalidRequestError: They would.
+    """
+    if not isinstance(options, SegmentOptions) or options.mask_format is not MaskFormat.RAW:
+        return
+    if not options.original_size:
+        return
+    pixels = sum(image.width * image.height for image in images if isinstance(image, Image.Image))
+    mask_bytes = pixels * (1 if len(model.manifest.labels) <= 256 else 2)
+    if mask_bytes > max_bytes:
+        raise InvalidRequestError(
+            f"the raw masks would take {mask_bytes} bytes, more than {max_bytes}; ask for PNG or COCO_RLE, for the "
+            "model's size, or send fewer images.",
+            reason="REPLY_TOO_LARGE",
+        )
 
 
 def _unit(value: float, name: str) -> float:

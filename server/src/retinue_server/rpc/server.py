@@ -15,8 +15,8 @@ from retinue_server.settings import Settings
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-# A reply is bounded by what was asked for (a raw mask of every image), not by a number of its own.
-_UNLIMITED = -1
+# A reply is bounded by `max_reply_bytes` of masks and what little else there is; this is what protobuf can hold.
+_MAX_SEND_BYTES = 2**31 - 1
 
 _QUIET_SECONDS = 0.1
 _LONGEST_WAIT_FOR_QUIET_SECONDS = 1.0
@@ -42,9 +42,10 @@ class RpcServer:
         self._calls = CallInterceptor(SERVICE, metrics)
         self._server = grpc.aio.server(
             interceptors=[self._calls],
+            maximum_concurrent_rpcs=settings.max_concurrent_requests,
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
-                ("grpc.max_send_message_length", _UNLIMITED),
+                ("grpc.max_send_message_length", _MAX_SEND_BYTES),
                 # Else a second server on the same port would quietly take half of the calls.
                 ("grpc.so_reuseport", 0),
             ],

@@ -1,17 +1,20 @@
 """The RPCs of retinue.v1.VisionService: convert, call, convert."""
 
+import asyncio
 import time
 
+from PIL import Image
 from retinue.v1 import manifest_pb2, vision_service_pb2_grpc
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import InvalidRequestError
+from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import Options, Task
 from retinue_server.rpc import replies, requests
 from retinue_server.rpc.interceptor import Context, current_call
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import ImageOutcome, VisionService
+from retinue_server.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
 
@@ -21,6 +24,10 @@ _TASKS = {
     manifest_pb2.TASK_DETECT: Task.DETECT,
     manifest_pb2.TASK_SEGMENT: Task.SEGMENT,
 }
+
+# Reading a header takes tens of microseconds, that of a hostile image a few milliseconds: more images than these are
+# opened in a thread, so that they hold nobody up.
+_OPENED_ON_THE_LOOP = 4
 
 ImagesRequest = pb.ClassifyRequest | pb.DetectRequest | pb.SegmentRequest
 
@@ -32,16 +39,17 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         service: Answers them.
         provider: What runs the models, for the descriptions.
         runtime_version: Of ONNX Runtime, likewise.
-        max_image_pixels: Larger images are refused.
+        settings: Limits of images and replies.
     """
 
     def __init__(
-        self, service: VisionService, provider: Provider, runtime_version: str, *, max_image_pixels: int
+        self, service: VisionService, provider: Provider, runtime_version: str, settings: Settings
     ) -> None:
         self._service = service
         self._provider = provider
         self._runtime_version = runtime_version
-        self._max_image_pixels = max_image_pixels
+        self._max_image_pixels = settings.max_image_pixels
+        self._max_reply_bytes = settings.max_reply_bytes
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         """Says which classes each image shows."""
@@ -92,8 +100,16 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         self._service.check_image_count(len(request.images))
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
-        images = [requests.open_image(image, max_pixels=self._max_image_pixels) for image in request.images]
-        return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
+        with self._service.admitted(request.ByteSize()):
+            if len(request.images) > _OPENED_ON_THE_LOOP:
+                images = await asyncio.to_thread(self._open, request)
+            else:
+                images = self._open(request)
+            requests.check_reply_size(options, images, model, max_bytes=self._max_reply_bytes)
+            return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
+
+    def _open(self, request: ImagesRequest) -> list[Image.Image | ImageError]:
+        return [requests.open_image(image, max_pixels=self._max_image_pixels) for image in request.images]
 
     def _message(self, model: ServedModel) -> pb.Model:
         return replies.model_message(model, self._provider, self._runtime_version)

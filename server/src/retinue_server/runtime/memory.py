@@ -1,5 +1,6 @@
 """Device memory, as NVIDIA's management library counts it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 try:
@@ -34,8 +35,10 @@ def read_devices() -> list[DeviceMemory]:
     try:
         devices = []
         for number in range(pynvml.nvmlDeviceGetCount()):
-            memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(number))
-            devices.append(DeviceMemory(number, int(memory.used), int(memory.total)))
+            # Some devices have no memory of their own to tell of, and some users may not ask.
+            with suppress(pynvml.NVMLError):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(number))
+                devices.append(DeviceMemory(number, int(memory.used), int(memory.total)))
         return devices
     finally:
         pynvml.nvmlShutdown()

@@ -64,6 +64,8 @@ class Session:
             BundleError: ONNX Runtime cannot read it, or it is not what the manifest says.
             StartupError: The provider cannot hold it.
         """
+        self._path = path
+        self._manifest = manifest
         self._provider = provider
         self.outputs: Sequence[str] = tuple(_OUTPUTS[manifest.task])
         try:
@@ -94,6 +96,23 @@ class Session:
             return self._run_bound(images)
         return self._session.run(self.outputs, {INPUT: images})  # type: ignore[no-any-return]
 
+    def check_answers(self, images: npt.NDArray[np.uint8]) -> None:
+        """Runs once and compares the shapes of what comes with the manifest, since a graph may leave them open.
+
+        Args:
+            images: uint8 [N,H,W,C], contiguous.
+
+        Raises:
+            BundleError: An output has another shape than the manifest says.
+        """
+        for name, array in zip(self.outputs, self.run(images), strict=True):
+            wanted = (len(images), *(size for size, _ in _sizes(name, self._manifest)))
+            if array.shape != wanted:
+                raise BundleError(
+                    f"{self._path}: output '{name}' has the shape {list(array.shape)} for {len(images)} images, "
+                    f"but by the manifest it is {list(wanted)}."
+                )
+
     def shrink_memory(self, images: npt.NDArray[np.uint8]) -> None:
         """Runs once and gives back what the arena holds beyond that, after a spike such as a measurement.
 
@@ -106,7 +125,7 @@ class Session:
         self._session.run(self.outputs, {INPUT: images}, options)
 
     def _run_bound(self, images: npt.NDArray[np.uint8]) -> list[Array]:
-        # Binding copies the input to the device once and lets outputs stay there until all are computed.
+        # Binding copies the input to the device once, and each output from it once.
         binding = self._session.io_binding()
         binding.bind_cpu_input(INPUT, images)
         for name in self.outputs:
@@ -145,25 +164,27 @@ class Session:
                     f"{path}: output '{name}' is {value.type} {value.shape}, but the contract wants "
                     f"{' or '.join(sorted(kinds))} with {dimensions} dimensions."
                 )
-        for name, axis, size, field in _sizes(manifest):
-            found = actual[name].shape[axis]
-            if isinstance(found, int) and found != size:
-                raise BundleError(
-                    f"{path}: output '{name}' has {found} in dimension {axis}, but field `{field}` says {size}."
-                )
+            for axis, (size, field) in enumerate(_sizes(name, manifest), start=1):
+                found = value.shape[axis]
+                if isinstance(found, int) and found != size:
+                    raise BundleError(
+                        f"{path}: output '{name}' has {found} in dimension {axis}, but field `{field}` says {size}."
+                    )
 
 
-def _sizes(manifest: pb.ModelManifest) -> list[tuple[str, int, int, str]]:
-    """(output, axis, size, manifest field) of the fixed output dimensions."""
-    if manifest.task == pb.TASK_CLASSIFY:
-        return [("probabilities", 1, len(manifest.labels), "labels")]
-    if manifest.task == pb.TASK_DETECT:
-        rows = manifest.detect.max_detections
-        return [("boxes", 1, rows, "detect.max_detections"), ("boxes", 2, 4, "task")]
-    return [
-        ("class_map", 1, manifest.segment.map_height, "segment.map_height"),
-        ("class_map", 2, manifest.segment.map_width, "segment.map_width"),
-    ]
+def _sizes(output: str, manifest: pb.ModelManifest) -> list[tuple[int, str]]:
+    """The dimensions of an output for one image, each with the manifest's field that says so."""
+    rows = (manifest.detect.max_detections, "detect.max_detections")
+    return {
+        "probabilities": [(len(manifest.labels), "labels")],
+        "boxes": [rows, (4, "task")],
+        "scores": [rows],
+        "classes": [rows],
+        "class_map": [
+            (manifest.segment.map_height, "segment.map_height"),
+            (manifest.segment.map_width, "segment.map_width"),
+        ],
+    }[output]
 
 
 def _session_options(threads: Threads) -> ort.SessionOptions:
