@@ -8,6 +8,7 @@ import ctypes
 import logging
 import re
 import struct
+import traceback
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -75,6 +76,24 @@ def pillow_faults(image_format: str) -> Iterator[None]:
             if isinstance(exc, kinds):
                 raise ImageError(message.format(image_format), reason=reason) from exc
         raise
+
+
+def release_frames(error: BaseException) -> None:
+    """Empty the variables of the frames that an error went through, and those of what led to it.
+
+    An error may be kept long after its image is done with, and each of its frames holds on to what the
+    function worked on: the image, its decoder, arrays of its levels. Lines and names stay for the log. Frames
+    that still run are left alone.
+    """
+    errors: list[BaseException | None] = [error]
+    seen = set()
+    while errors:
+        one = errors.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        errors += (one.__cause__, one.__context__)
 
 
 def silence_pillow() -> None:

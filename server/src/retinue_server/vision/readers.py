@@ -89,6 +89,11 @@ class _DeferredWebp(Image.Image):
             self.im, self._mode, self.info, self._data = inner.im, inner.mode, inner.info, None
         return super().load()
 
+    def close(self) -> None:
+        """Release the pixels, or the file where there are none yet."""
+        self._data = None
+        super().close()
+
 
 class RawImageFile(ImageFile.ImageFile):
     """Pixels as they came in a request, unpacked into Pillow's own layout only when they are loaded."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
+from retinue_server.vision.faults import release_frames
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _Box = tuple[float, float, float, float]
@@ -62,7 +63,8 @@ def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> 
     allows it. Apart from draft decoding the result is within one grey level of `decode` and `resize_into`.
 
     Args:
-        image: From `open_encoded` or `open_raw`. It is used up: its pixels are released.
+        image: From `open_encoded` or `open_raw`. It is used up: its pixels are released,
+            also where an error comes out.
         spec: What the network wants.
         out: uint8 [height, width, channels] of the spec, any strides. All of it is written.
 
@@ -72,6 +74,16 @@ def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> 
     Raises:
         ImageError: IMAGE_UNDECODABLE or IMAGE_TOO_LARGE.
     """
+    try:
+        return _prepare(image, spec, out)
+    except Exception as error:
+        release_frames(error)
+        raise
+    finally:
+        image.close()
+
+
+def _prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
     drafted = _draft(image, spec) if spec.draft_decoding else None
     flat = load_flat(image, grey=spec.grey)
     turned = orientation(image)
@@ -81,7 +93,6 @@ def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> 
     upright_size = stored_size if turned < 5 else stored_size[::-1]
     frame = frame_for(*upright_size, spec)
     _render(flat, turned, content_size, frame, spec, out)
-    image.close()
     return frame
 
 
