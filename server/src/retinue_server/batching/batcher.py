@@ -23,7 +23,7 @@ Result = TypeVar("Result", covariant=True)
 # A new measurement of the cost of an item moves the estimate by this share, and counts as at most this many times the
 # estimate: one huge image must not make the queue look long.
 _COST_SMOOTHING = 0.1
-_MOST_TIMES_ESTIMATE = 4
+_MOST_TIMES_ESTIMATE = 10
 _LEAST_RETRY_SECONDS = 0.05
 
 
