@@ -7,9 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # onnxruntime and onnxruntime-gpu install the same module, so a machine has one of them.
 RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
-SOURCES := server/src export/src clients/python/src tests benchmarks
 
-.PHONY: serve test check format proto models bench clean
+.PHONY: serve test develop check format proto models bench clean
 
 ## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -19,6 +18,9 @@ serve: $(VENV)/.serve-$(RUNTIME)
 test: $(VENV)/.develop
 	scripts/install-system-packages
 	$(BIN)/pytest $(ARGS)
+
+## develop: install everything, the export tools with PyTorch included
+develop: $(VENV)/.develop
 
 ## check: everything that reads the code without running it
 check: $(VENV)/.develop
@@ -41,6 +43,7 @@ proto:
 ## models: train and export every bundled model anew into .work/models (two cores: under an hour)
 models: $(VENV)/.develop
 	scripts/install-system-packages
+	rm -rf .work/models
 	scripts/fetch-mobilenet-weights .work/weights
 	$(BIN)/retinue-export train all --out .work/models
 	$(BIN)/retinue-export torchvision mobilenet_v2 --name mobilenet-v2 --out .work/models \
@@ -53,10 +56,11 @@ bench: $(VENV)/.develop
 clean:
 	rm -rf $(VENV) .venv-proto .work
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+# On Debian and Ubuntu the venv module is a package of its own, and without it leaves half an environment behind.
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "install python3-venv (apt-get install python3-venv)"; exit 1; }
 
-$(VENV)/.serve-%: $(BIN)/python constraints.txt protos/pyproject.toml server/pyproject.toml clients/python/pyproject.toml
+$(VENV)/.serve-%: $(BIN)/pip constraints.txt protos/pyproject.toml server/pyproject.toml clients/python/pyproject.toml
 	rm -f $(VENV)/.serve-* $(VENV)/.develop
 	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu 2>/dev/null
 	$(PIP) --editable protos --editable 'server[$*]' --editable 'clients/python[cli]'

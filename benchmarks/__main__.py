@@ -20,6 +20,7 @@ def main(names: list[str]) -> None:
         scenario = _SCENARIOS[name]
         result = scenario.run()
         path = Path(__file__).parent / "results" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({**facts, **result}, indent=2) + "\n", encoding="utf-8")
         print(f"## {name}\n\n{scenario.table(result)}\n", flush=True)
 

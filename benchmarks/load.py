@@ -5,8 +5,8 @@ Requests are serialised once and replies are not parsed, so that the client take
 
 import json
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -27,7 +27,6 @@ def drive(address: str, model: str, callers: int, seconds: float) -> dict[str, A
     latencies: list[float] = []
     starting = time.monotonic() + seconds / 5
     ending = starting + seconds
-    cpu_before = 0.0
 
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary(_METHOD)
@@ -41,14 +40,14 @@ def drive(address: str, model: str, callers: int, seconds: float) -> dict[str, A
                 if began >= starting:
                     latencies.append(time.monotonic() - began)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
-        for thread in threads:
-            thread.start()
-        time.sleep(max(0.0, starting - time.monotonic()))
-        cpu_before = time.process_time()
-        print("measuring", flush=True)
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(callers) as pool:
+            working = [pool.submit(work, number) for number in range(callers)]
+            time.sleep(max(0.0, starting - time.monotonic()))
+            cpu_before = time.process_time()
+            print("measuring", flush=True)
+            for one in working:
+                # A call that fails ends the measurement.
+                one.result()
     latencies.sort()
     return {
         "images": len(latencies),

@@ -30,18 +30,19 @@ class VisionServiceStub:
     """Answers questions about images.
 
     Each call takes 1 to N images and returns one outcome for each, in the order of the request: a result, or the reason
-    why this image alone has none. A call fails as a whole only where no image could be answered, with these statuses:
+    why this image alone has none. A call fails as a whole where the reason lies in no single image, with these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images, or an option out of its range.
+    - INVALID_ARGUMENT: no images, too many images, an option out of its range, or a reply that would be too large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: the queue is full, or its length makes the call's deadline impossible. Comes with
-      google.rpc.RetryInfo. A request over the server's message limit has this code too.
-    - UNAVAILABLE: the server is loading or draining.
+    - RESOURCE_EXHAUSTED: there is too much work, or too much to do before the call's deadline. Comes with
+      google.rpc.RetryInfo.
+    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
-    Every status carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason.
+    Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
+    by itself does not: a message over the size limit (RESOURCE_EXHAUSTED), an unknown method (UNIMPLEMENTED).
     """
 
     @_typing.overload
@@ -64,18 +65,19 @@ class VisionServiceAsyncStub(VisionServiceStub):
     """Answers questions about images.
 
     Each call takes 1 to N images and returns one outcome for each, in the order of the request: a result, or the reason
-    why this image alone has none. A call fails as a whole only where no image could be answered, with these statuses:
+    why this image alone has none. A call fails as a whole where the reason lies in no single image, with these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images, or an option out of its range.
+    - INVALID_ARGUMENT: no images, too many images, an option out of its range, or a reply that would be too large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: the queue is full, or its length makes the call's deadline impossible. Comes with
-      google.rpc.RetryInfo. A request over the server's message limit has this code too.
-    - UNAVAILABLE: the server is loading or draining.
+    - RESOURCE_EXHAUSTED: there is too much work, or too much to do before the call's deadline. Comes with
+      google.rpc.RetryInfo.
+    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
-    Every status carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason.
+    Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
+    by itself does not: a message over the size limit (RESOURCE_EXHAUSTED), an unknown method (UNIMPLEMENTED).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,18 +96,19 @@ class VisionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about images.
 
     Each call takes 1 to N images and returns one outcome for each, in the order of the request: a result, or the reason
-    why this image alone has none. A call fails as a whole only where no image could be answered, with these statuses:
+    why this image alone has none. A call fails as a whole where the reason lies in no single image, with these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images, or an option out of its range.
+    - INVALID_ARGUMENT: no images, too many images, an option out of its range, or a reply that would be too large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: the queue is full, or its length makes the call's deadline impossible. Comes with
-      google.rpc.RetryInfo. A request over the server's message limit has this code too.
-    - UNAVAILABLE: the server is loading or draining.
+    - RESOURCE_EXHAUSTED: there is too much work, or too much to do before the call's deadline. Comes with
+      google.rpc.RetryInfo.
+    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
-    Every status carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason.
+    Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
+    by itself does not: a message over the size limit (RESOURCE_EXHAUSTED), an unknown method (UNIMPLEMENTED).
     """
 
     @_abc_1.abstractmethod
