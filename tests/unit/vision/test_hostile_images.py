@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from tests.unit.vision.shown import shown, shown_by
 
 from retinue_server.errors import Code, ImageError
-from retinue_server.vision.decode import decode, open_encoded, open_raw
+from retinue_server.vision.decode import open_encoded, open_raw
 from retinue_server.vision.resize import prepare
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -178,7 +179,7 @@ def test_other_files_are_told_which_formats_are_read(data):
 def outcome(data):
     """The pixels, or why there are none."""
     try:
-        return np.asarray(decode(open_encoded(data, max_pixels=100_000), SPEC))
+        return shown(data, SPEC, max_pixels=100_000)
     except ImageError as error:
         return error
 
@@ -194,9 +195,9 @@ def test_a_truncated_file_is_refused_never_shown_in_part(image_format):
     refused = [error for error in outcomes if isinstance(error, ImageError)]
     assert len(refused) > 100
     assert {error.reason for error in refused} == {"IMAGE_UNDECODABLE"}
-    for shown in outcomes:  # only what stands behind the last pixel may be missing
-        if not isinstance(shown, ImageError):
-            np.testing.assert_array_equal(shown, whole)
+    for picture in outcomes:  # only what stands behind the last pixel may be missing
+        if not isinstance(picture, ImageError):
+            np.testing.assert_array_equal(picture, whole)
 
 
 def test_truncated_images_are_not_completed_by_pillow():
@@ -282,7 +283,7 @@ class TestHeadersThatTakeForever:
     def refused(self, data):
         start = time.process_time()
         with pytest.raises(ImageError):
-            decode(open_encoded(data, max_pixels=1_000_000), SPEC)
+            shown(data, SPEC)
         assert time.process_time() - start < 1
 
     def test_a_jpeg_of_a_hundred_thousand_segments(self):
@@ -366,7 +367,7 @@ class TestHeadersThatTakeForever:
         header = b"BM" + struct.pack("<IHHI", 2000, 0, 0, 54 + len(palette))
         header += struct.pack("<IiiHHIIiiII", 40, 1000, 1000, 1, 8, 1, 0, 0, 0, 256, 0)
         with pytest.raises(ImageError):  # of a million pixels, but all are missing
-            decode(open_encoded(header + palette, max_pixels=10_000_000), SPEC)
+            shown(header + palette, SPEC, max_pixels=10_000_000)
         header = header.replace(struct.pack("<ii", 1000, 1000), struct.pack("<ii", 1000, 1001))
         with pytest.raises(ImageError, match="run-length"):
             open_encoded(header + palette + b"\0\0" * 1001, max_pixels=10_000_000)
@@ -393,8 +394,8 @@ class TestRawImages:
     def test_rows_are_rows(self):
         levels = np.arange(6, dtype=np.uint8).reshape(2, 3)
         grey = InputSpec(2, 3, True, ResizeMode.STRETCH, Image.Resampling.BILINEAR)
-        image = open_raw(levels.tobytes(), 2, 3, "GRAY", max_pixels=6)
-        np.testing.assert_array_equal(np.asarray(decode(image, grey)), levels)
+        got = shown_by(lambda: open_raw(levels.tobytes(), 2, 3, "GRAY", max_pixels=6), grey)
+        np.testing.assert_array_equal(got, levels)
 
     @pytest.mark.parametrize(
         ("bytes_sent", "order", "expected"), [(17, "RGB", 18), (19, "BGR", 18), (6, "RGBA", 24)]

@@ -5,10 +5,11 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
+from tests.unit.vision.shown import shown
 
-from retinue_server.vision.decode import decode, open_encoded
+from retinue_server.vision.decode import open_encoded
 from retinue_server.vision.directories import exif_orientation
-from retinue_server.vision.resize import prepare, resize_into
+from retinue_server.vision.resize import prepare
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 # How an upright picture must be stored so that this orientation brings it back.
@@ -42,14 +43,13 @@ def test_each_orientation_is_undone(photo, encoded, colour, orientation, image_f
     exif[0x0112] = orientation
     options = {"lossless": True} if image_format == "WEBP" else {}
     data = encoded(stored(photo, orientation), image_format, exif=exif, **options)
-    upright = decode(open_encoded(data, max_pixels=10_000), colour)
-    np.testing.assert_array_equal(np.asarray(upright), np.asarray(photo))
+    np.testing.assert_array_equal(shown(data, colour), np.asarray(photo))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_each_orientation_of_a_jpeg_is_undone(photo, encoded, colour, orientation):
     data = encoded(stored(photo, orientation), "JPEG", quality=95, exif=exif_block(orientation))
-    upright = np.asarray(decode(open_encoded(data, max_pixels=10_000), colour)).astype(int)
+    upright = shown(data, colour).astype(int)
     assert upright.shape == (40, 60, 3)
     for row, column in ((2, 2), (2, -3), (-3, 2), (-3, -3)):
         assert np.abs(upright[row, column] - np.asarray(photo)[row, column]).max() < 16
@@ -65,7 +65,7 @@ def test_turning_after_resizing_differs_by_one_level_at_most(encoded, orientatio
     fast = np.empty((20, 28, 3), np.uint8)
     slow = np.empty_like(fast)
     fast_frame = prepare(open_encoded(data, max_pixels=10_000), spec, fast)
-    slow_frame = resize_into(decode(open_encoded(data, max_pixels=10_000), spec), spec, slow)
+    slow_frame = prepare(Image.fromarray(shown(data, spec)), spec, slow)
     assert fast_frame == slow_frame
     assert np.abs(fast.astype(int) - slow).max() <= 1
 
@@ -78,7 +78,7 @@ def test_turning_and_nearest_neighbour_agree_exactly(encoded, orientation):
     fast = np.empty((24, 30, 3), np.uint8)
     slow = np.empty_like(fast)
     prepare(open_encoded(data, max_pixels=10_000), spec, fast)
-    resize_into(decode(open_encoded(data, max_pixels=10_000), spec), spec, slow)
+    prepare(Image.fromarray(shown(data, spec)), spec, slow)
     np.testing.assert_array_equal(fast, slow)
 
 
@@ -87,8 +87,7 @@ def test_an_orientation_that_follows_the_pixels_of_a_png_counts(photo, encoded, 
     start = data.index(b"eXIf") - 4
     end = start + 12 + struct.unpack_from(">I", data, start)[0]
     data = data[:start] + data[end:-12] + data[start:end] + data[-12:]
-    upright = decode(open_encoded(data, max_pixels=10_000), colour)
-    np.testing.assert_array_equal(np.asarray(upright), np.asarray(photo))
+    np.testing.assert_array_equal(shown(data, colour), np.asarray(photo))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -118,10 +117,9 @@ def test_an_orientation_out_of_range_is_upright(orientation):
 )
 def test_damaged_exif_neither_turns_nor_fails_the_image(photo, encoded, colour, exif):
     assert exif_orientation(exif) == 1
-    upright = decode(open_encoded(encoded(photo, "PNG", exif=exif or b"x"), max_pixels=10_000), colour)
-    np.testing.assert_array_equal(np.asarray(upright), np.asarray(photo))
+    np.testing.assert_array_equal(shown(encoded(photo, "PNG", exif=exif or b"x"), colour), np.asarray(photo))
     jpeg = encoded(photo, "JPEG", exif=exif or b"x")
-    assert decode(open_encoded(jpeg, max_pixels=10_000), colour).size == photo.size
+    assert shown(jpeg, colour).shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize("tag", [34665, 34853, 40965])
@@ -134,7 +132,7 @@ def test_a_damaged_directory_behind_the_pixels_of_a_tiff_does_not_fail_it(grey, 
     data = (
         b"II*\0" + struct.pack("<I", 16) + bytes(range(8)) + struct.pack("<H", len(tags)) + entries + bytes(4)
     )
-    levels = np.asarray(decode(open_encoded(data, max_pixels=100), grey))
+    levels = shown(data, grey)
     np.testing.assert_array_equal(levels, np.arange(8).reshape(4, 2))
     assert capfd.readouterr() == ("", "")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retinue_server.vision.decode import open_encoded
-from retinue_server.vision.resize import frame_for, prepare, resize_into
+from retinue_server.vision.resize import frame_for, prepare
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 BILINEAR, BICUBIC, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.NEAREST
@@ -38,7 +38,7 @@ def noise(width, height, channels=3):
 
 def rendered(image, spec):
     out = np.full((spec.height, spec.width, spec.channels), 77, np.uint8)
-    return out, resize_into(image, spec, out)
+    return out, prepare(image.copy(), spec, out)
 
 
 def distance_from_torchvision(image, resample, shorter_side, crop):
@@ -137,7 +137,7 @@ def test_a_grey_image_fills_every_channel_of_a_colour_input():
 def test_a_row_of_a_slab_is_written_and_its_neighbours_are_not():
     slab = np.full((3, 16, 24, 3), 9, np.uint8)
     spec = InputSpec(16, 24, False, STRETCH, BILINEAR)
-    resize_into(noise(50, 40), spec, slab[1])
+    prepare(noise(50, 40), spec, slab[1])
     assert (slab[[0, 2]] == 9).all()
     np.testing.assert_array_equal(slab[1], rendered(noise(50, 40), spec)[0])
 
@@ -145,7 +145,7 @@ def test_a_row_of_a_slab_is_written_and_its_neighbours_are_not():
 @pytest.mark.parametrize("shape", [(16, 24, 1), (24, 16, 3), (16, 24)])
 def test_an_output_of_another_shape_is_a_programming_error(shape):
     with pytest.raises(ValueError, match="out is"):
-        resize_into(noise(5, 5), InputSpec(16, 24, False, STRETCH, BILINEAR), np.empty(shape, np.uint8))
+        prepare(noise(5, 5), InputSpec(16, 24, False, STRETCH, BILINEAR), np.empty(shape, np.uint8))
 
 
 @pytest.mark.parametrize(

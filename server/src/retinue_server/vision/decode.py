@@ -15,7 +15,6 @@ from retinue_server.vision.directories import exif_orientation
 from retinue_server.vision.faults import pillow_faults
 from retinue_server.vision.headers import image_format
 from retinue_server.vision.readers import READERS, ChannelOrder, RawImageFile, check_pixels
-from retinue_server.vision.spec import InputSpec
 
 # What brings an image of EXIF orientation 2 to 8 upright.
 UPRIGHT: Final[dict[int, Image.Transpose]] = {
@@ -35,7 +34,7 @@ _WHITE_IS_ZERO: Final = 0
 
 
 def open_encoded(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Read the header of an image file; its pixels stay encoded until `decode` or `prepare`.
+    """Read the header of an image file; its pixels stay encoded until `prepare`.
 
     Args:
         data: A JPEG, PNG, WebP, BMP, TIFF or GIF file. Of an animation or a multi-page file the first picture
@@ -97,31 +96,6 @@ def open_raw(data: bytes, height: int, width: int, order: ChannelOrder, *, max_p
     return RawImageFile(data, (width, height), order)
 
 
-def decode(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """The pixels of an opened image as a person sees them, at their full size.
-
-    Oriented by EXIF, transparency laid on white, CMYK and palettes turned into colours, 16-bit levels brought
-    to 8 (the upper byte). 32-bit integer levels count as 16-bit and floating-point ones as [0, 1]; others are
-    refused.
-
-    Args:
-        image: From `open_encoded` or `open_raw`, or any Pillow image.
-        spec: Says whether the result is grey. Draft decoding is left to `prepare`, which knows the size it
-            needs.
-
-    Returns:
-        An image of mode "L" where the spec is grey, else "RGB". It may be `image` itself.
-
-    Raises:
-        ImageError: IMAGE_UNDECODABLE or IMAGE_TOO_LARGE.
-    """
-    flat = load_flat(image, grey=spec.grey)
-    turn = UPRIGHT.get(orientation(image))
-    if turn is not None:
-        flat = flat.transpose(turn)
-    return flat if spec.grey or flat.mode == "RGB" else flat.convert("RGB")
-
-
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, of an opened image. Of a PNG it is known only once the image is loaded.
 
@@ -133,6 +107,9 @@ def orientation(image: Image.Image) -> int:
 
 def load_flat(image: Image.Image, *, grey: bool) -> Image.Image:
     """Decode an opened image and bring it to 8 opaque bits a channel, as it is stored: not yet oriented.
+
+    Transparency is laid on white, CMYK and palettes turned into colours, 16-bit levels brought to 8 (the
+    upper byte). 32-bit integer levels count as 16-bit and floating-point ones as [0, 1]; others are refused.
 
     Returns:
         Mode "L" where `grey` or where the image itself is grey, else "RGB".

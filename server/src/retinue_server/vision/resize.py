@@ -57,13 +57,14 @@ class Frame:
 
 
 def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
-    """Decode an opened image and render it as a network's input: `decode`, then `resize_into`, but faster.
+    """Decode an opened image and render it, upright and opaque, as a network's input.
 
-    The image is turned upright after it was made small, and a large JPEG is decoded small where the spec
-    allows it. Apart from draft decoding the result is within one grey level of `decode` and `resize_into`.
+    The image is turned upright after it was made small, which changes a grey level by one at most, and a
+    large JPEG is decoded small where the spec allows it. A grey image is repeated into each channel of a
+    colour input.
 
     Args:
-        image: From `open_encoded` or `open_raw`. It is used up: its pixels are released,
+        image: From `open_encoded` or `open_raw`, or any Pillow image. It is used up: its pixels are released,
             also where an error comes out.
         spec: What the network wants.
         out: uint8 [height, width, channels] of the spec, any strides. All of it is written.
@@ -93,22 +94,6 @@ def _prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) ->
     upright_size = stored_size if turned < 5 else stored_size[::-1]
     frame = frame_for(*upright_size, spec)
     _render(flat, turned, content_size, frame, spec, out)
-    return frame
-
-
-def resize_into(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
-    """Render decoded pixels as a network's input.
-
-    Args:
-        image: Mode "RGB" or "L", upright; "L" is repeated into each channel of a colour input.
-        spec: What the network wants.
-        out: uint8 [height, width, channels] of the spec, any strides. All of it is written.
-
-    Returns:
-        The map to `image`.
-    """
-    frame = frame_for(*image.size, spec)
-    _render(image, 1, image.size, frame, spec, out)
     return frame
 
 
