@@ -59,7 +59,10 @@ def open_image(image: image_pb2.Image, *, max_pixels: int) -> Image.Image | Imag
             return open_raw(raw.data, raw.height, raw.width, order, max_pixels=max_pixels)
         raise ImageError("the image is empty: set `encoded` or `raw`.", reason="IMAGE_EMPTY")
     except ImageError as error:
-        return error
+        # Its frames would keep the request's bytes, and through the callers' frames itself, until the next garbage
+        # collection.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
 
 
 def classify_options(request: pb.ClassifyRequest, model: ServedModel) -> ClassifyOptions:
