@@ -8,6 +8,7 @@ import pytest
 from retinue.v1 import vision_service_pb2 as pb
 from tests.calls import Connection, encoded, flat, refused
 from tests.integration.conftest import SMALL_REQUEST_BYTES
+from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.usefixtures("still_answering")
 
@@ -240,6 +241,17 @@ def test_the_default_message_limit_takes_a_large_photo_and_no_more(colour: Conne
     with pytest.raises(grpc.RpcError) as raised:
         colour.classify(largest, largest)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_refused_requests_leave_nothing_behind(colour: Connection, colour_server: ServerProcess) -> None:
+    image = encoded(bytes(5 * _MIB // 2))
+    for _ in range(5):
+        refused(lambda: colour.classify(image, top_k=0))
+    before = colour_server.memory_bytes()
+    for _ in range(60):
+        refused(lambda: colour.classify(image, top_k=0))
+    # They were 150 MiB.
+    assert colour_server.memory_bytes() - before < 30 * _MIB
 
 
 def test_an_unknown_method_is_unimplemented(colour: Connection) -> None:

@@ -109,6 +109,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return await behaviour(request, context)
             except RetinueError as error:
                 code = grpc_code(error.code)
+                # The frames of the error, and of the one that ends the call, would keep the request's bytes until the
+                # next garbage collection.
+                del request
+                error.__cause__ = error.__context__ = error.__traceback__ = None
                 await _abort(context, error)
             except asyncio.CancelledError:
                 code = _cancelled_code(context)
