@@ -8,12 +8,15 @@ import pytest
 from retinue.v1 import vision_service_pb2 as pb
 from tests.calls import Connection, encoded, flat, refused
 from tests.integration.conftest import SMALL_REQUEST_BYTES
+from tests.pictures import png_bomb
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.usefixtures("still_answering")
 
 _RED = flat(255, 0, 0)
 _MIB = 1 << 20
+# 50 megapixels in 50 kilobytes.
+_LARGE = encoded(png_bomb(10_000, 5_000))
 
 # What it is: the call, its code, its reason, and a part of its message that says what to do.
 _Case = tuple[Callable[[Connection], object], str, str, str]
@@ -84,6 +87,12 @@ BAD_OPTIONS: dict[str, _Case] = {
         "INVALID_ARGUMENT",
         "MASK_SIZE_UNKNOWN",
         "use ORIGINAL or MODEL",
+    ),
+    "raw masks too large for a reply": (
+        lambda to: to.segment(*[_LARGE] * 6, mask_format=pb.MASK_FORMAT_RAW),
+        "INVALID_ARGUMENT",
+        "REPLY_TOO_LARGE",
+        "ask for PNG or COCO_RLE, for the model's size, or send fewer images",
     ),
     "unknown task to list": (
         lambda to: to.list_models(99),

@@ -15,7 +15,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from tests import colour_bundles, odd_bundles
 from tests.busy import engine_held
 from tests.calls import Connection, connected, flat, refused
-from tests.metrics_page import wait_until, waiting_images
+from tests.metrics_page import MetricsPage, wait_until, waiting_images
 from tests.server_process import ServerProcess, running_server
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -161,6 +161,7 @@ def test_a_server_that_loads_is_alive_and_not_ready(loading: tuple[ServerProcess
         assert connection.health.Check(health_pb2.HealthCheckRequest()).status == _NOT_SERVING
         assert httpx.get(f"{http_url}/livez").status_code == 200
         assert httpx.get(f"{http_url}/readyz").status_code == 503
+        assert MetricsPage(http_url).value("retinue_ready") == 0
         assert not any(event["event"] == "ready" for event in server.events)
 
         server.wait_for_event("ready", 60)
