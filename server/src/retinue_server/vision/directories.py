@@ -4,6 +4,7 @@ Pillow parses every tag, warns of damaged ones, and takes as much memory for a t
 claims.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -17,14 +18,26 @@ _LAYOUTS: Final = {
 }
 
 _INTEGERS: Final = {1: "B", 3: "H", 4: "I"}
+_LONG_INTEGERS: Final = {**_INTEGERS, 16: "Q"}  # which stand in an entry only where it is that of a BigTIFF
 _RATIONALS: Final = (5, 10)
 _BYTES: Final = (1, 2, 7)
 _ORIENTATION: Final = 0x0112
 
+_WIDTH, _HEIGHT, _TIFF_ORIENTATION = 256, 257, 274
+_SAMPLES, _ROWS_A_STRIP, _PLANES = 277, 278, 284
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_STRIPS_AND_TILES: Final = (273, 279, 324, 325)  # their positions and sizes
+_SEPARATE_PLANES: Final = 2
+
 # Far above what cameras, scanners and programs write.
-_MAX_ENTRIES: Final = 4096
-_MAX_NUMBERS: Final = 200_000
+_MAX_ENTRIES: Final = 256
+_MAX_NUMBERS: Final = 200_000  # a transfer function of three channels of 16 bits has 196,608
 _MAX_RATIONALS: Final = 1_000
+# Writers are told to keep a strip near 8 kB, which is one row of a wide photo: 6,000 of it are common, 18,000 in
+# planes. Each costs Pillow a microsecond or two.
+_MAX_STRIPS: Final = 20_000
+# Files exist that have a few more than they need.
+_FREE_STRIPS: Final = 256
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -45,19 +58,39 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def check_tiff_directory(data: bytes) -> None:
-    """Refuse a TIFF whose first directory would take memory and time out of proportion to the image.
+def tiff_sizes(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of a TIFF's first image, upright, and those of its tiles, or (1, 1) where it has none.
 
-    A strip or tile is four bytes in the file and hundreds in Pillow; so is a rational number.
+    Refuses a directory that would take memory and time out of proportion to the image: a strip or tile is
+    four bytes in the file and hundreds in Pillow; so is a rational number.
 
     Raises:
-        ValueError: There are too many entries, or values in one of them.
+        ValueError: There are too many entries, or values in one of them, or no size.
         struct.error: The directory is cut off.
     """
-    for _, tag, kind, count, _ in _entries(data, 0):
-        limit = _MAX_RATIONALS if kind in _RATIONALS else _MAX_NUMBERS
-        if kind not in _BYTES and count > limit:
+    numbers: dict[int, int] = {}
+    strips = 0
+    for order, tag, kind, count, position in _entries(data, 0):
+        if tag in _STRIPS_AND_TILES:
+            strips = max(strips, count)
+        elif count == 1 and kind in _LONG_INTEGERS:
+            numbers.setdefault(tag, struct.unpack_from(order + _LONG_INTEGERS[kind], data, position)[0])
+        elif kind not in _BYTES and count > (_MAX_RATIONALS if kind in _RATIONALS else _MAX_NUMBERS):
             raise ValueError(f"{count} values in tag {tag}")
+    width, height = numbers.get(_WIDTH, 0), numbers.get(_HEIGHT, 0)
+    if width < 1 or height < 1:
+        raise ValueError("no size")
+    tile = max(numbers.get(_TILE_WIDTH, 1), 1), max(numbers.get(_TILE_HEIGHT, 1), 1)
+    if _TILE_WIDTH in numbers:
+        needed = math.ceil(width / tile[0]) * math.ceil(height / tile[1])
+    else:
+        needed = math.ceil(height / max(numbers.get(_ROWS_A_STRIP, height), 1))
+    if numbers.get(_PLANES) == _SEPARATE_PLANES:
+        needed *= numbers.get(_SAMPLES, 1)
+    if strips > min(max(needed, _FREE_STRIPS), _MAX_STRIPS):
+        raise ValueError(f"{strips} strips or tiles")
+    turned = numbers.get(_TIFF_ORIENTATION) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height), tile
 
 
 def _entries(data: bytes, start: int) -> Iterator[tuple[str, int, int, int, int]]:

@@ -7,20 +7,28 @@ own.
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from retinue_server.errors import ImageError
-from retinue_server.vision.directories import check_tiff_directory
+from retinue_server.vision.directories import tiff_sizes
 from retinue_server.vision.faults import silence_pillow
-from retinue_server.vision.headers import check_jpeg_segments, gif_first_frame, png_pixels_only, webp_size
+from retinue_server.vision.headers import (
+    check_bmp_header,
+    check_jpeg_segments,
+    gif_start,
+    jpeg_scans,
+    png_pixels_only,
+    png_size,
+    webp_size,
+)
 
 ChannelOrder = Literal["RGB", "BGR", "RGBA", "GRAY"]
 
@@ -64,34 +72,52 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 class _Jpeg(JpegImageFile):
     """A JPEG whose EXIF block stays unread: Pillow looks there for a resolution, and warns of damage."""
 
+    has_many_scans = False
+
     def _read_dpi_from_exif(self) -> None:
         pass
 
+    def load_prepare(self) -> None:
+        """Refuse too many scans, here and not earlier: to count them takes a look at every byte."""
+        if self.has_many_scans and jpeg_scans(cast(BytesIO, self.fp).getvalue()) > _MAX_JPEG_SCANS:
+            raise ImageError(
+                f"The JPEG image has more than {_MAX_JPEG_SCANS} scans. Save it again with the usual settings.",
+                reason="IMAGE_TOO_LARGE",
+            )
+        super().load_prepare()
 
-class _DeferredWebp(Image.Image):
-    """A WebP of known size, opened when its pixels are loaded: Pillow's decoder takes the canvas at once."""
 
-    format = "WEBP"
+class _Deferred(Image.Image):
+    """An image of known size that Pillow opens only when the pixels are loaded.
 
-    def __init__(self, data: bytes, size: tuple[int, int]) -> None:
+    To open it can take memory for all pixels, or a walk over thousands of parts of the file, and must not be
+    done where others wait: images are opened in the event loop.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int], open_image: Callable[[], Image.Image]) -> None:
         super().__init__()
-        self._data: bytes | None = data
+        self.format = name
+        self.tag_v2: Any = {}
         self._size = size
-        self._mode = "RGBA"
+        self._mode = "RGB"
+        self._open_image: Callable[[], Image.Image] | None = open_image
 
     def load(self) -> Any:
-        """Decode the first frame; `mode` and `info` are right from here on."""
-        if self._data is not None:
-            inner = WebPImageFile(BytesIO(self._data))
+        """Open and decode the first picture; `mode`, `info` and the rest are right from here on."""
+        if self._open_image is not None:
+            inner = self._open_image()
             if inner.size != self._size:
-                raise ValueError("the canvas is not what the header says")
+                raise ValueError("the size is not what the header says")
             inner.load()
-            self.im, self._mode, self.info, self._data = inner.im, inner.mode, inner.info, None
+            self.im, self._mode, self.palette, self.info = inner.im, inner.mode, inner.palette, inner.info
+            self.tag_v2 = getattr(inner, "tag_v2", {})
+            self._open_image = None
+            inner.close()
         return super().load()
 
     def close(self) -> None:
         """Release the pixels, or the file where there are none yet."""
-        self._data = None
+        self._open_image = None
         super().close()
 
 
@@ -114,24 +140,24 @@ class RawImageFile(ImageFile.ImageFile):
 
 
 def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:
-    check_jpeg_segments(data)
+    components = check_jpeg_segments(data)
     image = _Jpeg(BytesIO(data))
     check_pixels(*image.size, max_pixels)
-    if "progressive" in image.info and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-        raise ImageError(
-            f"The JPEG image has more than {_MAX_JPEG_SCANS} scans. Save it again with the usual settings.",
-            reason="IMAGE_TOO_LARGE",
-        )
+    image.has_many_scans = "progressive" in image.info or components < image.layers
     # In one block: each further one would cost a turn at the interpreter's lock.
     image.decodermaxblock = len(data)
     return image
 
 
 def _open_png(data: bytes, max_pixels: int) -> Image.Image:
-    image = PngImageFile(BytesIO(png_pixels_only(data)))
-    check_pixels(*image.size, max_pixels)
-    _scale_transparent_colour(image, depth=data[24])
-    return image
+    def open_image() -> Image.Image:
+        image = PngImageFile(BytesIO(png_pixels_only(data)))
+        _scale_transparent_colour(image, depth=data[24])
+        return image
+
+    size = png_size(data)
+    check_pixels(*size, max_pixels)
+    return _Deferred("PNG", size, open_image)
 
 
 def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
@@ -146,16 +172,17 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
 def _open_webp(data: bytes, max_pixels: int) -> Image.Image:
     size = webp_size(data)
     check_pixels(*size, max_pixels)
-    return _DeferredWebp(data, size)
+    return _Deferred("WEBP", size, lambda: WebPImageFile(BytesIO(data)))
 
 
 def _open_gif(data: bytes, max_pixels: int) -> Image.Image:
-    size, first_frame = gif_first_frame(data)
+    size, start, frame = gif_start(data)
     check_pixels(*size, max_pixels)
-    return GifImageFile(BytesIO(first_frame))
+    return _Deferred("GIF", size, lambda: GifImageFile(BytesIO(start + memoryview(data)[frame:])))
 
 
 def _open_bmp(data: bytes, max_pixels: int) -> Image.Image:
+    check_bmp_header(data)
     image = BmpImageFile(BytesIO(data))
     width, height = image.size
     check_pixels(width, height, max_pixels)
@@ -169,21 +196,24 @@ def _open_bmp(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _open_tiff(data: bytes, max_pixels: int) -> Image.Image:
-    silence_pillow()
-    check_tiff_directory(data)
-    image = TiffImageFile(BytesIO(data))
-    width, height = image.size
-    check_pixels(width, height, max_pixels)
+    def open_image() -> Image.Image:
+        silence_pillow()
+        image = TiffImageFile(BytesIO(data))
+        # Of each strip Pillow reads a block; where strips lie on top of each other that could be the same bytes
+        # again and again.
+        pixels = image.width * image.height
+        image.decodermaxblock = max(_MAX_BYTES_A_PIXEL * pixels // max(len(image.tile), 1), 4096)
+        image.info.pop("xmp", None)
+        exif = image.getexif()
+        for tag in _TIFF_DIRECTORY_TAGS:
+            exif.pop(tag, None)
+        return image
+
+    size, tile = tiff_sizes(data)
+    check_pixels(*size, max_pixels)
     # A tile may be larger than the image, and is decoded whole.
-    check_pixels(image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1), max_pixels)
-    # Of each strip Pillow reads a block; where strips lie on top of each other that could be the same bytes
-    # again and again.
-    image.decodermaxblock = max(_MAX_BYTES_A_PIXEL * width * height // max(len(image.tile), 1), 4096)
-    image.info.pop("xmp", None)
-    exif = image.getexif()
-    for tag in _TIFF_DIRECTORY_TAGS:
-        exif.pop(tag, None)
-    return image
+    check_pixels(*tile, max_pixels)
+    return _Deferred("TIFF", size, open_image)
 
 
 READERS: Final[dict[str, Callable[[bytes, int], Image.Image]]] = {
