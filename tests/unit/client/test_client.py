@@ -1,4 +1,5 @@
 import asyncio
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,22 @@ def test_one_image_gives_one_result(ask):
     assert (result.best.label, result.best.class_id, result.best.score) == ("a cat", 7, 0.75)
     assert (result.model, result.version) == ("m", 3)
     assert (result.timing.decode_us, result.timing.total_us, result.timing.batch_size) == (1500, 8100, 4)
+
+
+def test_an_opened_image_that_cannot_be_decoded_fails_alone(ask):
+    def opened(levels, end):
+        buffer = io.BytesIO()
+        Image.fromarray(levels).save(buffer, "PNG")
+        return Image.open(io.BytesIO(buffer.getvalue()[:end]))
+
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    outcomes = ask("classify", [opened(noise, None), opened(noise, 2000), b"a cat"])
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "Classification",
+        "ImageError",
+        "Classification",
+    ]
+    assert (outcomes[1].reason, outcomes[1].source) == ("IMAGE_UNDECODABLE", "Pillow image RGB 64x48")
 
 
 def test_one_image_without_an_answer_raises(ask, tmp_path):

@@ -198,3 +198,25 @@ def test_what_cannot_be_decoded_cannot_be_drawn(data):
         images.open_upright(data)
     assert caught.value.reason == "IMAGE_UNDECODABLE"
     assert images.upright_size(data[:20]) is None
+
+
+def half_of_a_photo(suffix="JPEG"):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), suffix)
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "GIF"])
+def test_an_opened_image_that_turns_out_to_be_truncated_is_an_image_error(suffix):
+    for use in (sent, images.open_upright):
+        opened = Image.open(io.BytesIO(half_of_a_photo(suffix)))
+        with pytest.raises(ImageError, match="cannot be decoded") as caught:
+            use(opened)
+        assert caught.value.reason == "IMAGE_UNDECODABLE"
+        assert caught.value.source.startswith("Pillow image")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_an_opened_image_with_a_damaged_orientation_is_sent_as_it_is():
+    pixels = encoded(Image.new("RGB", (4, 4)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01")
+    assert sent(Image.open(io.BytesIO(pixels))).raw.width == 4

@@ -7,6 +7,9 @@ uncompressed.
 import errno
 import io
 import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +31,8 @@ Arrays are uint8 [H, W, 3] RGB, [H, W, 4] RGBA, [H, W] or [H, W, 1] grey.
 # A file over this is not one of the formats the server reads, and would only fill the memory.
 MAX_FILE_BYTES = 1 << 30
 
+# What Pillow's readers raise on damaged bytes.
+_PILLOW_ERRORS = (EOFError, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _TAG_ORIENTATION = 0x0112
 _RGB = image_pb2.CHANNEL_ORDER_RGB
 _RGBA = image_pb2.CHANNEL_ORDER_RGBA
@@ -146,7 +151,9 @@ def open_upright(source: ImageSource) -> Image.Image:
         image = _decode(read_file(source), describe(source))
     else:
         image = _decode(bytes(source), describe(source))
-    image = ImageOps.exif_transpose(image)
+    with _decoding(describe(source)):
+        image.load()
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -167,29 +174,38 @@ def upright_size(data: bytes) -> tuple[int, int] | None:
                 if image.getexif().get(_TAG_ORIENTATION, 1) in (5, 6, 7, 8)
                 else (width, height)
             )
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except _PILLOW_ERRORS:
         return None
 
 
-def _decode(data: bytes, source: str) -> Image.Image:
+@contextmanager
+def _decoding(source: str) -> Iterator[None]:
+    """Turns what Pillow raises of damaged files, which it decodes as late as it can, into ImageError."""
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        yield
     except UnidentifiedImageError as exc:
         raise ImageError(
             "It is no image file that Pillow knows.", source=source, reason="IMAGE_UNDECODABLE"
         ) from exc
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+    except _PILLOW_ERRORS as exc:
         raise ImageError(
             f"The image cannot be decoded: {exc}.", source=source, reason="IMAGE_UNDECODABLE"
         ) from exc
+
+
+def _decode(data: bytes, source: str) -> Image.Image:
+    with _decoding(source):
+        image = Image.open(io.BytesIO(data))
+        image.load()
     return image
 
 
 def _fill_from_pillow(message: image_pb2.Image, image: Image.Image) -> int:
     """Pillow images travel as a person sees them, so that Image.open(path) is answered as path itself is."""
-    original = image
-    image = ImageOps.exif_transpose(image)
+    source = describe(image)
+    with _decoding(source):
+        image.load()
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data and image.mode != "RGBA":
         image = image.convert("RGBA")
     elif image.mode in _PLAIN_MODES:
@@ -205,7 +221,7 @@ def _fill_from_pillow(message: image_pb2.Image, image: Image.Image) -> int:
         raise ImageError(
             f"Images of mode {image.mode} have no common meaning: bring the values to 0...255 and convert to "
             "mode 'L' or 'RGB' first.",
-            source=describe(original),
+            source=source,
             reason="PIXELS_UNSUPPORTED",
         )
     return _fill_raw(message, image.tobytes(), image.height, image.width, order)
