@@ -90,6 +90,15 @@ def test_a_server_that_goes_away_during_a_call_is_a_lost_connection(ask, server,
     assert caught.value.reason == "CONNECTION_LOST"
 
 
+def test_a_server_that_ends_its_calls_has_ended_the_connection(ask, server, failure):
+    """So a server does at the end of its grace; nobody here closed anything."""
+    server.service.failures.append(failure(Code.CANCELLED, "CANCELLED"))
+    with pytest.raises(UnavailableError, match=r"The server at .* ended the connection") as caught:
+        ask("classify", b"x")
+    assert (caught.value.code, caught.value.reason) == (Code.UNAVAILABLE, "CONNECTION_LOST")
+    assert "closed" not in caught.value.message
+
+
 def test_a_request_over_the_message_limit_is_told_from_a_full_queue(ask):
     large = b"x" * 600_000
     with pytest.raises(RequestTooLargeError, match="max_request_bytes") as caught:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -29,7 +30,7 @@ from retinue_client._channel import (
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
-from retinue_client._errors import ImageError, error_from_call
+from retinue_client._errors import ImageError, RetinueError, client_closed, error_from_call
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
@@ -212,7 +213,8 @@ class AsyncClient:
         under_way: deque[tuple[Request, Any]] = deque()
         try:
             while (request := await _next_request(requests, all_at_hand)) is not None:
-                under_way.append((request, method(request.message, timeout=timeout_seconds)))
+                with self._translating(timeout_seconds):
+                    under_way.append((request, method(request.message, timeout=timeout_seconds)))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     await self._settle(job, *under_way.popleft(), timeout_seconds)
             while under_way:
@@ -227,17 +229,35 @@ class AsyncClient:
     ) -> None:
         """Waits for the answer to a request and hands it to its job."""
         try:
-            response = await answer
-        except grpc.RpcError as exc:
-            job.refuse(request, error_from_call(exc, self._address, timeout_seconds))
+            with self._translating(timeout_seconds):
+                response = await answer
+        except RetinueError as error:
+            job.refuse(request, error)
         else:
             job.accept(request, response)
 
     async def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
+        call = self._method(method)
+        with self._translating(timeout_seconds):
+            return await call(request, timeout=timeout_seconds)
+
+    @contextmanager
+    def _translating(self, timeout_seconds: float | None) -> Iterator[None]:
+        """Turns what gRPC raises into RetinueError."""
         try:
-            return await self._method(method)(request, timeout=timeout_seconds)
+            yield
         except grpc.RpcError as exc:
-            raise error_from_call(exc, self._address, timeout_seconds) from exc
+            raise error_from_call(exc, self._address, timeout_seconds, closed=self._closed) from exc
+        except asyncio.CancelledError as exc:
+            # gRPC raises it for a closed channel too, and asyncio would take the task for cancelled.
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise client_closed() from exc
+        except grpc.aio.UsageError as exc:
+            if not self._closed:
+                raise
+            raise client_closed() from exc
 
     def _method(self, name: str) -> Any:
         if self._closed:

@@ -181,13 +181,16 @@ _ERRORS_BY_CODE: dict[StatusCode, type[RetinueError]] = {
 }
 
 
-def error_from_call(call: grpc.RpcError, address: str, timeout_seconds: float | None) -> RetinueError:
+def error_from_call(
+    call: grpc.RpcError, address: str, timeout_seconds: float | None, *, closed: bool
+) -> RetinueError:
     """Translates what gRPC raised for a whole call.
 
     Args:
         call: The exception; the synchronous and the asynchronous kind both have code, details and metadata.
         address: Which server was called.
         timeout_seconds: The call's deadline, counted from its start, or None.
+        closed: Whether the client was closed meanwhile.
     """
     # Both kinds of exception are also grpc.Call, whose type says less than what is there.
     answer: Any = call
@@ -198,13 +201,25 @@ def error_from_call(call: grpc.RpcError, address: str, timeout_seconds: float | 
         if key == _STATUS_DETAILS_KEY:
             status.ParseFromString(value)
     reason, retry_after_seconds = _details(status)
-    if reason is None:
+    error: RetinueError
+    if reason is None and code is StatusCode.CANCELLED and closed:
+        error = client_closed()
+    elif reason is None:
         error = _error_of_the_transport(code, text, address, timeout_seconds)
     else:
         error_class = _ERRORS_BY_CODE.get(code, ServerError)
         error = error_class(text, code=code, reason=reason, retry_after_seconds=retry_after_seconds)
     error.__cause__ = call
     return error
+
+
+def client_closed() -> UnavailableError:
+    """The error of a call that was under way when its client was closed."""
+    return UnavailableError(
+        "The call was cancelled because the client was closed.",
+        code=StatusCode.CANCELLED,
+        reason="CANCELLED",
+    )
 
 
 def image_error_from_status(status: Any, source: str) -> ImageError:
@@ -246,7 +261,9 @@ def _error_of_the_transport(
         )
     if code is StatusCode.CANCELLED:
         return UnavailableError(
-            "The call was cancelled because the client was closed.", code=code, reason="CANCELLED"
+            f"The server at {address} ended the connection during the call: it is shutting down, or something on "
+            "the way cut the call off.",
+            reason="CONNECTION_LOST",
         )
     if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text.lower():
         return RequestTooLargeError(
