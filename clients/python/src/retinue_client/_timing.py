@@ -7,14 +7,15 @@ from dataclasses import dataclass
 class Timing:
     """Where the time of one image went in the server, in microseconds.
 
-    The stages follow one another; what is missing to the total was spent between them.
+    The stages follow one another; what is missing to the total was spent between them, or waiting for the
+    other images of the request.
 
     Attributes:
         decode_us: Reading, orienting, converting and resizing the image.
         queue_us: Waiting for the engine.
         inference_us: The run of the network on the whole batch.
         postprocess_us: Turning the network's output into the result.
-        total_us: From the request's arrival until this image's result was ready.
+        total_us: From the request's arrival until all of the request's results were ready.
         batch_size: How many images ran together, this one included.
     """
 
