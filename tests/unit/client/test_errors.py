@@ -145,6 +145,11 @@ def test_the_tree_in_the_docstring_is_the_tree():
     from retinue_client import _errors
 
     tree = (_errors.__doc__ or "").partition("An `ImageError`")[0]
+    branches = tree.splitlines()[3:-1]
+    assert len(branches) == len([name for name in retinue_client.__all__ if name.endswith("Error")]) - 1
+    for line in branches:  # each on a line of its own, short enough that nothing wraps it
+        assert line[0] in "├│└ "
+        assert len(line) < 100
     drawn = [word for word in tree.split() if word.endswith("Error")]
     exported = [name for name in retinue_client.__all__ if name.endswith("Error")]
     assert sorted(drawn) == sorted(exported)

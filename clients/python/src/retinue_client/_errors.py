@@ -1,19 +1,18 @@
 """What can go wrong in a call, as one tree.
 
-RetinueError                       code                  when
-├── ImageError                     INVALID_ARGUMENT      this one image has no answer; its neighbours have
-theirs ├── InvalidRequestError            INVALID_ARGUMENT      an option out of its range, no images, too
-many │   └── RequestTooLargeError       RESOURCE_EXHAUSTED    more bytes in one message than the server
-accepts ├── ModelNotFoundError             NOT_FOUND             no such model or version
-├── WrongTaskError                 FAILED_PRECONDITION   the model answers another kind of question
-├── OverloadedError                RESOURCE_EXHAUSTED    the server has more work than it can finish in time
-├── UnavailableError               UNAVAILABLE           the server is loading or draining, or the connection
-was lost │   └── ServerUnreachableError     UNAVAILABLE           nothing answers at the address
-├── DeadlineExceededError          DEADLINE_EXCEEDED     no answer within the time given
-├── AuthenticationError            UNAUTHENTICATED or PERMISSION_DENIED
-└── ServerError                    INTERNAL, and every other code: the server's fault, or not a Retinue server
-    └── ResponseError              INTERNAL              an answer that does not hold what the protocol
-    promises
+RetinueError                      code                 when
+├── ImageError                    INVALID_ARGUMENT     this one image has no answer
+├── InvalidRequestError           INVALID_ARGUMENT     an option out of its range, no images
+│   └── RequestTooLargeError      RESOURCE_EXHAUSTED   more bytes than the server accepts
+├── ModelNotFoundError            NOT_FOUND            no such model or version
+├── WrongTaskError                FAILED_PRECONDITION  the model answers another question
+├── OverloadedError               RESOURCE_EXHAUSTED   more work than can be done in time
+├── UnavailableError              UNAVAILABLE          loading, draining, connection lost
+│   └── ServerUnreachableError    UNAVAILABLE          nothing answers at the address
+├── DeadlineExceededError         DEADLINE_EXCEEDED    no answer within the time given
+├── AuthenticationError           UNAUTHENTICATED      or PERMISSION_DENIED
+└── ServerError                   INTERNAL             and every other code
+    └── ResponseError             INTERNAL             an answer against the protocol
 
 An `ImageError` is raised where the call was about one image, and returned as a value in the image's place
 where it was about several. A mistake in the calling code, such as an object that is no image, is a
