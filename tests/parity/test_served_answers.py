@@ -149,10 +149,11 @@ def test_a_photo_is_recognised(name: str, connection: Connection, photos: dict[s
 def test_fashion_items_are_classified_as_by_pytorch(connection: Connection) -> None:
     data = fashion_mnist.load("test")
     items = [Image.fromarray(image) for image in data.images[:FASHION_IMAGES]]
+    files = [encode(item) for item in items]
     expected = _module("fashion-cnn")(inputs.prepared(items, _spec("fashion-cnn")))["probabilities"]
 
     response = connection.classify(
-        *(encoded(encode(item)) for item in items),
+        *map(encoded, files),
         model="fashion-cnn",
         top_k=len(fashion_mnist.CLASSES),
     )
