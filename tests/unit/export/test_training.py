@@ -1,6 +1,7 @@
 """The training loop, the losses and the networks on tiny problems."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -55,21 +56,22 @@ def test_the_same_seed_trains_the_same_network() -> None:
         assert torch.equal(left, right)
 
 
-def test_batches_made_ahead_keep_their_order() -> None:
-    made = prefetched((torch.tensor(number),) for number in range(10**9))
-    assert [int(next(made)[0]) for _ in range(20)] == list(range(20))
+# At the module's level, since they go to another process.
+def numbers(count: int) -> Iterator[Batch]:
+    yield from ((torch.tensor(number),) for number in range(count))
 
 
-def test_batches_that_end_end() -> None:
-    assert len(list(prefetched((torch.tensor(number),) for number in range(9)))) == 9
+def broken() -> Iterator[Batch]:
+    yield (torch.zeros(1),)
+    raise OSError("the disk is gone")
+
+
+def test_batches_made_ahead_keep_their_order_and_end() -> None:
+    assert [int(number) for (number,) in prefetched(partial(numbers, 20))] == list(range(20))
 
 
 def test_an_error_while_making_batches_reaches_the_training() -> None:
-    def broken() -> Iterator[Batch]:
-        yield (torch.zeros(1),)
-        raise OSError("the disk is gone")
-
-    made = prefetched(broken())
+    made = prefetched(broken)
     next(made)
     with pytest.raises(OSError, match="disk is gone"):
         next(made)
