@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -77,7 +78,7 @@ def train(
         if keep_weights is not None:
             keep_weights.mkdir(parents=True, exist_ok=True)
             save_file(network.state_dict(), keep_weights / f"{recipe.manifest.name}.safetensors")
-        _build(lambda recipe=recipe, network=network: recipe.candidate(network), out, version)  # type: ignore[misc]
+        _build(partial(recipe.candidate, network), out, version)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from torchvision.models import WeightsEnum
 from retinue_export import inputs
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
-from retinue_export.packaging import Normalisation, Packaging, classifier
+from retinue_export.packaging import Normalisation, classifier
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -95,7 +95,7 @@ def candidate(
     return Candidate(
         manifest=manifest,
         network=network.eval(),
-        packaging=packaging(preset),
+        packaging=classifier(preset.spec, preset.normalisation),
         parity_images=lambda: inputs.photos(preset.spec),
         parity_inputs=inputs.PHOTOS_DESCRIPTION,
         full_precision=full_precision,
@@ -138,17 +138,12 @@ def find_preset(architecture: str, weights: Path | None) -> Preset:
     return Preset(entry, spec, normalisation, tuple(entry.meta["categories"]))
 
 
-def packaging(preset: Preset) -> Packaging:
-    """Packages a network by its preset."""
-    return classifier(preset.spec, preset.normalisation)
-
-
 def build_network(architecture: str, classes: int) -> nn.Module:
     """Builds a classifier with random weights, such as "mobilenet_v2"."""
-    # Two older networks warn unless told how to initialise, and build a training-only branch unless told not to.
-    extra = (
-        {"init_weights": False, "aux_logits": True} if architecture in ("googlenet", "inception_v3") else {}
-    )
+    # Two older networks change the normalisation inside when they have torchvision's weights, have a branch for
+    # training only, and warn where they are not told how to initialise.
+    older = {"transform_input": True, "aux_logits": True, "init_weights": False}
+    extra = older if architecture in ("googlenet", "inception_v3") else {}
     network: nn.Module = torchvision.models.get_model(
         architecture, weights=None, num_classes=classes, **extra
     )
