@@ -258,12 +258,20 @@ async def test_a_caller_cancelled_while_its_batch_runs_harms_nobody(
     assert values(await batcher.submit([1])) == [2]
 
 
+async def test_a_thread_is_idle_before_its_answer_is_seen(engine: Engine, backend: FakeBackend) -> None:
+    slow_to_count = threading.Event()
+    batcher: Batcher[int, int] = Batcher(
+        backend, engine, capacity=16, item_seconds=0.1, on_batch=lambda size: slow_to_count.wait(10) and None
+    )
+    assert values(await batcher.submit([1])) == [2]
+    assert engine.idle == 1
+    slow_to_count.set()
+
+
 async def test_idle_threads_share_what_arrives_together(backend: FakeBackend) -> None:
     engine = Engine(instances=2)
     batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
     engine.start()
-    while engine.idle < engine.instances:
-        await asyncio.sleep(0)
     backend.gate.clear()
     pending = asyncio.ensure_future(batcher.submit([1, 2, 3, 4]))
     await in_thread(backend.begun.acquire)

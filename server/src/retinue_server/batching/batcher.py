@@ -199,6 +199,7 @@ class Batcher(Generic[Item, Result]):
         finally:
             seconds = (self._clock() - began) / len(batch)
             with self._engine.condition:
+                self._engine.finish()
                 self._fastest_item_seconds = min(self._fastest_item_seconds, seconds)
                 counted = min(seconds, _MOST_TIMES_ESTIMATE * self.item_seconds)
                 self.item_seconds += _COST_SMOOTHING * (counted - self.item_seconds)

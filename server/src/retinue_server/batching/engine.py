@@ -43,7 +43,6 @@ class Engine:
         self.condition = threading.Condition()
         self._on_failure = on_failure
         self._batchers: list[Batcher[Any, Any]] = []
-        self._idle = 0
         self._done_at: dict[threading.Thread, float] = {}
         self._stopping = False
         self._threads = [
@@ -53,8 +52,8 @@ class Engine:
 
     @property
     def idle(self) -> int:
-        """Threads that wait for work."""
-        return self._idle
+        """Threads that run nothing."""
+        return self.instances - len(self._done_at)
 
     def start(self) -> None:
         """Starts the threads."""
@@ -102,11 +101,15 @@ class Engine:
         Called under the lock.
         """
         waiting = sum(len(batcher) * batcher.item_seconds for batcher in self._batchers)
-        if self._idle and not waiting:
+        if self.idle and not waiting:
             return 0.0
         now = self.clock()
         running = sum(max(0.0, done_at - now) for done_at in self._done_at.values())
         return (running + waiting) / self.instances
+
+    def finish(self) -> None:
+        """Counts the calling thread as idle, before the answers of its batch are seen. Called under the lock."""
+        del self._done_at[threading.current_thread()]
 
     def _work(self) -> None:
         try:
@@ -132,26 +135,21 @@ class Engine:
     def _next(self) -> "tuple[Batcher[Any, Any], list[Any]] | None":
         """Waits for a batch; None means stop."""
         with self.condition:
-            self._done_at.pop(threading.current_thread(), None)
-            self._idle += 1
-            try:
-                while not self._stopping:
-                    waiting = [
-                        (since, batcher)
-                        for batcher in self._batchers
-                        if (since := batcher.queued_since()) is not None
-                    ]
-                    if not waiting:
-                        self.condition.wait()
-                        continue
-                    batcher = min(waiting, key=lambda pair: pair[0])[1]
-                    if batch := batcher.take(sharers=self._idle):
-                        cost_seconds = len(batch) * batcher.item_seconds
-                        self._done_at[threading.current_thread()] = self.clock() + cost_seconds
-                        return batcher, batch
-                return None
-            finally:
-                self._idle -= 1
+            while not self._stopping:
+                waiting = [
+                    (since, batcher)
+                    for batcher in self._batchers
+                    if (since := batcher.queued_since()) is not None
+                ]
+                if not waiting:
+                    self.condition.wait()
+                    continue
+                batcher = min(waiting, key=lambda pair: pair[0])[1]
+                if batch := batcher.take(sharers=self.idle):
+                    cost_seconds = len(batch) * batcher.item_seconds
+                    self._done_at[threading.current_thread()] = self.clock() + cost_seconds
+                    return batcher, batch
+            return None
 
     def _fail_all(self, error: UnavailableError) -> None:
         for batcher in self._batchers:
