@@ -53,7 +53,9 @@ def load(split: Literal["train", "test"]) -> list[Uint8]:
     return scaled
 
 
-def compose(photos: list[Uint8], height: int, width: int, random: np.random.Generator) -> Uint8:
+def compose(
+    photos: list[Uint8], height: int, width: int, random: np.random.Generator, *, recolour: bool = False
+) -> Uint8:
     """Cuts a background out of one photo and pastes pieces of others and plain shapes over it.
 
     Args:
@@ -61,13 +63,14 @@ def compose(photos: list[Uint8], height: int, width: int, random: np.random.Gene
         height: rows of the background, at most the shorter side of every photo.
         width: its columns, likewise.
         random: where the choices come from.
+        recolour: whether to swap and invert colours and turn pieces over, so that few photos teach much.
 
     Returns:
         uint8 [height,width,3], RGB, writable.
     """
     gain = np.uint16(random.integers(128, 225))
     offset = np.uint8(random.integers(0, 32))
-    background = (_piece(photos, height, width, random) * gain >> 8).astype(np.uint8) + offset
+    background = (_piece(photos, height, width, random, recolour) * gain >> 8).astype(np.uint8) + offset
     for _ in range(int(random.integers(0, 7))):
         patch_height = int(random.integers(height // 16, height // 3))
         patch_width = int(random.integers(width // 16, width // 3))
@@ -75,18 +78,25 @@ def compose(photos: list[Uint8], height: int, width: int, random: np.random.Gene
         left = int(random.integers(0, width - patch_width + 1))
         patch = background[top : top + patch_height, left : left + patch_width]
         if random.random() < 0.5:
-            patch[...] = _piece(photos, patch_height, patch_width, random)
+            patch[...] = _piece(photos, patch_height, patch_width, random, recolour)
         else:
             patch[_shape(patch_height, patch_width, random)] = random.integers(0, 256, 3)
     return background
 
 
-def _piece(photos: list[Uint8], height: int, width: int, random: np.random.Generator) -> Uint8:
+def _piece(
+    photos: list[Uint8], height: int, width: int, random: np.random.Generator, recolour: bool
+) -> Uint8:
     photo = photos[int(random.integers(len(photos)))]
     top = int(random.integers(0, photo.shape[0] - height + 1))
     left = int(random.integers(0, photo.shape[1] - width + 1))
     piece = photo[top : top + height, left : left + width]
-    return piece[:, ::-1] if random.random() < 0.5 else piece
+    if random.random() < 0.5:
+        piece = piece[:, ::-1]
+    if recolour:
+        piece = piece[:: random.choice((1, -1)), :, random.permutation(3)]
+        piece = 255 - piece if random.random() < 0.3 else piece
+    return piece
 
 
 def _shape(height: int, width: int, random: np.random.Generator) -> NDArray[np.bool_]:

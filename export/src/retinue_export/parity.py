@@ -60,10 +60,10 @@ def compare(
     """Compares two runners on the same images.
 
     Args:
-        reference: what is right; runs on all images at once.
-        candidate: what is compared; runs at every batch size.
+        reference: what is right; runs on the same batches.
+        candidate: what is compared.
         images: uint8 [N,H,W,C].
-        batch_sizes: sizes to run the candidate at.
+        batch_sizes: sizes to run both at.
 
     Returns:
         One entry for each output, tolerances from `TOLERANCES`.

@@ -13,18 +13,18 @@ from PIL import Image
 
 from retinue_export import backgrounds, fashion_mnist
 
-SMALLEST_ITEM = 0.25
+SMALLEST_ITEM = 0.3
 """Length of the smallest item, as a part of the scene's shorter side."""
 LARGEST_ITEM = 0.65
-FEWEST_ITEMS = 2
-MOST_ITEMS = 7
-LEAST_VISIBLE = 0.6
+LEAST_VISIBLE = 0.8
 """An item is not placed where it would leave less than this part of another one, or of itself, in view."""
 _ATTEMPTS = 4
 _DARKEST = 6
 """Grey levels up to this are noise around an item."""
 _RIM = 0.3
 """Pixels at the edge of an item that are darker than this part of its mean are blur."""
+CELL = 32
+"""Rows and columns that an item of 28 gets on a sheet."""
 
 Uint8 = NDArray[np.uint8]
 
@@ -53,12 +53,18 @@ class SceneSource:
 
     Attributes:
         split: which items and which backgrounds.
+        fewest_items: least number of items that are to be placed in a scene.
+        most_items: largest number of them; the last ones may find no place.
+        recolour: see `backgrounds.compose`.
         cutouts: uint8 [N,28,28,2], grey level and alpha of each item.
         labels: int64 [N], class of each item.
         photos: uint8 [h,w,3] each, RGB, in several scales.
     """
 
     split: fashion_mnist.Split
+    fewest_items: int = 2
+    most_items: int = 6
+    recolour: bool = False
     cutouts: Uint8 = field(init=False)
     labels: NDArray[np.int64] = field(init=False)
     photos: list[Uint8] = field(init=False)
@@ -77,11 +83,11 @@ class SceneSource:
             width: its columns.
             random: where place, scale, brightness, tint and everything else come from.
         """
-        image = backgrounds.compose(self.photos, height, width, random)
+        image = backgrounds.compose(self.photos, height, width, random, recolour=self.recolour)
         owners = np.zeros((height, width), np.uint8)
         classes: list[int] = []
         areas: list[int] = []
-        for _ in range(int(random.integers(FEWEST_ITEMS, MOST_ITEMS + 1))):
+        for _ in range(int(random.integers(self.fewest_items, self.most_items + 1))):
             picked = int(random.integers(len(self.labels)))
             if self._place(picked, image, owners, areas, random):
                 classes.append(int(self.labels[picked]))
@@ -94,6 +100,25 @@ class SceneSource:
         random = np.random.default_rng(seed)
         while True:
             yield self.scene(height, width, random)
+
+    def sheet(self, rows: int, columns: int, random: np.random.Generator) -> tuple[Uint8, Uint8]:
+        """Lays single items of their own size side by side: many to learn from in few pixels.
+
+        Returns:
+            image: uint8 [32*rows,32*columns,3], RGB;
+            class_map: uint8 [32*rows,32*columns], as of a scene.
+        """
+        height, width = rows * CELL, columns * CELL
+        image = backgrounds.compose(self.photos, height, width, random, recolour=self.recolour)
+        class_map = np.zeros((height, width), np.uint8)
+        for corner in np.ndindex(rows, columns):
+            picked = int(random.integers(len(self.labels)))
+            item = _mirrored(self.cutouts[picked], random)
+            top, left = np.array(corner) * CELL + random.integers(0, CELL - len(item) + 1, 2)
+            window = (slice(top, top + len(item)), slice(left, left + len(item)))
+            _paint(image[window], item, random)
+            class_map[window][item[..., 1] > 127] = self.labels[picked] + 1
+        return image, class_map
 
     def _place(
         self, picked: int, image: Uint8, owners: Uint8, areas: list[int], random: np.random.Generator
@@ -109,7 +134,8 @@ class SceneSource:
                 for n in range(len(areas))
             ]
             own = int(np.count_nonzero(visible))
-            enough = own >= LEAST_VISIBLE * np.count_nonzero(item[..., 1] > 127)
+            # Of a small sandal no pixel may be more opaque than not.
+            enough = own >= max(1, LEAST_VISIBLE * np.count_nonzero(item[..., 1] > 127))
             if enough and all(
                 rest is None or rest >= LEAST_VISIBLE * area for rest, area in zip(left, areas, strict=True)
             ):
@@ -145,20 +171,24 @@ def _resized(cutout: Uint8, scene_side: int, random: np.random.Generator) -> Uin
     """Scales an item at random, a little wider or narrower than it was, and mirrors every second one."""
     ratio = LARGEST_ITEM / SMALLEST_ITEM
     length = scene_side * SMALLEST_ITEM * ratio ** random.random()
-    stretch = 1.15 ** random.uniform(-1, 1)
+    stretch = 1.06 ** random.uniform(-1, 1)
     size = (max(8, round(length * stretch)), max(8, round(length / stretch)))
     # Pillow resizes "LA" with premultiplied alpha, so that the black around an item does not darken its edge.
     item = np.asarray(Image.fromarray(cutout, "LA").resize(size, Image.Resampling.BICUBIC))
+    return _mirrored(item, random)
+
+
+def _mirrored(item: Uint8, random: np.random.Generator) -> Uint8:
     return item[:, ::-1] if random.random() < 0.5 else item
 
 
 def _position(
     scene: tuple[int, ...], item: tuple[int, ...], random: np.random.Generator
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where in the scene an item goes, up to a fifth of it beyond the edge, and which part of it is inside."""
+    """Where in the scene an item goes, up to an eighth of it beyond the edge, and which part of it is inside."""
     window, part = [], []
     for length, extent in zip(scene, item, strict=True):
-        start = int(random.integers(-extent // 5, length - extent + extent // 5 + 1))
+        start = int(random.integers(-extent // 8, length - extent + extent // 8 + 1))
         window.append(slice(max(start, 0), min(start + extent, length)))
         part.append(slice(max(-start, 0), min(length - start, extent)))
     return (window[0], window[1]), (part[0], part[1])
@@ -166,8 +196,8 @@ def _position(
 
 def _paint(target: Uint8, item: Uint8, random: np.random.Generator) -> None:
     """Blends an item into the scene with a brightness and a tint of its own."""
-    darkest = random.uniform(0, 60)
-    brightest = random.uniform(0.5, 1.0) * random.uniform(0.75, 1.0, 3) * 255
+    darkest = random.uniform(0, 40)
+    brightest = random.uniform(0.6, 1.0) * random.uniform(0.8, 1.0, 3) * 255
     grey = np.arange(256)[:, np.newaxis]
     colour_of_level = (darkest * brightest / 255 + grey / 255 * (brightest * (1 - darkest / 255))).astype(
         np.uint16

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from retinue_export import backgrounds, scenes
-from retinue_export.recipes.scene_batches import INPUT_SIDE, PAD_VALUE, framed_scene
+from retinue_export.recipes.scene_batches import PAD_VALUE, framed_scene
 from retinue_export.scenes import Scene, SceneSource
+
+INPUT_SIDE = 96
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,34 @@ def test_items_overlap_sometimes_but_never_hide_one_another(source: SceneSource)
     assert overlapping > 10
 
 
+def test_a_sheet_has_one_item_of_one_class_in_each_cell(source: SceneSource) -> None:
+    image, class_map = source.sheet(3, 5, np.random.default_rng(1))
+    assert image.shape == (96, 160, 3)
+    cells = class_map.reshape(3, 32, 5, 32).swapaxes(1, 2).reshape(15, -1)
+    classes = [set(np.unique(cell)) - {0} for cell in cells]
+    assert all(len(found) == 1 for found in classes)
+    assert len(set.union(*classes)) > 3
+    again, _ = source.sheet(3, 5, np.random.default_rng(1))
+    np.testing.assert_array_equal(image, again)
+
+
+def test_items_asked_for_are_items_placed_while_there_is_room() -> None:
+    crowded = SceneSource("test", fewest_items=10, most_items=10)
+    counts = [len(scene.classes) for scene in some(crowded, 10)]
+    assert max(counts) <= 10
+    assert np.mean(counts) > 6
+
+
+def test_recoloured_backgrounds_are_the_same_for_the_same_seed_and_other_than_plain_ones() -> None:
+    photos = backgrounds.load("test")
+    plain, first, second = (
+        backgrounds.compose(photos, 100, 120, np.random.default_rng(3), recolour=recolour)
+        for recolour in (False, True, True)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(plain, first)
+
+
 def test_a_silhouette_fills_black_enclosed_by_the_item_and_not_black_around_it() -> None:
     ring = np.zeros((1, 28, 28), np.uint8)
     ring[0, 8:20, 8:20] = 200
@@ -85,7 +115,7 @@ def test_a_framed_scene_is_centred_on_grey_and_its_labels_move_with_it(source: S
     random = np.random.default_rng(5)
     narrow = 0
     for _ in range(20):
-        scene = framed_scene(source, random)
+        scene = framed_scene(source, INPUT_SIDE, random)
         assert scene.image.shape == (INPUT_SIDE, INPUT_SIDE, 3)
         assert scene.class_map.shape == (INPUT_SIDE, INPUT_SIDE)
         for (x1, y1, x2, y2), class_id in zip(scene.boxes.astype(int), scene.classes, strict=True):

@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution with same padding, batch normalisation, ReLU."""
+    """Convolution, padded so that `stride` divides the size exactly; batch normalisation; ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - stride + 1) // 2, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
@@ -34,8 +34,15 @@ class Residual(nn.Module):
         return added
 
 
+class Stage(nn.Sequential):
+    """Halves the size, then refines by residual blocks."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int) -> None:
+        super().__init__(ConvNorm(inputs, outputs, 3, 2), *(Residual(outputs) for _ in range(depth)))
+
+
 class Backbone(nn.Module):
-    """Five strided stages; the deeper ones carry residual blocks.
+    """A strided convolution and three stages.
 
     Args:
         widths: channels at strides 2, 4, 8 and 16.
@@ -46,7 +53,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.stem = ConvNorm(3, widths[0], 3, 2)
         self.stages = nn.ModuleList(
-            nn.Sequential(ConvNorm(before, after, 3, 2), *(Residual(after) for _ in range(depth)))
+            Stage(before, after, depth)
             for before, after, depth in zip(widths[:-1], widths[1:], depths, strict=True)
         )
 

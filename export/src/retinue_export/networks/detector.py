@@ -13,7 +13,7 @@ class Detector(nn.Module):
     """Backbone to stride 16, learned upsampling back to stride 8, and a head that predicts one box a cell.
 
     Source: Z. Ge et al., YOLOX, arXiv:2107.08430 (anchor-free, decoupled head); C. Feng et al., TOOD,
-    arXiv:2108.07755 (how cells are assigned to objects, see `losses`).
+    arXiv:2108.07755 (how cells are assigned to objects, see `detection_loss`).
     """
 
     def __init__(self, classes: int = 10) -> None:

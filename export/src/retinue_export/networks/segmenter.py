@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from retinue_export.networks.blocks import Backbone, ConvNorm, Residual
+from retinue_export.networks.blocks import ConvNorm, Residual, Stage
 
 
 class Segmenter(nn.Module):
-    """Backbone to stride 16, then transposed convolutions back to stride 1 that each take in the features passed by.
+    """Down to stride 16, then transposed convolutions back to stride 1 that each take in the features passed by.
+
+    The first convolution goes to stride 4 in one step: wide maps of few channels cost the most time.
 
     Source: J. Long, E. Shelhamer, T. Darrell, Fully Convolutional Networks for Semantic Segmentation,
     arXiv:1411.4038; O. Ronneberger et al., U-Net, arXiv:1505.04597 (skips by concatenation).
@@ -15,14 +17,14 @@ class Segmenter(nn.Module):
 
     def __init__(self, classes: int = 11) -> None:
         super().__init__()
-        self.backbone = Backbone((24, 48, 96, 128), (1, 2, 2))
-        self.up_8 = nn.ConvTranspose2d(128, 96, 2, stride=2)
-        self.fuse_8 = nn.Sequential(ConvNorm(192, 96, 1), Residual(96))
-        self.up_4 = nn.ConvTranspose2d(96, 48, 2, stride=2)
-        self.fuse_4 = ConvNorm(96, 48)
-        self.up_2 = nn.ConvTranspose2d(48, 24, 2, stride=2)
-        self.fuse_2 = ConvNorm(48, 32)
-        self.up_1 = nn.ConvTranspose2d(32, classes, 2, stride=2)
+        self.stage_4 = nn.Sequential(ConvNorm(3, 64, 8, 4), Residual(64), Residual(64))
+        self.stage_8 = Stage(64, 128, 2)
+        self.stage_16 = Stage(128, 128, 1)
+        self.up_8 = nn.ConvTranspose2d(128, 128, 2, stride=2)
+        self.fuse_8 = ConvNorm(256, 128, 1)
+        self.up_4 = nn.ConvTranspose2d(128, 64, 2, stride=2)
+        self.fuse_4 = ConvNorm(128, 64)
+        self.up_1 = nn.ConvTranspose2d(64, classes, 4, stride=4)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores the classes of each pixel.
@@ -33,9 +35,10 @@ class Segmenter(nn.Module):
         Returns:
             float32 [N,classes,H,W], logits.
         """
-        at_2, at_4, at_8, at_16 = self.backbone(images)
-        features = self.fuse_8(torch.cat([at_8, self.up_8(at_16)], dim=1))
-        features = self.fuse_4(torch.cat([at_4, self.up_4(features)], dim=1))
-        features = self.fuse_2(torch.cat([at_2, self.up_2(features)], dim=1))
-        logits: Tensor = self.up_1(features)
+        at_4 = self.stage_4(images)
+        at_8 = self.stage_8(at_4)
+        at_16 = self.stage_16(at_8)
+        at_8 = self.fuse_8(torch.cat([at_8, self.up_8(at_16)], dim=1))
+        at_4 = self.fuse_4(torch.cat([at_4, self.up_4(at_8)], dim=1))
+        logits: Tensor = self.up_1(at_4)
         return logits

@@ -23,6 +23,8 @@ from retinue_export.training import Batch, Report, Schedule, fit, prefetched
 
 BATCH = 32
 STEPS = 3800
+INPUT_SIDE = 160
+SPEC = scene_batches.spec(INPUT_SIDE)
 SUPPRESSION = Suppression(max_detections=50, min_score=0.02, iou_threshold=0.6)
 SCORE_THRESHOLD = 0.4
 
@@ -42,7 +44,7 @@ def train(report: Report, seed: int = 0, steps: int = STEPS) -> Detector:
 
 
 def _batches(seed: int) -> Iterator[Batch]:
-    for images, scenes in scene_batches.batches(SceneSource("train"), BATCH, seed):
+    for images, scenes in scene_batches.batches(SceneSource("train"), BATCH, INPUT_SIDE, seed):
         yield torch.from_numpy(images), *padded_targets(scenes)
 
 
@@ -69,7 +71,7 @@ def _quality() -> Quality:
     scenes = inputs.test_scenes(scene_batches.TEST_SCENES)
 
     def measure(runner: Runner) -> dict[str, float]:
-        return quality.average_precision(runner, scenes, scene_batches.SPEC, fashion_mnist.CLASSES)
+        return quality.average_precision(runner, scenes, SPEC, fashion_mnist.CLASSES)
 
     return Quality("generated scenes of the test split", len(scenes), measure)
 
@@ -92,8 +94,8 @@ RECIPE = Recipe(
     ),
     network=Detector,
     train=train,
-    packaging=DetectorPackaging(scene_batches.SPEC, scene_batches.NORMALISATION, SUPPRESSION),
-    parity_images=lambda: inputs.scene_images(scene_batches.PARITY_SCENES, scene_batches.SPEC),
+    packaging=DetectorPackaging(SPEC, scene_batches.NORMALISATION, SUPPRESSION),
+    parity_images=lambda: inputs.scene_images(scene_batches.PARITY_SCENES, SPEC),
     parity_inputs=f"the first {scene_batches.PARITY_SCENES} test scenes, prepared by the manifest's rule",
     quality=_quality,
 )

@@ -11,51 +11,55 @@ from retinue_export.packaging import Normalisation
 from retinue_export.scenes import Scene, SceneSource
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
-INPUT_SIDE = 160
-"""Rows and columns of the detector's and the segmenter's input."""
 PAD_VALUE = 114
 """Grey level around a scene that is not square."""
-SPEC = InputSpec(
-    height=INPUT_SIDE,
-    width=INPUT_SIDE,
-    grey=False,
-    resize_mode=ResizeMode.LETTERBOX,
-    resample=Image.Resampling.BILINEAR,
-    pad_value=PAD_VALUE,
-)
 NORMALISATION = Normalisation((0.5,) * 3, (64 / 255,) * 3)
 """What `networks.blocks.normalised` does, for the graph."""
 TEST_SCENES = 1000
 PARITY_SCENES = 64
 
 
-def batches(source: SceneSource, size: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], list[Scene]]]:
+def spec(side: int) -> InputSpec:
+    """Scenes of any size, fitted into a square of `side` rows and columns."""
+    return InputSpec(
+        height=side,
+        width=side,
+        grey=False,
+        resize_mode=ResizeMode.LETTERBOX,
+        resample=Image.Resampling.BILINEAR,
+        pad_value=PAD_VALUE,
+    )
+
+
+def batches(
+    source: SceneSource, size: int, side: int, seed: int
+) -> Iterator[tuple[NDArray[np.uint8], list[Scene]]]:
     """Makes endless batches.
 
     Yields:
-        images: uint8 [size,INPUT_SIDE,INPUT_SIDE,3];
+        images: uint8 [size,side,side,3];
         scenes: what is in them, boxes and class map in the frame of `images`.
     """
     random = np.random.default_rng(seed)
     while True:
-        framed = [framed_scene(source, random) for _ in range(size)]
+        framed = [framed_scene(source, side, random) for _ in range(size)]
         yield np.stack([scene.image for scene in framed]), framed
 
 
-def framed_scene(source: SceneSource, random: np.random.Generator) -> Scene:
+def framed_scene(source: SceneSource, side: int, random: np.random.Generator) -> Scene:
     """Makes a scene, every second one softened, and every second one narrower or lower than the input, on grey."""
-    height = width = INPUT_SIDE
+    height = width = side
     if random.random() < 0.5:
-        short = int(random.integers(INPUT_SIDE * 5 // 8, INPUT_SIDE))
+        short = int(random.integers(side * 5 // 8, side))
         height, width = (short, width) if random.random() < 0.5 else (height, short)
     scene = _softened(source.scene(height, width, random), random)
     if height == width:
         return scene
-    top, left = (INPUT_SIDE - height) // 2, (INPUT_SIDE - width) // 2
+    top, left = (side - height) // 2, (side - width) // 2
     inside = (slice(top, top + height), slice(left, left + width))
-    image = np.full((INPUT_SIDE, INPUT_SIDE, 3), PAD_VALUE, np.uint8)
+    image = np.full((side, side, 3), PAD_VALUE, np.uint8)
     image[inside] = scene.image
-    class_map = np.zeros((INPUT_SIDE, INPUT_SIDE), np.uint8)
+    class_map = np.zeros((side, side), np.uint8)
     class_map[inside] = scene.class_map
     offset = np.array([left, top, left, top], np.float32)
     return Scene(image, scene.boxes + offset, scene.classes, class_map)
