@@ -133,7 +133,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 def _keep_wakeups_from_interrupting() -> None:
     """Lets a thread that has a request to read wait its turn instead of taking the core from a running network.
 
-    Each such interruption costs the network its caches: with both cores busy, about 5 % of all CPU time. An idle core
+    Each such interruption costs the network its caches: with both cores busy, about 3 % of all CPU time. An idle core
     is taken at once all the same. Threads inherit the policy. Source: sched(7), SCHED_BATCH.
     """
     if hasattr(os, "SCHED_BATCH"):

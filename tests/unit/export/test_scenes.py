@@ -84,6 +84,14 @@ def test_items_asked_for_are_items_placed_while_there_is_room() -> None:
     assert np.mean(counts) > 6
 
 
+def test_an_item_of_which_no_pixel_shows_is_not_placed() -> None:
+    source = SceneSource("test")
+    source.cutouts[..., 1] = 0
+    (scene,) = some(source, 1)
+    assert scene.boxes.shape == (0, 4)
+    assert not scene.class_map.any()
+
+
 def test_recoloured_backgrounds_are_the_same_for_the_same_seed_and_other_than_plain_ones() -> None:
     photos = backgrounds.load("test")
     plain, first, second = (

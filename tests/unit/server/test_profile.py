@@ -80,6 +80,12 @@ def test_a_slow_network_is_not_tried_for_long() -> None:
     assert set(network.sizes) == {1}
 
 
+def test_a_long_run_is_not_repeated() -> None:
+    network = Network(lambda size: 0.03 * size)
+    assert measured(network).max_batch_size == 1
+    assert network.sizes == [1, 1, 2, 2, 4, 4]  # one to warm up, one to measure
+
+
 def test_the_first_run_of_a_size_does_not_count() -> None:
     network = Network(lambda size: 0.001 * size + (0.05 if size not in network.sizes[:-1] else 0))
     assert measured(network) == Profile(max_batch_size=1, images_per_second=pytest.approx(1000))
