@@ -1,8 +1,8 @@
 """Starting and stopping: what is in flight is finished, nothing is lost, and everybody is told."""
 
+import os
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -135,39 +135,52 @@ def test_a_server_told_to_stop_while_it_starts_stops(slow_models: Path) -> None:
         server.close()
 
 
-@pytest.fixture
-def loading(tmp_path: Path) -> Iterator[tuple[ServerProcess, str, str]]:
-    """A server that is loading its models for a while, its gRPC address and its HTTP URL."""
-    odd_bundles.slow_classifier(tmp_path, least_level=100)
+class HeldModel:
+    """A bundle's model.onnx that whoever opens it waits for, as on a disk that hangs, until it is let go."""
+
+    def __init__(self, bundle: Path) -> None:
+        self._path = bundle / "model.onnx"
+        self._content = self._path.read_bytes()
+        self._pipe = bundle / "pipe"
+        os.mkfifo(self._pipe)
+        self._path.unlink()
+        self._path.hardlink_to(self._pipe)
+
+    def let_go(self) -> None:
+        """Waits until somebody reads the model, and gives it to them; those who come later find the file."""
+        whole = self._path.with_name("whole")
+        whole.write_bytes(self._content)
+        with self._pipe.open("wb") as reader:
+            whole.replace(self._path)
+            reader.write(self._content)
+
+
+def test_a_server_that_loads_is_alive_and_not_ready(tmp_path: Path) -> None:
+    model = HeldModel(colour_bundles.classifier(tmp_path))
     grpc_port, http_port = _free_port(), _free_port()
+    http_url = f"http://127.0.0.1:{http_port}"
     server = ServerProcess(tmp_path, "--grpc-port", str(grpc_port), "--http-port", str(http_port))
     try:
-        yield server, f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
+        with connected(f"127.0.0.1:{grpc_port}") as connection:
+            grpc.channel_ready_future(connection.channel).result(60)
+            for refusal in (
+                refused(connection.list_models),
+                refused(lambda: connection.classify(flat(0))),
+            ):
+                assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "LOADING")
+                assert "retry shortly" in refusal.message
+            assert connection.health.Check(health_pb2.HealthCheckRequest()).status == _NOT_SERVING
+            assert httpx.get(f"{http_url}/livez").status_code == 200
+            assert httpx.get(f"{http_url}/readyz").status_code == 503
+            assert MetricsPage(http_url).value("retinue_ready") == 0
+
+            model.let_go()
+            server.wait_for_event("ready", 60)
+            assert connection.health.Check(health_pb2.HealthCheckRequest()).status == _SERVING
+            assert httpx.get(f"{http_url}/readyz").status_code == 200
+            assert _ask(connection) == "colour-classifier"
     finally:
         server.close()
-
-
-def test_a_server_that_loads_is_alive_and_not_ready(loading: tuple[ServerProcess, str, str]) -> None:
-    server, grpc_address, http_url = loading
-    server.wait_for_event("starting", 60)
-    with connected(grpc_address) as connection:
-        grpc.channel_ready_future(connection.channel).result(60)
-        for refusal in (
-            refused(connection.list_models),
-            refused(lambda: connection.classify(flat(0))),
-        ):
-            assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "LOADING")
-            assert "retry shortly" in refusal.message
-        assert connection.health.Check(health_pb2.HealthCheckRequest()).status == _NOT_SERVING
-        assert httpx.get(f"{http_url}/livez").status_code == 200
-        assert httpx.get(f"{http_url}/readyz").status_code == 503
-        assert MetricsPage(http_url).value("retinue_ready") == 0
-        assert not any(event["event"] == "ready" for event in server.events)
-
-        server.wait_for_event("ready", 60)
-        assert connection.health.Check(health_pb2.HealthCheckRequest()).status == _SERVING
-        assert httpx.get(f"{http_url}/readyz").status_code == 200
-        assert _ask(connection) == "slow-classifier"
 
 
 def _ask(connection: Connection) -> str:
