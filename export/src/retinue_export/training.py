@@ -1,12 +1,15 @@
-"""The one training loop of all recipes: AdamW on a one-cycle schedule, in bfloat16 where the CPU has it."""
+"""The one training loop of all recipes: Muon and AdamW on a one-cycle schedule, in bfloat16 where that is faster."""
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+
+from retinue_export.muon import Muon
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -20,26 +23,41 @@ class Schedule:
 
     Attributes:
         steps: batches to learn from.
-        learning_rate: the peak of the one-cycle schedule.
+        learning_rate: the peak of the one-cycle schedule, for the weights that AdamW learns.
         weight_decay: of AdamW; biases and normalisation layers have none.
+        hidden_learning_rate: the peak for the weights that Muon learns: of every convolution but the first.
+        hidden_weight_decay: of Muon.
         warmup_share: the part of the steps in which the rate rises, in (0, 1).
         average_decay: decay of the running average of the weights that is the result, or 0 for the last weights.
 
     Source: L. Smith, N. Topin, Super-Convergence, arXiv:1708.07120; I. Loshchilov, F. Hutter, Decoupled Weight Decay
-    Regularization, arXiv:1711.05101.
+    Regularization, arXiv:1711.05101; K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
 
     steps: int
     learning_rate: float
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
+    hidden_learning_rate: float = 0.03
+    hidden_weight_decay: float = 0.1
     warmup_share: float = 0.2
     average_decay: float = 0.0
 
 
-def has_native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; emulated it would be slower than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+def bfloat16_is_faster() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 faster than of float32, measured within some 20 ms."""
+    float32, bfloat16 = (
+        _product_seconds(torch.ones(512, 512, dtype=kind)) for kind in (torch.float32, torch.bfloat16)
+    )
+    return bfloat16 < float32
+
+
+def _product_seconds(matrix: Tensor) -> float:
+    def seconds() -> float:
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        return time.perf_counter() - start
+
+    return min(seconds() for _ in range(5))
 
 
 def fit(
@@ -58,23 +76,29 @@ def fit(
         The trained network in evaluation mode: `network`, or its running average where the schedule asks for one.
     """
     network.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(network, schedule.weight_decay), lr=schedule.learning_rate
-    )
-    rates = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=schedule.steps, pct_start=schedule.warmup_share
-    )
+    optimizers = _optimizers(network, schedule)
+    rates = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            optimizer.defaults["lr"],
+            total_steps=schedule.steps,
+            pct_start=schedule.warmup_share,
+            cycle_momentum=False,
+        )
+        for optimizer in optimizers
+    ]
     average = copy.deepcopy(network) if schedule.average_decay else None
-    bfloat16 = has_native_bfloat16()
+    bfloat16 = bfloat16_is_faster()
     smoothed = 0.0
     for step in range(schedule.steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             value = loss(network, next(batches))
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimizer.step()
-        rates.step()
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.step()
+            rate.step()
         if average is not None:
             _move_average(average, network, min(schedule.average_decay, (1 + step) / (10 + step)))
         smoothed = value.item() if step == 0 else 0.98 * smoothed + 0.02 * value.item()
@@ -83,34 +107,18 @@ def fit(
     return trained.to(memory_format=torch.contiguous_format).eval()
 
 
-def prefetched(make: Callable[[], Iterator[Batch]], depth: int = 4) -> Iterator[Batch]:
-    """Makes batches in a process of its own, up to `depth` ahead, in the same order.
-
-    A thread would not do: making scenes is many short steps in Python, and training would wait for the interpreter
-    lock after each of its operators.
-
-    Args:
-        make: gives the batches; goes to the other process by pickle.
-        depth: how many batches may lie ready.
-    """
-    loader: DataLoader[Batch] = DataLoader(
-        _Made(make), batch_size=None, num_workers=1, prefetch_factor=depth, multiprocessing_context="spawn"
+def _optimizers(network: nn.Module, schedule: Schedule) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the convolutions but the first, AdamW for all else."""
+    hidden = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
+    others = [parameter for parameter in network.parameters() if all(parameter is not one for one in hidden)]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in others if parameter.ndim > 1]},
+        {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return (
+        torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay),
+        Muon(hidden, lr=schedule.hidden_learning_rate, weight_decay=schedule.hidden_weight_decay),
     )
-    return iter(loader)
-
-
-class _Made(IterableDataset[Batch]):
-    def __init__(self, make: Callable[[], Iterator[Batch]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._make()
-
-
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 @torch.no_grad()

@@ -1,19 +1,19 @@
 """The training loop, the losses and the networks on tiny problems."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from retinue_export import detection_loss
+from retinue_export.muon import Muon, orthogonalised
 from retinue_export.networks.blocks import normalised
 from retinue_export.networks.cnn import FashionCnn, shift_and_flip
 from retinue_export.networks.detector import STRIDE, Detector, cell_centres
 from retinue_export.networks.segmenter import Segmenter
 from retinue_export.recipes.scene_batches import NORMALISATION
-from retinue_export.training import Batch, Schedule, fit, prefetched
+from retinue_export.training import Batch, Schedule, fit
 
 
 def separable() -> Iterator[Batch]:
@@ -31,7 +31,8 @@ def cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
 
 def trained(average_decay: float = 0.0) -> tuple[nn.Module, list[float]]:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 8, 4), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    convolutions = (nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 2))
+    network = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(8, 2))
     losses: list[float] = []
     schedule = Schedule(150, learning_rate=0.05, average_decay=average_decay)
     result = fit(
@@ -56,25 +57,37 @@ def test_the_same_seed_trains_the_same_network() -> None:
         assert torch.equal(left, right)
 
 
-# At the module's level, since they go to another process.
-def numbers(count: int) -> Iterator[Batch]:
-    yield from ((torch.tensor(number),) for number in range(count))
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_orthogonalising_brings_singular_values_near_one_and_keeps_their_directions(
+    shape: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    made = left.T @ orthogonalised(left * torch.logspace(-1, 1, 24) @ right) @ right.T
+    assert 0.6 < made.diagonal().min() < made.diagonal().max() < 1.3
+    assert (made - made.diagonal().diag()).abs().max() < 1e-3
 
 
-def broken() -> Iterator[Batch]:
-    yield (torch.zeros(1),)
-    raise OSError("the disk is gone")
+def test_muon_steps_by_the_learning_rate_whatever_the_size_of_the_gradient() -> None:
+    for size in (1e-6, 1.0, 1e6):
+        filters = nn.Parameter(torch.zeros(4, 2, 3, 3))
+        filters.grad = size * torch.eye(4, 18).view(4, 2, 3, 3)
+        Muon([filters], lr=0.1, weight_decay=0.5).step()
+        assert torch.allclose(filters.detach().flatten(1), -0.1 * torch.eye(4, 18), atol=0.04)
 
 
-def test_batches_made_ahead_keep_their_order_and_end() -> None:
-    assert [int(number) for (number,) in prefetched(partial(numbers, 20))] == list(range(20))
-
-
-def test_an_error_while_making_batches_reaches_the_training() -> None:
-    made = prefetched(broken)
-    next(made)
-    with pytest.raises(OSError, match="disk is gone"):
-        next(made)
+def test_muon_keeps_going_and_decays_by_the_learning_rate() -> None:
+    filters = nn.Parameter(torch.ones(2, 2))
+    optimizer = Muon([filters], lr=0.1, weight_decay=0.5)
+    filters.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert torch.allclose(filters.detach(), torch.full((2, 2), 0.95))
+    filters.grad = torch.eye(2)
+    optimizer.step()
+    after_one = filters.detach().clone()
+    filters.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert (filters.diagonal() < after_one.diagonal() - 0.05).all()
 
 
 def test_the_classifier_is_the_one_that_was_asked_for() -> None:

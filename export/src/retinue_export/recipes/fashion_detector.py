@@ -1,7 +1,6 @@
 """Recipe of `fashion-detector`: 3,800 batches of generated scenes, none seen twice."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from retinue_export.parity import Runner
 from retinue_export.recipes import scene_batches
 from retinue_export.recipes.recipe import Recipe, source
 from retinue_export.scenes import Scene, SceneSource
-from retinue_export.training import Batch, Report, Schedule, fit, prefetched
+from retinue_export.training import Batch, Report, Schedule, fit
 
 BATCH = 32
 STEPS = 3800
@@ -38,7 +37,7 @@ def train(report: Report, seed: int = 0, steps: int = STEPS) -> Detector:
     torch.manual_seed(seed)
     network = Detector(len(fashion_mnist.CLASSES))
     schedule = Schedule(steps, learning_rate=2e-3, weight_decay=0.05, warmup_share=0.15, average_decay=0.998)
-    trained = fit(network, prefetched(partial(_batches, seed)), _loss, schedule, report)
+    trained = fit(network, _batches(seed), _loss, schedule, report)
     assert isinstance(trained, Detector)
     return trained
 
