@@ -1,9 +1,10 @@
-"""The one training loop of all recipes: Muon and AdamW on a one-cycle schedule, in bfloat16 where that is faster."""
+"""The one training loop of all recipes: AdamW, with Muon where asked for, on a one-cycle schedule."""
 
 import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class Schedule:
         steps: batches to learn from.
         learning_rate: the peak of the one-cycle schedule, for the weights that AdamW learns.
         weight_decay: of AdamW; biases and normalisation layers have none.
-        hidden_learning_rate: the peak for the weights that Muon learns: of every convolution but the first.
+        hidden_learning_rate: the peak for every convolution but the first, which Muon then learns; 0 leaves all weights
+            to AdamW, as suits networks without normalisation layers.
         hidden_weight_decay: of Muon.
         warmup_share: the part of the steps in which the rate rises, in (0, 1).
         average_decay: decay of the running average of the weights that is the result, or 0 for the last weights.
@@ -37,14 +39,15 @@ class Schedule:
     steps: int
     learning_rate: float
     weight_decay: float = 0.05
-    hidden_learning_rate: float = 0.03
+    hidden_learning_rate: float = 0.0
     hidden_weight_decay: float = 0.1
     warmup_share: float = 0.2
     average_decay: float = 0.0
 
 
+@cache
 def bfloat16_is_faster() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 faster than of float32, measured within some 20 ms."""
+    """Whether this CPU multiplies matrices of bfloat16 faster than of float32, measured once, within some 20 ms."""
     float32, bfloat16 = (
         _product_seconds(torch.ones(512, 512, dtype=kind)) for kind in (torch.float32, torch.bfloat16)
     )
@@ -83,7 +86,7 @@ def fit(
             optimizer.defaults["lr"],
             total_steps=schedule.steps,
             pct_start=schedule.warmup_share,
-            cycle_momentum=False,
+            cycle_momentum=not schedule.hidden_learning_rate,  # Muon was published with a fixed one
         )
         for optimizer in optimizers
     ]
@@ -107,18 +110,23 @@ def fit(
     return trained.to(memory_format=torch.contiguous_format).eval()
 
 
-def _optimizers(network: nn.Module, schedule: Schedule) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the convolutions but the first, AdamW for all else."""
-    hidden = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
+def _optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    hidden: list[Tensor] = []
+    if schedule.hidden_learning_rate:
+        hidden = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
     others = [parameter for parameter in network.parameters() if all(parameter is not one for one in hidden)]
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in others if parameter.ndim > 1]},
         {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    return (
-        torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay),
-        Muon(hidden, lr=schedule.hidden_learning_rate, weight_decay=schedule.hidden_weight_decay),
-    )
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    ]
+    if hidden:
+        optimizers.append(
+            Muon(hidden, lr=schedule.hidden_learning_rate, weight_decay=schedule.hidden_weight_decay)
+        )
+    return optimizers
 
 
 @torch.no_grad()

@@ -29,21 +29,25 @@ def cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(network(batch[0]).float(), batch[1])
 
 
-def trained(average_decay: float = 0.0) -> tuple[nn.Module, list[float]]:
+def trained(average_decay: float = 0.0, hidden_learning_rate: float = 0.0) -> tuple[nn.Module, list[float]]:
     torch.manual_seed(0)
     convolutions = (nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 2))
     network = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(8, 2))
     losses: list[float] = []
-    schedule = Schedule(150, learning_rate=0.05, average_decay=average_decay)
+    schedule = Schedule(
+        150, learning_rate=0.05, hidden_learning_rate=hidden_learning_rate, average_decay=average_decay
+    )
     result = fit(
         network, separable(), cross_entropy, schedule, lambda _done, _steps, loss: losses.append(loss)
     )
     return result, losses
 
 
-@pytest.mark.parametrize("average_decay", [0.0, 0.9])
-def test_training_learns_and_returns_a_network_in_evaluation_mode(average_decay: float) -> None:
-    network, losses = trained(average_decay)
+@pytest.mark.parametrize(("average_decay", "hidden_learning_rate"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.03)])
+def test_training_learns_and_returns_a_network_in_evaluation_mode(
+    average_decay: float, hidden_learning_rate: float
+) -> None:
+    network, losses = trained(average_decay, hidden_learning_rate)
     assert len(losses) == 150
     assert losses[-1] < 0.6 * losses[0]
     assert not network.training

@@ -43,7 +43,9 @@ def train(report: Report, seed: int = 0) -> Segmenter:
         The network in evaluation mode.
     """
     torch.manual_seed(seed)
-    schedule = Schedule(STEPS, learning_rate=8e-3, warmup_share=0.1, average_decay=0.998)
+    schedule = Schedule(
+        STEPS, learning_rate=8e-3, hidden_learning_rate=0.03, warmup_share=0.1, average_decay=0.998
+    )
     trained = fit(Segmenter(len(CLASSES)), _batches(seed), _loss, schedule, report)
     assert isinstance(trained, Segmenter)
     return trained
