@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.server_process import ROOT, ServerProcess
+from tests.system_packages import require
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -47,6 +48,8 @@ def test_a_command_prints_what_the_readme_shows(
 ) -> None:
     words = shlex.split(command.replace("localhost:8080", server.http_url.removeprefix("http://")))
     words[0] = words[0].removeprefix(".venv/bin/")
+    if words[0] == "curl":
+        require("curl")
     done = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
