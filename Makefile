@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # onnxruntime and onnxruntime-gpu install the same module, so a machine has one of them.
 RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 
-.PHONY: serve test develop check format proto models bench clean
+.PHONY: serve test develop check format proto contract models bench clean
 
 ## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -29,6 +29,7 @@ check: $(VENV)/.develop
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/contract.binpb
 	scripts/check-generated-protos
 
 ## format: apply ruff's formatting and safe fixes
@@ -39,6 +40,10 @@ format: $(VENV)/.develop
 ## proto: regenerate protos/gen from protos/retinue
 proto:
 	scripts/generate-protos
+
+## contract: make protos/contract.binpb anew, which no change may break: at a release, or where a break is meant
+contract: $(VENV)/.develop
+	$(BIN)/buf build --exclude-source-info --output protos/contract.binpb
 
 ## models: train and export every bundled model anew into .work/models (two cores: under an hour)
 models: $(VENV)/.develop
