@@ -74,6 +74,11 @@ class ServerProcess:
         """Resident memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def peak_memory_bytes(self) -> int:
+        """The most resident memory it ever had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def terminate(self) -> int:
         """Sends SIGTERM and returns the exit code."""
         self.process.send_signal(signal.SIGTERM)

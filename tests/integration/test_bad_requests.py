@@ -233,23 +233,48 @@ def test_an_empty_model_name_is_refused_where_the_task_has_no_model(small: Conne
     assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "MODEL_NOT_NAMED")
 
 
-def test_a_request_over_the_message_limit_is_refused_and_smaller_ones_are_answered(small: Connection) -> None:
-    # The grpc library refuses it before anything of it is read, so the status has no details.
-    with pytest.raises(grpc.RpcError) as raised:
-        small.classify(encoded(bytes(SMALL_REQUEST_BYTES)), model="colour-classifier")
-    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert f"vs. {SMALL_REQUEST_BYTES}" in raised.value.details()
+def test_a_request_over_the_size_limit_is_refused_with_advice_and_smaller_ones_are_answered(
+    small: Connection,
+) -> None:
+    refusal = refused(lambda: small.classify(encoded(bytes(SMALL_REQUEST_BYTES)), model="colour-classifier"))
+    assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_TOO_LARGE")
+    assert f"at most {SMALL_REQUEST_BYTES} are taken; send smaller or fewer images" in refusal.message
     response = small.classify(encoded(bytes(SMALL_REQUEST_BYTES - 500)), _RED, model="colour-classifier")
     assert response.outcomes[1].result.classes[0].label == "red"
 
 
-def test_the_default_message_limit_takes_a_large_photo_and_no_more(colour: Connection) -> None:
+def test_a_message_of_more_than_twice_the_limit_is_refused_by_grpc(small: Connection) -> None:
+    # Before anything of it is read, so the status has no details.
+    with pytest.raises(grpc.RpcError) as raised:
+        small.classify(encoded(bytes(2 * SMALL_REQUEST_BYTES)), model="colour-classifier")
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "Received message larger than max" in raised.value.details()
+    assert f"vs. {2 * SMALL_REQUEST_BYTES}" in raised.value.details()
+
+
+def test_the_default_size_limit_takes_a_large_photo_and_no_more(colour: Connection) -> None:
     largest = flat(255, 0, 0, side=4_000)
     assert len(largest.raw.data) > 45 * _MIB
     assert colour.classify(largest, top_k=1).outcomes[0].result.classes[0].label == "red"
-    with pytest.raises(grpc.RpcError) as raised:
-        colour.classify(largest, largest)
-    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    refusal = refused(lambda: colour.classify(largest, largest))
+    assert refusal.reason == "REQUEST_TOO_LARGE"
+    assert f"at most {64 * _MIB} are taken" in refusal.message
+
+
+# Each took 16 bytes of memory or more for every byte of the request when protobuf had read it.
+@pytest.mark.parametrize(
+    ("field", "reason"), [(b"\x1a\x00", "TOO_MANY_IMAGES"), (b"\x32\x00", "TOO_MANY_FIELDS")]
+)
+def test_millions_of_empty_fields_take_no_more_memory_than_their_bytes(
+    field: bytes, reason: str, colour: Connection, colour_server: ServerProcess
+) -> None:
+    detect = colour.channel.unary_unary("/retinue.v1.VisionService/Detect")
+    data = field * (32 * _MIB)
+    before = colour_server.peak_memory_bytes()
+    refusal = refused(lambda: detect(data))
+    assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", reason)
+    # gRPC itself holds a message up to three times while it arrives.
+    assert colour_server.peak_memory_bytes() - before < 5 * len(data)
 
 
 def test_refused_requests_leave_nothing_behind(colour: Connection, colour_server: ServerProcess) -> None:

@@ -1,16 +1,20 @@
-"""Many callers at once: each gets the answer to its own images."""
+"""Many callers at once: each gets the answer to its own images, or is told to come back."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2
 from retinue.v1 import vision_service_pb2 as pb
-from tests import pictures
-from tests.calls import Connection, connected, encoded, flat, raw, refused_image
+from tests import odd_bundles, pictures
+from tests.busy import SLOW_MODEL, engine_held
+from tests.calls import Connection, connected, encoded, flat, raw, refused, refused_image
 from tests.colour_bundles import LABELS, SIDE
-from tests.server_process import ServerProcess
+from tests.metrics_page import MetricsPage
+from tests.server_process import ServerProcess, running_server
 
 _REQUESTS = 200
 _CALLERS = 16
@@ -76,3 +80,25 @@ def test_each_of_many_callers_gets_its_own_answer(colour_server: ServerProcess) 
         connections = (first, second, third)
         # Each result is asked for, so that a failed check fails the test.
         assert list(callers.map(call, range(_REQUESTS))) == [None] * _REQUESTS
+
+
+def test_a_call_too_many_is_told_to_retry_while_health_is_still_answered(tmp_path: Path) -> None:
+    odd_bundles.slow_classifier(tmp_path)
+    arguments = ("--instances", "1", "--max-concurrent-requests", "1")
+    with (
+        running_server(tmp_path, *arguments) as server,
+        connected(server.grpc_address) as connection,
+        engine_held(connection, server) as slow,
+    ):
+        refusal = refused(connection.list_models)
+        assert (refusal.code, refusal.reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_CALLS")
+        assert refusal.retry_after_seconds is not None
+        assert "taken at once, 1, are being answered" in refusal.message
+        page = MetricsPage(server.http_url)
+        assert page.value("retinue_requests_total", method="ListModels", code="RESOURCE_EXHAUSTED") == 1
+        health = connection.health.Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert not slow.done()
+        # The call that was there is answered, and so is the next one.
+        assert slow.result().model == SLOW_MODEL
+        assert connection.list_models()[0].name == SLOW_MODEL

@@ -12,7 +12,6 @@ from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import (
     EngineError,
     ImageError,
-    InvalidRequestError,
     OverloadedError,
     RetinueError,
     UnavailableError,
@@ -45,16 +44,12 @@ class VisionService:
     Args:
         engine: Runs the models.
         metrics: Where images are counted.
-        max_images_per_request: More are refused.
         max_bytes_in_flight: Bytes of all requests that are being answered; a further one is refused.
     """
 
-    def __init__(
-        self, engine: Engine, metrics: Metrics, *, max_images_per_request: int, max_bytes_in_flight: int
-    ) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, *, max_bytes_in_flight: int) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._max_images_per_request = max_images_per_request
         self._max_bytes_in_flight = max_bytes_in_flight
         self._bytes_in_flight = 0
         self._catalog: Catalog | None = None
@@ -90,21 +85,6 @@ class VisionService:
     def drain(self) -> None:
         """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""
         self._draining = True
-
-    def check_image_count(self, count: int) -> None:
-        """Refuses a request before its images are looked at.
-
-        Raises:
-            InvalidRequestError: It has no images, or too many.
-        """
-        if count == 0:
-            raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
-        if count > self._max_images_per_request:
-            raise InvalidRequestError(
-                f"the request has {count} images, but at most {self._max_images_per_request} are taken; "
-                "split it into several.",
-                reason="TOO_MANY_IMAGES",
-            )
 
     @contextmanager
     def admitted(self, request_bytes: int) -> Iterator[None]:

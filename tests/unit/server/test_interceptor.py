@@ -4,8 +4,10 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from prometheus_client.samples import Sample
+from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from structlog.testing import capture_logs
 from tests.unit.server.served import served_model
@@ -14,8 +16,11 @@ from retinue_server.errors import ModelNotFoundError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.interceptor import CallInterceptor, current_call
 from retinue_server.rpc.status import DETAILS_KEY
+from retinue_server.settings import Settings
 
 SERVICE = "retinue.v1.VisionService"
+MOST_BYTES = 2000
+MOST_IMAGES = 8
 
 
 class Aborted(Exception):
@@ -41,6 +46,12 @@ class FakeContext:
         self.status = Status.FromString(details)
         raise Aborted
 
+    @property
+    def reason(self) -> str:
+        info = ErrorInfo()
+        assert self.status.details[0].Unpack(info)
+        return info.reason
+
 
 @pytest.fixture
 def metrics() -> Metrics:
@@ -49,14 +60,26 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def interceptor(metrics: Metrics) -> CallInterceptor:
-    return CallInterceptor(SERVICE, metrics)
+    settings = Settings(max_concurrent_requests=3, max_request_bytes=MOST_BYTES, max_queue_images=MOST_IMAGES)
+    return CallInterceptor(SERVICE, metrics, settings)
 
 
-async def handler_of(interceptor: CallInterceptor, behaviour: Any, path: str = f"/{SERVICE}/Classify") -> Any:
+async def never_called(request: Any, context: Any) -> None:
+    raise AssertionError("never called")
+
+
+def request_to(model: str) -> bytes:
+    return pb.ClassifyRequest(model=model).SerializeToString()
+
+
+async def handler_of(
+    interceptor: CallInterceptor,
+    behaviour: Any,
+    path: str = f"/{SERVICE}/Classify",
+    parse: Any = pb.ClassifyRequest.FromString,
+) -> Any:
     async def continuation(details: grpc.HandlerCallDetails) -> Any:
-        return grpc.unary_unary_rpc_method_handler(
-            behaviour, request_deserializer=pb.ClassifyRequest.FromString
-        )
+        return grpc.unary_unary_rpc_method_handler(behaviour, request_deserializer=parse)
 
     return await interceptor.intercept_service(continuation, SimpleNamespace(method=path))  # type: ignore[arg-type]
 
@@ -73,10 +96,10 @@ def calls(metrics: Metrics) -> list[Sample]:
 async def test_an_answer_is_passed_on_and_counted(interceptor: CallInterceptor, metrics: Metrics) -> None:
     async def behaviour(request: Any, context: Any) -> str:
         current_call.get().name_model(served_model("a-model", 3))
-        return f"answer to {request}"
+        return f"answer to {request.model}"
 
     handler = await handler_of(interceptor, behaviour)
-    assert await handler.unary_unary("question", FakeContext()) == "answer to question"
+    assert await handler.unary_unary(request_to("somebody"), FakeContext()) == "answer to somebody"
     (sample,) = calls(metrics)
     assert sample.labels == {"method": "Classify", "model": "a-model", "version": "3", "code": "OK"}
     assert sample.value == 1
@@ -89,7 +112,7 @@ async def test_an_error_of_ours_becomes_its_status(interceptor: CallInterceptor,
     context = FakeContext()
     handler = await handler_of(interceptor, behaviour)
     with pytest.raises(Aborted):
-        await handler.unary_unary(None, context)
+        await handler.unary_unary(b"", context)
     assert (context.code, context.message) == (grpc.StatusCode.NOT_FOUND, "there is no such model.")
     assert context.status.code == grpc.StatusCode.NOT_FOUND.value[0]
     (sample,) = calls(metrics)
@@ -105,7 +128,7 @@ async def test_any_other_error_is_internal_and_shows_nothing(
     context = FakeContext()
     handler = await handler_of(interceptor, behaviour)
     with capture_logs() as logged, pytest.raises(Aborted):
-        await handler.unary_unary(None, context)
+        await handler.unary_unary(b"", context)
     assert context.code is grpc.StatusCode.INTERNAL
     assert "secret" not in context.message
     assert "KeyError" not in context.message
@@ -116,19 +139,63 @@ async def test_any_other_error_is_internal_and_shows_nothing(
     assert calls(metrics)[0].labels["code"] == "INTERNAL"
 
 
-async def test_bytes_that_are_no_request_are_told_so(interceptor: CallInterceptor, metrics: Metrics) -> None:
-    async def behaviour(request: Any, context: Any) -> None:
-        raise AssertionError("never called")
-
+async def test_bytes_that_are_no_request_are_told_so(interceptor: CallInterceptor) -> None:
     context = FakeContext()
-    handler = await handler_of(interceptor, behaviour)
-    unreadable = handler.request_deserializer(b"\xff")
+    handler = await handler_of(interceptor, never_called)
     with pytest.raises(Aborted):
-        await handler.unary_unary(unreadable, context)
+        await handler.unary_unary(b"\xff", context)
     assert context.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "no ClassifyRequest" in context.message
-    readable = pb.ClassifyRequest(model="a")
-    assert handler.request_deserializer(readable.SerializeToString()) == readable
+
+
+async def test_a_request_over_the_size_limit_is_told_the_limit_and_what_to_do(
+    interceptor: CallInterceptor, metrics: Metrics
+) -> None:
+    context = FakeContext()
+    handler = await handler_of(interceptor, never_called)
+    with pytest.raises(Aborted):
+        await handler.unary_unary(bytes(MOST_BYTES + 1), context)
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert context.reason == "REQUEST_TOO_LARGE"
+    assert f"at most {MOST_BYTES} are taken; send smaller or fewer images" in context.message
+    assert [sample.labels["code"] for sample in calls(metrics)] == ["INVALID_ARGUMENT"]
+
+
+async def test_more_images_than_a_queue_holds_are_refused_before_they_are_parsed(
+    interceptor: CallInterceptor,
+) -> None:
+    context = FakeContext()
+    handler = await handler_of(interceptor, never_called, parse=never_called)
+    request = pb.ClassifyRequest(images=[image_pb2.Image()] * (MOST_IMAGES + 1))
+    with pytest.raises(Aborted):
+        await handler.unary_unary(request.SerializeToString(), context)
+    assert context.reason == "TOO_MANY_IMAGES"
+
+
+async def test_more_calls_than_may_run_at_once_are_refused_and_counted(
+    interceptor: CallInterceptor, metrics: Metrics
+) -> None:
+    gate = asyncio.Event()
+
+    async def behaviour(request: Any, context: Any) -> str:
+        await gate.wait()
+        return "answer"
+
+    handler = await handler_of(interceptor, behaviour)
+    running = [asyncio.ensure_future(handler.unary_unary(b"", FakeContext())) for _ in range(3)]
+    await asyncio.sleep(0)
+    context = FakeContext()
+    with pytest.raises(Aborted):
+        await handler.unary_unary(b"", context)
+    assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert context.reason == "TOO_MANY_CALLS"
+    assert "taken at once, 3, are being answered" in context.message
+    assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in context.status.details)
+    assert [sample.labels["code"] for sample in calls(metrics)] == ["RESOURCE_EXHAUSTED"]
+    gate.set()
+    assert await asyncio.gather(*running) == ["answer"] * 3
+    # There is room again, also where the refused one was.
+    assert await handler.unary_unary(b"", FakeContext()) == "answer"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +208,7 @@ async def test_a_caller_who_left_is_told_from_one_whose_time_was_up(
         await asyncio.get_running_loop().create_future()
 
     handler = await handler_of(interceptor, behaviour)
-    call = asyncio.ensure_future(handler.unary_unary(None, FakeContext(remaining_seconds)))
+    call = asyncio.ensure_future(handler.unary_unary(b"", FakeContext(remaining_seconds)))
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -155,7 +222,7 @@ async def test_other_services_pass_through_untouched(interceptor: CallIntercepto
 
     handler = await handler_of(interceptor, behaviour, "/grpc.health.v1.Health/Check")
     assert handler.unary_unary is behaviour
-    await handler.unary_unary(None, FakeContext())
+    await handler.unary_unary(b"", FakeContext())
     assert calls(metrics) == []
 
 
@@ -165,15 +232,15 @@ async def test_finishing_waits_for_the_calls_in_flight_and_not_for_later_ones(
     gates = {name: asyncio.Event() for name in ("early", "late")}
 
     async def behaviour(request: Any, context: Any) -> str:
-        await gates[request].wait()
-        return str(request)
+        await gates[request.model].wait()
+        return str(request.model)
 
     handler = await handler_of(interceptor, behaviour)
-    early = asyncio.ensure_future(handler.unary_unary("early", FakeContext()))
+    early = asyncio.ensure_future(handler.unary_unary(request_to("early"), FakeContext()))
     await asyncio.sleep(0)
     finishing = asyncio.ensure_future(interceptor.finished(60))
     await asyncio.sleep(0)
-    late = asyncio.ensure_future(handler.unary_unary("late", FakeContext()))
+    late = asyncio.ensure_future(handler.unary_unary(request_to("late"), FakeContext()))
     await asyncio.sleep(0)
     assert not finishing.done()
     gates["early"].set()
@@ -189,7 +256,7 @@ async def test_finishing_gives_up_after_its_time(interceptor: CallInterceptor) -
         await asyncio.get_running_loop().create_future()
 
     handler = await handler_of(interceptor, behaviour)
-    endless = asyncio.ensure_future(handler.unary_unary(None, FakeContext()))
+    endless = asyncio.ensure_future(handler.unary_unary(b"", FakeContext()))
     await asyncio.sleep(0)
     await interceptor.finished(0.02)
     assert not endless.done()

@@ -14,7 +14,6 @@ from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
     ImageError,
-    InvalidRequestError,
     OverloadedError,
     RetinueError,
     UnavailableError,
@@ -52,7 +51,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def service(metrics: Metrics) -> VisionService:
-    return VisionService(Engine(instances=1), metrics, max_images_per_request=3, max_bytes_in_flight=1000)
+    return VisionService(Engine(instances=1), metrics, max_bytes_in_flight=1000)
 
 
 async def ask(
@@ -91,26 +90,10 @@ def test_it_is_ready_between_loading_and_draining(service: VisionService) -> Non
 
 def test_it_is_neither_ready_nor_alive_when_the_engine_has_failed(metrics: Metrics) -> None:
     engine = Engine(instances=1)
-    service = VisionService(engine, metrics, max_images_per_request=3, max_bytes_in_flight=1000)
+    service = VisionService(engine, metrics, max_bytes_in_flight=1000)
     service.open(Catalog([served_model("a")], {}))
     engine.healthy = False
     assert (service.ready, service.alive) == (False, False)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_request_of_as_many_images_as_are_taken_passes(count: int, service: VisionService) -> None:
-    service.check_image_count(count)
-
-
-@pytest.mark.parametrize(
-    ("count", "reason", "advice"),
-    [(0, "NO_IMAGES", "send at least one"), (4, "TOO_MANY_IMAGES", "at most 3 are taken; split it")],
-)
-def test_other_counts_are_refused(count: int, reason: str, advice: str, service: VisionService) -> None:
-    with pytest.raises(InvalidRequestError) as refused:
-        service.check_image_count(count)
-    assert refused.value.reason == reason
-    assert advice in refused.value.message
 
 
 async def test_outcomes_come_in_the_order_of_the_images(service: VisionService, metrics: Metrics) -> None:

@@ -29,20 +29,26 @@ GRPC_VERSION: str
 class VisionServiceStub:
     """Answers questions about images.
 
-    Each call takes 1 to N images and returns one outcome for each, in the order of the request: a result, or the reason
-    why this image alone has none. A call fails as a whole where the reason lies in no single image, with these statuses:
+    Classify, Detect and Segment take 1 to N images and return one outcome for each, in the order of the request: a result,
+    or the reason why this image alone has none. A call fails as a whole where the reason lies in no single image, with
+    these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images, an option out of its range, or a reply that would be too large.
+    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or a reply that would be too
+      large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: there is too much work, or too much to do before the call's deadline. Comes with
-      google.rpc.RetryInfo.
+    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls, or there is too much to do before the call's
+      deadline. Comes with google.rpc.RetryInfo.
     - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
     Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
-    by itself does not: a message over the size limit (RESOURCE_EXHAUSTED), an unknown method (UNIMPLEMENTED).
+    by itself does not:
+
+    - RESOURCE_EXHAUSTED, "Received message larger than max (...)": a request of more than twice the bytes that are taken.
+    - RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!": more than twice as many calls as are taken at once.
+    - UNIMPLEMENTED: an unknown method.
     """
 
     @_typing.overload
@@ -64,20 +70,26 @@ class VisionServiceStub:
 class VisionServiceAsyncStub(VisionServiceStub):
     """Answers questions about images.
 
-    Each call takes 1 to N images and returns one outcome for each, in the order of the request: a result, or the reason
-    why this image alone has none. A call fails as a whole where the reason lies in no single image, with these statuses:
+    Classify, Detect and Segment take 1 to N images and return one outcome for each, in the order of the request: a result,
+    or the reason why this image alone has none. A call fails as a whole where the reason lies in no single image, with
+    these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images, an option out of its range, or a reply that would be too large.
+    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or a reply that would be too
+      large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: there is too much work, or too much to do before the call's deadline. Comes with
-      google.rpc.RetryInfo.
+    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls, or there is too much to do before the call's
+      deadline. Comes with google.rpc.RetryInfo.
     - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
     Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
-    by itself does not: a message over the size limit (RESOURCE_EXHAUSTED), an unknown method (UNIMPLEMENTED).
+    by itself does not:
+
+    - RESOURCE_EXHAUSTED, "Received message larger than max (...)": a request of more than twice the bytes that are taken.
+    - RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!": more than twice as many calls as are taken at once.
+    - UNIMPLEMENTED: an unknown method.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -95,20 +107,26 @@ class VisionServiceAsyncStub(VisionServiceStub):
 class VisionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about images.
 
-    Each call takes 1 to N images and returns one outcome for each, in the order of the request: a result, or the reason
-    why this image alone has none. A call fails as a whole where the reason lies in no single image, with these statuses:
+    Classify, Detect and Segment take 1 to N images and return one outcome for each, in the order of the request: a result,
+    or the reason why this image alone has none. A call fails as a whole where the reason lies in no single image, with
+    these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images, an option out of its range, or a reply that would be too large.
+    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or a reply that would be too
+      large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: there is too much work, or too much to do before the call's deadline. Comes with
-      google.rpc.RetryInfo.
+    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls, or there is too much to do before the call's
+      deadline. Comes with google.rpc.RetryInfo.
     - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
     Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
-    by itself does not: a message over the size limit (RESOURCE_EXHAUSTED), an unknown method (UNIMPLEMENTED).
+    by itself does not:
+
+    - RESOURCE_EXHAUSTED, "Received message larger than max (...)": a request of more than twice the bytes that are taken.
+    - RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!": more than twice as many calls as are taken at once.
+    - UNIMPLEMENTED: an unknown method.
     """
 
     @_abc_1.abstractmethod

@@ -14,9 +14,11 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import InvalidRequestError, RetinueError
+from retinue_server.errors import InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
+from retinue_server.rpc.wire import check_fields
+from retinue_server.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -24,8 +26,8 @@ _log = structlog.get_logger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-
 _POLL_SECONDS = 0.01
+_RETRY_SECONDS = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -44,16 +46,21 @@ current_call: ContextVar[Call] = ContextVar("current_call")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of one service.
+    """Wraps the methods of one service: refuses calls over the limits, counts all, and tells callers of errors.
 
     Args:
         service: Its full name; other services pass through untouched.
         metrics: Where calls are counted.
+        settings: Limits of calls and of what one may carry.
     """
 
-    def __init__(self, service: str, metrics: Metrics) -> None:
+    def __init__(self, service: str, metrics: Metrics, settings: Settings) -> None:
         self._prefix = f"/{service}/"
         self._metrics = metrics
+        self._max_calls = settings.max_concurrent_requests
+        self._max_request_bytes = settings.max_request_bytes
+        # What no queue can hold would be told to retry for ever.
+        self._max_images = min(settings.max_images_per_request, settings.max_queue_images)
         self._wrapped: dict[str, Handler] = {}
         self._running: set[Call] = set()
         self._last_began = -math.inf
@@ -85,33 +92,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if handler is None or handler.unary_unary is None:
                 # An unknown method: grpc answers UNIMPLEMENTED.
                 return handler
+            method = path.removeprefix(self._prefix)
+            # No deserializer, so that `run` gets the bytes: whatever one raises, grpc answers with UNKNOWN and the text
+            # of the exception.
             self._wrapped[path] = grpc.unary_unary_rpc_method_handler(
-                self._wrap(path.removeprefix(self._prefix), handler.unary_unary),
-                request_deserializer=_reading(handler.request_deserializer),
+                self._wrap(method, handler.unary_unary, handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return self._wrapped[path]
 
-    def _wrap(self, method: str, behaviour: Any) -> Any:
-        async def run(request: Any, context: Context) -> Any:
+    def _wrap(self, method: str, behaviour: Any, parse: Any) -> Any:
+        async def run(data: bytes, context: Context) -> Any:
             began = self._last_began = time.perf_counter()
             call = Call()
-            self._running.add(call)
             current_call.set(call)
             code = grpc.StatusCode.OK
             try:
-                if isinstance(request, DecodeError):
-                    raise InvalidRequestError(
-                        f"the bytes of the request are no {method}Request; build it with code generated from the "
-                        "protos.",
-                        reason="REQUEST_UNREADABLE",
-                    ) from request
-                return await behaviour(request, context)
+                self._check_room()
+                self._running.add(call)
+                return await behaviour(self._read(data, method, parse), context)
             except RetinueError as error:
                 code = grpc_code(error.code)
                 # The frames of the error, and of the one that ends the call, would keep the request's bytes until the
                 # next garbage collection.
-                del request
+                del data
                 error.__cause__ = error.__context__ = error.__traceback__ = None
                 await _abort(context, error)
             except asyncio.CancelledError:
@@ -131,20 +135,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return run
 
+    def _check_room(self) -> None:
+        if len(self._running) >= self._max_calls:
+            raise OverloadedError(
+                f"as many calls as are taken at once, {self._max_calls}, are being answered; retry later.",
+                retry_after_seconds=_RETRY_SECONDS,
+                reason="TOO_MANY_CALLS",
+            )
 
-def _reading(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """A deserializer that returns what it cannot read as the error, so that the caller is told as of any other one.
-
-    Raised here, it would become UNKNOWN with the text of the exception.
-    """
-
-    def read(data: bytes) -> Any:
+    def _read(self, data: bytes, method: str, parse: Any) -> Any:
+        if len(data) > self._max_request_bytes:
+            raise InvalidRequestError(
+                f"the request has {len(data)} bytes, but at most {self._max_request_bytes} are taken; send smaller or "
+                "fewer images.",
+                reason="REQUEST_TOO_LARGE",
+            )
         try:
-            return data if parse is None else parse(data)
+            check_fields(data, max_images=self._max_images)
+            return parse(data)
         except DecodeError as error:
-            return error
-
-    return read
+            raise InvalidRequestError(
+                f"the bytes of the request are no {method}Request; build it with code generated from the protos.",
+                reason="REQUEST_UNREADABLE",
+            ) from error
 
 
 async def _abort(context: Context, error: RetinueError, cause: Exception | None = None) -> NoReturn:

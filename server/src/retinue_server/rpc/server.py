@@ -15,8 +15,11 @@ from retinue_server.settings import Settings
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-# A reply is bounded by `max_reply_bytes` of masks and what little else there is; this is what protobuf can hold.
-_MAX_SEND_BYTES = 2**31 - 1
+# gRPC's own limits, whose refusals carry neither reason nor advice, lie this much above the settings: what exceeds a
+# setting is told so by the interceptor, and only what exceeds it by far is cut off.
+_HEADROOM = 2
+# What protobuf can hold. Replies are bounded by `max_reply_bytes` of masks and what little else there is.
+_LARGEST_MESSAGE_BYTES = 2**31 - 1
 
 _QUIET_SECONDS = 0.1
 _LONGEST_WAIT_FOR_QUIET_SECONDS = 1.0
@@ -39,13 +42,17 @@ class RpcServer:
     """
 
     def __init__(self, servicer: VisionServicer, metrics: Metrics, settings: Settings) -> None:
-        self._calls = CallInterceptor(SERVICE, metrics)
+        self._calls = CallInterceptor(SERVICE, metrics, settings)
         self._server = grpc.aio.server(
             interceptors=[self._calls],
-            maximum_concurrent_rpcs=settings.max_concurrent_requests,
+            # Counts health checks too, and calls whose message is still on its way.
+            maximum_concurrent_rpcs=_HEADROOM * settings.max_concurrent_requests,
             options=[
-                ("grpc.max_receive_message_length", settings.max_request_bytes),
-                ("grpc.max_send_message_length", _MAX_SEND_BYTES),
+                (
+                    "grpc.max_receive_message_length",
+                    min(_HEADROOM * settings.max_request_bytes, _LARGEST_MESSAGE_BYTES),
+                ),
+                ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
                 # Else a second server on the same port would quietly take half of the calls.
                 ("grpc.so_reuseport", 0),
             ],

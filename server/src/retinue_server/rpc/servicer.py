@@ -97,7 +97,8 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def _answer(
         self, request: ImagesRequest, context: Context, model: ServedModel, options: Options, arrived: float
     ) -> list[ImageOutcome]:
-        self._service.check_image_count(len(request.images))
+        if not request.images:
+            raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
         with self._service.admitted(request.ByteSize()):

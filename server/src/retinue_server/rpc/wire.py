@@ -1,0 +1,95 @@
+"""The bytes of a request, before protobuf takes them apart.
+
+Protobuf has no limits: an image of two bytes takes 48 of memory when it is read, so that a request of the largest size
+taken would cost gigabytes before anybody could count its images.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from google.protobuf.message import DecodeError
+from retinue.v1 import vision_service_pb2 as pb
+
+from retinue_server.errors import InvalidRequestError
+
+# The same in all requests that have images.
+_IMAGES = pb.ClassifyRequest.IMAGES_FIELD_NUMBER
+# Names of classes, above all.
+_MOST_OTHER_FIELDS = 4096
+# It has one; later versions may have more.
+_MOST_IMAGE_FIELDS = 16
+
+_VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
+_VARINT_BYTES = 10
+
+
+def check_fields(data: bytes, *, max_images: int) -> None:
+    """Refuses a request that would take many times its size in memory; looks no further than it must to see that.
+
+    Args:
+        data: A request as it came, of any method.
+        max_images: More are refused.
+
+    Raises:
+        InvalidRequestError: It has too many images, or too many other fields.
+        DecodeError: It is no message at all.
+    """
+    images = others = 0
+    for number, start, end in _fields(data, 0, len(data)):
+        if number != _IMAGES:
+            others += 1
+        else:
+            images += 1
+            inner = islice(_fields(data, start, end), _MOST_IMAGE_FIELDS + 1)
+            if sum(1 for _ in inner) > _MOST_IMAGE_FIELDS:
+                raise InvalidRequestError(
+                    f"image {images - 1} has more than {_MOST_IMAGE_FIELDS} fields; set `encoded` or `raw`, once.",
+                    reason="TOO_MANY_FIELDS",
+                )
+        if images > max_images:
+            raise InvalidRequestError(
+                f"the request has too many images: at most {max_images} are taken; split it into several.",
+                reason="TOO_MANY_IMAGES",
+            )
+        if others > _MOST_OTHER_FIELDS:
+            raise InvalidRequestError(
+                f"the request has more than {_MOST_OTHER_FIELDS} fields besides its images; name fewer classes, or "
+                "none for all.",
+                reason="TOO_MANY_FIELDS",
+            )
+
+
+def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yields number, and start and end of the payload, of each field between two positions.
+
+    Only what has a length has a payload here; the fields of a group are yielded as if they stood outside of it.
+    Source: protobuf.dev, Encoding.
+    """
+    while position < end:
+        tag, position = _varint(data, position)
+        kind = tag & 7
+        length = 0
+        if kind == _LENGTH:
+            length, position = _varint(data, position)
+            position += length
+        elif kind == _VARINT:
+            _, position = _varint(data, position)
+        elif kind == _FIXED64:
+            position += 8
+        elif kind == _FIXED32:
+            position += 4
+        elif kind not in (_GROUP, _END_GROUP):
+            raise DecodeError("unknown wire type")
+        if position > end:
+            raise DecodeError("a field is longer than its message")
+        yield tag >> 3, position - length, position
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """Reads an integer; returns it and the position after it."""
+    value = 0
+    for index, byte in enumerate(data[position : position + _VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, position + index + 1
+    raise DecodeError("an integer has no end")
