@@ -4,7 +4,10 @@ PYTHON ?= python3
 PROVIDER ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# As variables and not as an option, the constraints also hold where pip builds a package: older pips read the first there,
+# newer ones the second.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+    $(BIN)/pip install --quiet --disable-pip-version-check
 # onnxruntime and onnxruntime-gpu install the same module, so a machine has one of them.
 RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 
