@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         512 * MIB, ge=1024, description="bytes of all requests being answered; more are refused"
     )
     max_reply_bytes: int = Field(
-        256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the raw masks of one reply"
+        256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the masks of one reply"
     )
     max_concurrent_requests: int = Field(4096, ge=1, description="calls at once; more are refused")
     max_image_pixels: int = Field(

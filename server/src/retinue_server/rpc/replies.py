@@ -6,7 +6,7 @@ from typing import Any
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import RetinueError
+from retinue_server.errors import InvalidRequestError, RetinueError
 from retinue_server.results import Classification, DetectionList, MaskFormat, Segmentation
 from retinue_server.rpc.status import to_status
 from retinue_server.runtime.providers import Provider
@@ -29,8 +29,21 @@ def detect_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.
     return response
 
 
-def segment_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.SegmentResponse:
-    """The reply to a SegmentRequest."""
+def segment_response(
+    model: ServedModel, outcomes: Sequence[ImageOutcome], *, max_mask_bytes: int
+) -> pb.SegmentResponse:
+    """The reply to a SegmentRequest.
+
+    Raises:
+        InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
+    """
+    mask_bytes = sum(map(_mask_bytes, outcomes))
+    if mask_bytes > max_mask_bytes:
+        raise InvalidRequestError(
+            f"the masks take {mask_bytes} bytes, more than {max_mask_bytes}; ask for the model's size, or send fewer "
+            "or smaller images.",
+            reason="REPLY_TOO_LARGE",
+        )
     response = pb.SegmentResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_segmentation)
     return response
@@ -54,6 +67,13 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
             images_per_second=model.profile.images_per_second,
         ),
     )
+
+
+def _mask_bytes(outcome: ImageOutcome) -> int:
+    if isinstance(outcome.value, RetinueError) or not isinstance(outcome.value.result, Segmentation):
+        return 0
+    mask = outcome.value.result.mask
+    return len(mask) if isinstance(mask, bytes) else sum(len(counts) for _, counts in mask)
 
 
 def _fill_outcomes(

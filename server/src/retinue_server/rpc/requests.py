@@ -125,19 +125,24 @@ def check_reply_size(
 ) -> None:
     """Refuses a request whose raw masks would be absurdly large: a few kilobytes can hold an image of many megapixels.
 
+    How small PNG and COCO_RLE become is known afterwards only: `replies.segment_response` bounds them.
+
     Raises:
         InvalidRequestError: They would.
     """
     if not isinstance(options, SegmentOptions) or options.mask_format is not MaskFormat.RAW:
         return
-    if not options.original_size:
-        return
-    pixels = sum(image.width * image.height for image in images if isinstance(image, Image.Image))
+    opened = [image for image in images if isinstance(image, Image.Image)]
+    if options.original_size:
+        pixels = sum(image.width * image.height for image in opened)
+        advice = "ask for PNG or COCO_RLE, for the model's size, or send fewer images"
+    else:
+        pixels = len(opened) * model.manifest.segment.map_height * model.manifest.segment.map_width
+        advice = "ask for PNG or COCO_RLE, or send fewer images"
     mask_bytes = pixels * (1 if len(model.manifest.labels) <= 256 else 2)
     if mask_bytes > max_bytes:
         raise InvalidRequestError(
-            f"the raw masks would take {mask_bytes} bytes, more than {max_bytes}; ask for PNG or COCO_RLE, for the "
-            "model's size, or send fewer images.",
+            f"the raw masks would take {mask_bytes} bytes, more than {max_bytes}; {advice}.",
             reason="REPLY_TOO_LARGE",
         )
 

@@ -73,7 +73,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model = self._model(Task.SEGMENT, request)
         options = requests.segment_options(request, model)
         outcomes = await self._answer(request, context, model, options, arrived)
-        return replies.segment_response(model, outcomes)
+        return replies.segment_response(model, outcomes, max_mask_bytes=self._max_reply_bytes)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models that are served."""
