@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 from tests import colour_bundles, odd_bundles
 from tests.calls import Connection, connected, flat, refused
 from tests.colour_bundles import rewrite_manifest
@@ -16,6 +17,8 @@ from tests.server_process import ServerProcess, running_server
 
 _RED = flat(255, 0, 0)
 _Breaks = Callable[[Path], object]
+
+_REPLACE = "copy or export the bundle again"
 
 
 def _shape(name: str, *sizes: int | str, kind: int = TensorProto.UINT8) -> onnx.ValueInfoProto:
@@ -95,6 +98,25 @@ def _change_a_byte(bundle: Path) -> None:
     path.write_bytes(content)
 
 
+def _weights_beside(location: str) -> _Breaks:
+    """Gives the graph a weight that lies in another file, where ONNX Runtime would read it."""
+
+    def breaks(bundle: Path) -> None:
+        def edit(model: onnx.ModelProto) -> None:
+            graph = model.graph
+            weight = numpy_helper.from_array(np.zeros(3, np.float32), "bias")
+            (bundle / location).write_bytes(weight.raw_data)
+            set_external_data(weight, location)
+            weight.ClearField("raw_data")
+            graph.initializer.append(weight)
+            graph.node.insert(2, helper.make_node("Add", ["means", "bias"], ["sums"]))
+            graph.node[-1].input[0] = "sums"
+
+        odd_bundles.edit_graph(bundle, edit)
+
+    return breaks
+
+
 def _nested(group: str, field: str, value: object) -> _Breaks:
     """Sets a field of a group of fields, such as input.resize."""
 
@@ -114,7 +136,7 @@ def _nested(group: str, field: str, value: object) -> _Breaks:
 BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     "manifest-is-no-json": (
         lambda bundle: (bundle / "manifest.json").write_text('{"format_version": 1,'),
-        ("manifest.json", "JSON"),
+        ("manifest.json", "JSON", _REPLACE),
     ),
     "manifest-is-a-list": (
         lambda bundle: (bundle / "manifest.json").write_text("[]"),
@@ -122,11 +144,11 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     ),
     "manifest-is-no-text": (
         lambda bundle: (bundle / "manifest.json").write_bytes(b"\xff\xfe\x00"),
-        ("manifest.json", "not UTF-8"),
+        ("manifest.json", "not UTF-8", _REPLACE),
     ),
     "manifest-is-missing": (
         lambda bundle: (bundle / "manifest.json").unlink(),
-        ("manifest.json", "cannot be read"),
+        ("manifest.json", "cannot be read", "copy it again, or let this user read it"),
     ),
     "unknown-field": (lambda bundle: rewrite_manifest(bundle, flavour="mild"), ("manifest.json", "flavour")),
     "text-for-a-list": (lambda bundle: rewrite_manifest(bundle, labels="red"), ("manifest.json", "labels")),
@@ -152,14 +174,25 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
         lambda bundle: rewrite_manifest(bundle, name="somebody-else"),
         ("manifest.json", "`name`", "'somebody-else'", "'wrong-name'"),
     ),
-    "wrong-hash": (_change_a_byte, ("model.onnx", "`sha256`", "manifest.json", "export the bundle again")),
-    "truncated-graph": (_truncate, ("model.onnx", "cannot be loaded")),
-    "no-graph": (lambda bundle: odd_bundles.replace_model(bundle, b""), ("model.onnx", "cannot be loaded")),
+    "wrong-hash": (_change_a_byte, ("model.onnx", "`sha256`", "manifest.json", _REPLACE)),
+    "truncated-graph": (_truncate, ("model.onnx", "cannot be loaded", _REPLACE)),
+    "no-graph": (
+        lambda bundle: odd_bundles.replace_model(bundle, b""),
+        ("model.onnx", "cannot be loaded", _REPLACE),
+    ),
     "graph-is-missing": (
         lambda bundle: (bundle / "model.onnx").unlink(),
-        ("model.onnx", "cannot be read"),
+        ("model.onnx", "cannot be read", "copy it again, or let this user read it"),
     ),
-    "unknown-operator": (_unknown_operator, ("model.onnx", "cannot be loaded")),
+    "unknown-operator": (_unknown_operator, ("model.onnx", "cannot be loaded", _REPLACE)),
+    "weights-beside-the-graph": (
+        _weights_beside("weights.bin"),
+        ("model.onnx", "in other files", "weights inside"),
+    ),
+    "weights-elsewhere": (
+        _weights_beside("../../weights.bin"),
+        ("model.onnx", "in other files", "export it with all weights inside"),
+    ),
     "float-input": (
         _input(_shape("images", "N", 8, 8, 3, kind=TensorProto.FLOAT)),
         ("model.onnx", "input 'images'", "tensor(float)", "tensor(uint8)"),
@@ -183,7 +216,7 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
         lambda bundle: rewrite_manifest(bundle, labels=["red", "green", "blue", "mauve"]),
         ("model.onnx", "output 'probabilities' has 3", "`labels` says 4"),
     ),
-    "fails-when-run": (_fails_on_everything, ("model.onnx", "cannot be run")),
+    "fails-when-run": (_fails_on_everything, ("model.onnx", "cannot be run", "export the bundle again")),
 }
 
 

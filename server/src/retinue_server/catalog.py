@@ -214,7 +214,9 @@ class Loader:
             raise
         except Exception as error:
             # A graph that loads may still fail when it runs; ONNX Runtime's exceptions share only Exception.
-            raise BundleError(f"{bundle.model_path} cannot be run: {explain(error)}.") from error
+            raise BundleError(
+                f"{bundle.model_path} cannot be run: {explain(error)}; export the bundle again."
+            ) from error
         pipeline = Pipeline(
             session,
             spec,

@@ -19,6 +19,9 @@ MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_INPUT_SIDE = 8192
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# What to do about a file that nobody can mend.
+_REPLACE = "copy or export the bundle again"
+
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 _RESIZE_MODES = {
@@ -44,18 +47,20 @@ def read(folder: Path) -> pb.ModelManifest:
     path = folder / MANIFEST_FILE
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: that is no manifest.")
+            raise BundleError(
+                f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: that is no manifest; {_REPLACE}."
+            )
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        raise BundleError(f"{path} is not UTF-8 text.") from error
+        raise BundleError(f"{path} is not UTF-8 text; {_REPLACE}.") from error
     try:
         manifest = json_format.Parse(text, pb.ModelManifest(), max_recursion_depth=20)
     except json_format.ParseError as error:
         # Further lines list what every manifest may have.
         first_line = str(error).splitlines()[0].rstrip(".")
-        raise BundleError(f"{path} is not a retinue.v1.ModelManifest: {first_line}.") from error
+        raise BundleError(f"{path} is not a retinue.v1.ModelManifest: {first_line}; {_REPLACE}.") from error
     _validate(manifest, path)
     return manifest
 
@@ -71,7 +76,7 @@ def check_hash(folder: Path, manifest: pb.ModelManifest) -> None:
     if actual != manifest.sha256:
         raise BundleError(
             f"{path} has SHA-256 {actual}, but field `sha256` of {MANIFEST_FILE} says {manifest.sha256}: "
-            "the file was changed or cut short; copy or export the bundle again."
+            f"the file was changed or cut short; {_REPLACE}."
         )
 
 
@@ -85,7 +90,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+        raise _unreadable(path, error) from error
 
 
 def input_spec(manifest: pb.ModelManifest) -> InputSpec:
@@ -101,6 +106,10 @@ def input_spec(manifest: pb.ModelManifest) -> InputSpec:
         pad_value=resize.pad_value,
         draft_decoding=image.draft_decoding,
     )
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    return BundleError(f"{path} cannot be read: {error.strerror}; copy it again, or let this user read it.")
 
 
 def _validate(manifest: pb.ModelManifest, path: Path) -> None:

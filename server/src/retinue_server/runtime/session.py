@@ -1,5 +1,6 @@
 """One network in ONNX Runtime: created, checked against its manifest, and run on batches of images."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ _PREAMBLE = re.compile(
     r"(?:/\S+:\d+ .*? was false\. )?",
     re.DOTALL,
 )
+
+# What it then says of a model whose weights lie in other files.
+_EXTERNAL_DATA = re.compile(r"external (data|tensors)", re.IGNORECASE)
 
 # ONNX Runtime's names of element types, as the contract of each output allows them, and how many dimensions it has.
 _OUTPUTS: Mapping[int, Mapping[str, tuple[frozenset[str], int]]] = {
@@ -74,7 +78,7 @@ class Session:
             )
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
-            raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {explain(error)}.") from error
+            raise BundleError(_why_not_loaded(path, explain(error))) from error
         running = self._session.get_providers()[0]
         if running != provider.name:
             raise StartupError(
@@ -195,8 +199,17 @@ def _session_options(threads: Threads) -> ort.SessionOptions:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Spinning threads of one run would take the cores of the others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Where weights outside of the model are looked for: nowhere, since the bundle's hash does not cover them. Else a
+    # model could name any file of this machine.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.log_severity_level = 3
     return options
+
+
+def _why_not_loaded(path: Path, explanation: str) -> str:
+    if _EXTERNAL_DATA.search(explanation):
+        return f"{path} keeps weights in other files, which its hash does not cover; export it with all weights inside."
+    return f"{path} cannot be loaded by ONNX Runtime: {explanation}; copy or export the bundle again."
 
 
 def explain(error: Exception) -> str:
