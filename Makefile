@@ -11,7 +11,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 # onnxruntime and onnxruntime-gpu install the same module, so a machine has one of them.
 RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 
-.PHONY: serve test develop check format proto contract models bench clean
+.PHONY: serve test develop check format proto contract readme models bench clean
 
 ## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -47,6 +47,10 @@ proto:
 ## contract: make protos/contract.binpb anew, which no change may break: at a release, or where a break is meant
 contract: $(VENV)/.develop
 	$(BIN)/buf build --exclude-source-info --output protos/contract.binpb
+
+## readme: run the README's session and write what it prints now into it, its picture included
+readme: $(VENV)/.develop
+	$(BIN)/python -m tests.readme
 
 ## models: train and export every bundled model anew into .work/models (two cores: under an hour)
 models: $(VENV)/.develop

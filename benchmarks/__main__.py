@@ -15,7 +15,7 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no scenario {unknown[0]!r}: there are {', '.join(_SCENARIOS)}.")
     facts = machine.facts()
-    print(f"{facts['processor']}, {facts['cores']} cores, commit {facts['commit']}\n")
+    print(f"{machine.sentence(facts)}\n")
     for name in names or list(_SCENARIOS):
         scenario = _SCENARIOS[name]
         result = scenario.run()

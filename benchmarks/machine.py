@@ -25,6 +25,15 @@ def facts() -> dict[str, Any]:
     }
 
 
+def sentence(facts: dict[str, Any]) -> str:
+    """The facts in words."""
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    return (
+        f"Measured at commit {facts['commit']}, {facts['measured_at']}, {facts['processor']}, "
+        f"{facts['cores']} cores, {versions}."
+    )
+
+
 def _git(*arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,110 +1,170 @@
-"""The README is always true: its commands run, print what it shows, and its Python runs."""
+"""The README is always true: its commands run and print what it shows, its Python runs, its figures are measured."""
 
-import os
+import json
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from benchmarks import machine, memory, serve, startup
+from PIL import Image
+from tests import readme
 from tests.server_process import ROOT, ServerProcess
 from tests.system_packages import require
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-# Each needs a machine of its own; CI runs the first two, and the container test builds and starts the third.
-RUN_ELSEWHERE = ("make serve", "make test", "docker compose up")
+TEXT = readme.README.read_text(encoding="utf-8")
+SESSION = readme.session()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+PICTURE = "docs/images/detections.png"
+PIXELS_THAT_MAY_DIFFER = 0.005
+
+# What differs from machine to machine: times, the measured batch and memory of a model, the length of a bar.
+MEASURED = re.compile(r"\d+\.\d ms \(.*\)|\d+ +\d+\.\d MiB$|█.*$", re.MULTILINE)
+# How far a score, a share, an edge of a box in pixels and an area in pixels may be from what is shown.
+TOLERANCES: dict[str, dict[str, float]] = {
+    r"0\.\d{3}": {"abs": 0.01},
+    r"\d+\.\d%": {"abs": 1},
+    r"\d+\.\d": {"abs": 2},
+    r"\d{1,3}(,\d{3})+": {"rel": 0.02},
+}
+
+# Lines that need a machine of their own, and what runs them.
+RUN_ELSEWHERE = {
+    "make serve": "tests/integration/test_fresh_clone.py",
+    "make test": ".ci/run",
+    "docker compose up": "tests/integration/test_containers.py",
+}
+SCENARIOS: dict[str, Any] = {"serve": serve, "startup": startup, "memory": memory}
 
 
 def blocks(language: str) -> list[str]:
     return [text for found, text in BLOCKS if found == language]
 
 
-def commands() -> list[tuple[str, str]]:
-    """(command, what the README says it prints) of every console block."""
-    found = []
-    for block in blocks("console"):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            found.append((command, output.strip()))
-    return found
+def line_with(words: str) -> str:
+    """The one line of a shell block with these words in it."""
+    (line,) = [line for block in blocks("sh") for line in block.splitlines() if words in line]
+    return line
 
 
-@pytest.fixture(scope="module")
-def environment(server: ServerProcess) -> dict[str, str]:
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": paths, "RETINUE_SERVER": server.grpc_address, "COLUMNS": "120"}
+def lines(output: str) -> list[list[str]]:
+    """The words of each line, without what was measured."""
+    return [line.split() for line in MEASURED.sub("", output).strip().splitlines()]
 
 
-def test_there_is_something_to_run() -> None:
-    assert len(commands()) >= 3
-    assert blocks("python")
+def tolerance(word: str) -> dict[str, float] | None:
+    return next((found for form, found in TOLERANCES.items() if re.fullmatch(form, word)), None)
 
 
-@pytest.mark.parametrize(("command", "shown"), commands())
+def number(word: str) -> float | str:
+    """The number that a word is, or the word where it is none that has a tolerance."""
+    return word if tolerance(word) is None else float(word.rstrip("%").replace(",", ""))
+
+
+def about(word: str) -> object:
+    """What equals any number close enough to that of the word, or the word itself."""
+    within = tolerance(word)
+    return word if within is None else pytest.approx(number(word), **within)
+
+
+@pytest.mark.parametrize(("command", "shown"), SESSION)
 def test_a_command_prints_what_the_readme_shows(
-    command: str, shown: str, environment: dict[str, str], server: ServerProcess
+    command: str, shown: str, server: ServerProcess, tmp_path: Path
 ) -> None:
-    words = shlex.split(command.replace("localhost:8080", server.http_url.removeprefix("http://")))
-    words[0] = words[0].removeprefix(".venv/bin/")
-    if words[0] == "curl":
+    if command.startswith("curl"):
         require("curl")
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+
+    printed = readme.run(command.replace(PICTURE, str(tmp_path / "drawn.png")), server)
+
+    if command.endswith(
+        " models"
+    ):  # what a bundle is and reaches is written in it, and is the same everywhere
+        assert lines(printed) == lines(shown)
+    else:
+        assert [[*map(number, line)] for line in lines(printed)] == [
+            [*map(about, line)] for line in lines(shown)
+        ]
+
+
+def test_the_picture_is_the_one_that_the_session_draws(server: ServerProcess, tmp_path: Path) -> None:
+    (command,) = [command for command, _ in SESSION if PICTURE in command]
+
+    readme.run(command.replace(PICTURE, str(tmp_path / "drawn.png")), server)
+
+    drawn, shown = (
+        np.asarray(Image.open(path).convert("RGB"), np.int16)
+        for path in (tmp_path / "drawn.png", ROOT / PICTURE)
     )
-    assert done.returncode == 0, done.stderr
-    assert readable(done.stdout) == readable(shown)
-
-
-def readable(output: str) -> list[str]:
-    """Lines without what differs from machine to machine: times, rates, addresses, the width of tables."""
-    without_numbers = re.sub(r"\d+([.,:]\d+)*", "0", output)
-    return [re.sub(r"[\s━─]+", " ", line).strip() for line in without_numbers.strip().splitlines()]
+    assert drawn.shape == shown.shape
+    # Letters may be of another font.
+    assert np.mean(np.abs(drawn - shown).max(axis=2) > 32) < PIXELS_THAT_MAY_DIFFER
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_the_python_runs(code: str, environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_python_runs(code: str, server: ServerProcess, tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
-    script.write_text(code.replace("localhost:8001", environment["RETINUE_SERVER"]))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    script.write_text(code.replace("localhost:8001", server.grpc_address))
+
+    readme.run(f"python {script}")
 
 
-@pytest.mark.parametrize("command", [line for block in blocks("sh") for line in block.strip().splitlines()])
-def test_every_other_command_is_known_to_be_run_elsewhere_or_exists(command: str) -> None:
-    if command.startswith(RUN_ELSEWHERE):
-        return
-    program, *arguments = shlex.split(command)
-    if program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert arguments[0] in targets
-    else:
-        # The program and its subcommand exist and know every flag that is shown.
-        name = Path(program).name
-        subcommand = [word for word in arguments[:1] if not word.startswith("-")]
-        executable = str(Path(sys.executable).parent / name)
-        helped = subprocess.run(
-            [executable, *subcommand, "--help"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        )
-        for flag in (word.split("=")[0] for word in arguments if word.startswith("--")):
-            assert flag in helped.stdout
+def test_every_other_line_is_run_by_a_test_too() -> None:
+    found = {line for block in blocks("sh") for line in block.splitlines()}
+
+    assert found == {*RUN_ELSEWHERE, line_with("retinue score"), line_with("retinue-export torchvision")}
+    assert all((ROOT / where).exists() for where in RUN_ELSEWHERE.values())
+
+
+def test_a_folder_is_scored(server: ServerProcess, tmp_path: Path) -> None:
+    table = tmp_path / "results.parquet"
+
+    readme.run(line_with("retinue score").replace("results.parquet", str(table)), server)
+
+    assert pq.read_table(table).num_rows == len(list((ROOT / "examples").glob("*.jpg")))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_a_bundle(tmp_path: Path) -> None:
+    import torch
+
+    from retinue_export import torchvision_models
+
+    torch.manual_seed(0)
+    torch.save(torchvision_models.build_network("resnet18", 3).state_dict(), tmp_path / "resnet18.pth")
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+
+    readme.run(line_with("retinue-export torchvision"), folder=tmp_path)
+
+    manifest = json.loads((tmp_path / "models" / "my-model" / "1" / "manifest.json").read_text())
+    assert manifest["labels"] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_benchmark_figures_are_the_measured_ones(name: str) -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+    assert machine.sentence(result) in page
+    for line in SCENARIOS[name].table(result).splitlines():
+        assert line in page
+        assert line in TEXT
+    if name == "serve":
+        runtime = result["versions"]["onnxruntime"]
+        assert f"on {result['cores']} cores ({result['processor']}), ONNX Runtime {runtime}:" in TEXT
+
+
+def test_the_way_of_a_request_is_the_same_in_both_places() -> None:
+    def way(page: Path) -> list[str]:
+        text = page.read_text(encoding="utf-8")
+        return [Path(link).name for link in re.findall(r"^\d\. \[.*?\]\((.*?)\)", text, re.MULTILINE)]
+
+    assert len(way(readme.README)) == 6
+    assert way(readme.README) == way(ROOT / "docs" / "architecture.md")
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+    for page in (readme.README, ROOT / "docs" / "architecture.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
