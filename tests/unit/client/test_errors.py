@@ -103,7 +103,20 @@ def test_a_request_over_the_message_limit_is_told_from_a_full_queue(ask):
     large = b"x" * 600_000
     with pytest.raises(RequestTooLargeError, match="max_request_bytes") as caught:
         ask("classify", [large, large])
-    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+    assert (caught.value.code, caught.value.reason) == (Code.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+
+
+def test_a_request_that_the_server_finds_too_large_fails_alone_where_it_is_of_one_image(ask, server, failure):
+    def small_only(request, context):
+        if sum(len(image.encoded) for image in request.images) > 1000:
+            failure(Code.INVALID_ARGUMENT, "Too many bytes.", "REQUEST_TOO_LARGE").abort(context)
+
+    server.service.on_request = small_only
+    with pytest.raises(RequestTooLargeError, match="Too many bytes") as caught:
+        ask("classify", [b"x" * 600, b"x" * 600])
+    assert (caught.value.code, caught.value.reason) == (Code.INVALID_ARGUMENT, "REQUEST_TOO_LARGE")
+    outcomes = ask("classify", [b"a", b"x" * 2000, b"c"], client={"max_request_images": 1})
+    assert [getattr(outcome, "reason", None) for outcome in outcomes] == [None, "REQUEST_TOO_LARGE", None]
 
 
 def test_one_image_over_the_message_limit_fails_alone(ask):

@@ -3,7 +3,7 @@
 RetinueError                      code                 when
 ├── ImageError                    INVALID_ARGUMENT     this one image has no answer
 ├── InvalidRequestError           INVALID_ARGUMENT     an option out of its range, no images
-│   └── RequestTooLargeError      RESOURCE_EXHAUSTED   more bytes than the server accepts
+│   └── RequestTooLargeError      INVALID_ARGUMENT     more bytes than the server accepts
 ├── ModelNotFoundError            NOT_FOUND            no such model or version
 ├── WrongTaskError                FAILED_PRECONDITION  the model answers another question
 ├── OverloadedError               RESOURCE_EXHAUSTED   more work than can be done in time
@@ -104,10 +104,12 @@ class InvalidRequestError(RetinueError):
 
 
 class RequestTooLargeError(InvalidRequestError):
-    """A request has more bytes than the server accepts in one message."""
+    """A request has more bytes than the server accepts.
 
-    code = StatusCode.RESOURCE_EXHAUSTED
-    reason = "MESSAGE_TOO_LARGE"
+    The code is RESOURCE_EXHAUSTED where gRPC stopped the message before the server saw it.
+    """
+
+    reason = "REQUEST_TOO_LARGE"
 
 
 class ModelNotFoundError(RetinueError):
@@ -178,6 +180,7 @@ _ERRORS_BY_CODE: dict[StatusCode, type[RetinueError]] = {
     StatusCode.UNAUTHENTICATED: AuthenticationError,
     StatusCode.PERMISSION_DENIED: AuthenticationError,
 }
+_ERRORS_BY_REASON: dict[str, type[RetinueError]] = {RequestTooLargeError.reason: RequestTooLargeError}
 
 
 def error_from_call(
@@ -206,7 +209,7 @@ def error_from_call(
     elif reason is None:
         error = _error_of_the_transport(code, text, address, timeout_seconds)
     else:
-        error_class = _ERRORS_BY_CODE.get(code, ServerError)
+        error_class = _ERRORS_BY_REASON.get(reason) or _ERRORS_BY_CODE.get(code, ServerError)
         error = error_class(text, code=code, reason=reason, retry_after_seconds=retry_after_seconds)
     error.__cause__ = call
     return error
@@ -267,7 +270,9 @@ def _error_of_the_transport(
     if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text.lower():
         return RequestTooLargeError(
             f"{address} does not accept a message of this size ({text}). Send smaller images or fewer in one "
-            "request (max_request_bytes), or raise the server's message limit."
+            "request (max_request_bytes), or raise the server's message limit.",
+            code=code,
+            reason="MESSAGE_TOO_LARGE",
         )
     if code is StatusCode.UNIMPLEMENTED:
         return ServerError(
