@@ -249,15 +249,15 @@ def test_a_deadline_ends_a_call_that_waits(small: Connection, small_server: Serv
         client.classify(pictures.png(pictures.RED), model=SLOW_MODEL)
 
 
-def test_an_image_over_the_servers_message_limit_fails_alone(small_server: ServerProcess) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+def test_an_image_over_the_servers_limit_fails_alone(small_server: ServerProcess) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     assert noise.nbytes > SMALL_REQUEST_BYTES
     with Client(small_server.grpc_address, max_request_bytes=SMALL_REQUEST_BYTES // 2) as client:
         red = pictures.png(pictures.RED)
         outcomes = client.classify([red, noise, red], model="colour-classifier")
     assert [isinstance(outcome, Classification) for outcome in outcomes] == [True, False, True]
     assert isinstance(outcomes[1], ImageError)
-    assert outcomes[1].reason == "MESSAGE_TOO_LARGE"
+    assert outcomes[1].reason == "REQUEST_TOO_LARGE"
 
 
 def test_the_http_port_is_recognised_as_such(colour_server: ServerProcess) -> None:
