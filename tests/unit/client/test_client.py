@@ -165,6 +165,11 @@ def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option
         ask(method, b"x", **option)
 
 
+def test_a_version_that_no_server_can_have_is_an_invalid_request(ask):
+    with pytest.raises(InvalidRequestError, match="cannot be sent"):
+        ask("get_model", "a-classifier", 10**12)
+
+
 def test_an_unknown_option_is_a_type_error(ask):
     with pytest.raises(TypeError, match="topk"):
         ask("classify", b"x", topk=3)

@@ -19,6 +19,7 @@ from retinue_client._calls import (
     SegmentOptions,
     classify_call,
     detect_call,
+    make_request,
     segment_call,
 )
 from retinue_client._channel import (
@@ -27,6 +28,7 @@ from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
+    deadline_seconds,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
@@ -174,9 +176,10 @@ class AsyncClient:
 
         Raises:
             ModelNotFoundError: It is not served.
+            InvalidRequestError: The name is no text, or the version too large a number to be sent.
             RetinueError: The call failed.
         """
-        request = pb.GetModelRequest(model=name, version=version or 0)
+        request = make_request(pb.GetModelRequest, model=name, version=version or 0)
         return model_info((await self._invoke("GetModel", request, self._timeout(timeout_seconds))).model)
 
     async def close(self) -> None:
@@ -268,7 +271,7 @@ class AsyncClient:
         return getattr(self._stub, name)
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
-        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        return deadline_seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
 
 
 async def _next_request(requests: Iterator[Request], all_at_hand: bool) -> Request | None:

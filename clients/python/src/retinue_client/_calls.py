@@ -146,7 +146,7 @@ def classify_call(
     Raises:
         InvalidRequestError: An option is of the wrong type or too large a number to be sent.
     """
-    template = _template(
+    template = make_request(
         pb.ClassifyRequest, model=model, version=version or 0, top_k=top_k, min_score=min_score
     )
     return Call("Classify", template, timeout_seconds, _classification)
@@ -166,7 +166,7 @@ def detect_call(
     Raises:
         InvalidRequestError: An option is of the wrong type or too large a number to be sent.
     """
-    template = _template(
+    template = make_request(
         pb.DetectRequest,
         model=model,
         version=version or 0,
@@ -197,7 +197,7 @@ def segment_call(
             f"mask_format is {' or '.join(_MASK_FORMATS)} and mask_size {' or '.join(_MASK_SIZES)}, "
             f"not {mask_format!r} and {mask_size!r}."
         )
-    template = _template(
+    template = make_request(
         pb.SegmentRequest,
         model=model,
         version=version or 0,
@@ -208,7 +208,12 @@ def segment_call(
     return Call("Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size))
 
 
-def _template(request: type[Any], **options: Any) -> Any:
+def make_request(request: type[Any], **options: Any) -> Any:
+    """A request of this type with these options.
+
+    Raises:
+        InvalidRequestError: An option is of the wrong type or too large a number to be sent.
+    """
     try:
         return request(**options)
     except (TypeError, ValueError) as exc:

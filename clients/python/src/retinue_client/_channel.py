@@ -6,6 +6,9 @@ DEFAULT_MAX_REQUEST_BYTES = 16 << 20
 # One request is computed while the next is read and sent.
 REQUESTS_IN_FLIGHT = 2
 
+# gRPC counts nanoseconds since 1970 in 64 bits, and takes a deadline beyond them for one that has passed.
+_LONGEST_DEADLINE_SECONDS = 1e9
+
 # Class maps of large images are large, and what may be sent is the server's to say. gRPC's own longest wait
 # before it connects again is two minutes, which is longer than a server takes to start.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -15,3 +18,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+
+
+def deadline_seconds(timeout_seconds: float | None) -> float | None:
+    """The timeout as gRPC takes it: one of decades, or an infinite one, is none."""
+    endless = timeout_seconds is not None and timeout_seconds > _LONGEST_DEADLINE_SECONDS
+    return None if endless else timeout_seconds

@@ -19,6 +19,7 @@ from retinue_client._calls import (
     SegmentOptions,
     classify_call,
     detect_call,
+    make_request,
     segment_call,
 )
 from retinue_client._channel import (
@@ -27,6 +28,7 @@ from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
+    deadline_seconds,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
@@ -178,9 +180,10 @@ class Client:
 
         Raises:
             ModelNotFoundError: It is not served.
+            InvalidRequestError: The name is no text, or the version too large a number to be sent.
             RetinueError: The call failed.
         """
-        request = pb.GetModelRequest(model=name, version=version or 0)
+        request = make_request(pb.GetModelRequest, model=name, version=version or 0)
         return model_info(self._invoke("GetModel", request, self._timeout(timeout_seconds)).model)
 
     def close(self) -> None:
@@ -266,4 +269,4 @@ class Client:
         return getattr(self._stub, name)
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
-        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        return deadline_seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
