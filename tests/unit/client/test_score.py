@@ -1,5 +1,5 @@
 import json
-import time
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,12 +84,20 @@ def test_every_file_has_one_row_in_the_order_of_its_path(score, folder, tmp_path
 
 
 def test_answers_that_come_out_of_order_are_written_in_order(score, server, folder, tmp_path):
-    def slow_where_first(request, _context):
-        # The requests that are sent first are answered last.
-        if len(server.service.requests) < 6:
-            time.sleep(0.05 * (6 - len(server.service.requests)))
+    arrived = []
+    another_answered = threading.Event()
 
-    server.service.on_request = slow_where_first
+    def hold_the_first(request, _context):
+        images = [image.encoded for image in getattr(request, "images", ())]
+        if images:
+            arrived.append(images)
+        if len(arrived) == 3:
+            # Two are under way at first, so that a third one means that one of them was answered.
+            another_answered.set()
+        if b"000.jpg" in images:
+            assert another_answered.wait(timeout=60)
+
+    server.service.on_request = hold_the_first
     assert score(folder).exit_code == 0
     assert [row["path"] for row in rows(tmp_path)] == image_paths(folder)
 
@@ -172,6 +180,7 @@ def test_files_that_fail_are_rows_with_their_reason_and_the_exit_code_is_1(
     [
         (["--model", "b-detector"], "is for detect, not for classify"),
         (["--model", "nothing"], "There is no model 'nothing'"),
+        (["--model-version", "99999999999"], "An option cannot be sent"),
         (["--threshold", "0.5"], "--threshold belongs to --task detect"),
         (["--class", "bag"], "--class belongs to --task detect or segment"),
         (["--server", "localhost:1"], "No Retinue server answers at localhost:1"),
@@ -197,7 +206,12 @@ def test_without_a_model_the_only_one_of_the_task_is_taken(server, folder, tmp_p
 
 
 def test_options_reach_the_server_and_are_noted_in_the_file(score, server, folder, tmp_path):
-    score(folder, "--threshold", "0.25", "--max-detections", "3", "--class", "bag", task="detect")
+    score(folder, "--top-k", "2", "--min-score", "0.5")
+    request = server.service.requests[-1]
+    assert (request.top_k, request.min_score) == (2, 0.5)
+    score(
+        folder, "--overwrite", "--threshold", "0.25", "--max-detections", "3", "--class", "bag", task="detect"
+    )
     request = server.service.requests[-1]
     assert (request.score_threshold, request.max_detections, list(request.classes)) == (0.25, 3, ["bag"])
     metadata = pq.read_schema(tmp_path / "results.parquet").metadata

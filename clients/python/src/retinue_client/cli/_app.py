@@ -18,6 +18,7 @@ from retinue_client.cli._options import (
     Images,
     Json,
     MaxDetections,
+    MinScore,
     Model,
     ModelVersion,
     Server,
@@ -62,9 +63,7 @@ def classify(  # noqa: PLR0913 (a command's options are its parameters)
     model: Model = "",
     model_version: ModelVersion = None,
     top_k: TopK = None,
-    min_score: Annotated[
-        float | None, typer.Option("--min-score", help="Leave out classes of a lower probability, in [0, 1].")
-    ] = None,
+    min_score: MinScore = None,
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = DEFAULT_TIMEOUT,
     as_json: Json = False,

@@ -38,6 +38,9 @@ Classes = Annotated[
     typer.Option("--class", metavar="NAME", help="Only this class; may be given several times."),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", help="How many classes to return; 5 by default.")]
+MinScore = Annotated[
+    float | None, typer.Option("--min-score", help="Leave out classes of a lower probability, in [0, 1].")
+]
 Threshold = Annotated[
     float | None,
     typer.Option(

@@ -22,6 +22,7 @@ from retinue_client.cli._options import (
     DEFAULT_TIMEOUT,
     Classes,
     MaxDetections,
+    MinScore,
     Model,
     ModelVersion,
     Server,
@@ -49,6 +50,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     model: Model = "",
     model_version: ModelVersion = None,
     top_k: TopK = None,
+    min_score: MinScore = None,
     threshold: Threshold = None,
     max_detections: MaxDetections = None,
     classes: Classes = None,
@@ -75,6 +77,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         task,
         {
             "--top-k": ("top_k", {TaskName.CLASSIFY}, top_k),
+            "--min-score": ("min_score", {TaskName.CLASSIFY}, min_score),
             "--threshold": ("score_threshold", {TaskName.DETECT}, threshold),
             "--max-detections": ("max_detections", {TaskName.DETECT}, max_detections),
             "--class": ("classes", {TaskName.DETECT, TaskName.SEGMENT}, classes),
