@@ -76,6 +76,12 @@ def test_an_unreachable_server_is_one_sentence_and_the_exit_code_2(retinue, phot
     assert "retinue-server --models" in result.stderr
 
 
+def test_an_infinite_timeout_is_none(retinue, photos):
+    assert retinue("classify", photos / "a.png", "--timeout", "inf").exit_code == 0
+    result = retinue("models", "--timeout", "inf", "--server", "localhost:1")
+    assert "No Retinue server answers at localhost:1" in result.stderr
+
+
 def test_a_wrong_address_is_refused_with_an_example(retinue, photos):
     result = retinue("classify", photos / "a.png", "--server", "http://localhost:8001")
     assert result.exit_code == 2
@@ -218,6 +224,30 @@ def test_a_drawing_that_cannot_be_written_as_named_is_refused_before_the_server_
     assert complaint in result.stderr
     assert result.stderr.startswith("retinue: --draw: ")
     assert server.service.requests == []
+
+
+def test_a_picture_that_cannot_be_written_is_said_and_every_image_still_has_its_line(
+    retinue, photos, tmp_path
+):
+    out = tmp_path / "drawn"
+    (out / "a.png").mkdir(parents=True)
+    (photos / "answered.png").write_bytes(b"no image to this machine")
+    images = [photos / "a.png", photos / "answered.png", *[photos / "b.png"] * 20]
+    result = retinue("segment", "--json", *images, "--draw", out, "--mask-out", tmp_path / "maps")
+    assert result.exit_code == 1
+    assert [line["error"] for line in lines(result)] == [None] * 22
+    complaints = result.stderr.splitlines()
+    assert [line.startswith("retinue: --draw: ") for line in complaints] == [True, True]
+    assert "a.png' cannot be written: Is a directory." in complaints[0]
+    assert "answered.png' cannot be drawn: It is no image file" in complaints[1]
+    assert len(list(out.glob("b*.png"))) == 20
+    assert len(list((tmp_path / "maps").iterdir())) == 22
+
+
+def test_a_format_that_cannot_hold_the_picture_is_said(retinue, photos, tmp_path):
+    result = retinue("detect", photos / "a.png", "--draw", tmp_path / "drawn.blp")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "drawn.blp' cannot be written: " in result.stderr
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -33,7 +33,8 @@ from retinue_client.cli._show import models_table, print_json
 app = typer.Typer(
     name="retinue",
     help="Asks a Retinue server about images.",
-    epilog="Exit codes: 0 every image was answered; 1 some were not; 2 wrong usage, or the server did not answer.",
+    epilog="Exit codes: 0 every image was answered; 1 some were not, or not drawn; 2 wrong usage, or the server did "
+    "not answer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

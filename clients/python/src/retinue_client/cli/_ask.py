@@ -40,7 +40,8 @@ def ask_about(images: list[str], question: Question, outputs: Outputs) -> None:
     With JSON, standard output has one line for each image whatever happens, and nothing else.
 
     Raises:
-        typer.Exit: With 0 where every image was answered, 1 where some were not, 2 where the call as a whole failed.
+        typer.Exit: With 0 where every image was answered and every picture of an answer written, 1 where some were
+            not, 2 where the call as a whole failed.
     """
     failed = 0
     for start in range(0, len(images), _IMAGES_AT_ONCE):
@@ -58,7 +59,8 @@ def ask_about(images: list[str], question: Question, outputs: Outputs) -> None:
                 failed += 1
                 continue
             place = start + offset
-            _save(contents[offset], outcome, outputs.drawings[place], outputs.class_maps[place])
+            if not _save(contents[offset], outcome, outputs.drawings[place], outputs.class_maps[place]):
+                failed += 1
     raise typer.Exit(EXIT_SOME_FAILED if failed else EXIT_ALL_ANSWERED)
 
 
@@ -80,13 +82,10 @@ def _report(name: str, outcome: Result | ImageError, as_json: bool) -> None:
         console_for(sys.stdout).print(result_block(name, outcome))
 
 
-def _save(content: bytes, result: Result, drawing: Path | None, class_map: Path | None) -> None:
+def _save(content: bytes, result: Result, drawing: Path | None, class_map: Path | None) -> bool:
+    saved = True
     if drawing is not None:
-        try:
-            picture = result.draw(content)
-        except ImageError as error:
-            # The server reads formats that this machine's Pillow may lack.
-            fail(f"{drawing} cannot be drawn: {error.message}")
-        save_picture(picture, drawing, "--draw")
+        saved &= save_picture(lambda: result.draw(content), drawing, "--draw")
     if class_map is not None and isinstance(result, Segmentation):
-        save_picture(result.to_image(), class_map, "--mask-out")
+        saved &= save_picture(result.to_image, class_map, "--mask-out")
+    return saved

@@ -13,11 +13,16 @@ EXIT_NOT_ANSWERED = 2
 EXIT_INTERRUPTED = 130
 
 
+def complain(message: str) -> None:
+    """Says in one sentence what went wrong."""
+    console_for(sys.stderr).print(f"retinue: {plain(message)}", soft_wrap=True)
+
+
 def fail(message: str) -> NoReturn:
     """Says in one sentence why a command cannot go on, and ends it.
 
     Raises:
         typer.Exit: With 2.
     """
-    console_for(sys.stderr).print(f"retinue: {plain(message)}", soft_wrap=True)
+    complain(message)
     raise typer.Exit(EXIT_NOT_ANSWERED)

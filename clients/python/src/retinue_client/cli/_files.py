@@ -1,13 +1,14 @@
 """The files that the command line reads and writes."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
-from retinue_client._errors import ImageError
+from retinue_client._errors import ImageError, RetinueError
 from retinue_client._images import read_file
-from retinue_client.cli._exit import fail
+from retinue_client.cli._exit import complain, fail
 
 STANDARD_INPUT = "-"
 
@@ -58,17 +59,20 @@ def plan_outputs(
     return [path / name for name in _distinct_names(images)]
 
 
-def save_picture(picture: Image.Image, path: Path, option: str) -> None:
-    """Writes a picture.
-
-    Raises:
-        typer.Exit: The file cannot be written.
-    """
+def save_picture(paint: Callable[[], Image.Image], path: Path, option: str) -> bool:
+    """Paints a picture and writes it; where that fails, says why and returns False."""
     try:
-        picture.save(path)
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-        fail(f"{option}: {str(path)!r} cannot be written: {reason}.")
+        paint().save(path)
+    except RetinueError as error:
+        # The server reads formats that this machine's Pillow may lack.
+        complain(f"{option}: {str(path)!r} cannot be drawn: {error.message}")
+    except (OSError, ValueError) as exc:
+        # ValueError is what a format's writer raises of a mode that it does not know.
+        reason = getattr(exc, "strerror", None) or exc
+        complain(f"{option}: {str(path)!r} cannot be written: {reason}.")
+    else:
+        return True
+    return False
 
 
 def _suffixes_pillow_writes() -> frozenset[str]:
