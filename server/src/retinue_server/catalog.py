@@ -47,7 +47,7 @@ class ServedModel:
         version: Its version.
         task: What it answers.
         manifest: What its bundle says.
-        class_ids: Class id by label.
+        class_ids: The classes of each label: several may have one name, as "crane" has two in ImageNet.
         batcher: Where its images queue.
         threads: How many batches run at once.
         profile: What it costs here.
@@ -58,7 +58,7 @@ class ServedModel:
     version: int
     task: Task
     manifest: pb.ModelManifest
-    class_ids: dict[str, int]
+    class_ids: dict[str, frozenset[int]]
     batcher: Batcher[Work, Answer]
     threads: Threads
     profile: Profile
@@ -237,7 +237,7 @@ class Loader:
             version=bundle.version,
             task=_TASKS[manifest.task],
             manifest=manifest,
-            class_ids={label: class_id for class_id, label in enumerate(manifest.labels)},
+            class_ids=ids_by_label(manifest.labels),
             batcher=batcher,
             threads=self._threads,
             profile=profile,
@@ -260,6 +260,14 @@ class Loader:
         if self._provider.on_gpu:
             return device_memory_used_bytes()
         return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def ids_by_label(labels: Iterable[str]) -> dict[str, frozenset[int]]:
+    """The class ids of each label, which several classes may share."""
+    ids: dict[str, frozenset[int]] = {}
+    for class_id, label in enumerate(labels):
+        ids[label] = ids.get(label, frozenset()) | {class_id}
+    return ids
 
 
 def _listed(names: Iterable[str]) -> str:

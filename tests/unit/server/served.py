@@ -1,10 +1,11 @@
 """Served models without a network, for tests of what surrounds them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server.catalog import ServedModel
+from retinue_server.catalog import ServedModel, ids_by_label
 from retinue_server.results import Task
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.session import Threads
@@ -16,12 +17,18 @@ _WIRE_TASKS = {
 }
 
 
-def served_model(name: str, version: int = 1, task: Task = Task.CLASSIFY, batcher: Any = ()) -> ServedModel:
-    """A model of two classes, whose batcher is anything with a length."""
+def served_model(
+    name: str,
+    version: int = 1,
+    task: Task = Task.CLASSIFY,
+    batcher: Any = (),
+    labels: Sequence[str] = ("red", "green"),
+) -> ServedModel:
+    """A model of two classes, or those it is given, whose batcher is anything with a length."""
     manifest = pb.ModelManifest(
         name=name,
         task=_WIRE_TASKS[task],
-        labels=["red", "green"],
+        labels=labels,
         input=pb.ImageInput(height=32, width=64),
         precision=pb.PRECISION_FP16_WEIGHTS,
     )
@@ -30,7 +37,7 @@ def served_model(name: str, version: int = 1, task: Task = Task.CLASSIFY, batche
         version=version,
         task=task,
         manifest=manifest,
-        class_ids={"red": 0, "green": 1},
+        class_ids=ids_by_label(manifest.labels),
         batcher=batcher,
         threads=Threads(2, 1),
         profile=Profile(8, 123.4),

@@ -165,4 +165,4 @@ def _class_ids(labels: Sequence[str], model: ServedModel) -> frozenset[int] | No
             f"model '{model.name}' has no class {unknown[0][:128]!r}; its classes are: {', '.join(known)}{more}.",
             reason="CLASS_UNKNOWN",
         )
-    return frozenset(model.class_ids[label] for label in labels)
+    return frozenset().union(*(model.class_ids[label] for label in labels))
