@@ -4,7 +4,15 @@ import pytest
 
 from retinue_server.errors import StartupError
 from retinue_server.runtime import providers
-from retinue_server.runtime.providers import CPU, CUDA, TENSORRT, Provider, ProviderOptions, choose
+from retinue_server.runtime.providers import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Provider,
+    ProviderOptions,
+    choose,
+    tensorrt_options,
+)
 
 GIB = 1 << 30
 GPU_BUILD = (TENSORRT, CUDA, CPU)
@@ -137,6 +145,29 @@ def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> 
         why_not=Machine(TENSORRT).why_not,
     )
     assert provider.chain[0][1]["trt_engine_cache_path"] == "/home/somebody/cache/tensorrt"
+
+
+def test_the_folder_of_tensorrts_engines_is_made_before_it_is_tried(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "tensorrt"
+    # What is missing on a machine without a GPU is told as before.
+    assert "the driver" in providers._runs_here("NoneExecutionProvider", tensorrt_options(0, 0, folder))
+    assert folder.is_dir()
+    assert "the driver" in providers._runs_here("NoneExecutionProvider", tensorrt_options(0, 0, folder))
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "tensorrt"
+    with pytest.raises(StartupError) as refused:
+        choose(
+            "tensorrt",
+            gpu_device=0,
+            gpu_memory_limit_bytes=0,
+            cache_folder=folder.parent,
+            available=GPU_BUILD,
+        )
+    assert f"cannot be kept in {folder}: Not a directory" in refused.value.message
+    assert "--cache-folder" in refused.value.message
 
 
 @pytest.mark.parametrize(

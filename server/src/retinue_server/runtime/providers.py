@@ -34,6 +34,8 @@ _IDENTITY_MODEL = base64.b64decode(
     "CAg6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEA0="
 )
 
+_CACHE_PATH = "trt_engine_cache_path"
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -93,7 +95,7 @@ def tensorrt_options(device: int, memory_limit_bytes: int, cache_folder: Path) -
     options = {
         "device_id": str(device),
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(cache_folder),
+        _CACHE_PATH: str(cache_folder),
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache_folder),
     }
@@ -104,6 +106,8 @@ def tensorrt_options(device: int, memory_limit_bytes: int, cache_folder: Path) -
 
 def _runs_here(name: str, options: ProviderOptions) -> str:
     """Creates a session of one node on a provider; returns why it cannot run it, or an empty string."""
+    if reason := _why_no_folder(options):
+        return reason
     with _quiet():
         # Finds CUDA and cuDNN where pip installed them.
         ort.preload_dlls()
@@ -118,6 +122,25 @@ def _runs_here(name: str, options: ProviderOptions) -> str:
             # is an answer here, not a fault.
             _log.debug("provider_probe_failed", provider=name, error=str(error))
     return "the driver, or a library that ONNX Runtime needs for it, is missing or too old"
+
+
+def _why_no_folder(options: ProviderOptions) -> str:
+    """Makes the folder of TensorRT's engines, of which TensorRT itself would make one level only.
+
+    Returns:
+        Why it cannot be made or written to, or an empty string; so too where the provider keeps nothing.
+    """
+    path = options.get(_CACHE_PATH)
+    if path is None:
+        return ""
+    why = "Permission denied"
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK | os.X_OK):
+            return ""
+    except OSError as error:
+        why = str(error.strerror)
+    return f"its engines cannot be kept in {path}: {why}; name another folder with --cache-folder"
 
 
 @contextmanager
