@@ -24,10 +24,6 @@ class Detections:
     scores: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int32]
 
-    def __len__(self) -> int:
-        """How many objects there are: D."""
-        return len(self.scores)
-
 
 def to_original(
     boxes: npt.NDArray[np.float32],
