@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from tests.system_packages import unavailable
 
 from retinue_server.errors import StartupError
 from retinue_server.http import app as http_app
@@ -70,6 +71,6 @@ async def test_a_server_may_listen_on_ipv6() -> None:
     try:
         server = HttpServer(app, "::1", 0)
     except StartupError as error:
-        pytest.skip(f"this machine has no IPv6: {error.message}")
+        unavailable(f"this machine has no IPv6: {error.message}")
     server.start()
     await server.stop()

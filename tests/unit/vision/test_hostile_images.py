@@ -6,7 +6,6 @@ import re
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -277,13 +276,14 @@ def test_damaged_tiffs_leave_neither_warnings_nor_output(capfd, caplog):
 
 
 class TestHeadersThatTakeForever:
-    """Each of these made Pillow walk, copy or allocate for seconds; now they are refused at once."""
+    """Each of these made Pillow walk, copy or allocate for seconds; now they are refused.
+
+    What opening costs is counted in test_headers_cost.
+    """
 
     def refused(self, data):
-        start = time.process_time()
         with pytest.raises(ImageError):
             shown(data, SPEC)
-        assert time.process_time() - start < 1
 
     def test_a_jpeg_of_a_hundred_thousand_segments(self):
         self.refused(b"\xff\xd8" + b"\xff\xfe\0\2" * 100_000 + file_of("JPEG")[2:])
@@ -354,9 +354,7 @@ class TestHeadersThatTakeForever:
         tags = [(256, 2), (257, 2), (258, 8), (262, 1), (273, pixels_at), (278, 2), (279, 4), (34665, 8)]
         entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
         body = exif + b"\1\2\3\4" + struct.pack("<H", len(tags)) + entries + bytes(4) + bytes(8 * count)
-        start = time.process_time()
         shown = outcome(b"II*\0" + struct.pack("<I", pixels_at + 4) + body)
-        assert time.process_time() - start < 1
         np.testing.assert_array_equal(
             np.asarray(shown)[..., 0] if shown.ndim == 3 else shown, [[1, 2], [3, 4]]
         )
