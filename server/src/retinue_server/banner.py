@@ -9,7 +9,7 @@ from retinue_server.app import Ready
 from retinue_server.catalog import ServedModel
 from retinue_server.results import Task
 
-_COLUMNS = ("model", "version", "task", "input", "largest batch", "images/s a core")
+_COLUMNS = ("model", "version", "task", "input", "largest batch", "images/s an instance")
 _EXAMPLES = (
     (Task.CLASSIFY, "examples/cat.jpg", ""),
     (Task.DETECT, "examples/scene.jpg", " --draw detections.png"),
