@@ -19,11 +19,15 @@ def colour(colour_server: ServerProcess) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def still_answering(colour: Connection) -> Iterator[None]:
-    """Whatever a test does, the server answers afterwards."""
+def still_answering(request: pytest.FixtureRequest, colour: Connection) -> Iterator[None]:
+    """Whatever a test does, the servers it uses answer afterwards."""
     yield
-    response = colour.classify(flat(255, 0, 0), top_k=1)
-    assert response.outcomes[0].result.classes[0].label == "red"
+    asked = [colour]
+    if "small" in request.fixturenames:
+        asked.append(request.getfixturevalue("small"))
+    for connection in asked:
+        response = connection.classify(flat(255, 0, 0), model="colour-classifier", top_k=1)
+        assert response.outcomes[0].result.classes[0].label == "red"
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ BAD_OPTIONS: dict[str, _Case] = {
             lambda to, score=score: to.classify(_RED, min_score=score),  # type: ignore[misc]
             "INVALID_ARGUMENT",
             "SCORE_OUT_OF_RANGE",
-            "min_score is",
+            "must be in [0, 1]",
         )
         for score in (math.nan, -0.25, 1.5, math.inf, -math.inf)
     },
@@ -98,7 +98,7 @@ BAD_OPTIONS: dict[str, _Case] = {
         lambda to: to.list_models(99),
         "INVALID_ARGUMENT",
         "TASK_UNKNOWN",
-        "task 99 is unknown",
+        "task 99 is unknown; use CLASSIFY, DETECT or SEGMENT",
     ),
     "no images to classify": (
         lambda to: to.classify(),

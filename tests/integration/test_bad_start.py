@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from tests.calls import Connection
+from tests.calls import Connection, flat
 from tests.metrics_page import MetricsPage
 from tests.server_process import ServerProcess
 
@@ -82,13 +82,17 @@ def test_an_http_port_in_use(colour_models: Path, taken_port: int) -> None:
     assert "--http-port" in sentence
 
 
-def test_the_ports_of_another_retinue_server(colour_models: Path, colour_server: ServerProcess) -> None:
+def test_the_ports_of_another_retinue_server_which_still_answers(
+    colour_models: Path, colour_server: ServerProcess, colour: Connection
+) -> None:
     grpc_port, http_port = (
         re.findall(r"\d+$", address)[0] for address in (colour_server.grpc_address, colour_server.http_url)
     )
     models = ("--models", str(colour_models))
     assert "--grpc-port" in told_why(*models, "--grpc-port", grpc_port, "--http-port", "0")
     assert "--http-port" in told_why(*models, "--grpc-port", "0", "--http-port", http_port)
+    assert colour.classify(flat(255, 0, 0)).outcomes[0].result.classes[0].label == "red"
+    assert MetricsPage(colour_server.http_url).value("retinue_ready") == 1
 
 
 def test_a_host_that_is_not_this_machine(colour_models: Path) -> None:

@@ -78,7 +78,10 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models that are served."""
         if request.task not in _TASKS:
-            raise InvalidRequestError(f"task {request.task} is unknown.", reason="TASK_UNKNOWN")
+            raise InvalidRequestError(
+                f"task {request.task} is unknown; use CLASSIFY, DETECT or SEGMENT, or leave it unset for all.",
+                reason="TASK_UNKNOWN",
+            )
         task = _TASKS[request.task]
         models = [model for model in self._service.catalog.models if task in (None, model.task)]
         return pb.ListModelsResponse(models=[self._message(model) for model in models])
