@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fresh]:
     _run(["git", "clone", "--quiet", ROOT, folder], ROOT)
     with _make_serve(folder) as make:
         yield Fresh(folder, make, _commands(make))
+    shutil.rmtree(folder)  # pytest keeps the folders of several runs, and this one is large
 
 
 @contextmanager
