@@ -7,6 +7,7 @@ import pytest
 
 from tests import colour_bundles
 from tests.server_process import ROOT, ServerProcess, running_server
+from tests.system_packages import unavailable
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,18 @@ def colour_server(colour_models: Path) -> Iterator[ServerProcess]:
     """A real server on the tiny bundles."""
     with running_server(colour_models) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_data() -> None:
+    """Fashion-MNIST is installed or was downloaded."""
+    from retinue_export import fashion_mnist
+    from retinue_export.errors import ExportError
+
+    try:
+        fashion_mnist.load("test")
+    except ExportError as error:
+        unavailable(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The committed bundles against PyTorch: they compute what their modules define, and are as good as they say."""
 
-import subprocess
 from pathlib import Path
 
 import onnxruntime
@@ -9,6 +8,7 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import parity, reference
 from retinue_export.parity import Runner
+from retinue_export.recipes.catalog import RECIPES
 from retinue_server.bundle import manifest as manifest_file
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +30,12 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return bundle_folder(request.param)
 
 
-def test_the_graph_computes_what_the_pytorch_module_computes(folder: Path) -> None:
+def test_the_graph_computes_what_the_pytorch_module_computes(
+    folder: Path, request: pytest.FixtureRequest
+) -> None:
     manifest = manifest_file.read(folder)
+    if manifest.name in RECIPES:
+        request.getfixturevalue("fashion_mnist_data")
     manifest_file.check_hash(folder, manifest)
     expected = reference.load(folder, manifest)
     assert list(manifest.parity.batch_sizes) == [1, 2, 7, 32]
@@ -90,18 +94,6 @@ def test_the_measured_quality_is_what_was_asked_for(name: str, metric: str, leas
 def test_all_bundles_together_are_small_enough_to_commit() -> None:
     total = sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file())
     assert total <= LARGEST_BYTES
-
-
-@pytest.fixture(scope="session")
-def mobilenet_weights() -> Path:
-    """torchvision's own weights file, from the package index."""
-    out = ROOT / ".work" / "weights"
-    fetched = subprocess.run(
-        [ROOT / "scripts" / "fetch-mobilenet-weights", out], capture_output=True, text=True, check=False
-    )
-    if fetched.returncode != 0:
-        pytest.skip(f"the weights of MobileNetV2 could not be fetched: {fetched.stderr.strip()[-300:]}")
-    return out / "mobilenet_v2-b0353104.pth"
 
 
 def test_mobilenet_holds_torchvisions_own_weights(mobilenet_weights: Path) -> None:

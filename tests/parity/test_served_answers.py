@@ -1,7 +1,6 @@
 """What the server answers equals what PyTorch answers on the same files."""
 
 import io
-import subprocess
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from retinue.v1 import vision_service_pb2 as pb
 from tests.calls import Connection, connected, encoded
 from tests.pictures import encode
 from tests.server_process import ROOT, ServerProcess
-from tests.system_packages import unavailable
 
 from retinue_export import fashion_mnist, inputs, reference, torchvision_models
 from retinue_export.parity import Runner
@@ -91,17 +89,10 @@ def served_photos(connection: Connection, photos: dict[str, Path]) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def torchvision_classifier() -> torch.nn.Module:
+def torchvision_classifier(mobilenet_weights: Path) -> torch.nn.Module:
     """torchvision's MobileNetV2 with torchvision's weights, untouched by any export."""
-    out = ROOT / ".work" / "weights"
-    fetched = subprocess.run(
-        [ROOT / "scripts" / "fetch-mobilenet-weights", out], capture_output=True, text=True, check=False
-    )
-    if fetched.returncode != 0:
-        unavailable(f"the weights of MobileNetV2 could not be fetched: {fetched.stderr.strip()[-300:]}")
     network = torchvision.models.mobilenet_v2(weights=None)
-    state = torchvision_models.read_weights(out / "mobilenet_v2-b0353104.pth")
-    network.load_state_dict(state)
+    network.load_state_dict(torchvision_models.read_weights(mobilenet_weights))
     return network.eval()
 
 
@@ -146,6 +137,7 @@ def test_a_photo_is_recognised(name: str, connection: Connection, photos: dict[s
 # Retinue's own models on the images that they were measured on
 
 
+@pytest.mark.usefixtures("fashion_mnist_data")
 def test_fashion_items_are_classified_as_by_pytorch(connection: Connection) -> None:
     data = fashion_mnist.load("test")
     items = [Image.fromarray(image) for image in data.images[:FASHION_IMAGES]]
@@ -170,7 +162,7 @@ def _tolerance(name: str, output: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Sequence[Uint8]:
+def scenes(fashion_mnist_data: None) -> Sequence[Uint8]:
     """Generated scenes of several sizes, uint8 [H,W,3]."""
     return [scene.image for scene in inputs.test_scenes(SCENES)]
 

@@ -1,7 +1,7 @@
 """Trains vision models in PyTorch and turns them into ONNX bundles with a proof that both compute the same thing.
 
-The only distribution that imports torch. It imports `retinue_server.vision` and `retinue_server.bundle`, so that a
-bundle is measured with what will serve it; nothing of the server imports it.
+The only distribution that imports torch. Of the server it imports `vision` and `bundle`, so that a bundle is
+measured with what will serve it, and `errors`, which these raise; nothing of the server imports it.
 """
 
 import os

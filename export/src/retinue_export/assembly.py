@@ -135,11 +135,13 @@ def _certificate(
 ) -> pb.ParityCertificate:
     images = candidate.parity_images()
     reference = candidate.packaging.reference(shipped)
-    changes = "batch normalisation folded into the convolutions"
+    described = candidate.manifest.source.architecture
+    if _batch_norms(original) < _batch_norms(candidate.network):
+        described += ", batch normalisation folded into the convolutions"
     if not candidate.full_precision:
-        changes += ", weights rounded to 16-bit floats"
+        described += ", weights rounded to 16-bit floats"
     certificate = pb.ParityCertificate(
-        reference=f"{candidate.manifest.source.architecture}, {changes}",
+        reference=described,
         engines=parity.engines(),
         inputs=candidate.parity_inputs,
         images=len(images),
@@ -152,6 +154,10 @@ def _certificate(
             entry.tolerance = 0
             certificate.rounding.append(entry)
     return certificate
+
+
+def _batch_norms(network: nn.Module) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d) for part in network.modules())
 
 
 def _measure(

@@ -181,7 +181,7 @@ def _build(candidate: Callable[[], assembly.Candidate], out: Path, version: int)
             f"  {figure.metric} {figure.value:.4f} on {figure.images} images ({figure.dataset}; "
             f"{figure.engine}, {precision})"
         )
-    _print_differences(manifest.parity, manifest.parity.outputs)
+    _print_differences(manifest.parity, manifest.parity.outputs, manifest.parity.images)
 
 
 def _print_certificate(
@@ -196,13 +196,15 @@ def _print_certificate(
     _console.print(f"  weights    {expected.weights_from}", soft_wrap=True)
     _console.print(f"  inputs     {certificate.inputs}", soft_wrap=True)
     _console.print(f"  engines    {parity.engines()}; at export {certificate.engines}", soft_wrap=True)
-    _print_differences(certificate, measured)
+    _print_differences(certificate, measured, len(expected.images))
 
 
-def _print_differences(certificate: pb.ParityCertificate, measured: Sequence[pb.OutputParity]) -> None:
-    sizes = ", ".join(map(str, certificate.batch_sizes))
+def _print_differences(
+    certificate: pb.ParityCertificate, measured: Sequence[pb.OutputParity], images: int
+) -> None:
+    sizes = ", ".join(map(str, parity.BATCH_SIZES))
     table = Table(
-        title=f"differences from PyTorch, {certificate.images} images, batch sizes {sizes}",
+        title=f"differences from PyTorch, {images} images, batch sizes {sizes}",
         title_justify="left",
     )
     for heading in ("output", "largest", "mean", "allowed", "largest at export", "by rounding"):

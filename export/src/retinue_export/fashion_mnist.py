@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets import FashionMNIST
 
+from retinue_export.errors import ExportError
+
 CLASSES = (
     "T-shirt/top",
     "trouser",
@@ -50,12 +52,19 @@ def load(split: Split) -> FashionMnist:
     """Reads a split, from Debian's package or by download.
 
     Raises:
-        OSError: the files are neither installed nor downloadable.
+        ExportError: the files are neither installed nor downloadable.
         ValueError: a file is not in IDX format.
     """
     folder = DEBIAN_FOLDER
     if not (folder / f"{_PREFIX[split]}-images-idx3-ubyte.gz").is_file():
-        FashionMNIST(str(DOWNLOAD_FOLDER), train=split == "train", download=True)
+        try:
+            FashionMNIST(str(DOWNLOAD_FOLDER), train=split == "train", download=True)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ExportError(
+                f"Fashion-MNIST could not be downloaded ({reason}): install the Debian package "
+                "dataset-fashion-mnist."
+            ) from error
         folder = DOWNLOAD_FOLDER / "FashionMNIST" / "raw"
     images = read_idx(folder / f"{_PREFIX[split]}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{_PREFIX[split]}-labels-idx1-ubyte.gz")

@@ -25,13 +25,11 @@ class Suppression:
         max_detections: rows of every output; the best ones are kept.
         min_score: detections must score higher, in [0, 1).
         iou_threshold: of two boxes of one class that overlap more than this the better is kept, in [0, 1].
-        candidates: where not None, only so many boxes of each image, those with the highest best score, take part.
     """
 
     max_detections: int = 100
     min_score: float = 0.05
     iou_threshold: float = 0.6
-    candidates: int | None = None
 
 
 def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppression) -> None:
@@ -55,9 +53,6 @@ def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppres
     }
     class_count, box_count = shapes[scores][1:]
     builder = _Builder(dense.graph)
-    if suppression.candidates is not None and suppression.candidates < box_count:
-        box_count = suppression.candidates
-        boxes, scores = _preselected(builder, boxes, scores, box_count)
     rows = suppression.max_detections
     if class_count * box_count < rows:
         raise ValueError(f"{box_count} boxes of {class_count} classes cannot fill {rows} rows")
@@ -102,7 +97,7 @@ def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[s
     Args:
         boxes: float32 [N,A,4], x1,y1,x2,y2.
         scores: float32 [N,C,A], in [0, 1].
-        suppression: see there; without `candidates`.
+        suppression: see there.
 
     Returns:
         `boxes`, `scores` and `classes` as `append` describes them.
@@ -139,15 +134,6 @@ class _Builder:
             operator, 1, *inputs, results=None if result is None else [result], **attributes
         )[0]
 
-    def transpose(self, value: str) -> str:
-        """Swaps the last two of three axes."""
-        self._count += 1
-        name = f"nms.Transpose_{self._count}"
-        self._graph.node.append(
-            helper.make_node("Transpose", [value], [f"{name}.0"], name=name, perm=[0, 2, 1])
-        )
-        return f"{name}.0"
-
     def add_many(
         self, operator: str, count: int, *inputs: str, results: list[str] | None = None, **attributes: Any
     ) -> list[str]:
@@ -156,16 +142,3 @@ class _Builder:
         outputs = results or [f"{name}.{number}" for number in range(count)]
         self._graph.node.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
         return outputs
-
-
-def _preselected(builder: _Builder, boxes: str, scores: str, count: int) -> tuple[str, str]:
-    """Keeps of each image the `count` boxes whose best score is highest."""
-    class_axis = builder.constant("class_axis", np.array([1], np.int64))
-    best = builder.add("ReduceMax", scores, class_axis, keepdims=0)
-    _, places = builder.add_many(
-        "TopK", 2, best, builder.constant("candidates", np.array([count], np.int64)), axis=1
-    )
-    index = builder.add("Unsqueeze", places, builder.last_axis)
-    kept_boxes = builder.add("GatherND", boxes, index, batch_dims=1)
-    by_box = builder.add("GatherND", builder.transpose(scores), index, batch_dims=1)
-    return kept_boxes, builder.transpose(by_box)

@@ -102,7 +102,7 @@ def _origin(manifest: pb.ModelManifest) -> _Origin:
             f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here."
         )
     name = architecture.removeprefix(_TORCHVISION)
-    preset = torchvision_models.find_preset(name, Path(manifest.source.weights))
+    preset = torchvision_models.find_preset(name, manifest.source.weights_sha256)
     spec = manifest_file.input_spec(manifest)
     return _Origin(
         lambda: torchvision_models.build_network(name, len(manifest.labels)),

@@ -1,6 +1,5 @@
 """torchvision's image classifiers, with the transforms that belong to their weights."""
 
-import hashlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from retinue_export import inputs
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, classifier
+from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -57,8 +57,10 @@ def candidate(
     Raises:
         ExportError: the architecture is unknown, or the files do not fit it.
     """
-    preset = find_preset(architecture, weights)
-    state = read_weights(weights) if weights is not None else _download(preset.weights)
+    path = weights if weights is not None else _download(find_preset(architecture).weights)
+    state = read_weights(path)
+    sha256 = manifest_file.file_sha256(path)
+    preset = find_preset(architecture, sha256)
     classes = class_count(state)
     names = read_labels(labels) if labels is not None else preset.labels
     if len(names) != classes:
@@ -71,7 +73,6 @@ def candidate(
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ExportError(f"The weights do not fit {architecture}: {_first_difference(error)}") from error
-    entry = preset.weights
     manifest = pb.ModelManifest(
         name=name,
         task=pb.TASK_CLASSIFY,
@@ -79,15 +80,15 @@ def candidate(
         source=pb.Source(
             framework=f"torch {torch.__version__.split('+')[0]}, torchvision {version('torchvision').split('+')[0]}",
             architecture=f"torchvision.models.{architecture}",
-            weights=weights.name if weights is not None else Path(entry.url).name,
-            licence="BSD-3-Clause",
-            weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest() if weights is not None else "",
+            weights=path.name,
+            weights_sha256=sha256,
         ),
     )
-    if labels is None:
+    if _is_file_of(preset.weights, sha256):
+        manifest.source.licence = preset.weights.meta.get("license", "BSD-3-Clause")
         manifest.description = (
             f"Tells which of {classes} kinds of things a photo shows. "
-            f"torchvision's {architecture}, trained on ImageNet ({entry.name})."
+            f"torchvision's {architecture}, trained on ImageNet ({preset.weights.name})."
         )
     else:
         manifest.source.licence = "unknown"
@@ -102,8 +103,13 @@ def candidate(
     )
 
 
-def find_preset(architecture: str, weights: Path | None) -> Preset:
-    """Looks up what torchvision says of a weights file, recognised by its name, or else of its first weights.
+def find_preset(architecture: str, sha256: str = "") -> Preset:
+    """Looks up what torchvision says of weights.
+
+    Args:
+        architecture: torchvision's name, such as "mobilenet_v2".
+        sha256: of the weights file, 64 lower-case hexadecimal digits; where no file of torchvision's has it, the
+            answer is that of the first weights it lists.
 
     Raises:
         ExportError: torchvision has no such classifier.
@@ -117,8 +123,7 @@ def find_preset(architecture: str, weights: Path | None) -> Preset:
             )
         raise ExportError(f"torchvision has no model {architecture!r}. It has: {', '.join(known)}.")
     entries: list[WeightsEnum] = list(torchvision.models.get_model_weights(architecture))
-    named = [entry for entry in entries if weights is not None and Path(entry.url).name == weights.name]
-    entry = (named or entries)[0]
+    entry = next((entry for entry in entries if _is_file_of(entry, sha256)), entries[0])
     transforms: Any = entry.transforms()
     (crop,), (side,) = transforms.crop_size, transforms.resize_size
     resample = _RESAMPLING.get(transforms.interpolation.value)
@@ -202,16 +207,21 @@ def class_count(state: dict[str, torch.Tensor]) -> int:
     return int(matrices[-1].shape[0])
 
 
-def _download(entry: WeightsEnum) -> dict[str, torch.Tensor]:
+def _is_file_of(entry: WeightsEnum, sha256: str) -> bool:
+    """Whether a file is torchvision's own, which names each by the first digits of its SHA-256."""
+    return sha256.startswith(Path(entry.url).stem.rpartition("-")[2])
+
+
+def _download(entry: WeightsEnum) -> Path:
+    """Fetches a file to where torch keeps such files, unless it is there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     try:
-        state: dict[str, torch.Tensor] = entry.get_state_dict(
-            progress=False, check_hash=True, weights_only=True
-        )
+        entry.get_state_dict(str(path.parent), progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ExportError(
             f"{entry.url} could not be downloaded ({error}): give the file as --weights."
         ) from error
-    return state
+    return path
 
 
 def _first_difference(error: RuntimeError) -> str:

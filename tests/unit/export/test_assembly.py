@@ -1,5 +1,6 @@
 """From network to bundle: what it says is what was measured, and a graph that differs is never written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -35,6 +36,18 @@ def test_a_candidate_becomes_a_bundle_with_certificate_and_quality(tmp_path: Pat
         ("pytorch", 3),
         ("onnxruntime", 3),
     ]
+
+
+def test_the_certificate_names_only_what_was_done_to_the_module(tmp_path: Path) -> None:
+    folded = assembly.build(tiny.candidate(), tmp_path, 1, ignore)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(8 * 6 * 3, 3)).eval()
+    unfolded = assembly.build(
+        replace(tiny.candidate(), network=plain, full_precision=True), tmp_path, 2, ignore
+    )
+    assert manifest_file.read(folded).parity.reference == (
+        "tests.tiny.network, batch normalisation folded into the convolutions, weights rounded to 16-bit floats"
+    )
+    assert manifest_file.read(unfolded).parity.reference == "tests.tiny.network"
 
 
 def test_the_manifest_names_the_opset_that_the_graph_has(tmp_path: Path) -> None:

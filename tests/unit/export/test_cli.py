@@ -88,6 +88,17 @@ def test_verify_prints_the_certificate_and_says_where_the_weights_come_from(
     assert "the bundle itself" in out
 
 
+def test_verify_counts_the_images_and_batch_sizes_that_it_compared_itself(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(models, tmp_path / "changed")
+    text = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    text["parity"].update(images=5000, batch_sizes=[64])
+    (folder / "manifest.json").write_text(json.dumps(text), encoding="utf-8")
+    _, out, _ = run(capsys, "verify", str(folder))
+    assert "9 images, batch sizes 1, 2, 7, 32" in " ".join(out.split())
+
+
 def test_verify_finds_a_changed_file(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

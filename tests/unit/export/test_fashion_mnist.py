@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.datasets import FashionMNIST
 
 from retinue_export import fashion_mnist
+from retinue_export.errors import ExportError
 
 
 def idx(folder: Path, content: bytes) -> Path:
@@ -36,6 +38,18 @@ def test_what_is_no_idx_file_of_bytes_is_refused(tmp_path: Path, content: bytes)
         fashion_mnist.read_idx(idx(tmp_path, content))
 
 
+def test_data_that_is_neither_installed_nor_downloadable_is_asked_for_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(fashion_mnist, "DOWNLOAD_FOLDER", tmp_path / "downloads")
+    monkeypatch.setattr(FashionMNIST, "mirrors", [(tmp_path / "no-mirror").as_uri() + "/"])
+    with pytest.raises(ExportError, match="install the Debian package dataset-fashion-mnist") as raised:
+        fashion_mnist.load("test")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("fashion_mnist_data")
 def test_both_splits_are_complete_and_balanced() -> None:
     for split, count in (("train", 60_000), ("test", 10_000)):
         data = fashion_mnist.load(split)

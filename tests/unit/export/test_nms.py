@@ -111,14 +111,6 @@ def test_scores_descend() -> None:
     assert (np.diff(actual, axis=1) <= 0).all()
 
 
-def test_candidates_change_nothing_while_all_that_matter_are_among_them() -> None:
-    boxes, scores = random_detections(3)
-    scores[:, :, 15:] *= 0.1
-    wide = Suppression(max_detections=20, min_score=0.2, iou_threshold=0.5)
-    narrow = Suppression(max_detections=20, min_score=0.2, iou_threshold=0.5, candidates=15)
-    assert_same(run(narrow, boxes, scores), nms.reference(boxes, scores, wide))
-
-
 def test_rows_that_could_never_be_filled_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot fill"):
         session_for(Suppression(max_detections=CLASSES * BOXES + 1))

@@ -11,7 +11,7 @@ INPUT_SIDE = 96
 
 
 @pytest.fixture(scope="module")
-def source() -> SceneSource:
+def source(fashion_mnist_data: None) -> SceneSource:
     return SceneSource("test")
 
 
@@ -77,6 +77,7 @@ def test_a_sheet_has_one_item_of_one_class_in_each_cell(source: SceneSource) -> 
     np.testing.assert_array_equal(image, again)
 
 
+@pytest.mark.usefixtures("fashion_mnist_data")
 def test_items_asked_for_are_items_placed_while_there_is_room() -> None:
     crowded = SceneSource("test", fewest_items=10, most_items=10)
     counts = [len(scene.classes) for scene in some(crowded, 10)]
@@ -84,6 +85,7 @@ def test_items_asked_for_are_items_placed_while_there_is_room() -> None:
     assert np.mean(counts) > 6
 
 
+@pytest.mark.usefixtures("fashion_mnist_data")
 def test_an_item_of_which_no_pixel_shows_is_not_placed() -> None:
     source = SceneSource("test")
     source.cutouts[..., 1] = 0

@@ -1,14 +1,19 @@
 """torchvision's classifiers: files that do not fit are refused in one sentence, and never executed."""
 
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import MobileNet_V2_Weights
+import torchvision
+from torchvision.models import MobileNet_V2_Weights, Weights, WeightsEnum
+from torchvision.transforms._presets import ImageClassification
 
 from retinue_export import torchvision_models
 from retinue_export.errors import ExportError
+from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import ResizeMode
 
 SMALL = "squeezenet1_1"
@@ -36,6 +41,61 @@ def test_own_weights_and_labels_become_a_candidate(small_weights: Path, tmp_path
     assert made.manifest.source.architecture == f"torchvision.models.{SMALL}"
     assert len(made.manifest.source.weights_sha256) == 64
     assert not made.network.training
+
+
+@pytest.fixture
+def published(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A weights file that torchvision lists, after another one; torch has downloaded nothing yet."""
+    digits = manifest_file.file_sha256(small_weights)[:8]
+    path = tmp_path / f"small-{digits}.pth"
+    shutil.copy(small_weights, path)
+    meta = {"categories": [f"kind {number}" for number in range(7)]}
+
+    class Listed(WeightsEnum):
+        OLD = Weights("https://invalid/small-00000000.pth", partial(ImageClassification, crop_size=200), meta)
+        NEW = Weights(path.as_uri(), partial(ImageClassification, crop_size=224), meta)
+
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _architecture: Listed)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return path
+
+
+def test_torchvisions_own_file_is_recognised_whatever_it_is_called(
+    published: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    for labels in (None, labels_file(tmp_path, 7)):
+        made = torchvision_models.candidate(SMALL, "mine", small_weights, labels)
+        assert made.manifest.description.endswith("trained on ImageNet (NEW).")
+        assert made.manifest.source.licence == "BSD-3-Clause"
+        assert made.manifest.source.weights == "small.pth"
+        assert made.packaging.spec.height == 224
+
+
+def test_an_unknown_file_is_nobodys_whatever_it_is_called(published: Path) -> None:
+    torch.save(torchvision_models.build_network(SMALL, 7).state_dict(), published)
+    made = torchvision_models.candidate(SMALL, "mine", published, None)
+    assert "weights of your own" in made.manifest.description
+    assert "ImageNet" not in made.manifest.description
+    assert made.manifest.source.licence == "unknown"
+
+
+def test_a_licence_that_torchvision_names_is_the_weights_own(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = torchvision.models.get_model_weights(SMALL)
+    monkeypatch.setitem(listed.NEW.meta, "license", "https://example.org/LICENCE")
+    made = torchvision_models.candidate(SMALL, "mine", published, None)
+    assert made.manifest.source.licence == "https://example.org/LICENCE"
+
+
+def test_downloaded_weights_are_named_with_their_hash(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = torchvision.models.get_model_weights(SMALL)
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _architecture: [listed.NEW])
+    made = torchvision_models.candidate(SMALL, "mine", None, None)
+    assert made.manifest.source.weights == published.name
+    assert made.manifest.source.weights_sha256 == manifest_file.file_sha256(published)
 
 
 def test_a_wrong_number_of_labels_is_refused(small_weights: Path, tmp_path: Path) -> None:
@@ -100,20 +160,20 @@ def test_labels_with_an_empty_line_are_refused(tmp_path: Path, content: str) -> 
 
 def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ExportError, match="mobilenet_v2"):
-        torchvision_models.find_preset("mobilenet_v9", None)
+        torchvision_models.find_preset("mobilenet_v9")
 
 
 def test_a_detector_is_no_classifier() -> None:
     with pytest.raises(ExportError, match="no image classifier"):
-        torchvision_models.find_preset("ssd300_vgg16", None)
+        torchvision_models.find_preset("ssd300_vgg16")
 
 
-def test_weights_are_recognised_by_their_file_name() -> None:
-    first = torchvision_models.find_preset("mobilenet_v2", Path("mobilenet_v2-b0353104.pth"))
+def test_weights_are_recognised_by_the_hash_of_their_file() -> None:
+    first = torchvision_models.find_preset("mobilenet_v2", "b0353104" + 56 * "0")
     assert first.weights is MobileNet_V2_Weights.IMAGENET1K_V1
     assert (first.spec.shorter_side, first.spec.height, first.spec.width) == (256, 224, 224)
     assert first.spec.resize_mode is ResizeMode.SHORTER_SIDE_CENTER_CROP
     assert not first.spec.draft_decoding
-    second = torchvision_models.find_preset("mobilenet_v2", Path("mobilenet_v2-7ebf99e0.pth"))
+    second = torchvision_models.find_preset("mobilenet_v2", "7ebf99e0" + 56 * "0")
     assert second.weights is MobileNet_V2_Weights.IMAGENET1K_V2
     assert second.spec.shorter_side == 232

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import skimage.data
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms
 
 from retinue_server.vision.decode import open_encoded
 from retinue_server.vision.resize import frame_for, prepare
@@ -43,7 +45,6 @@ def rendered(image, spec):
 
 def distance_from_torchvision(image, resample, shorter_side, crop):
     """Grey levels between our input and that of torchvision's presets: int [crop, crop, 3]."""
-    transforms = pytest.importorskip("torchvision.transforms")
     reference = transforms.Compose(
         [
             transforms.Resize(shorter_side, transforms.InterpolationMode[resample.name]),
@@ -62,7 +63,7 @@ def distance_from_torchvision(image, resample, shorter_side, crop):
 def test_photos_are_resized_and_cropped_as_torchvision_does_to_one_level(
     name, upright, shorter_side, resample
 ):
-    photo = Image.fromarray(getattr(pytest.importorskip("skimage.data"), name)())
+    photo = Image.fromarray(getattr(skimage.data, name)())
     image = photo if upright else photo.transpose(Image.Transpose.ROTATE_90)
     distance = distance_from_torchvision(image, resample, shorter_side, 224)
     assert distance.max() <= 1
