@@ -1,9 +1,12 @@
 import io
 import os
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 from retinue.v1 import image_pb2
 
 from retinue_client import ImageError
@@ -29,12 +32,16 @@ def encoded(image, suffix="PNG", **options):
     return buffer.getvalue()
 
 
+def exif_of(number):
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
 def rotated_photo():
     """A 3 x 2 image whose EXIF says that it is shown turned by a quarter: 2 x 3."""
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(Image.fromarray(pixels), exif=exif), np.rot90(pixels, k=-1)
+    return encoded(Image.fromarray(pixels), exif=exif_of(6)), np.rot90(pixels, k=-1)
 
 
 def test_files_and_their_bytes_travel_as_they_are(tmp_path):
@@ -115,10 +122,27 @@ def test_a_palette_with_a_transparent_colour_keeps_its_transparency():
     assert raw.data == bytes([255, 0, 0, 0]) * 4
 
 
-def test_sixteen_bit_pillow_images_keep_their_bits_on_the_way():
-    levels = np.array([[0, 300], [40000, 65535]], dtype=np.uint16)
-    message = sent(Image.fromarray(levels))
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(message.encoded))), levels)
+@pytest.mark.parametrize(
+    ("levels", "eight"),
+    [
+        (np.array([[0, 300], [40000, 65535]], np.uint16), [[0, 1], [156, 255]]),
+        (np.array([[0, 300], [40000, 65535]], np.int32), [[0, 1], [156, 255]]),
+        (np.array([[0, 0.25], [0.5, 1]], np.float32), [[0, 64], [128, 255]]),
+    ],
+)
+def test_deep_grey_levels_are_sent_and_drawn_as_the_server_sees_them(levels, eight):
+    data = encoded(Image.fromarray(levels), "TIFF")
+    assert sent(Image.open(io.BytesIO(data))).raw.data == np.array(eight, np.uint8).tobytes()
+    for source in (data, Image.open(io.BytesIO(data))):
+        assert np.asarray(images.open_upright(source))[:, :, 0].tolist() == eight
+
+
+@pytest.mark.parametrize("level", [float("nan"), -0.5, 1.5])
+def test_deep_grey_levels_without_a_meaning_are_an_image_error(level):
+    data = encoded(Image.fromarray(np.full((2, 2), level, np.float32)), "TIFF")
+    for use in (sent, images.open_upright):
+        with pytest.raises(ImageError, match="between 0, black, and 1, white"):
+            use(Image.open(io.BytesIO(data)))
 
 
 def test_pillow_modes_without_a_common_meaning_are_refused_with_advice():
@@ -216,7 +240,54 @@ def test_an_opened_image_that_turns_out_to_be_truncated_is_an_image_error(suffix
         assert caught.value.source.startswith("Pillow image")
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_an_opened_image_with_a_damaged_orientation_is_sent_as_it_is():
-    pixels = encoded(Image.new("RGB", (4, 4)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01")
-    assert sent(Image.open(io.BytesIO(pixels))).raw.width == 4
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP"])
+@given(
+    tags=st.lists(
+        st.tuples(
+            st.sampled_from([0x0112, 0x0100, 0x8769, 0x8825, 0x927C, 0x9286]) | st.integers(0, 0xFFFF),
+            st.integers(0, 14),
+            st.integers(0, 5) | st.integers(0, 2**32 - 1),
+            st.integers(0, 60) | st.integers(0, 2**32 - 1),
+        ),
+        max_size=6,
+    ),
+    rest=st.binary(max_size=60),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_exif_block_keeps_an_image_from_being_sent_and_drawn(suffix, tags, rest):
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + rest
+    data = encoded(Image.new("RGB", (4, 2)), suffix, exif=exif)
+    size = images.open_upright(data).size
+    assert size in ((4, 2), (2, 4))
+    assert images.upright_size(data) == size
+    raw = sent(Image.open(io.BytesIO(data))).raw
+    assert (raw.width, raw.height) == size
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_a_photo_is_turned_though_other_tags_of_its_exif_block_are_damaged():
+    # An orientation of 6, and a text where Pillow expects a number when it writes the block again.
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x8825, 2, 4, b"abc\0")
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4)
+    data = encoded(Image.new("RGB", (4, 2)), "JPEG", exif=exif)
+    assert images.open_upright(data).size == images.upright_size(data) == (2, 4)
+    assert sent(Image.open(io.BytesIO(data))).raw.width == 2
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_each_orientation_is_applied_once_whatever_the_format(suffix, number):
+    data = encoded(Image.new("RGB", (4, 2)), suffix, exif=exif_of(number))
+    expected = (4, 2) if number < 5 else (2, 4)
+    assert images.open_upright(data).size == expected
+    assert images.upright_size(data) == expected
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_orientations_turn_as_pillow_turns_them(number):
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    data = encoded(Image.fromarray(pixels), exif=exif_of(number))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(np.asarray(images.open_upright(data)), np.asarray(expected))

@@ -7,18 +7,16 @@ uncompressed.
 import errno
 import io
 import os
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from retinue.v1 import image_pb2
 
 from retinue_client._errors import ImageError
+from retinue_client._pillow import decoding, load_upright, orientation
 
 ImageSource: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
@@ -31,9 +29,6 @@ Arrays are uint8 [H, W, 3] RGB, [H, W, 4] RGBA, [H, W] or [H, W, 1] grey.
 # A file over this is not one of the formats the server reads, and would only fill the memory.
 MAX_FILE_BYTES = 1 << 30
 
-# What Pillow's readers raise on damaged bytes.
-_PILLOW_ERRORS = (EOFError, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-_TAG_ORIENTATION = 0x0112
 _RGB = image_pb2.CHANNEL_ORDER_RGB
 _RGBA = image_pb2.CHANNEL_ORDER_RGBA
 _GRAY = image_pb2.CHANNEL_ORDER_GRAY
@@ -136,7 +131,8 @@ def file_error(exc: OSError | ValueError, path: str | os.PathLike[str]) -> Image
 def open_upright(source: ImageSource) -> Image.Image:
     """The image in mode RGB as a person sees it, which is the frame of boxes and class maps.
 
-    EXIF orientation is applied. Transparent parts are laid on white, as the server does.
+    EXIF orientation is applied. Transparent parts are laid on white and levels of more than 8 bits brought to 8,
+    as the server does.
 
     Raises:
         ImageError: It cannot be read.
@@ -151,75 +147,55 @@ def open_upright(source: ImageSource) -> Image.Image:
         image = _decode(read_file(source), describe(source))
     else:
         image = _decode(bytes(source), describe(source))
-    with _decoding(describe(source)):
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    with decoding(describe(source)):
+        image = load_upright(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of an image file as a person sees it, from its header; None where it has none."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format == "PNG" and b"eXIf" in data:
+                # There it may stand behind the pixels.
+                image.load()
             width, height = image.size
             # Orientations 5 to 8 turn the image by a quarter.
-            return (
-                (height, width)
-                if image.getexif().get(_TAG_ORIENTATION, 1) in (5, 6, 7, 8)
-                else (width, height)
-            )
-    except _PILLOW_ERRORS:
+            return (height, width) if orientation(image) >= 5 else (width, height)
+    except Exception:  # whatever Pillow's parsers trip over
         return None
 
 
-@contextmanager
-def _decoding(source: str) -> Iterator[None]:
-    """Turns what Pillow raises of damaged files, which it decodes as late as it can, into ImageError."""
-    try:
-        yield
-    except UnidentifiedImageError as exc:
-        raise ImageError(
-            "It is no image file that Pillow knows.", source=source, reason="IMAGE_UNDECODABLE"
-        ) from exc
-    except _PILLOW_ERRORS as exc:
-        raise ImageError(
-            f"The image cannot be decoded: {exc}.", source=source, reason="IMAGE_UNDECODABLE"
-        ) from exc
-
-
 def _decode(data: bytes, source: str) -> Image.Image:
-    with _decoding(source):
+    with decoding(source):
         image = Image.open(io.BytesIO(data))
         image.load()
     return image
 
 
 def _fill_from_pillow(message: image_pb2.Image, image: Image.Image) -> int:
-    """Pillow images travel as a person sees them, so that Image.open(path) is answered as path itself is."""
+    """Pillow images travel as a person sees them, so that Image.open(path) is answered as path itself is.
+
+    What 32-bit levels mean is known of files; of those made here it is not.
+    """
     source = describe(image)
-    with _decoding(source):
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data and image.mode != "RGBA":
-        image = image.convert("RGBA")
-    elif image.mode in _PLAIN_MODES:
-        image = image.convert(_PLAIN_MODES[image.mode])
-    if image.mode.startswith("I;16"):
-        # How 16 bits become 8 is the server's to say: a file keeps them.
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=1)
-        message.encoded = buffer.getvalue()
-        return len(message.encoded)
+    mode = image.mode
+    known = mode not in ("I", "F") or image.format is not None
+    if known:
+        with decoding(source):
+            image = load_upright(image)
+            if image.has_transparency_data and image.mode != "RGBA":
+                image = image.convert("RGBA")
+            elif image.mode in _PLAIN_MODES:
+                image = image.convert(_PLAIN_MODES[image.mode])
     order = _ORDERS_BY_MODE.get(image.mode)
     if order is None:
         raise ImageError(
-            f"Images of mode {image.mode} have no common meaning: bring the values to 0...255 and convert to "
+            f"Images of mode {mode} have no common meaning: bring the values to 0...255 and convert to "
             "mode 'L' or 'RGB' first.",
             source=source,
             reason="PIXELS_UNSUPPORTED",
