@@ -2,6 +2,7 @@ import pytest
 
 from retinue_client import Client
 from retinue_client._address import resolve_address
+from retinue_client._channel import channel_options
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,21 @@ def test_without_an_address_the_environment_names_it_and_else_it_is_the_default(
     monkeypatch.setenv("RETINUE_SERVER", "elsewhere:9001")
     with Client() as client:
         assert client.address == "elsewhere:9001"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_a_server_of_this_machine_is_not_asked_through_a_proxy(host, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    assert ("grpc.enable_http_proxy", 0) in channel_options(f"{host}:8001")
+
+
+@pytest.mark.parametrize("address", ["gpu-box:8001", "10.0.0.7:8001", "dns:///retinue.example:8001"])
+def test_other_servers_are_asked_through_the_proxy_where_there_is_one(address):
+    assert all(name != "grpc.enable_http_proxy" for name, _ in channel_options(address))
+
+
+def test_the_proxy_is_not_in_the_way_of_a_call(ask, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    for variable in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    assert ask("list_models")

@@ -23,11 +23,11 @@ from retinue_client._calls import (
     segment_call,
 )
 from retinue_client._channel import (
-    CHANNEL_OPTIONS,
     DEFAULT_MAX_REQUEST_BYTES,
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
+    channel_options,
     deadline_seconds,
 )
 from retinue_client._classification import Classification
@@ -266,7 +266,7 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("The client is closed.")
         if self._stub is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self._address, options=channel_options(self._address))
             self._stub = pb_grpc.VisionServiceStub(self._channel)
         return getattr(self._stub, name)
 

@@ -1,5 +1,7 @@
 """How both clients connect, and what they limit where the caller does not say."""
 
+from ipaddress import ip_address
+
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_MAX_REQUEST_IMAGES = 32
 DEFAULT_MAX_REQUEST_BYTES = 16 << 20
@@ -11,13 +13,29 @@ _LONGEST_DEADLINE_SECONDS = 1e9
 
 # Class maps of large images are large, and what may be sent is the server's to say. gRPC's own longest wait
 # before it connects again is two minutes, which is longer than a server takes to start.
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+
+
+def channel_options(address: str) -> tuple[tuple[str, int], ...]:
+    """GRPC's options of a channel to `address`, a target as `resolve_address` gives it.
+
+    A server of this machine is never asked through the proxy that `http_proxy` names, which would not find it.
+    """
+    return (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if _is_loopback(address) else _OPTIONS
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def deadline_seconds(timeout_seconds: float | None) -> float | None:

@@ -23,11 +23,11 @@ from retinue_client._calls import (
     segment_call,
 )
 from retinue_client._channel import (
-    CHANNEL_OPTIONS,
     DEFAULT_MAX_REQUEST_BYTES,
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
+    channel_options,
     deadline_seconds,
 )
 from retinue_client._classification import Classification
@@ -72,7 +72,7 @@ class Client:
         self._address = resolve_address(address)
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
-        self._channel = grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(self._address, options=channel_options(self._address))
         self._stub = pb_grpc.VisionServiceStub(self._channel)
         self._closed = False
 
