@@ -159,6 +159,12 @@ def test_the_class_map_is_the_same_in_every_format(mask_format):
     assert np.array_equal(np.asarray(result.to_image()), class_map)
 
 
+def test_a_label_that_several_classes_share_means_all_of_them():
+    result, class_map = segmentation(labels=("bag", "bag"))
+    assert result.mask("bag").all()
+    assert np.array_equal(result.mask(2), class_map == 2)
+
+
 def test_pixels_of_no_class_are_minus_one_where_nothing_says_what_they_are():
     result, class_map = segmentation("coco_rle", areas=(ClassArea(2, "bag", 6),))
     assert np.array_equal(result.class_map, np.where(class_map == 2, 2, -1))

@@ -130,7 +130,10 @@ class Segmentation:
         return self._decoded[0]
 
     def mask(self, class_: int | str) -> npt.NDArray[np.bool_]:
-        """Where one class is, by id or name: bool [height, width], all False where the class is absent."""
+        """Where one class is, by id or name: bool [height, width], all False where the class is absent.
+
+        A name that several classes share means all of them.
+        """
         ids = [
             area.class_id
             for area in self.areas
@@ -138,8 +141,7 @@ class Segmentation:
         ]
         if not ids:
             return np.zeros((self.height, self.width), dtype=np.bool_)
-        found: npt.NDArray[np.bool_] = self.class_map == ids[0]
-        return found
+        return np.isin(self.class_map, ids)
 
     def __iter__(self) -> Iterator[ClassArea]:
         return iter(self.areas)
