@@ -3,6 +3,8 @@ import socket
 
 import grpc
 import pytest
+from google.protobuf import any_pb2
+from google.rpc import status_pb2
 
 import retinue_client
 from retinue_client import (
@@ -62,6 +64,27 @@ def test_an_overloaded_server_says_when_to_come_back(ask, server, failure):
         "message": "Full.",
         "retry_after_seconds": pytest.approx(1.25),
     }
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        b"\xff no Status",
+        status_pb2.Status(
+            details=[any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")]
+        ).SerializeToString(),
+    ],
+    ids=["no Status", "no ErrorInfo"],
+)
+def test_details_that_cannot_be_read_are_as_good_as_absent(ask, server, details):
+    def refuse(_request, context):
+        context.set_trailing_metadata((("grpc-status-details-bin", details),))
+        context.abort(Code.PERMISSION_DENIED, "Not for you.")
+
+    server.service.on_request = refuse
+    with pytest.raises(AuthenticationError) as caught:
+        ask("classify", b"x")
+    assert (caught.value.reason, caught.value.message) == ("PERMISSION_DENIED", "Not for you.")
 
 
 def test_nobody_at_the_address_says_which_and_how_to_start_a_server(ask):

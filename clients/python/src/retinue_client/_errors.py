@@ -19,9 +19,11 @@ where it was about several. A mistake in the calling code, such as an object tha
 `TypeError` or a `ValueError`.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
@@ -201,7 +203,9 @@ def error_from_call(
     status = status_pb2.Status()
     for key, value in answer.trailing_metadata() or ():
         if key == _STATUS_DETAILS_KEY:
-            status.ParseFromString(value)
+            # What somebody on the way has damaged is as good as absent.
+            with suppress(DecodeError):
+                status = status_pb2.Status.FromString(value)
     reason, retry_after_seconds = _details(status)
     error: RetinueError
     if reason is None and code is StatusCode.CANCELLED and closed:
@@ -241,12 +245,11 @@ def _details(status: Any) -> tuple[str | None, float | None]:
     reason = retry_after_seconds = None
     for detail in status.details:
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-            reason = info.reason
-        elif detail.Is(retry.DESCRIPTOR):
-            detail.Unpack(retry)
-            retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        with suppress(DecodeError):
+            if detail.Unpack(info):
+                reason = info.reason
+            elif detail.Unpack(retry):
+                retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return reason, retry_after_seconds
 
 
