@@ -47,13 +47,37 @@ def test_without_an_address_the_environment_names_it_and_else_it_is_the_default(
         assert client.address == "elsewhere:9001"
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_a_server_of_this_machine_is_not_asked_through_a_proxy(host, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
-    assert ("grpc.enable_http_proxy", 0) in channel_options(f"{host}:8001")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:8001",
+        "LOCALHOST:8001",
+        "127.0.0.1:8001",
+        "127.8.9.10:8001",
+        "[::1]:8001",
+        "ipv4:127.0.0.1:8001",
+        "ipv6:[::1]:8001",
+        "dns:localhost:8001",
+        "dns:///localhost:8001",
+        "dns://10.0.0.1/localhost:8001",
+        "dns:localhost",
+    ],
+)
+def test_a_server_of_this_machine_is_not_asked_through_a_proxy(address):
+    assert ("grpc.enable_http_proxy", 0) in channel_options(address)
 
 
-@pytest.mark.parametrize("address", ["gpu-box:8001", "10.0.0.7:8001", "dns:///retinue.example:8001"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "gpu-box:8001",
+        "10.0.0.7:8001",
+        "localhost.example:8001",
+        "ipv4:10.0.0.7:8001",
+        "dns:///retinue.example:8001",
+        "dns://127.0.0.1/retinue.example:8001",
+    ],
+)
 def test_other_servers_are_asked_through_the_proxy_where_there_is_one(address):
     assert all(name != "grpc.enable_http_proxy" for name, _ in channel_options(address))
 

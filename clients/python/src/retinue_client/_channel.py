@@ -1,6 +1,7 @@
 """How both clients connect, and what they limit where the caller does not say."""
 
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_MAX_REQUEST_IMAGES = 32
@@ -20,6 +21,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+# https://github.com/grpc/grpc/blob/master/doc/naming.md
+_SCHEMES_OF_HOSTS = ("dns", "ipv4", "ipv6")
 
 
 def channel_options(address: str) -> tuple[tuple[str, int], ...]:
@@ -31,8 +34,11 @@ def channel_options(address: str) -> tuple[tuple[str, int], ...]:
 
 
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    scheme, _, rest = address.partition(":")
+    # Such as dns://AUTHORITY/HOST:PORT, where only the host matters.
+    target = rest.rpartition("/")[2] if scheme in _SCHEMES_OF_HOSTS else address
     try:
+        host = urlsplit(f"//{target}").hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
