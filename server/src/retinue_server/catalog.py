@@ -143,7 +143,7 @@ class Loader:
         threads: How many batches run at once, and on how many threads each.
         max_queue_images: Images that may wait for one model.
         decoders: Pool that decodes in front of a GPU; None on a CPU.
-        on_batch: Called with (name, version, batch size) of every batch that ran.
+        on_batch: Called with (name, version, batch size) of every batch that answered an image.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ class FakeBackend:
 
 
 class SlowBackend:
-    """Doubles numbers; each takes its time on the test's clock."""
+    """Doubles numbers; each takes its time on the test's clock, but not what cannot be read or raises."""
 
     max_batch_size = 4
 
@@ -57,8 +58,10 @@ class SlowBackend:
         self.seconds_an_item = seconds_an_item
 
     def run(self, items: Sequence[int]) -> list[int | RetinueError]:
-        self.clock.now += self.seconds_an_item * len(items)
-        return [2 * item for item in items]
+        if None in items:
+            raise ValueError("boom")
+        self.clock.now += self.seconds_an_item * sum(item >= 0 for item in items)
+        return [ImageError("negative") if item < 0 else 2 * item for item in items]
 
 
 @pytest.fixture
@@ -202,6 +205,27 @@ async def test_a_request_too_large_for_its_deadline_is_refused_by_an_idle_engine
     with pytest.raises(OverloadedError):
         await batcher.submit([1] * 256, deadline=clock.now + 1)
     assert values(await batcher.submit([1, 2], deadline=clock.now + 1)) == [2, 4]
+
+
+@pytest.mark.parametrize("unanswered", [-1, None])
+async def test_a_batch_without_an_answer_says_nothing_of_the_cost(
+    unanswered: Any, engine: Engine, clock: Clock
+) -> None:
+    sizes: list[int] = []
+    backend = SlowBackend(clock, seconds_an_item=0.1)
+    batcher: Batcher[int, int] = Batcher(
+        backend, engine, capacity=300, item_seconds=0.1, on_batch=sizes.append
+    )
+    await batcher.submit([1])
+    for _ in range(50):
+        (value,) = values(await batcher.submit([unanswered]))
+        assert isinstance(value, RetinueError)
+    assert batcher.item_seconds == pytest.approx(0.1)
+    with pytest.raises(OverloadedError, match=r"the request takes 25\.600 s"):
+        await batcher.submit([1] * 256, deadline=clock.now + 1)
+    await batcher.submit([1])
+    engine.stop()
+    assert sizes == [1, 1]
 
 
 async def test_an_idle_engine_is_not_made_to_refuse_by_one_slow_item(engine: Engine, clock: Clock) -> None:

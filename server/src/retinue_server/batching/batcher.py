@@ -96,7 +96,7 @@ class Batcher(Generic[Item, Result]):
         capacity: Items that may wait.
         item_seconds: First estimate of one item's cost; measured from then on.
         name: Of the model, for the log.
-        on_batch: Called with the size of every batch that ran.
+        on_batch: Called with the size of every batch that answered an item.
     """
 
     def __init__(
@@ -198,14 +198,16 @@ class Batcher(Generic[Item, Result]):
                 raise
         finally:
             seconds = (self._clock() - began) / len(batch)
+            # Where nothing was answered, the network may not have run, and the time says nothing of its cost.
+            answered = not all(isinstance(value, RetinueError) for value in values)
             with self._engine.condition:
                 self._engine.finish()
-                self._fastest_item_seconds = min(self._fastest_item_seconds, seconds)
-                counted = min(seconds, _MOST_TIMES_ESTIMATE * self.item_seconds)
-                self.item_seconds += _COST_SMOOTHING * (counted - self.item_seconds)
+                if answered:
+                    self._learn_cost(seconds)
                 for job, value in zip(batch, values, strict=True):
                     job.ticket.put(job.index, Outcome(value, began - job.queued_at))
-            self._on_batch(len(batch))
+            if answered:
+                self._on_batch(len(batch))
 
     def fail_all(self, error: RetinueError) -> None:
         """Answers everything that waits with an error. Called under the engine's lock."""
@@ -230,6 +232,12 @@ class Batcher(Generic[Item, Result]):
                 retry_after_seconds=retry_after_seconds,
                 reason="DEADLINE_TOO_SHORT",
             )
+
+    def _learn_cost(self, seconds: float) -> None:
+        """Moves the estimates by what an item of a batch took."""
+        self._fastest_item_seconds = min(self._fastest_item_seconds, seconds)
+        counted = min(seconds, _MOST_TIMES_ESTIMATE * self.item_seconds)
+        self.item_seconds += _COST_SMOOTHING * (counted - self.item_seconds)
 
     def _item_cost(self, *, idle: bool) -> float:
         """What an item will cost; with an idle engine the least it ever did, since a guess must refuse nothing."""
