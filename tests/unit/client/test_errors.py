@@ -91,13 +91,20 @@ def test_nobody_at_the_address_says_which_and_how_to_start_a_server(ask):
     with socket.socket() as bound:
         # Bound and not listening: connections are refused, and nobody else gets the port.
         bound.bind(("127.0.0.1", 0))
-        ask.address = f"127.0.0.1:{bound.getsockname()[1]}"
+        port = bound.getsockname()[1]
+        ask.address = f"127.0.0.1:{port}"
         with pytest.raises(ServerUnreachableError) as caught:
             ask("list_models")
     assert ask.address in caught.value.message
     assert "connection refused" in caught.value.message
-    assert "retinue-server --models" in caught.value.message
+    assert f"`retinue-server --models DIR --grpc-port {port}`" in caught.value.message
     assert caught.value.code is Code.UNAVAILABLE
+
+
+def test_no_port_is_proposed_for_an_address_without_one(ask, tmp_path):
+    ask.address = f"unix:{tmp_path}/none.sock"
+    with pytest.raises(ServerUnreachableError, match="`retinue-server --models DIR`"):
+        ask("list_models")
 
 
 def test_an_unknown_host_is_named(ask):

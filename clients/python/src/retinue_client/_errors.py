@@ -296,9 +296,11 @@ def _no_connection(text: str, address: str) -> UnavailableError:
             f"{address} does not speak gRPC. Is it Retinue's HTTP port? The gRPC port is 8001 by default."
         )
     if "failed to connect" in lower or "resol" in lower:
+        port = address.rpartition(":")[2]
+        on_port = f" --grpc-port {port}" if port.isdigit() else ""
         return ServerUnreachableError(
             f"No Retinue server answers at {address} ({_cause(lower)}). Start one with "
-            "`retinue-server --models DIR --grpc-port 8001`, or name another address with --server HOST:PORT "
+            f"`retinue-server --models DIR{on_port}`, or name another address with --server HOST:PORT "
             "or RETINUE_SERVER."
         )
     return UnavailableError(
