@@ -37,6 +37,9 @@ _TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_
 # Decoding and resizing a photo of half a megapixel, for the first estimate of a model's cost; measured from then on.
 _FIRST_DECODE_SECONDS = 0.002
 
+# A name may have 128 characters, and gRPC takes 8 KiB of trailers, which hold a message twice.
+_NAMES_IN_MESSAGES = 10
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -270,5 +273,6 @@ def ids_by_label(labels: Iterable[str]) -> dict[str, frozenset[int]]:
     return ids
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
+def _listed(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _NAMES_IN_MESSAGES else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMES_IN_MESSAGES]) + more or "none"
