@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from retinue_client import _images
 from retinue_client.cli._app import app
 
 runner = CliRunner()
@@ -155,6 +156,16 @@ def test_an_image_comes_from_standard_input(retinue, photos, server):
     assert server.service.requests[0].images[0].encoded == content
 
 
+def test_standard_input_is_read_up_to_the_limit_of_a_file(retinue, server, monkeypatch):
+    monkeypatch.setattr(_images, "MAX_FILE_BYTES", 1 << 20)
+    result = retinue("classify", "-", input=bytes((1 << 20) + 1))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "-: FILE_TOO_LARGE: The file has more than 1 MiB: it is no photo.\n",
+    )
+    assert server.service.requests == []
+
+
 def test_file_names_and_labels_with_brackets_are_shown_as_they_are(retinue, photos, server):
     name = photos / "[red]x[bold].png"
     name.write_bytes(b"[bold]label :smile:")
@@ -214,6 +225,8 @@ def test_a_drawing_into_an_existing_folder_is_named_after_the_image(retinue, pho
         (["a.png"], "one.txt", "end it in .png"),
         (["a.png"], "missing/one.png", "there is no folder"),
         (["a.png", "b.png"], "photos/a.png/folder", "cannot be created"),
+        (["a.png"], "n" * 300 + ".png", "cannot be created: File name too long."),
+        (["a.png", "b.png"], "n" * 300, "cannot be created: File name too long."),
     ],
 )
 def test_a_drawing_that_cannot_be_written_as_named_is_refused_before_the_server_is_asked(

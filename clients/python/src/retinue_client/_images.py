@@ -8,7 +8,7 @@ import errno
 import io
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -100,14 +100,28 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """
     try:
         with Path(path).open("rb") as file:
-            # One byte past the limit tells a file that is too large from one that just fits.
-            data = file.read(MAX_FILE_BYTES + 1)
+            return read_stream(file, describe(path))
     except (OSError, ValueError) as exc:
         raise file_error(exc, path) from exc
+
+
+def read_stream(stream: BinaryIO, source: str) -> bytes:
+    """The bytes of a file that is open.
+
+    Args:
+        stream: The file.
+        source: Its name, for messages.
+
+    Raises:
+        ImageError: It has too many; the reason is FILE_TOO_LARGE.
+        OSError: It cannot be read.
+    """
+    # One byte past the limit tells a file that is too large from one that just fits.
+    data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(
             f"The file has more than {MAX_FILE_BYTES >> 20} MiB: it is no photo.",
-            source=describe(path),
+            source=source,
             reason="FILE_TOO_LARGE",
         )
     return data

@@ -1,13 +1,15 @@
 """The files that the command line reads and writes."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
 from retinue_client._errors import ImageError, RetinueError
-from retinue_client._images import read_file
+from retinue_client._images import file_error, read_file, read_stream
 from retinue_client.cli._exit import complain, fail
 
 STANDARD_INPUT = "-"
@@ -15,12 +17,19 @@ STANDARD_INPUT = "-"
 
 def read_image(name: str) -> bytes | ImageError:
     """The bytes of an image named on the command line, or why there are none."""
-    if name == STANDARD_INPUT:
-        return sys.stdin.buffer.read()
     try:
-        return read_file(name)
+        return _read_standard_input() if name == STANDARD_INPUT else read_file(name)
     except ImageError as error:
         return error
+
+
+def _read_standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ImageError("Standard input is closed.", source=STANDARD_INPUT, reason="FILE_UNREADABLE")
+    try:
+        return read_stream(sys.stdin.buffer, STANDARD_INPUT)
+    except OSError as exc:
+        raise file_error(exc, STANDARD_INPUT) from exc
 
 
 def plan_outputs(
@@ -43,16 +52,16 @@ def plan_outputs(
     if out is None:
         return [None] * len(images)
     path = Path(out)
-    writable = suffixes or frozenset(Image.registered_extensions()) & _suffixes_pillow_writes()
-    if len(images) == 1 and not path.is_dir():
-        if path.suffix.lower() not in writable:
-            fail(f"{option}: {out!r} does not name a picture: end it in .png.")
-        if not path.parent.is_dir():
-            fail(f"{option}: there is no folder {str(path.parent)!r}.")
-        return [path]
-    if path.suffix.lower() in writable or (path.exists() and not path.is_dir()):
-        fail(f"{option}: {out!r} is a file, and {len(images)} images need a folder.")
+    writable = suffixes or _suffixes_pillow_writes()
     try:
+        if len(images) == 1 and not path.is_dir():
+            if path.suffix.lower() not in writable:
+                fail(f"{option}: {out!r} does not name a picture: end it in .png.")
+            if not path.parent.is_dir():
+                fail(f"{option}: there is no folder {str(path.parent)!r}.")
+            return [path]
+        if path.suffix.lower() in writable or (path.exists() and not path.is_dir()):
+            fail(f"{option}: {out!r} is a file, and {len(images)} images need a folder.")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         fail(f"{option}: {out!r} cannot be created: {exc.strerror}.")
@@ -60,7 +69,8 @@ def plan_outputs(
 
 
 def save_picture(paint: Callable[[], Image.Image], path: Path, option: str) -> bool:
-    """Paints a picture and writes it; where that fails, says why and returns False."""
+    """Paints a picture and writes it; where that fails, says why, leaves no new file and returns False."""
+    was_there = os.path.lexists(path)
     try:
         paint().save(path)
     except RetinueError as error:
@@ -70,6 +80,9 @@ def save_picture(paint: Callable[[], Image.Image], path: Path, option: str) -> b
         # ValueError is what a format's writer raises of a mode that it does not know.
         reason = getattr(exc, "strerror", None) or exc
         complain(f"{option}: {str(path)!r} cannot be written: {reason}.")
+        if not was_there:
+            with suppress(OSError):
+                path.unlink()
     else:
         return True
     return False
