@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from retinue_client import _images
+from retinue_client._palette import colour_of_class
 from retinue_client.cli._app import app
 
 runner = CliRunner()
@@ -272,6 +273,14 @@ def test_a_class_map_is_written_as_grey_levels(retinue, photos, tmp_path, as_jso
         assert np.asarray(class_map).tolist() == [[0] * 6, [0, 0, 2, 2, 2, 0], [0, 0, 2, 2, 2, 0], [0] * 6]
     result = retinue("segment", photos / "a.png", "--mask-out", tmp_path / "map.jpg")
     assert (result.exit_code, "end it in .png" in result.stderr) == (2, True)
+
+
+def test_the_table_of_a_segmentation_has_the_colours_of_its_picture(retinue, photos, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    red, green, blue = colour_of_class(1)
+    assert f"38;2;{red};{green};{blue}m■" in retinue("segment", photos / "a.png").stdout
 
 
 def test_models_are_a_table(retinue):

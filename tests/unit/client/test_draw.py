@@ -86,6 +86,18 @@ def test_classes_are_tinted_outlined_and_named_below_the_image():
     assert drawn.getpixel((50, 50)) == GREY
 
 
+def test_colours_are_counted_from_the_first_class_that_has_one():
+    image = Image.new("RGB", (600, 400), GREY)
+    class_map = np.zeros((400, 600), np.uint8)
+    class_map[100:300, 200:400] = 3
+    drawn = draw.draw_segmentation(image, class_map, [(3, "bag", 1 / 6)], first_coloured=1)
+    assert drawn.getpixel((200, 200)) == colour_of_class(2)
+    legend = np.asarray(drawn)[400:]
+    assert (legend == colour_of_class(2)).all(axis=2).any()
+    assert not (legend == colour_of_class(3)).all(axis=2).any()
+    draw.draw_segmentation(image, class_map, [], first_coloured=1)
+
+
 def test_a_class_map_of_another_size_is_scaled_to_the_image():
     image = Image.new("RGB", (600, 400), GREY)
     class_map = np.array([[-1, 700]], dtype=np.int32)

@@ -16,6 +16,7 @@ from retinue_client import (
     Segmentation,
     Timing,
 )
+from retinue_client._palette import colour_of_class
 
 TIMING = Timing(
     decode_us=1500, queue_us=200, inference_us=6000, postprocess_us=100, total_us=8140, batch_size=4
@@ -181,6 +182,13 @@ def test_a_class_map_in_the_frame_of_the_model_is_not_drawn_on_the_image():
     result, _ = segmentation(mask_size="model")
     with pytest.raises(ValueError, match="original"):
         result.draw(np.zeros((4, 6, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("labels", "colour"), [(("background", "bag"), 1), (("road", "bag"), 2)])
+def test_background_that_is_class_0_takes_no_colour_from_the_palette(labels, colour):
+    drawn = segmentation(labels=labels)[0].draw(Image.new("RGB", (600, 400), "grey"))
+    # On the outline of the class, where it is not mixed with the image's own colours.
+    assert drawn.getpixel((200, 200)) == colour_of_class(colour)
 
 
 def test_drawing_says_which_file_cannot_be_read(tmp_path):

@@ -141,7 +141,10 @@ def draw_detections(
 
 
 def draw_segmentation(
-    image: Image.Image, class_map: npt.NDArray[np.integer], classes: Sequence[tuple[int, str, float]]
+    image: Image.Image,
+    class_map: npt.NDArray[np.integer],
+    classes: Sequence[tuple[int, str, float]],
+    first_coloured: int = 0,
 ) -> Image.Image:
     """Tints the pixels of each class, outlines them, and sets a legend below the image.
 
@@ -149,6 +152,7 @@ def draw_segmentation(
         image: RGB, upright.
         class_map: Integers [h, w] of any size: it is scaled to the image.
         classes: Id, name and share of the pixels in [0, 1] of the classes to paint, largest first.
+        first_coloured: The class that has the palette's first colour; none below it is painted.
     """
     image = _enlarge(image)
     style = _Style.of(image)
@@ -156,12 +160,16 @@ def draw_segmentation(
     # Class 0 of this map is "nothing", so that one unsigned map says all.
     shifted = np.where(painted, class_map.astype(np.int64) + 1, 0).astype(np.uint16)
     full = np.asarray(Image.fromarray(shifted).resize(image.size, Image.Resampling.NEAREST))
-    table = np.concatenate((np.zeros((1, 3), np.uint8), colour_table(int(full.max(initial=0)))))
+    unpainted = np.zeros((1 + first_coloured, 3), np.uint8)
+    table = np.concatenate((unpainted, colour_table(int(full.max(initial=0)) - first_coloured)))
     colours = Image.fromarray(table[full])
     mask = Image.fromarray(np.where(full > 0, np.uint8(255), np.uint8(0)))
     tinted = Image.composite(Image.blend(image, colours, _MASK_OPACITY), image, mask)
     tinted.paste(colours, mask=_outline(full, mask, style.line))
-    legend = [(colour_of_class(class_id), f"{name} {_percent(share)}") for class_id, name, share in classes]
+    legend = [
+        (colour_of_class(class_id - first_coloured), f"{name} {_percent(share)}")
+        for class_id, name, share in classes
+    ]
     return _with_legend(tinted, legend, style)
 
 

@@ -1,7 +1,7 @@
 """What `segment` answers."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -46,6 +46,14 @@ class ClassArea:
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""
         return {"class_id": self.class_id, "label": self.label, "area_pixels": self.area_pixels}
+
+
+def first_coloured_class(areas: Iterable[ClassArea]) -> int:
+    """The class that has the palette's first colour: 1 where class 0 is background, else 0.
+
+    So a label has one colour in the pictures of a segmenter and of a detector, whose classes begin with an object's.
+    """
+    return int(any(area.class_id == 0 and area.is_background for area in areas))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +214,7 @@ class Segmentation:
                 for area in self.areas
                 if not area.is_background
             ],
+            first_coloured_class(self.areas),
         )
 
     def _decode(self) -> npt.NDArray[Any]:

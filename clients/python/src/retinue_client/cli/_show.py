@@ -11,6 +11,7 @@ from rich.text import Text
 
 from retinue_client import Classification, Detections, ImageError, ModelInfo, RetinueError, Segmentation
 from retinue_client._palette import colour_of_class
+from retinue_client._segmentation import first_coloured_class
 from retinue_client.cli._console import plain
 
 Result = Classification | Detections | Segmentation
@@ -139,8 +140,9 @@ def _segmentation_table(result: Segmentation) -> RenderableType:
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("pixels", justify="right", no_wrap=True)
     pixels = max(1, result.width * result.height)
+    first = first_coloured_class(result.areas)
     for area in result.areas:
-        square = Text(" ") if area.is_background else Text("■", _style(area.class_id))
+        square = Text(" ") if area.is_background else Text("■", _style(area.class_id - first))
         table.add_row(square, plain(area.label), f"{area.area_pixels / pixels:.1%}", f"{area.area_pixels:,}")
     return table
 
