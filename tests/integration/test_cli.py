@@ -81,8 +81,6 @@ def test_wrong_questions_get_the_servers_advice_and_the_exit_code_2(
     for arguments, advice in (
         (["classify", files["red"], "--model", "nope"], "colour-classifier"),
         (["detect", files["red"], "--model", "colour-classifier"], "colour-detector"),
-        (["classify", files["red"], "--top-k", "0"], "top_k"),
-        (["detect", files["red"], "--threshold", "nan"], "score_threshold"),
         (["segment", files["red"], "--class", "violet"], "red"),
     ):
         done = retinue(*arguments)

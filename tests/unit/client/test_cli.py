@@ -307,6 +307,30 @@ def test_wrong_usage_is_the_exit_code_2(retinue):
     assert retinue("classify").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("classify", "--top-k", "0"),
+        ("classify", "--min-score", "1.5"),
+        ("detect", "--threshold", "-0.1"),
+        ("detect", "--threshold", "nan"),
+        ("detect", "--max-detections", "0"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_by_its_own_name(
+    retinue, server, photos, command, option, value
+):
+    result = retinue(command, photos / "a.png", option, value)
+    assert result.exit_code == 2
+    assert f"'{option}'" in result.stderr
+    assert server.service.requests == []
+
+
+def test_the_usage_names_an_image_once(retinue):
+    usage = retinue("classify", "--help").stdout.strip().splitlines()[0]
+    assert usage.count("...") == 1
+
+
 def test_the_version_is_printed(retinue):
     result = retinue("--version")
     assert (result.exit_code, result.stdout) == (0, "retinue 0.1.0\n")

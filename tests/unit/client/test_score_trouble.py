@@ -108,11 +108,11 @@ def test_a_server_that_stays_away_ends_the_job_and_leaves_the_rows_so_far(
 def test_a_wrong_question_ends_the_job_at_once(score, server, failure, folder, tmp_path):
     def refuse(request, context):
         if hasattr(request, "images"):
-            failure(grpc.StatusCode.INVALID_ARGUMENT, "top_k is 0.", "INVALID_REQUEST").abort(context)
+            failure(grpc.StatusCode.INVALID_ARGUMENT, "top_k is 9.", "INVALID_REQUEST").abort(context)
 
     server.service.on_request = refuse
-    result = score(folder, "--top-k", "0")
-    assert (result.exit_code, "top_k is 0." in result.stderr) == (2, True)
+    result = score(folder, "--top-k", "9")
+    assert (result.exit_code, "top_k is 9." in result.stderr) == (2, True)
     assert not (tmp_path / "results.parquet").exists()
 
 

@@ -10,7 +10,7 @@ from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
 from retinue_client.cli._exit import fail
 
 Images = Annotated[
-    list[str], typer.Argument(metavar="IMAGE...", help="Image files; - reads one from standard input.")
+    list[str], typer.Argument(metavar="IMAGE", help="Image files; - reads one from standard input.")
 ]
 Server = Annotated[
     str,
@@ -37,19 +37,23 @@ Classes = Annotated[
     list[str] | None,
     typer.Option("--class", metavar="NAME", help="Only this class; may be given several times."),
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", help="How many classes to return; 5 by default.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="How many classes to return; 5 by default.")]
 MinScore = Annotated[
-    float | None, typer.Option("--min-score", help="Leave out classes of a lower probability, in [0, 1].")
+    float | None,
+    typer.Option("--min-score", min=0, max=1, help="Leave out classes of a lower probability, in [0, 1]."),
 ]
 Threshold = Annotated[
     float | None,
     typer.Option(
         "--threshold",
+        min=0,
+        max=1,
         help="Leave out detections of a lower score, in [0, 1]; the model's own threshold by default.",
     ),
 ]
 MaxDetections = Annotated[
-    int | None, typer.Option("--max-detections", help="The most detections of an image; all by default.")
+    int | None,
+    typer.Option("--max-detections", min=1, help="The most detections of an image; all by default."),
 ]
 
 DEFAULT_SERVER = DEFAULT_ADDRESS
