@@ -104,6 +104,20 @@ def failing_classifier(models: Path, name: str = "failing-classifier") -> Path:
     return edit_graph(bundle, edit)
 
 
+def scaled(bundle: Path, output: str, factor: float) -> Path:
+    """Multiplies an output of floats, so that it breaks the contract. Returns the bundle."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        place = next(place for place, node in enumerate(graph.node) if output in node.output)
+        producer = graph.node[place]
+        producer.output[list(producer.output).index(output)] = "right"
+        graph.node.insert(place + 1, helper.make_node("Mul", ["right", "factor"], [output]))
+        graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), "factor"))
+
+    return edit_graph(bundle, edit)
+
+
 def _brightness() -> list[onnx.NodeProto]:
     """Nodes that make `brightness`, int64 []: the darkest level of the brightest image."""
     return [

@@ -1,5 +1,6 @@
 """A server that faults are tried on, which must answer after each of them."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,12 @@ def fault_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
     # Their graphs know three classes.
     colour_bundles.rewrite_manifest(colour_bundles.detector(models, "lying-detector"), labels=["red"])
     colour_bundles.rewrite_manifest(colour_bundles.segmenter(models, "lying-segmenter"), labels=["red"])
+    odd_bundles.scaled(colour_bundles.classifier(models, "nan-classifier"), "probabilities", math.nan)
+    odd_bundles.scaled(colour_bundles.classifier(models, "sevenfold-classifier"), "probabilities", 7)
+    odd_bundles.scaled(colour_bundles.classifier(models, "negative-classifier"), "probabilities", -0.5)
+    odd_bundles.scaled(colour_bundles.detector(models, "nan-detector"), "scores", math.nan)
+    odd_bundles.scaled(colour_bundles.detector(models, "sevenfold-detector"), "scores", 7)
+    odd_bundles.scaled(colour_bundles.detector(models, "boundless-detector"), "boxes", math.inf)
     with running_server(models, "--instances", "1") as server:
         yield server
 

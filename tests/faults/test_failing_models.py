@@ -89,3 +89,21 @@ def test_a_model_that_answers_with_a_class_it_does_not_have(task: str, connectio
     refusal = refused_image(blue)
     assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
     assert "class outside of its" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "nan-classifier",
+        "sevenfold-classifier",
+        "negative-classifier",
+        "nan-detector",
+        "sevenfold-detector",
+        "boundless-detector",
+    ],
+)
+def test_a_model_whose_numbers_are_no_probabilities_or_boxes(model: str, connection: Connection) -> None:
+    ask = connection.detect if model.endswith("detector") else connection.classify
+    refusal = refused(lambda: ask(flat(255, 0, 0), model=model))
+    assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
+    assert "its bundle is broken" in refusal.message

@@ -28,7 +28,7 @@ Postprocess = Callable[[Outputs, int, Frame, Any], TaskResult]
 def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
     """The function of the manifest's task: (outputs, row, frame, options) -> result.
 
-    It raises EngineError where the network answers with a class that it does not have.
+    It raises EngineError where the network answers with a class that it does not have, or with what is no probability.
     """
     num_classes = len(manifest.labels)
     if manifest.task == pb.TASK_CLASSIFY:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retinue_server.errors import EngineError
 from retinue_server.vision.classify import top_k
 
 
@@ -34,14 +35,19 @@ def test_scores_below_the_least_are_left_out():
     assert listed([0.1, 0.5, 0.4], 3, min_score=0.9) == []
 
 
-def test_nan_is_never_told():
-    assert [class_id for class_id, _ in listed([np.nan, 0.2, np.nan, 0.8], 4)] == [3, 1]
-    assert [class_id for class_id, _ in listed([np.nan, 0.2, np.nan, 0.8], 1)] == [3]
-    assert listed([np.nan], 1) == []
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 7.0, -0.5])
+@pytest.mark.parametrize("k", [1, 4])
+def test_what_is_no_probability_is_the_models_fault(value, k):
+    with pytest.raises(EngineError, match="its bundle is broken"):
+        listed([0.2, value, 0.8], k, min_score=0.9)
+
+
+def test_a_probability_that_rounding_made_too_large_is_told_as_1():
+    assert listed([0.0, 1.00001], 1) == [(1, 1.0)]
 
 
 @given(
-    st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, float("nan")]), min_size=1, max_size=40),
+    st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
     st.integers(1, 50),
     st.sampled_from([0.0, 0.1, 0.3]),
 )

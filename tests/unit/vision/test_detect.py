@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from retinue_server.errors import EngineError
 from retinue_server.vision.detect import to_original
 from retinue_server.vision.resize import frame_for
 from retinue_server.vision.spec import InputSpec, ResizeMode
@@ -61,10 +62,21 @@ def test_only_wanted_classes_count_towards_the_most():
 
 @pytest.mark.parametrize("column", range(5))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_is_dropped_alone(column, value):
-    bad = [1, 2, 3, 4, 0.9, 0]
+def test_a_row_that_is_not_finite_is_the_models_fault(column, value):
+    bad = [1, 2, 3, 4, 0.3, 0]
     bad[column] = value
-    assert detections([bad, [1, 2, 3, 4, 0.5, 1]]).classes.tolist() == [1]
+    with pytest.raises(EngineError, match="its bundle is broken"):
+        detections([[1, 2, 3, 4, 0.5, 1], bad], score_threshold=0.4)
+
+
+@pytest.mark.parametrize("score", [7.0, -0.5])
+def test_a_score_that_is_no_probability_is_the_models_fault(score):
+    with pytest.raises(EngineError, match="its bundle is broken"):
+        detections([[1, 2, 3, 4, score, 0]])
+
+
+def test_the_boxes_of_padding_may_be_anything():
+    assert detections([[np.nan] * 4 + [0, 0], [1, 2, 3, 4, 0.5, 1]]).classes.tolist() == [1]
 
 
 @pytest.mark.parametrize("box", [[5, 5, 5, 9], [5, 5, 9, 5], [9, 5, 5, 9], [-9, 5, 0, 9], [128, 5, 200, 9]])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from retinue_server.errors import EngineError
+from retinue_server.vision.classify import check_probabilities
 from retinue_server.vision.resize import Frame
 
 
@@ -37,8 +39,8 @@ def to_original(
 ) -> Detections:
     """Choose from one image's rows and bring their boxes into the original image.
 
-    Rows of score 0 are padding. Rows with a NaN or an infinity are dropped, and so are boxes that have no
-    area once they are clipped to the image, such as those in the padding of a letterbox.
+    Rows of score 0 are padding. Boxes that have no area once they are clipped to the image, such as those in
+    the padding of a letterbox, are dropped.
 
     Args:
         boxes: float32 [M, 4], x1, y1, x2, y2 in input pixels.
@@ -48,12 +50,18 @@ def to_original(
         score_threshold: Lower scores are left out, in [0, 1].
         max_detections: The most to return, highest scores first; None means all.
         class_ids: Only these classes; None means all.
+
+    Raises:
+        EngineError: A score is none, or the box of a row that is not padding has a NaN or an infinity.
     """
-    keep = (scores > 0) & (scores >= score_threshold) & (scores < np.inf)
+    check_probabilities(scores)
+    found = scores > 0
+    if not np.isfinite(boxes[found]).all():
+        raise EngineError("the model gave a box that is not finite; its bundle is broken.")
+    keep = found & (scores >= score_threshold)
     if class_ids is not None:
         keep &= np.isin(classes, np.fromiter(class_ids, np.int64, len(class_ids)))
     rows = np.flatnonzero(keep)
-    rows = rows[np.isfinite(boxes[rows]).all(axis=1)]
 
     offset = np.array((frame.offset_x, frame.offset_y) * 2)
     scale = np.array((frame.scale_x, frame.scale_y) * 2)
@@ -66,6 +74,6 @@ def to_original(
     rows = rows[order]
     return Detections(
         boxes=original[order],
-        scores=scores[rows].astype(np.float32, copy=False),
+        scores=np.minimum(scores[rows], 1).astype(np.float32, copy=False),
         classes=classes[rows].astype(np.int32, copy=False),
     )
