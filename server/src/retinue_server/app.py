@@ -84,7 +84,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     metrics = Metrics()
     engine = Engine(threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
-    service = VisionService(engine, metrics, max_bytes_in_flight=settings.max_bytes_in_flight)
+    service = VisionService(engine, metrics)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
     servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     rpc = RpcServer(servicer, metrics, settings)

@@ -1,8 +1,7 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -12,15 +11,12 @@ from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import (
     EngineError,
     ImageError,
-    OverloadedError,
     RetinueError,
     UnavailableError,
 )
 from retinue_server.metrics import Metrics
 from retinue_server.pipeline import Work
 from retinue_server.results import Answer, Options
-
-_RETRY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +40,11 @@ class VisionService:
     Args:
         engine: Runs the models.
         metrics: Where images are counted.
-        max_bytes_in_flight: Bytes of all requests that are being answered; a further one is refused.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, *, max_bytes_in_flight: int) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._max_bytes_in_flight = max_bytes_in_flight
-        self._bytes_in_flight = 0
         self._catalog: Catalog | None = None
         self._draining = False
 
@@ -85,28 +78,6 @@ class VisionService:
     def drain(self) -> None:
         """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""
         self._draining = True
-
-    @contextmanager
-    def admitted(self, request_bytes: int) -> Iterator[None]:
-        """Counts the bytes of a request while it is answered.
-
-        A request that comes when none is there is always taken.
-
-        Raises:
-            OverloadedError: There are too many already.
-        """
-        if self._bytes_in_flight and self._bytes_in_flight + request_bytes > self._max_bytes_in_flight:
-            raise OverloadedError(
-                f"requests of {self._bytes_in_flight} bytes are being answered, and this one of {request_bytes} bytes "
-                f"would exceed {self._max_bytes_in_flight}; retry later or send fewer images at once.",
-                retry_after_seconds=_RETRY_SECONDS,
-                reason="TOO_MANY_BYTES_IN_FLIGHT",
-            )
-        self._bytes_in_flight += request_bytes
-        try:
-            yield
-        finally:
-            self._bytes_in_flight -= request_bytes
 
     async def answer(
         self,

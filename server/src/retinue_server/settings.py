@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     max_images_per_request: int = Field(256, ge=1, description="images in one request")
     max_request_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="bytes of one request")
     max_bytes_in_flight: int = Field(
-        512 * MIB, ge=1024, description="bytes of all requests being answered; more are refused"
+        512 * MIB,
+        ge=1024,
+        description="bytes of all requests being answered and of their replies; more are refused",
     )
     max_reply_bytes: int = Field(
         256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the masks of one reply"

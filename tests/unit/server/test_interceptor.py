@@ -79,7 +79,7 @@ async def handler_of(
     parse: Any = pb.ClassifyRequest.FromString,
 ) -> Any:
     async def continuation(details: grpc.HandlerCallDetails) -> Any:
-        return grpc.unary_unary_rpc_method_handler(behaviour, request_deserializer=parse)
+        return grpc.unary_unary_rpc_method_handler(behaviour, parse, response_serializer=str.encode)
 
     return await interceptor.intercept_service(continuation, SimpleNamespace(method=path))  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ async def test_an_answer_is_passed_on_and_counted(interceptor: CallInterceptor, 
         return f"answer to {request.model}"
 
     handler = await handler_of(interceptor, behaviour)
-    assert await handler.unary_unary(request_to("somebody"), FakeContext()) == "answer to somebody"
+    assert await handler.unary_unary(request_to("somebody"), FakeContext()) == b"answer to somebody"
     (sample,) = calls(metrics)
     assert sample.labels == {"method": "Classify", "model": "a-model", "version": "3", "code": "OK"}
     assert sample.value == 1
@@ -193,9 +193,35 @@ async def test_more_calls_than_may_run_at_once_are_refused_and_counted(
     assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in context.status.details)
     assert [sample.labels["code"] for sample in calls(metrics)] == ["RESOURCE_EXHAUSTED"]
     gate.set()
-    assert await asyncio.gather(*running) == ["answer"] * 3
+    assert await asyncio.gather(*running) == [b"answer"] * 3
     # There is room again, also where the refused one was.
-    assert await handler.unary_unary(b"", FakeContext()) == "answer"
+    assert await handler.unary_unary(b"", FakeContext()) == b"answer"
+
+
+async def test_a_reply_that_has_no_room_beside_the_others_is_refused(metrics: Metrics) -> None:
+    interceptor = CallInterceptor(SERVICE, metrics, Settings(max_bytes_in_flight=1024))
+
+    async def behaviour(request: Any, context: Any) -> str:
+        return "x" * 600
+
+    handler = await handler_of(interceptor, behaviour)
+    assert len(await asyncio.create_task(handler.unary_unary(b"", FakeContext()))) == 600
+    # Tasks that have not ended have not sent their replies.
+    sent = asyncio.Event()
+
+    async def answer_slowly() -> None:
+        await handler.unary_unary(b"", FakeContext())
+        await sent.wait()
+
+    unread = asyncio.create_task(answer_slowly())
+    await asyncio.sleep(0)
+    context = FakeContext()
+    with pytest.raises(Aborted):
+        await asyncio.create_task(handler.unary_unary(b"", context))
+    assert context.reason == "TOO_MANY_BYTES_IN_FLIGHT"
+    sent.set()
+    await unread
+    assert len(await asyncio.create_task(handler.unary_unary(b"", FakeContext()))) == 600
 
 
 @pytest.mark.parametrize(
@@ -245,10 +271,10 @@ async def test_finishing_waits_for_the_calls_in_flight_and_not_for_later_ones(
     assert not finishing.done()
     gates["early"].set()
     await finishing
-    assert await early == "early"
+    assert await early == b"early"
     assert not late.done()
     gates["late"].set()
-    assert await late == "late"
+    assert await late == b"late"
 
 
 async def test_finishing_gives_up_after_its_time(interceptor: CallInterceptor) -> None:

@@ -36,7 +36,7 @@ async def stub() -> AsyncIterator[vision_service_pb2_grpc.VisionServiceStub]:
         ],
         {},
     )
-    service = VisionService(Engine(instances=1), metrics, max_bytes_in_flight=settings.max_bytes_in_flight)
+    service = VisionService(Engine(instances=1), metrics)
     service.open(catalog)
     servicer = VisionServicer(service, Provider(CPU, "cpu", "", ((CPU, {}),)), "1.0", settings)
     server = RpcServer(servicer, metrics, settings)

@@ -6,7 +6,7 @@ from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import Answer, MaskFormat, Segmentation, SegmentOptions, Task
 from retinue_server.rpc.replies import segment_response
-from retinue_server.rpc.requests import check_reply_size
+from retinue_server.rpc.requests import raw_mask_bytes
 from retinue_server.service import ImageOutcome
 
 WIDTH, HEIGHT = 30, 10
@@ -37,9 +37,9 @@ def test_raw_masks_over_the_limit_are_refused_before_they_are_made(
 ) -> None:
     options = SegmentOptions(MaskFormat.RAW, original_size, None)
     images = [IMAGE, ImageError("unreadable."), IMAGE]
-    check_reply_size(options, images, model, max_bytes=2 * each)
+    assert raw_mask_bytes(options, images, model, max_bytes=2 * each) == 2 * each
     with pytest.raises(InvalidRequestError) as refused:
-        check_reply_size(options, images, model, max_bytes=2 * each - 1)
+        raw_mask_bytes(options, images, model, max_bytes=2 * each - 1)
     assert refused.value.reason == "REPLY_TOO_LARGE"
     assert f"would take {2 * each} bytes, more than {2 * each - 1}" in refused.value.message
     assert advice in refused.value.message
@@ -48,7 +48,7 @@ def test_raw_masks_over_the_limit_are_refused_before_they_are_made(
 def test_raw_masks_of_many_classes_take_two_bytes_a_pixel(model: ServedModel) -> None:
     model.manifest.labels.extend(f"class {number}" for number in range(255))
     with pytest.raises(InvalidRequestError, match=f"would take {2 * WIDTH * HEIGHT} bytes"):
-        check_reply_size(SegmentOptions(MaskFormat.RAW, True, None), [IMAGE], model, max_bytes=WIDTH * HEIGHT)
+        raw_mask_bytes(SegmentOptions(MaskFormat.RAW, True, None), [IMAGE], model, max_bytes=WIDTH * HEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_raw_masks_of_many_classes_take_two_bytes_a_pixel(model: ServedModel) ->
 def test_compressed_masks_are_bounded_when_they_are_there(
     mask_format: MaskFormat, mask: bytes | list[tuple[int, bytes]], model: ServedModel
 ) -> None:
-    check_reply_size(SegmentOptions(mask_format, True, None), [IMAGE] * 2, model, max_bytes=1)
+    assert raw_mask_bytes(SegmentOptions(mask_format, True, None), [IMAGE] * 2, model, max_bytes=1) == 0
     outcomes = [outcome(mask_format, mask), ImageOutcome(ImageError("unreadable."), None, 0.0)] * 2
     assert len(segment_response(model, outcomes, max_mask_bytes=120).outcomes) == 4
     with pytest.raises(InvalidRequestError) as refused:

@@ -14,7 +14,6 @@ from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
     ImageError,
-    OverloadedError,
     RetinueError,
     UnavailableError,
 )
@@ -51,7 +50,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def service(metrics: Metrics) -> VisionService:
-    return VisionService(Engine(instances=1), metrics, max_bytes_in_flight=1000)
+    return VisionService(Engine(instances=1), metrics)
 
 
 async def ask(
@@ -90,7 +89,7 @@ def test_it_is_ready_between_loading_and_draining(service: VisionService) -> Non
 
 def test_it_is_neither_ready_nor_alive_when_the_engine_has_failed(metrics: Metrics) -> None:
     engine = Engine(instances=1)
-    service = VisionService(engine, metrics, max_bytes_in_flight=1000)
+    service = VisionService(engine, metrics)
     service.open(Catalog([served_model("a")], {}))
     engine.healthy = False
     assert (service.ready, service.alive) == (False, False)
@@ -143,14 +142,3 @@ async def test_the_time_of_each_image_is_told(service: VisionService) -> None:
     )
     assert (good.queue_seconds, bad.queue_seconds) == (0.25, None)
     assert good.total_seconds == bad.total_seconds >= 1
-
-
-def test_requests_of_too_many_bytes_at_once_are_refused(service: VisionService) -> None:
-    with service.admitted(600):
-        with pytest.raises(OverloadedError) as refusal, service.admitted(500):
-            pass
-        assert refusal.value.reason == "TOO_MANY_BYTES_IN_FLIGHT"
-        with service.admitted(400):
-            pass
-    with service.admitted(1500):
-        pass

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.budget import ByteBudget, Holding
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
 from retinue_server.rpc.wire import check_fields
 from retinue_server.settings import Settings
@@ -34,6 +35,7 @@ _RETRY_SECONDS = 0.1
 class Call:
     """What is counted of a call. The model stays empty until the servicer has found one that is served."""
 
+    holding: Holding
     model: str = ""
     version: str = ""
 
@@ -61,6 +63,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._max_request_bytes = settings.max_request_bytes
         # What no queue can hold would be told to retry for ever.
         self._max_images = min(settings.max_images_per_request, settings.max_queue_images)
+        self._budget = ByteBudget(settings.max_bytes_in_flight)
         self._wrapped: dict[str, Handler] = {}
         self._running: set[Call] = set()
         self._last_began = -math.inf
@@ -93,24 +96,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # An unknown method: grpc answers UNIMPLEMENTED.
                 return handler
             method = path.removeprefix(self._prefix)
-            # No deserializer, so that `run` gets the bytes: whatever one raises, grpc answers with UNKNOWN and the text
-            # of the exception.
+            # Bytes in, bytes out. Whatever a deserializer raises, grpc answers with UNKNOWN and the text of the
+            # exception, and a reply that it serialized itself would stay in memory twice while it is sent.
             self._wrapped[path] = grpc.unary_unary_rpc_method_handler(
-                self._wrap(method, handler.unary_unary, handler.request_deserializer),
-                response_serializer=handler.response_serializer,
+                self._wrap(
+                    method, handler.unary_unary, handler.request_deserializer, handler.response_serializer
+                )
             )
         return self._wrapped[path]
 
-    def _wrap(self, method: str, behaviour: Any, parse: Any) -> Any:
-        async def run(data: bytes, context: Context) -> Any:
+    def _wrap(self, method: str, behaviour: Any, parse: Any, serialize: Any) -> Any:
+        async def run(data: bytes, context: Context) -> bytes:
             began = self._last_began = time.perf_counter()
-            call = Call()
+            call = Call(Holding(self._budget))
             current_call.set(call)
+            _when_sent(call.holding.release)
             code = grpc.StatusCode.OK
             try:
                 self._check_room()
                 self._running.add(call)
-                return await behaviour(self._read(data, method, parse), context)
+                call.holding.hold_request(len(data))
+                return _counted(serialize(await behaviour(self._read(data, method, parse), context)), call)
             except RetinueError as error:
                 code = grpc_code(error.code)
                 # The frames of the error, and of the one that ends the call, would keep the request's bytes until the
@@ -158,6 +164,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 f"the bytes of the request are no {method}Request; build it with code generated from the protos.",
                 reason="REQUEST_UNREADABLE",
             ) from error
+
+
+def _when_sent(release: Callable[[], None]) -> None:
+    """Calls back when the running call's reply has been sent, or never will be.
+
+    The grpc library answers each call in a task of its own, which ends then. The context's own callbacks would tie the
+    call into a reference cycle.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda task: release())
+
+
+def _counted(reply: bytes, call: Call) -> bytes:
+    call.holding.hold_reply(len(reply))
+    return reply
 
 
 async def _abort(context: Context, error: RetinueError, cause: Exception | None = None) -> NoReturn:

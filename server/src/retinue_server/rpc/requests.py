@@ -120,18 +120,18 @@ def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOp
     return SegmentOptions(mask_format, original_size, _class_ids(request.classes, model))
 
 
-def check_reply_size(
+def raw_mask_bytes(
     options: Options, images: Sequence[Image.Image | ImageError], model: ServedModel, *, max_bytes: int
-) -> None:
-    """Refuses a request whose raw masks would be absurdly large: a few kilobytes can hold an image of many megapixels.
+) -> int:
+    """The bytes that the raw masks of the reply will take: a few kilobytes can hold an image of many megapixels.
 
-    How small PNG and COCO_RLE become is known afterwards only: `replies.segment_response` bounds them.
+    How small PNG and COCO_RLE become is known afterwards only, so they count 0: `replies.segment_response` bounds them.
 
     Raises:
-        InvalidRequestError: They would.
+        InvalidRequestError: They are more than `max_bytes`.
     """
     if not isinstance(options, SegmentOptions) or options.mask_format is not MaskFormat.RAW:
-        return
+        return 0
     opened = [image for image in images if isinstance(image, Image.Image)]
     if options.original_size:
         pixels = sum(image.width * image.height for image in opened)
@@ -145,6 +145,7 @@ def check_reply_size(
             f"the raw masks would take {mask_bytes} bytes, more than {max_bytes}; {advice}.",
             reason="REPLY_TOO_LARGE",
         )
+    return mask_bytes
 
 
 def _unit(value: float, name: str) -> float:

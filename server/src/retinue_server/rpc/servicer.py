@@ -104,13 +104,13 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
-        with self._service.admitted(request.ByteSize()):
-            if len(request.images) > _OPENED_ON_THE_LOOP:
-                images = await asyncio.to_thread(self._open, request)
-            else:
-                images = self._open(request)
-            requests.check_reply_size(options, images, model, max_bytes=self._max_reply_bytes)
-            return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
+        if len(request.images) > _OPENED_ON_THE_LOOP:
+            images = await asyncio.to_thread(self._open, request)
+        else:
+            images = self._open(request)
+        mask_bytes = requests.raw_mask_bytes(options, images, model, max_bytes=self._max_reply_bytes)
+        current_call.get().holding.hold_reply(mask_bytes)
+        return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
 
     def _open(self, request: ImagesRequest) -> list[Image.Image | ImageError]:
         return [requests.open_image(image, max_pixels=self._max_image_pixels) for image in request.images]
