@@ -1,6 +1,8 @@
 """What a scoring job shows while it runs."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +25,8 @@ from retinue_client.cli._show import failure_line
 
 # More failures than this are only counted on the screen; the file has them all.
 _MOST_FAILURES_SHOWN = 100
+# Without a terminal: often enough to see that a job lives, seldom enough for a log.
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 class _RateColumn(ProgressColumn):
@@ -36,11 +40,14 @@ class _RateColumn(ProgressColumn):
 class ScoreProgress:
     """A bar with count, rate and time left, and above it a line for each file that failed.
 
-    Without a terminal there is no bar; the failures are printed all the same.
+    Without a terminal there is a plain line now and then in place of the bar; the failures are printed all the same.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
+        self._line_printed = clock()
+        self._done_at_line = 0
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
@@ -80,10 +87,24 @@ class ScoreProgress:
                 self._failed += 1
                 self._show_failure(row)
         self._progress.update(self._task, advance=len(rows), failed=self._failed)
+        if not self._console.is_terminal:
+            self._print_line_when_due()
+
+    def _print_line_when_due(self) -> None:
+        now = self._clock()
+        seconds = now - self._line_printed
+        if seconds < _SECONDS_BETWEEN_LINES:
+            return
+        task = self._progress.tasks[0]
+        done = int(task.completed)
+        count = f"{done:,}" if task.total is None else f"{done:,} of {int(task.total):,}"
+        rate = (done - self._done_at_line) / seconds
+        self._console.print(f"{count} images, {rate:,.1f} images/s, {self._failed:,} failed")
+        self._line_printed, self._done_at_line = now, done
 
     def _show_failure(self, row: Row) -> None:
         if self._failed <= _MOST_FAILURES_SHOWN:
             error = ImageError(row["error_message"], reason=row["error_reason"])
-            self._progress.console.print(failure_line(row["path"], error), soft_wrap=True)
+            self._console.print(failure_line(row["path"], error), soft_wrap=True)
         elif self._failed == _MOST_FAILURES_SHOWN + 1:
-            self._progress.console.print("More failures are counted here and listed in the results.")
+            self._console.print("More failures are counted here and listed in the results.")
