@@ -78,18 +78,33 @@ def load(folder: Path, manifest: pb.ModelManifest, weights: Path | None = None) 
 def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
     """Copies a graph's weights into the network that it was exported from.
 
+    Counters of batch normalisation, which no graph has, stay as they are. A bias of zeros, which export drops, is known
+    by its layer: a Conv or Gemm that has the layer's weight and adds nothing.
+
     Raises:
         ExportError: the graph has no weight of that name and shape.
     """
     stored = {tensor.name.removesuffix(".fp16"): tensor for tensor in model.graph.initializer}
+    adds_nothing = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2
+    }
     for name, value in network.state_dict().items():
-        tensor = stored.get(f"network.{name}")
-        if tensor is None or tuple(tensor.dims) != tuple(value.shape):
+        layer, _, part = f"network.{name}".rpartition(".")
+        tensor = stored.get(f"{layer}.{part}")
+        if part == "num_batches_tracked":
+            continue
+        if tensor is None and part == "bias" and f"{layer}.weight" in adds_nothing:
+            value.zero_()
+        elif tensor is None or tuple(tensor.dims) != tuple(value.shape):
             raise ExportError(
-                f"The graph has no weight `network.{name}` of shape {tuple(value.shape)}: it was not exported from "
-                "this architecture as it is defined here."
+                f"The graph keeps no weight `{layer}.{part}` of shape {tuple(value.shape)} under its name: export has "
+                "folded, shared or renamed it, or it is of another architecture than is defined here; "
+                "verify it with --weights, the file it was exported from."
             )
-        value.copy_(torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)))
+        else:
+            value.copy_(torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)))
 
 
 def _origin(manifest: pb.ModelManifest) -> _Origin:
