@@ -5,7 +5,8 @@ RetinueError                     code                  when
 ├── ImageError                   INVALID_ARGUMENT      this one image cannot be read; its neighbours can
 ├── ModelNotFoundError           NOT_FOUND             no such model or version
 ├── WrongTaskError               FAILED_PRECONDITION   the model answers another kind of question
-├── OverloadedError              RESOURCE_EXHAUSTED    the queue is full, or too long for the deadline
+├── OverloadedError              RESOURCE_EXHAUSTED    the queue is full or too long for the deadline, or
+│                                                      there are too many calls or bytes at once
 ├── UnavailableError             UNAVAILABLE           loading or draining
 ├── DeadlineExpiredError         DEADLINE_EXCEEDED     the deadline passed in the queue
 ├── EngineError                  INTERNAL              the network or a worker failed

@@ -330,6 +330,14 @@ class TestHeadersThatTakeForever:
         self.refused(b"II*\0\x08\0\0\0" + struct.pack("<H", 60_000) + entries + bytes(4))
 
     def test_a_tiff_whose_tile_is_larger_than_any_image(self):
+        with pytest.raises(ImageError, match="40000 x 40000 pixels"):
+            open_encoded(self.tiff_of_large_tiles(kind=4), max_pixels=1_000_000)
+
+    @pytest.mark.parametrize("kind", [2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18])
+    def test_a_tiff_whose_tile_size_is_of_a_type_that_only_libtiff_reads(self, kind):
+        self.refused(self.tiff_of_large_tiles(kind))
+
+    def tiff_of_large_tiles(self, kind):
         tags = [
             (256, 8),
             (257, 8),
@@ -341,10 +349,10 @@ class TestHeadersThatTakeForever:
             (324, 8),
             (325, 8),
         ]
-        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-        data = b"II*\0" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4)
-        with pytest.raises(ImageError, match="40000 x 40000 pixels"):
-            open_encoded(data, max_pixels=1_000_000)
+        entries = b"".join(
+            struct.pack("<HHII", tag, kind if tag in (322, 323) else 4, 1, value) for tag, value in tags
+        )
+        return b"II*\0" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4)
 
     def test_a_tiff_with_a_million_rationals_in_its_exif(self):
         """They are skipped, not refused: the image is fine."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -69,7 +70,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._last_began = -math.inf
 
     async def finished(self, timeout_seconds: float) -> None:
-        """Waits until the calls that run now have ended, or the timeout; does not wait for those that come later."""
+        """Waits until the replies of the calls that run now are sent, or the timeout; not for those that come later."""
         running = set(self._running)
         give_up = time.perf_counter() + timeout_seconds
         while not running.isdisjoint(self._running) and time.perf_counter() < give_up:
@@ -110,11 +111,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             began = self._last_began = time.perf_counter()
             call = Call(Holding(self._budget))
             current_call.set(call)
-            _when_sent(call.holding.release)
             code = grpc.StatusCode.OK
             try:
                 self._check_room()
+                self._check_size(data)
                 self._running.add(call)
+                _when_sent(partial(self._forget, call))
                 call.holding.hold_request(len(data))
                 return _counted(serialize(await behaviour(self._read(data, method, parse), context)), call)
             except RetinueError as error:
@@ -135,7 +137,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     context, RetinueError(f"internal error; the server logged it as {request_id}."), error
                 )
             finally:
-                self._running.discard(call)
                 seconds = time.perf_counter() - began
                 self._metrics.count_call(method, call.model, call.version, code.name, seconds)
 
@@ -149,13 +150,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 reason="TOO_MANY_CALLS",
             )
 
-    def _read(self, data: bytes, method: str, parse: Any) -> Any:
+    def _check_size(self, data: bytes) -> None:
         if len(data) > self._max_request_bytes:
             raise InvalidRequestError(
                 f"the request has {len(data)} bytes, but at most {self._max_request_bytes} are taken; send smaller or "
                 "fewer images.",
                 reason="REQUEST_TOO_LARGE",
             )
+
+    def _forget(self, call: Call) -> None:
+        self._running.discard(call)
+        call.holding.release()
+
+    def _read(self, data: bytes, method: str, parse: Any) -> Any:
         try:
             check_fields(data, max_images=self._max_images)
             return parse(data)
@@ -166,7 +173,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             ) from error
 
 
-def _when_sent(release: Callable[[], None]) -> None:
+def _when_sent(forget: Callable[[], None]) -> None:
     """Calls back when the running call's reply has been sent, or never will be.
 
     The grpc library answers each call in a task of its own, which ends then. The context's own callbacks would tie the
@@ -174,7 +181,7 @@ def _when_sent(release: Callable[[], None]) -> None:
     """
     task = asyncio.current_task()
     assert task is not None
-    task.add_done_callback(lambda task: release())
+    task.add_done_callback(lambda _: forget())
 
 
 def _counted(reply: bytes, call: Call) -> bytes:

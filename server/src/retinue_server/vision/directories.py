@@ -18,7 +18,7 @@ _LAYOUTS: Final = {
 }
 
 _INTEGERS: Final = {1: "B", 3: "H", 4: "I"}
-_LONG_INTEGERS: Final = {**_INTEGERS, 16: "Q"}  # which stand in an entry only where it is that of a BigTIFF
+_BIG_INTEGERS: Final = {**_INTEGERS, 16: "Q"}  # in a BigTIFF, whose entries have room for them
 _RATIONALS: Final = (5, 10)
 _BYTES: Final = (1, 2, 7)
 _ORIENTATION: Final = 0x0112
@@ -26,6 +26,7 @@ _ORIENTATION: Final = 0x0112
 _WIDTH, _HEIGHT, _TIFF_ORIENTATION = 256, 257, 274
 _SAMPLES, _ROWS_A_STRIP, _PLANES = 277, 278, 284
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_SIZES: Final = (_WIDTH, _HEIGHT, _SAMPLES, _ROWS_A_STRIP, _PLANES, _TILE_WIDTH, _TILE_HEIGHT)
 _STRIPS_AND_TILES: Final = (273, 279, 324, 325)  # their positions and sizes
 _SEPARATE_PLANES: Final = 2
 
@@ -65,16 +66,20 @@ def tiff_sizes(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     four bytes in the file and hundreds in Pillow; so is a rational number.
 
     Raises:
-        ValueError: There are too many entries, or values in one of them, or no size.
+        ValueError: There are too many entries, or values in one of them, or no size, or a size of a type that TIFF does
+            not allow and libtiff reads nevertheless.
         struct.error: The directory is cut off.
     """
     numbers: dict[int, int] = {}
     strips = 0
+    integers = _BIG_INTEGERS if data.startswith(b"II+\0") else _INTEGERS
     for order, tag, kind, count, position in _entries(data, 0):
         if tag in _STRIPS_AND_TILES:
             strips = max(strips, count)
-        elif count == 1 and kind in _LONG_INTEGERS:
-            numbers.setdefault(tag, struct.unpack_from(order + _LONG_INTEGERS[kind], data, position)[0])
+        elif count == 1 and kind in integers:
+            numbers.setdefault(tag, struct.unpack_from(order + integers[kind], data, position)[0])
+        elif tag in _SIZES:
+            raise ValueError(f"type {kind} and {count} values in tag {tag}")
         elif kind not in _BYTES and count > (_MAX_RATIONALS if kind in _RATIONALS else _MAX_NUMBERS):
             raise ValueError(f"{count} values in tag {tag}")
     width, height = numbers.get(_WIDTH, 0), numbers.get(_HEIGHT, 0)
