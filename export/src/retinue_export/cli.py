@@ -73,8 +73,9 @@ def train(
     recipes = list(RECIPES.values()) if name == "all" else [RECIPES[name]]
     for recipe in recipes:
         bundle.require_free(out, recipe.manifest.name, version)
+    trained: dict[str, nn.Module] = {}
     for recipe in recipes:
-        network = _read_trained(recipe, weights) if weights is not None else _train(recipe)
+        network = _read_trained(recipe, weights) if weights is not None else _trained(recipe, trained)
         if keep_weights is not None:
             keep_weights.mkdir(parents=True, exist_ok=True)
             save_file(network.state_dict(), keep_weights / f"{recipe.manifest.name}.safetensors")
@@ -137,7 +138,16 @@ def _version_folder(folder: Path) -> Path:
     return folder / str(max(versions)) if versions else folder
 
 
-def _train(recipe: Recipe) -> nn.Module:
+def _trained(recipe: Recipe, trained: dict[str, nn.Module]) -> nn.Module:
+    """Trains a network, and before it the one that it goes on from, unless `trained` has it already."""
+    name = recipe.manifest.name
+    if name not in trained:
+        before = [] if recipe.begins_with is None else [_trained(recipe.begins_with, trained)]
+        trained[name] = _train(recipe, before)
+    return trained[name]
+
+
+def _train(recipe: Recipe, before: list[nn.Module]) -> nn.Module:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -148,7 +158,7 @@ def _train(recipe: Recipe) -> nn.Module:
     with Progress(*columns, console=_console) as progress:
         task = progress.add_task(f"training {recipe.manifest.name}", total=None, loss=0.0)
         return recipe.train(
-            lambda done, total, loss: progress.update(task, completed=done, total=total, loss=loss)
+            lambda done, total, loss: progress.update(task, completed=done, total=total, loss=loss), *before
         )
 
 

@@ -23,8 +23,6 @@ _DARKEST = 6
 """Grey levels up to this are noise around an item."""
 _RIM = 0.3
 """Pixels at the edge of an item that are darker than this part of its mean are blur."""
-CELL = 32
-"""Rows and columns that an item of 28 gets on a sheet."""
 
 Uint8 = NDArray[np.uint8]
 
@@ -101,25 +99,6 @@ class SceneSource:
         while True:
             yield self.scene(height, width, random)
 
-    def sheet(self, rows: int, columns: int, random: np.random.Generator) -> tuple[Uint8, Uint8]:
-        """Lays single items of their own size side by side: many to learn from in few pixels.
-
-        Returns:
-            image: uint8 [32*rows,32*columns,3], RGB;
-            class_map: uint8 [32*rows,32*columns], as of a scene.
-        """
-        height, width = rows * CELL, columns * CELL
-        image = backgrounds.compose(self.photos, height, width, random, recolour=self.recolour)
-        class_map = np.zeros((height, width), np.uint8)
-        for corner in np.ndindex(rows, columns):
-            picked = int(random.integers(len(self.labels)))
-            item = _mirrored(self.cutouts[picked], random)
-            top, left = np.array(corner) * CELL + random.integers(0, CELL - len(item) + 1, 2)
-            window = (slice(top, top + len(item)), slice(left, left + len(item)))
-            _paint(image[window], item, random)
-            class_map[window][item[..., 1] > 127] = self.labels[picked] + 1
-        return image, class_map
-
     def _place(
         self, picked: int, image: Uint8, owners: Uint8, areas: list[int], random: np.random.Generator
     ) -> bool:
@@ -175,10 +154,6 @@ def _resized(cutout: Uint8, scene_side: int, random: np.random.Generator) -> Uin
     size = (max(8, round(length * stretch)), max(8, round(length / stretch)))
     # Pillow resizes "LA" with premultiplied alpha, so that the black around an item does not darken its edge.
     item = np.asarray(Image.fromarray(cutout, "LA").resize(size, Image.Resampling.BICUBIC))
-    return _mirrored(item, random)
-
-
-def _mirrored(item: Uint8, random: np.random.Generator) -> Uint8:
     return item[:, ::-1] if random.random() < 0.5 else item
 
 

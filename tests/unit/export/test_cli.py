@@ -1,6 +1,7 @@
 """The command line: one sentence on bad input, exit code 2; a failed comparison, exit code 1."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -8,12 +9,14 @@ import pytest
 from onnx import numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export import tiny
+from torch import nn
 
 from retinue_export import cli
 from retinue_export.assembly import Quality
 from retinue_export.packaging import classifier
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.recipes.recipe import Recipe
+from retinue_export.training import Report
 from retinue_server.bundle import manifest as manifest_file
 
 
@@ -68,6 +71,31 @@ def copy_of(models: Path, target: Path) -> Path:
 def test_a_trained_network_becomes_a_bundle(models: Path) -> None:
     manifest = manifest_file.read(models / "tiny" / "1")
     assert {figure.engine for figure in manifest.quality} == {"pytorch", "onnxruntime"}
+
+
+def test_a_recipe_goes_on_from_the_network_of_another_which_is_trained_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings: list[str] = []
+
+    def train_first(_report: Report) -> nn.Module:
+        trainings.append("first")
+        return tiny.network(seed=1)
+
+    def train_second(_report: Report, before: nn.Module) -> nn.Module:
+        trainings.append("second")
+        return before
+
+    first = replace(RECIPE, train=train_first)
+    manifest = pb.ModelManifest()
+    manifest.CopyFrom(RECIPE.manifest)
+    manifest.name = "tiny-too"
+    second = replace(RECIPE, manifest=manifest, train=train_second, begins_with=first)
+    monkeypatch.setattr(cli, "RECIPES", {"tiny": first, "tiny-too": second})
+    assert run(capsys, "train", "tiny-too", "--out", str(tmp_path / "one"))[0] == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["tiny-too"]
+    assert run(capsys, "train", "all", "--out", str(tmp_path / "all"))[0] == 0
+    assert trainings == ["first", "second"] * 2
 
 
 def test_kept_weights_give_the_same_graph_again(

@@ -66,17 +66,6 @@ def test_items_overlap_sometimes_but_never_hide_one_another(source: SceneSource)
     assert overlapping > 10
 
 
-def test_a_sheet_has_one_item_of_one_class_in_each_cell(source: SceneSource) -> None:
-    image, class_map = source.sheet(3, 5, np.random.default_rng(1))
-    assert image.shape == (96, 160, 3)
-    cells = class_map.reshape(3, 32, 5, 32).swapaxes(1, 2).reshape(15, -1)
-    classes = [set(np.unique(cell)) - {0} for cell in cells]
-    assert all(len(found) == 1 for found in classes)
-    assert len(set.union(*classes)) > 3
-    again, _ = source.sheet(3, 5, np.random.default_rng(1))
-    np.testing.assert_array_equal(image, again)
-
-
 @pytest.mark.usefixtures("fashion_mnist_data")
 def test_items_asked_for_are_items_placed_while_there_is_room() -> None:
     crowded = SceneSource("test", fewest_items=10, most_items=10)

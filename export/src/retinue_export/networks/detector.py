@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from retinue_export.networks.blocks import Backbone, ConvNorm
+from retinue_export.networks.blocks import ConvNorm, Trunk
 
 STRIDE = 8
 """Pixels between neighbouring cells of the output map."""
 
 
-class Detector(nn.Module):
-    """Backbone to stride 16, learned upsampling back to stride 8, and a head that predicts one box a cell.
+class Detector(Trunk):
+    """A trunk to stride 8 and a head that predicts one box a cell.
 
     Source: Z. Ge et al., YOLOX, arXiv:2107.08430 (anchor-free, decoupled head); C. Feng et al., TOOD,
     arXiv:2108.07755 (how cells are assigned to objects, see `detection_loss`).
@@ -18,11 +18,11 @@ class Detector(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.backbone = Backbone((24, 48, 96, 128), (1, 2, 2))
-        self.upsample = nn.ConvTranspose2d(128, 96, 2, stride=2)
-        self.fuse = ConvNorm(192, 96, 1)
-        self.class_branch = nn.Sequential(ConvNorm(96, 96), ConvNorm(96, 96), nn.Conv2d(96, classes, 1))
-        self.box_branch = nn.Sequential(ConvNorm(96, 64), nn.Conv2d(64, 4, 1))
+        width = self.channels
+        self.class_branch = nn.Sequential(
+            ConvNorm(width, width), ConvNorm(width, width), nn.Conv2d(width, classes, 1)
+        )
+        self.box_branch = nn.Sequential(ConvNorm(width, 64), nn.Conv2d(64, 4, 1))
         _set_bias(self.class_branch, -4.6)  # a prior score of 0.01, as most cells are background
         _set_bias(self.box_branch, 1.0)
 
@@ -36,8 +36,7 @@ class Detector(nn.Module):
             boxes: float32 [N,cells,4], x1,y1,x2,y2 in input pixels, cells row by row;
             logits: float32 [N,cells,classes].
         """
-        features = self.backbone(images)
-        fused = self.fuse(torch.cat([features[2], self.upsample(features[3])], dim=1))
+        _, fused = self.features(images)
         logits = self.class_branch(fused).flatten(2).transpose(1, 2).float()
         distances = self.box_branch(fused).float()
         height, width = images.shape[2] // STRIDE, images.shape[3] // STRIDE

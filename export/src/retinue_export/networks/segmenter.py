@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from retinue_export.networks.blocks import ConvNorm, Residual, Stage
+from retinue_export.networks.blocks import ConvNorm, Trunk
+from retinue_export.networks.detector import Detector
 
 
-class Segmenter(nn.Module):
-    """Down to stride 16, then transposed convolutions back to stride 1 that each take in the features passed by.
-
-    The first convolution goes to stride 4 in one step: wide maps of few channels cost the most time.
+class Segmenter(Trunk):
+    """The detector's trunk and class branch, then transposed convolutions to stride 1 that take in what passed by.
 
     Source: J. Long, E. Shelhamer, T. Darrell, Fully Convolutional Networks for Semantic Segmentation,
     arXiv:1411.4038; O. Ronneberger et al., U-Net, arXiv:1505.04597 (skips by concatenation).
@@ -17,14 +16,21 @@ class Segmenter(nn.Module):
 
     def __init__(self, classes: int = 11) -> None:
         super().__init__()
-        self.stage_4 = nn.Sequential(ConvNorm(3, 64, 8, 4), Residual(64), Residual(64))
-        self.stage_8 = Stage(64, 128, 2)
-        self.stage_16 = Stage(128, 128, 1)
-        self.up_8 = nn.ConvTranspose2d(128, 128, 2, stride=2)
-        self.fuse_8 = ConvNorm(256, 128, 1)
-        self.up_4 = nn.ConvTranspose2d(128, 64, 2, stride=2)
-        self.fuse_4 = ConvNorm(128, 64)
+        width = self.channels
+        self.class_branch = nn.Sequential(ConvNorm(width, width), ConvNorm(width, width))
+        self.up_4 = nn.ConvTranspose2d(width, 64, 2, stride=2)
+        self.fuse_4 = ConvNorm(64 + self.fine_channels, 64)
         self.up_1 = nn.ConvTranspose2d(64, classes, 4, stride=4)
+
+    def begin_with(self, detector: Detector) -> None:
+        """Takes over what a detector has learned of how things look; what is left to learn is where they end."""
+        for mine, learned in (
+            (self.backbone, detector.backbone),
+            (self.upsample, detector.upsample),
+            (self.fuse, detector.fuse),
+            (self.class_branch, detector.class_branch[: len(self.class_branch)]),
+        ):
+            mine.load_state_dict(learned.state_dict())
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores the classes of each pixel.
@@ -35,10 +41,7 @@ class Segmenter(nn.Module):
         Returns:
             float32 [N,classes,H,W], logits.
         """
-        at_4 = self.stage_4(images)
-        at_8 = self.stage_8(at_4)
-        at_16 = self.stage_16(at_8)
-        at_8 = self.fuse_8(torch.cat([at_8, self.up_8(at_16)], dim=1))
-        at_4 = self.fuse_4(torch.cat([at_4, self.up_4(at_8)], dim=1))
+        at_4, at_8 = self.features(images)
+        at_4 = self.fuse_4(torch.cat([at_4, self.up_4(self.class_branch(at_8))], dim=1))
         logits: Tensor = self.up_1(at_4)
         return logits

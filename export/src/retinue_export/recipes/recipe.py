@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Self
 
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
@@ -10,7 +11,6 @@ from torch import nn
 from retinue_export.assembly import Candidate, Quality
 from retinue_export.inputs import Uint8
 from retinue_export.packaging import Packaging
-from retinue_export.training import Report
 
 LICENCE = "Apache-2.0"
 """Of weights that a recipe made; Fashion-MNIST itself is MIT."""
@@ -23,20 +23,23 @@ class Recipe:
     Attributes:
         manifest: what its manifest says whatever the training brings: name, task, labels, options, description.
         network: builds the network with random weights.
-        train: trains one; takes a `Report` and returns the network in evaluation mode.
+        train: trains one; takes a `training.Report`, and the trained network of `begins_with` where that is given;
+            returns the network in evaluation mode.
         packaging: how the network becomes a graph.
         parity_images: gives uint8 [N,H,W,C], real inputs.
         parity_inputs: what these are, for people.
         quality: builds what measures it; slow, so only called when needed.
+        begins_with: the recipe of the network that this one goes on from.
     """
 
     manifest: pb.ModelManifest
     network: Callable[[], nn.Module]
-    train: Callable[[Report], nn.Module]
+    train: Callable[..., nn.Module]
     packaging: Packaging
     parity_images: Callable[[], Uint8]
     parity_inputs: str
     quality: Callable[[], Quality]
+    begins_with: Self | None = None
 
     def candidate(self, network: nn.Module) -> Candidate:
         """Prepares a trained network for export."""

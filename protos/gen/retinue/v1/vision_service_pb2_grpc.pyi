@@ -37,8 +37,8 @@ class VisionServiceStub:
       large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls, or there is too much to do before the call's
-      deadline. Comes with google.rpc.RetryInfo.
+    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
+      or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
     - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
@@ -78,8 +78,8 @@ class VisionServiceAsyncStub(VisionServiceStub):
       large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls, or there is too much to do before the call's
-      deadline. Comes with google.rpc.RetryInfo.
+    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
+      or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
     - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
@@ -115,8 +115,8 @@ class VisionServiceServicer(metaclass=_abc_1.ABCMeta):
       large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
-    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls, or there is too much to do before the call's
-      deadline. Comes with google.rpc.RetryInfo.
+    - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
+      or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
     - UNAVAILABLE: the server is loading or draining, or its engine has failed.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
