@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,14 +79,14 @@ def _read_at_last(caller: subprocess.Popen[bytes]) -> int:
     return int(received)
 
 
+def _room_for_one(models: Path) -> AbstractContextManager[ServerProcess]:
+    """A server in which one large mask fits, and not two."""
+    return running_server(models, "--instances", "1", "--max-bytes-in-flight", str(_MASK_BYTES * 3 // 2))
+
+
 def test_a_reply_takes_room_until_it_is_read(models: Path) -> None:
     image = encoded(_large_image())
-    with (
-        running_server(
-            models, "--instances", "1", "--max-bytes-in-flight", str(_MASK_BYTES * 3 // 2)
-        ) as server,
-        connected(server.grpc_address) as connection,
-    ):
+    with _room_for_one(models) as server, connected(server.grpc_address) as connection:
         with _unread_reply(server, connection) as caller:
             refusal = refused(
                 lambda: connection.segment(image, model=_SEGMENTER, mask_format=pb.MASK_FORMAT_RAW)
@@ -105,12 +105,7 @@ def test_a_reply_takes_room_until_it_is_read(models: Path) -> None:
 
 def test_the_room_of_a_caller_that_is_killed_before_it_reads_is_free_again(models: Path) -> None:
     image = encoded(_large_image())
-    with (
-        running_server(
-            models, "--instances", "1", "--max-bytes-in-flight", str(_MASK_BYTES * 3 // 2)
-        ) as server,
-        connected(server.grpc_address) as connection,
-    ):
+    with _room_for_one(models) as server, connected(server.grpc_address) as connection:
         with _unread_reply(server, connection):
             pass
 

@@ -25,7 +25,7 @@ LESSONS = {
     96: Schedule(9500, learning_rate=5e-3, hidden_learning_rate=0.02, warmup_share=0.1, average_decay=0.998),
     128: Schedule(3900, learning_rate=3e-3, hidden_learning_rate=0.01, warmup_share=0.1, average_decay=0.998),
 }
-"""By the rows and columns of the scenes: small ones first, of which most is learned for the same time."""
+"""By the rows and columns of the scenes, small ones first."""
 INPUT_SIDE = 144
 """Larger than in training, since the items of a photo that is not square become smaller when it is fitted in."""
 SPEC = scene_batches.spec(INPUT_SIDE)
