@@ -17,7 +17,7 @@ from tests.calls import Connection, connected, encoded
 from tests.pictures import encode
 from tests.server_process import ROOT, ServerProcess
 
-from retinue_export import fashion_mnist, inputs, reference, torchvision_models
+from retinue_export import fashion_mnist, inputs, reference, weight_files
 from retinue_export.parity import Runner
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.resize import Frame
@@ -92,7 +92,7 @@ def served_photos(connection: Connection, photos: dict[str, Path]) -> dict[str, 
 def torchvision_classifier(mobilenet_weights: Path) -> torch.nn.Module:
     """torchvision's MobileNetV2 with torchvision's weights, untouched by any export."""
     network = torchvision.models.mobilenet_v2(weights=None)
-    network.load_state_dict(torchvision_models.read_weights(mobilenet_weights))
+    network.load_state_dict(weight_files.read(mobilenet_weights))
     return network.eval()
 
 

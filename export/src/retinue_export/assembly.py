@@ -12,7 +12,7 @@ from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
 from retinue_export import bundle, graph, parity
-from retinue_export.packaging import Packaging
+from retinue_export.packaging import Normalisation, Packaging
 from retinue_export.parity import Runner
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -93,7 +93,7 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
 
     manifest = pb.ModelManifest()
     manifest.CopyFrom(candidate.manifest)
-    manifest.input.CopyFrom(image_input(candidate.packaging.spec))
+    manifest.input.CopyFrom(image_input(candidate.packaging.spec, candidate.packaging.normalisation))
     manifest.opset = graph.OPSET
     manifest.precision = pb.PRECISION_FP32 if candidate.full_precision else pb.PRECISION_FP16_WEIGHTS
     stage("comparing with PyTorch")
@@ -114,8 +114,8 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
     return bundle.write(out, manifest, version, content)
 
 
-def image_input(spec: InputSpec) -> pb.ImageInput:
-    """Says in a manifest what `retinue_server.bundle.manifest.input_spec` reads from it."""
+def image_input(spec: InputSpec, normalisation: Normalisation) -> pb.ImageInput:
+    """Says in a manifest what `retinue_server.bundle.manifest.input_spec` reads from it, and how the graph goes on."""
     return pb.ImageInput(
         height=spec.height,
         width=spec.width,
@@ -127,6 +127,7 @@ def image_input(spec: InputSpec) -> pb.ImageInput:
             pad_value=spec.pad_value,
         ),
         draft_decoding=spec.draft_decoding,
+        normalisation=pb.Normalisation(mean=normalisation.mean, deviation=normalisation.deviation),
     )
 
 

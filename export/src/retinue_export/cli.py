@@ -12,16 +12,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from retinue_export import assembly, bundle, parity, reference, torchvision_models
+from retinue_export import (
+    assembly,
+    bundle,
+    input_options,
+    parity,
+    reference,
+    torchvision_models,
+    user_module,
+    weight_files,
+)
 from retinue_export.errors import ExportError
+from retinue_export.input_options import Interpolation, UserTask
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.recipes.recipe import Recipe
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.errors import RetinueError
+from retinue_server.vision.spec import ResizeMode
 
 app = typer.Typer(
     help="Trains vision models in PyTorch and turns them into ONNX bundles that prove that they compute the same.",
@@ -36,6 +46,9 @@ Out = Annotated[
 ]
 Version = Annotated[
     int, typer.Option("--version", help="The number of the version folder, which must not exist.")
+]
+FullPrecision = Annotated[
+    bool, typer.Option("--full-precision", help="Keep weights in 32 bits instead of rounding to 16.")
 ]
 
 
@@ -97,14 +110,72 @@ def torchvision(
     labels: Annotated[
         Path | None, typer.Option(help="A text file, one label a line; without it torchvision's own.")
     ] = None,
-    full_precision: Annotated[
-        bool, typer.Option(help="Keep weights in 32 bits instead of rounding to 16.")
-    ] = False,
+    full_precision: FullPrecision = False,
 ) -> None:
     """Export one of torchvision's image classifiers as a bundle."""
     bundle.require_free(out, name, version)
     _build(
         lambda: torchvision_models.candidate(architecture, name, weights, labels, full_precision),
+        out,
+        version,
+    )
+
+
+@app.command()
+def module(  # noqa: PLR0913 (a command's options are its parameters)
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.py:FUNCTION", help="What builds the torch.nn.Module when called without arguments."
+        ),
+    ],
+    *,
+    name: Annotated[str, typer.Option(help="The bundle's name.")],
+    out: Out,
+    labels: Annotated[Path, typer.Option(help="A text file, one label a line, by class id.")],
+    size: Annotated[
+        str, typer.Option(help="Rows and columns of the input: 224, or 240x320 (height x width).")
+    ],
+    mean: Annotated[
+        str,
+        typer.Option(help="For each channel, of levels in [0, 1]: what is subtracted, as 0.485,0.456,0.406."),
+    ],
+    std: Annotated[str, typer.Option(help="Likewise: what is divided by, as 0.229,0.224,0.225.")],
+    version: Version = 1,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .safetensors file or one of torch.save's; without it those the module is built with."
+        ),
+    ] = None,
+    task: Annotated[UserTask, typer.Option(help="What the module answers.")] = UserTask.CLASSIFY,
+    grey: Annotated[bool, typer.Option("--grey", help="One channel of grey instead of RGB.")] = False,
+    resize: Annotated[
+        ResizeMode, typer.Option(help="How an image is brought to the size.")
+    ] = ResizeMode.STRETCH,
+    shorter_side: Annotated[
+        int,
+        typer.Option(
+            help="For shorter_side_center_crop: what the shorter side is scaled to before the crop."
+        ),
+    ] = 0,
+    interpolation: Annotated[
+        Interpolation, typer.Option(help="The filter of the resizing.")
+    ] = Interpolation.BILINEAR,
+    pad_value: Annotated[
+        int, typer.Option(min=0, max=255, help="For letterbox: the grey around the image.")
+    ] = 0,
+    full_precision: FullPrecision = False,
+) -> None:
+    """Export a network of your own: a Python file that builds it, and a file with its weights."""
+    bundle.require_free(out, name, version)
+    spec, normalisation = input_options.parse(
+        size, mean, std, grey, resize, shorter_side, interpolation, pad_value
+    )
+    _build(
+        lambda: user_module.candidate(
+            target, name, task.in_manifest, spec, normalisation, labels, weights, full_precision
+        ),
         out,
         version,
     )
@@ -117,13 +188,17 @@ def verify(
         Path | None,
         typer.Option(help="The weights file it was exported from; without it the bundle's own are used."),
     ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.py:FUNCTION", help="For a network of your own: what builds it."),
+    ] = None,
 ) -> None:
     """Check a bundle's hash and manifest, compare it with PyTorch again, and print the certificate."""
     folder = _version_folder(folder)
     manifest = manifest_file.read(folder)
     manifest_file.check_hash(folder, manifest)
     with _console.status("comparing with PyTorch"):
-        expected = reference.load(folder, manifest, weights)
+        expected = reference.load(folder, manifest, weights, module)
         opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
         measured = parity.compare(expected.run, parity.runner(opened), expected.images)
     _print_certificate(folder, manifest, measured, expected)
@@ -163,16 +238,9 @@ def _train(recipe: Recipe, before: list[nn.Module]) -> nn.Module:
 
 
 def _read_trained(recipe: Recipe, folder: Path) -> nn.Module:
-    path = folder / f"{recipe.manifest.name}.safetensors"
+    name = recipe.manifest.name
     network = recipe.network()
-    try:
-        network.load_state_dict(load_file(path))
-    except FileNotFoundError as error:
-        raise ExportError(f"There is no file {path}.") from error
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"{path} cannot be read as safetensors: {error}.") from error
-    except RuntimeError as error:
-        raise ExportError(f"{path} holds the weights of another network.") from error
+    weight_files.load_into(network, weight_files.read(folder / f"{name}.safetensors"), name)
     return network.eval()
 
 

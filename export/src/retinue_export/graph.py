@@ -1,8 +1,11 @@
 """From a PyTorch module to an ONNX graph that keeps the bundle contract: uint8 pixels in, answers out."""
 
 import copy
+import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.onnx import OnnxExporterError
+
+from retinue_export.errors import ExportError
 
 OPSET = 20
 IR_VERSION = 10
@@ -128,25 +134,54 @@ def export(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.Model
     Returns:
         The graph: input `images`, outputs as named, first dimension of all of them `batch`, without traces of the
         machine that made it.
+
+    Raises:
+        ExportError: PyTorch's exporter cannot follow the module, or not for every batch size.
     """
-    # The exporter logs what it could not find out about optional packages, and warns of its own deprecations.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-            opset_version=OPSET,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["images"],
+                output_names=outputs,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"PyTorch's exporter cannot follow the module: {_first_line(cause)} (docs/export.md says what to do)."
+        ) from error
     assert program is not None
     model = program.model_proto
     strip(model)
+    for answer in model.graph.output:
+        if answer.type.tensor_type.shape.dim[0].HasField("dim_value"):
+            raise ExportError(
+                f"The module fixes the batch size: `{answer.name}` has as many rows for any number of images."
+            )
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps PyTorch's exporter from logging and printing each way that it tries, and from warning of its own past."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line that says something, without the full stop."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")
 
 
 def strip(model: onnx.ModelProto) -> None:

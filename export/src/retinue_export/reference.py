@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import graph, inputs, torchvision_models
+from retinue_export import graph, inputs, torchvision_models, user_module, weight_files
 from retinue_export.errors import ExportError
-from retinue_export.packaging import Packaging, classifier
+from retinue_export.packaging import Normalisation, Packaging, classifier
 from retinue_export.parity import Runner
 from retinue_export.recipes.catalog import RECIPES
 from retinue_server.bundle import manifest as manifest_file
@@ -49,21 +49,28 @@ class _Origin:
     images: Callable[[], NDArray[np.uint8]]
 
 
-def load(folder: Path, manifest: pb.ModelManifest, weights: Path | None = None) -> Reference:
+def load(
+    folder: Path, manifest: pb.ModelManifest, weights: Path | None = None, module: str | None = None
+) -> Reference:
     """Rebuilds the PyTorch side of a bundle.
 
     Args:
         folder: the version folder.
         manifest: its manifest, validated.
-        weights: the file that the bundle was exported from; None takes the weights out of the bundle.
+        weights: the file that the bundle was exported from; None takes the weights out of the bundle, or from `module`
+            where the bundle was exported without a file.
+        module: for a network of the user's own: `FILE.py:NAME`, see `user_module.build`.
 
     Raises:
         ExportError: the bundle's architecture is unknown here, or the weights are others than the bundle's.
     """
-    origin = _origin(manifest)
+    origin = _origin(manifest, module)
     if weights is not None:
         shipped = _from_file(origin, manifest, weights)
         weights_from = f"{weights.name}, the file that the bundle was exported from (same SHA-256)"
+    elif module is not None and not manifest.source.weights_sha256:
+        shipped = _shipped(origin.network(), manifest)
+        weights_from = f"{module}, which builds the network with them"
     else:
         shipped = graph.folded(origin.network())
         load_initialisers(shipped, onnx.load(folder / manifest_file.MODEL_FILE))
@@ -107,14 +114,17 @@ def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
             value.copy_(torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)))
 
 
-def _origin(manifest: pb.ModelManifest) -> _Origin:
+def _origin(manifest: pb.ModelManifest, module: str | None) -> _Origin:
     architecture = manifest.source.architecture
+    if module is not None:
+        return _user_origin(manifest, module)
     for recipe in RECIPES.values():
         if recipe.manifest.source.architecture == architecture:
             return _Origin(recipe.network, recipe.packaging, recipe.parity_images)
     if not architecture.startswith(_TORCHVISION):
         raise ExportError(
-            f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here."
+            f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here: "
+            "give --module FILE.py:FUNCTION if a file of yours builds it."
         )
     name = architecture.removeprefix(_TORCHVISION)
     preset = torchvision_models.find_preset(name, manifest.source.weights_sha256)
@@ -126,10 +136,27 @@ def _origin(manifest: pb.ModelManifest) -> _Origin:
     )
 
 
+def _user_origin(manifest: pb.ModelManifest, module: str) -> _Origin:
+    if not manifest.input.HasField("normalisation"):
+        raise ExportError("The bundle does not say how it normalises its input: export it again.")
+    spec = manifest_file.input_spec(manifest)
+    normalisation = Normalisation(
+        tuple(manifest.input.normalisation.mean), tuple(manifest.input.normalisation.deviation)
+    )
+    packaging = user_module.packaging(manifest.task, spec, normalisation)
+    network = user_module.build(module)
+    user_module.check(network, manifest.task, spec)
+    return _Origin(
+        lambda: network,
+        packaging,
+        lambda: inputs.photos(spec),
+    )
+
+
 def _from_file(origin: _Origin, manifest: pb.ModelManifest, weights: Path) -> nn.Module:
     if not manifest.source.weights_sha256:
         raise ExportError("The bundle was not exported from a weights file: verify it without --weights.")
-    state = torchvision_models.read_weights(weights)
+    state = weight_files.read(weights)
     actual = manifest_file.file_sha256(weights)
     if actual != manifest.source.weights_sha256:
         raise ExportError(
@@ -137,6 +164,10 @@ def _from_file(origin: _Origin, manifest: pb.ModelManifest, weights: Path) -> nn
             f"{manifest.source.weights_sha256}."
         )
     network = origin.network()
-    network.load_state_dict(state)
+    weight_files.load_into(network, state, manifest.source.architecture)
+    return _shipped(network, manifest)
+
+
+def _shipped(network: nn.Module, manifest: pb.ModelManifest) -> nn.Module:
     shipped = graph.folded(network)
     return graph.rounded_to_fp16(shipped) if manifest.precision == pb.PRECISION_FP16_WEIGHTS else shipped

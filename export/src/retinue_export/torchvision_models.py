@@ -1,7 +1,5 @@
 """torchvision's image classifiers, with the transforms that belong to their weights."""
 
-import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,7 @@ from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from retinue_export import inputs
+from retinue_export import inputs, label_files, weight_files
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, classifier
@@ -58,21 +56,18 @@ def candidate(
         ExportError: the architecture is unknown, or the files do not fit it.
     """
     path = weights if weights is not None else _download(find_preset(architecture).weights)
-    state = read_weights(path)
+    state = weight_files.read(path)
     sha256 = manifest_file.file_sha256(path)
     preset = find_preset(architecture, sha256)
-    classes = class_count(state)
-    names = read_labels(labels) if labels is not None else preset.labels
+    classes = weight_files.class_count(state)
+    names = label_files.read(labels) if labels is not None else preset.labels
     if len(names) != classes:
         told = f"{labels} has {len(names)} labels" if labels else f"torchvision names {len(names)} classes"
         raise ExportError(
             f"{told}, but the weights have {classes} classes: give --labels with one line a class."
         )
     network = build_network(architecture, classes)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ExportError(f"The weights do not fit {architecture}: {_first_difference(error)}") from error
+    weight_files.load_into(network, state, architecture)
     manifest = pb.ModelManifest(
         name=name,
         task=pb.TASK_CLASSIFY,
@@ -155,58 +150,6 @@ def build_network(architecture: str, classes: int) -> nn.Module:
     return network
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a state dict; nothing but tensors is accepted, so no code of the file is ever run.
-
-    Raises:
-        ExportError: the file is missing, no state dict, or holds more than tensors.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ExportError(f"There is no weights file {path}.") from error
-    except pickle.UnpicklingError as error:
-        raise ExportError(
-            f"{path} is refused: it is no file of plain tensors, and unpickling it could run code. "
-            "Save the weights again as torch.save(model.state_dict(), ...)."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ExportError(f"{path} cannot be read as weights saved by torch.save: {error}") from error
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(v, torch.Tensor) for v in state.values())
-    ):
-        raise ExportError(f"{path} holds no state dict: save it as torch.save(model.state_dict(), ...).")
-    return state
-
-
-def read_labels(path: Path) -> Sequence[str]:
-    """Reads labels, one a line.
-
-    Raises:
-        ExportError: the file cannot be read, or a line is empty.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ExportError(f"{path} is not UTF-8 text.") from error
-    labels = tuple(line.strip() for line in lines)
-    if not labels or not all(labels):
-        raise ExportError(f"{path} must have one label a line and no empty line.")
-    return labels
-
-
-def class_count(state: dict[str, torch.Tensor]) -> int:
-    """How many classes a classifier's state dict answers: the length of its last matrix."""
-    matrices = [tensor for tensor in state.values() if tensor.ndim >= 2]
-    if not matrices:
-        raise ExportError("The weights file holds no layer.")
-    return int(matrices[-1].shape[0])
-
-
 def _is_file_of(entry: WeightsEnum, sha256: str) -> bool:
     """Whether a file is torchvision's own, which names each by the first digits of its SHA-256."""
     return sha256.startswith(Path(entry.url).stem.rpartition("-")[2])
@@ -222,7 +165,3 @@ def _download(entry: WeightsEnum) -> Path:
             f"{entry.url} could not be downloaded ({error}): give the file as --weights."
         ) from error
     return path
-
-
-def _first_difference(error: RuntimeError) -> str:
-    return " ".join(str(error).splitlines()[1:2]).strip() or str(error)

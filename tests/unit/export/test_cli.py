@@ -166,7 +166,7 @@ def test_an_existing_version_is_refused_before_anything_is_trained(
     ("arguments", "said"),
     [
         (["train", "fashion-dancer", "--out", "out"], "no recipe 'fashion-dancer'"),
-        (["train", "fashion-cnn", "--out", "out", "--weights", "none"], "There is no file"),
+        (["train", "fashion-cnn", "--out", "out", "--weights", "none"], "There is no weights file"),
         (["torchvision", "resnet9", "--name", "a", "--out", "out"], "no model 'resnet9'"),
         (["torchvision", "mobilenet_v2", "--name", "a b", "--out", "out"], "no model name"),
         (

@@ -270,6 +270,7 @@ class ImageInput(_message.Message):
     COLOUR_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
     DRAFT_DECODING_FIELD_NUMBER: _builtins.int
+    NORMALISATION_FIELD_NUMBER: _builtins.int
     height: _builtins.int
     """Rows."""
     width: _builtins.int
@@ -284,6 +285,12 @@ class ImageInput(_message.Message):
     def resize(self) -> Global___ResizeRule:
         """How an image of any size becomes height x width."""
 
+    @_builtins.property
+    def normalisation(self) -> Global___Normalisation:
+        """What the graph does to each level first. Servers hand over bytes and have no use for it; it is here for people, and
+        for comparing the bundle with the network again. Not set in bundles that were made before there was this field.
+        """
+
     def __init__(
         self,
         *,
@@ -292,14 +299,47 @@ class ImageInput(_message.Message):
         colour: Global___Colour.ValueType = ...,
         resize: Global___ResizeRule | None = ...,
         draft_decoding: _builtins.bool = ...,
+        normalisation: Global___Normalisation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resize", b"resize"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["normalisation", b"normalisation", "resize", b"resize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["colour", b"colour", "draft_decoding", b"draft_decoding", "height", b"height", "resize", b"resize", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["colour", b"colour", "draft_decoding", b"draft_decoding", "height", b"height", "normalisation", b"normalisation", "resize", b"resize", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImageInput: _TypeAlias = ImageInput  # noqa: Y015
+
+@_typing.final
+class Normalisation(_message.Message):
+    """Brings the levels of each channel, divided by 255, to what a network was trained on: less `mean`, then divided by
+    `deviation`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_FIELD_NUMBER: _builtins.int
+    DEVIATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One value a channel."""
+
+    @_builtins.property
+    def deviation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One value a channel, greater than 0."""
+
+    def __init__(
+        self,
+        *,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        deviation: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deviation", b"deviation", "mean", b"mean"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Normalisation: _TypeAlias = Normalisation  # noqa: Y015
 
 @_typing.final
 class ResizeRule(_message.Message):

@@ -143,6 +143,11 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
             f"must be {largest_side} to {MAX_INPUT_SIDE} for a centre crop and 0 otherwise",
         ),
         (0 <= resize.pad_value <= 255, "input.resize.pad_value", "must be 0 to 255"),
+        (
+            _is_normalisation(image),
+            "input.normalisation",
+            "must have a finite mean and a deviation over 0 for each channel",
+        ),
         (len(manifest.labels) >= 1, "labels", "must name at least one class"),
         (all(manifest.labels), "labels", "must not contain empty names"),
         (
@@ -185,6 +190,18 @@ def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
             (len(manifest.labels) <= 65536, "labels", "must be at most 65536 for a class map"),
         ]
     return []
+
+
+def _is_normalisation(image: pb.ImageInput) -> bool:
+    if not image.HasField("normalisation"):
+        return True
+    mean, deviation = image.normalisation.mean, image.normalisation.deviation
+    channels = 1 if image.colour == pb.COLOUR_GREY else 3
+    return (
+        len(mean) == len(deviation) == channels
+        and all(map(math.isfinite, mean))
+        and all(math.isfinite(value) and value > 0 for value in deviation)
+    )
 
 
 def _is_unit(value: float) -> bool:

@@ -1,0 +1,99 @@
+"""Weights files: read without running anything that is in them, and put into the network they belong to."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from retinue_export.errors import ExportError
+
+State = dict[str, Tensor]
+"""A state dict: each parameter and buffer by its name."""
+
+_ENTRIES = ("state_dict", "model_state_dict", "model")
+"""Under which of these a training's checkpoint keeps the network's own state."""
+
+
+def read(path: Path) -> State:
+    """Reads a state dict, alone or inside a checkpoint; nothing but tensors is accepted, so no code of the file is run.
+
+    Args:
+        path: a `.safetensors` file, or what torch.save wrote.
+
+    Raises:
+        ExportError: the file is missing, no state dict, or holds what only unpickling could read.
+    """
+    if not path.is_file():
+        raise ExportError(f"There is no weights file {path}.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ExportError(
+            f"{path} is refused: it is no file of plain tensors, and unpickling it could run code. "
+            "Save the weights again as torch.save(model.state_dict(), ...)."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as weights saved by torch.save: {error}") from error
+    entries = content if isinstance(content, dict) else {}
+    candidates = (entries, *(entries.get(name) for name in _ENTRIES))
+    state = next((one for one in candidates if _is_state(one)), None)
+    if state is None:
+        raise ExportError(f"{path} holds no state dict: save it as torch.save(model.state_dict(), ...).")
+    return dict(state)
+
+
+def load_into(network: nn.Module, state: State, described: str) -> None:
+    """Gives a network its weights.
+
+    Args:
+        network: changed in place.
+        state: its weights; names may have what a wrapper puts before all of them, such as `module.`.
+        described: the network, for the message.
+
+    Raises:
+        ExportError: the weights are another network's.
+    """
+    try:
+        network.load_state_dict(_unwrapped(state, set(network.state_dict())))
+    except RuntimeError as error:
+        difference = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
+        raise ExportError(f"The weights do not fit {described}: {difference}") from error
+
+
+def class_count(state: State) -> int:
+    """How many classes a classifier's state dict answers: the length of its last matrix."""
+    matrices = [tensor for tensor in state.values() if tensor.ndim >= 2]
+    if not matrices:
+        raise ExportError("The weights file holds no layer.")
+    return int(matrices[-1].shape[0])
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"{path} cannot be read as safetensors: {error}.") from error
+
+
+def _is_state(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
+
+
+def _unwrapped(state: State, wanted: set[str]) -> State:
+    """Takes off what DataParallel, torch.compile or Lightning put before every name, if the rest is what is wanted."""
+    stripped = state
+    while set(stripped) != wanted:
+        parts = {name.partition(".")[0] for name in stripped}
+        if len(parts) != 1 or not all("." in name for name in stripped):
+            return state
+        stripped = {name.partition(".")[2]: value for name, value in stripped.items()}
+    return stripped

@@ -1,0 +1,66 @@
+"""The command line's options for a network's input."""
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from retinue_export import input_options
+from retinue_export.errors import ExportError
+from retinue_export.input_options import Interpolation
+from retinue_server.vision.spec import ResizeMode
+
+DEFAULTS: dict[str, Any] = {
+    "size": "224",
+    "mean": "0.5,0.4,0.3",
+    "std": "0.2,0.2,0.1",
+    "grey": False,
+    "resize": ResizeMode.STRETCH,
+    "shorter_side": 0,
+    "interpolation": Interpolation.BILINEAR,
+    "pad_value": 0,
+}
+
+
+def test_one_number_is_a_square_and_two_are_height_and_width() -> None:
+    square, _ = input_options.parse(**DEFAULTS)
+    assert (square.height, square.width, square.channels) == (224, 224, 3)
+    wide, _ = input_options.parse(**DEFAULTS | {"size": "240x320"})
+    assert (wide.height, wide.width) == (240, 320)
+
+
+def test_all_options_reach_the_input() -> None:
+    spec, normalisation = input_options.parse(
+        size="28",
+        mean="0.25",
+        std="0.5",
+        grey=True,
+        resize=ResizeMode.SHORTER_SIDE_CENTER_CROP,
+        shorter_side=32,
+        interpolation=Interpolation.NEAREST,
+        pad_value=7,
+    )
+    assert (spec.grey, spec.channels, spec.shorter_side, spec.pad_value) == (True, 1, 32, 7)
+    assert spec.resample is Image.Resampling.NEAREST
+    assert (normalisation.mean, normalisation.deviation) == ((0.25,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("size", "big", "--size big"),
+        ("size", "0", "--size 0"),
+        ("size", "99999", "up to 8192"),
+        ("size", "10x", "--size 10x"),
+        ("mean", "0.5", "3 numbers"),
+        ("mean", "a,b,c", "--mean a,b,c"),
+        ("mean", "nan,0,0", "--mean nan"),
+        ("std", "0,1,1", "greater than 0"),
+        ("std", "1,1,1,1", "3 numbers"),
+        ("resize", ResizeMode.SHORTER_SIDE_CENTER_CROP, "--shorter-side of 224"),
+        ("shorter_side", 256, "no meaning with --resize stretch"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_by_name(option: str, value: object, said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        input_options.parse(**DEFAULTS | {option: value})

@@ -1,0 +1,220 @@
+"""A network of the user's own: exported and verified from a Python file, and refused in one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from retinue.v1 import manifest_pb2 as pb
+from safetensors.torch import save_file
+
+from retinue_export import cli, user_module
+from retinue_export.errors import ExportError
+from retinue_server.bundle import manifest as manifest_file
+
+SOURCE = """
+import dataclasses
+
+import torch
+from torch import nn
+
+from widths import WIDTH
+
+
+@dataclasses.dataclass
+class Settings:
+    classes: "int" = 3
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, WIDTH, 3)
+        self.norm = nn.BatchNorm2d(WIDTH)
+        self.dense = nn.Linear(WIDTH, Settings().classes)
+
+    def forward(self, images):
+        return self.dense(self.norm(self.convolution(images)).relu().mean((2, 3)))
+
+
+def segmenter():
+    return nn.Conv2d(3, 3, 3, padding=1, stride=2)
+
+
+class OneAtATime(Classifier):
+    def forward(self, images):
+        return torch.stack([super(OneAtATime, self).forward(image[None])[0] for image in images])
+
+
+class FixedBatch(Classifier):
+    def forward(self, images):
+        return super().forward(images.reshape(2, 3, 12, 10))
+
+
+class Branch(Classifier):
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits if logits.sum() > 0 else -logits
+
+
+class Boxes(Classifier):
+    def forward(self, images):
+        return {"boxes": images}
+
+
+class Features(Classifier):
+    def forward(self, images):
+        return images
+
+
+class Grey(Classifier):
+    def forward(self, images):
+        return super().forward(images[:, :1])
+
+
+def broken():
+    raise RuntimeError("no such layer")
+
+
+def number():
+    return 7
+"""
+OPTIONS = ("--name", "mine", "--size", "12x10", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder, to work in: a Python file, one that it imports, labels and weights."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(SOURCE, encoding="utf-8")
+    (tmp_path / "widths.py").write_text("WIDTH = 4\n", encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("background\ncat\ndog\n", encoding="utf-8")
+    torch.manual_seed(0)
+    network = user_module.build("mine.py:Classifier")
+    torch.nn.init.normal_(network.get_parameter("dense.weight"), std=3)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+def export(
+    capsys: pytest.CaptureFixture[str], target: str, *more: str, labels: str = "labels.txt"
+) -> tuple[object, str]:
+    code, _, err = run(capsys, "module", target, *OPTIONS, "--labels", labels, "--out", "out", *more)
+    return code, err
+
+
+def test_a_classifier_becomes_a_bundle_that_verifies(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = export(capsys, "mine.py:Classifier", "--weights", "w.safetensors", "--resize", "letterbox")
+    assert (code, err) == (0, "")
+    manifest = manifest_file.read(folder / "out" / "mine" / "1")
+    assert manifest.source.architecture == "mine.py:Classifier"
+    assert manifest.source.weights == "w.safetensors"
+    assert list(manifest.input.normalisation.mean) == [0.5, 0.5, 0.5]
+    assert manifest.parity.outputs[0].max_difference <= 1e-4
+    module = ("--module", "mine.py:Classifier")
+    code, out, _ = run(capsys, "verify", "out/mine", *module)
+    assert (code, "the bundle itself" in out) == (0, True)
+    code, out, _ = run(capsys, "verify", "out/mine", *module, "--weights", "w.safetensors")
+    assert (code, "same SHA-256" in out) == (0, True)
+
+
+def test_a_bundle_verified_with_another_module_is_found_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(capsys, "mine.py:Classifier", "--weights", "w.safetensors")
+    code, _, err = run(capsys, "verify", "out/mine", "--module", "mine.py:Grey")
+    assert code != 0
+    assert err.startswith("error: ")
+    code, _, err = run(capsys, "verify", "out/mine")
+    assert (code, "--module FILE.py:FUNCTION" in err) == (2, True)
+
+
+def test_a_segmenter_keeps_its_own_weights_and_finds_the_background(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeded = (
+        (folder / "mine.py")
+        .read_text(encoding="utf-8")
+        .replace("    return nn.Conv2d(3, 3", "    torch.manual_seed(1)\n    return nn.Conv2d(3, 3")
+    )
+    (folder / "mine.py").write_text(seeded, encoding="utf-8")
+    assert export(capsys, "mine.py:segmenter", "--task", "segment") == (0, "")
+    manifest = manifest_file.read(folder / "out" / "mine" / "1")
+    assert manifest.task == pb.TASK_SEGMENT
+    assert (manifest.segment.map_height, manifest.segment.map_width) == (6, 5)
+    assert manifest.segment.background_class_id == 0
+    code, out, _ = run(capsys, "verify", "out/mine", "--module", "mine.py:segmenter")
+    assert (code, "which builds the network with them" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("mine.py", "FILE.py:FUNCTION"),
+        ("mine.txt:build", "FILE.py:FUNCTION"),
+        ("none.py:build", "There is no Python file none.py"),
+        ("mine.py:nothing", "no function `nothing`"),
+        ("mine.py:broken", "RuntimeError: no such layer"),
+        ("mine.py:number", "makes a int, not a torch.nn.Module"),
+        ("mine.py:Boxes", "returns a dict, not logits"),
+        ("mine.py:Features", "not float logits [N, classes]"),
+        ("mine.py:Grey", "cannot take float32 [2, 3, 12, 10]"),
+        ("mine.py:FixedBatch", "cannot take float32 [1, 3, 12, 10], it must take any batch size"),
+        ("mine.py:OneAtATime", "fixes the batch size"),
+        ("mine.py:Branch", "exporter cannot follow the module"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_refused_in_one_sentence(
+    target: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = export(capsys, target)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list((folder / "out").rglob("*.onnx")) if (folder / "out").exists() else True
+
+
+def test_the_line_that_raised_is_named(folder: Path) -> None:
+    line = next(number for number, text in enumerate(SOURCE.splitlines(), start=1) if "no such layer" in text)
+    with pytest.raises(ExportError, match=rf"\(line {line}\)"):
+        user_module.build("mine.py:broken")
+
+
+def test_a_wrong_number_of_labels_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "two.txt").write_text("cat\ndog\n", encoding="utf-8")
+    code, err = export(capsys, "mine.py:Classifier", labels="two.txt")
+    assert code == 2
+    assert "two.txt has 2 labels, but the module answers 3 classes" in err
+
+
+def test_a_class_map_has_room_for_256_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = (
+        (folder / "mine.py")
+        .read_text(encoding="utf-8")
+        .replace("nn.Conv2d(3, 3, 3, pad", "nn.Conv2d(3, 257, 3, pad")
+    )
+    (folder / "mine.py").write_text(source, encoding="utf-8")
+    (folder / "many.txt").write_text("".join(f"class {number}\n" for number in range(257)), encoding="utf-8")
+    code, err = export(capsys, "mine.py:segmenter", "--task", "segment", labels="many.txt")
+    assert (code, "has room for 256" in err) == (2, True)
+
+
+def test_a_bundle_that_does_not_say_how_it_normalises_is_not_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(capsys, "mine.py:Classifier")
+    path = folder / "out" / "mine" / "1" / "manifest.json"
+    text = json.loads(path.read_text(encoding="utf-8"))
+    del text["input"]["normalisation"]
+    path.write_text(json.dumps(text), encoding="utf-8")
+    code, _, err = run(capsys, "verify", "out/mine", "--module", "mine.py:Classifier")
+    assert (code, "export it again" in err) == (2, True)

@@ -1,0 +1,95 @@
+"""Weights files: read whatever wrapped them, refused in one sentence, and never executed."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.unit.export import tiny
+
+from retinue_export import weight_files
+from retinue_export.errors import ExportError
+
+STATE = tiny.network(seed=3).state_dict()
+
+
+def loads(path: Path) -> bool:
+    """Whether the file gives the tiny network the weights of `STATE`."""
+    network = tiny.network(seed=4)
+    weight_files.load_into(network, weight_files.read(path), "tiny")
+    return all(torch.equal(value, STATE[name]) for name, value in network.state_dict().items())
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "w.safetensors")
+    assert loads(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("entry", [None, "state_dict", "model_state_dict", "model"])
+def test_what_a_training_wraps_around_the_weights_is_taken_off(
+    prefix: str, entry: str | None, tmp_path: Path
+) -> None:
+    state = {prefix + name: value for name, value in STATE.items()}
+    torch.save(state if entry is None else {"epoch": 3, entry: state, "lr": 0.1}, tmp_path / "w.pth")
+    assert loads(tmp_path / "w.pth")
+
+
+def test_a_network_whose_own_names_begin_alike_is_not_unwrapped(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(tiny.network(seed=3))
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    again = torch.nn.Sequential(tiny.network(seed=4))
+    weight_files.load_into(again, weight_files.read(tmp_path / "w.pth"), "tiny")
+    assert torch.equal(again.state_dict()["0.0.weight"], STATE["0.weight"])
+
+
+def test_weights_of_another_network_are_refused_by_name() -> None:
+    state = {name: value for name, value in STATE.items() if name != "5.bias"}
+    with pytest.raises(ExportError, match=r"do not fit tiny: .*5\.bias"):
+        weight_files.load_into(tiny.network(), state, "tiny")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", b"\xff" * 100])
+def test_broken_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"broken\.safetensors cannot be read as safetensors"):
+        weight_files.read(path)
+
+
+class _Dangerous:
+    """Unpickling this would create a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+    torch.save({"weight": _Dangerous(trace)}, tmp_path / "evil.pth")
+    with pytest.raises(ExportError, match="could run code"):
+        weight_files.read(tmp_path / "evil.pth")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04cut short"])
+def test_a_file_that_is_no_weights_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"broken\.pth"):
+        weight_files.read(path)
+
+
+def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="There is no weights file"):
+        weight_files.read(tmp_path / "none.pth")
+
+
+def test_a_single_tensor_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(ExportError, match="no state dict"):
+        weight_files.read(tmp_path / "tensor.pth")
