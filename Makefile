@@ -56,7 +56,7 @@ contract: $(VENV)/.develop
 readme: $(VENV)/.develop
 	$(BIN)/python -m tests.readme
 
-## models: train and export every bundled model anew into .work/models (two cores: about an hour and a half)
+## models: train and export every bundled model anew into .work/models (two cores: about an hour)
 models: $(VENV)/.develop
 	scripts/install-system-packages
 	rm -rf .work/models

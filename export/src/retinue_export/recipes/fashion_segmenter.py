@@ -1,4 +1,4 @@
-"""Recipe of `fashion-segmenter`: what the detector has learned, and crowded scenes, small ones before large ones."""
+"""Recipe of `fashion-segmenter`: what the detector has learned, then 6,200 batches of crowded scenes."""
 
 from collections.abc import Iterator
 
@@ -21,26 +21,20 @@ from retinue_export.segmentation_loss import lovasz_softmax
 from retinue_export.training import Batch, Report, Schedule, fit
 
 BATCH = 32
-LESSONS = {
-    96: Schedule(9500, learning_rate=5e-3, hidden_learning_rate=0.02, warmup_share=0.1, average_decay=0.998),
-    128: Schedule(3900, learning_rate=3e-3, hidden_learning_rate=0.01, warmup_share=0.1, average_decay=0.998),
-}
-"""By the rows and columns of the scenes, small ones first."""
+STEPS = 6200
 INPUT_SIDE = 144
-"""Larger than in training, since the items of a photo that is not square become smaller when it is fitted in."""
 SPEC = scene_batches.spec(INPUT_SIDE)
-SCENES = BATCH // 2 * sum(schedule.steps for schedule in LESSONS.values())
-"""How many are learned from, their mirror images not counted."""
 CLASSES = ("background", *fashion_mnist.CLASSES)
 
 
-def train(report: Report, detector: nn.Module, seed: int = 0) -> Segmenter:
+def train(report: Report, detector: nn.Module, seed: int = 0, steps: int = STEPS) -> Segmenter:
     """Trains the segmenter on scenes of the training split.
 
     Args:
         report: see there.
         detector: a trained `Detector`, which knows the items already.
         seed: of the scenes, and of the weights that the detector does not have.
+        steps: batches to learn from.
 
     Returns:
         The network in evaluation mode.
@@ -49,24 +43,18 @@ def train(report: Report, detector: nn.Module, seed: int = 0) -> Segmenter:
     torch.manual_seed(seed)
     network = Segmenter(len(CLASSES))
     network.begin_with(detector)
+    schedule = Schedule(
+        steps, learning_rate=4e-3, hidden_learning_rate=0.015, warmup_share=0.1, average_decay=0.998
+    )
+    trained = fit(network, _batches(seed + 1), _loss, schedule, report)  # other scenes than the detector's
+    assert isinstance(trained, Segmenter)
+    return trained
+
+
+def _batches(seed: int) -> Iterator[Batch]:
+    """Gives images, uint8 [32,128,128,3], with class maps, uint8 [32,128,128]: scenes, each mirrored next."""
     source = SceneSource("train", most_items=10, recolour=True)
-    done, total = 0, sum(schedule.steps for schedule in LESSONS.values())
-    for side, schedule in LESSONS.items():
-        seed += 1  # other scenes than the detector's
-        trained = fit(network, _batches(source, side, seed), _loss, schedule, _continued(report, done, total))
-        assert isinstance(trained, Segmenter)
-        network, done = trained, done + schedule.steps
-    return network
-
-
-def _continued(report: Report, done: int, total: int) -> Report:
-    """Reports the steps of a lesson as those after `done` of all."""
-    return lambda step, _, loss: report(done + step, total, loss)
-
-
-def _batches(source: SceneSource, side: int, seed: int) -> Iterator[Batch]:
-    """Gives images, uint8 [32,side,side,3], with class maps, uint8 [32,side,side]: scenes, each mirrored next."""
-    for pixels, scenes in scene_batches.batches(source, BATCH, side, seed):
+    for pixels, scenes in scene_batches.batches(source, BATCH, scene_batches.SIDE, seed):
         images = torch.from_numpy(pixels)
         class_maps = torch.from_numpy(np.stack([scene.class_map for scene in scenes]))
         yield images, class_maps
@@ -104,7 +92,7 @@ RECIPE = Recipe(
         segment=pb.SegmentOptions(map_height=INPUT_SIDE, map_width=INPUT_SIDE, background_class_id=0),
         source=source(
             Segmenter,
-            f"retinue-export train fashion-segmenter: {SCENES} generated scenes and their mirror images, "
+            f"retinue-export train fashion-segmenter: {STEPS * BATCH // 2} generated scenes and their mirror images, "
             "seed 0, begun with the weights of fashion-detector",
         ),
         description="Marks which pixels show which of ten kinds of clothing. Trained on scenes of Fashion-MNIST items.",

@@ -11,6 +11,11 @@ from retinue_export.packaging import Normalisation
 from retinue_export.scenes import Scene, SceneSource
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
+SIDE = 128
+"""Rows and columns of the scenes that are learned from.
+
+Models take somewhat more, since the items of a photo that is not square become smaller when it is fitted in.
+"""
 PAD_VALUE = 114
 """Grey level around a scene that is not square."""
 NORMALISATION = Normalisation((0.5,) * 3, (64 / 255,) * 3)
