@@ -253,6 +253,7 @@ def _build(candidate: Callable[[], assembly.Candidate], out: Path, version: int)
     manifest = manifest_file.read(folder)
     size = (folder / manifest_file.MODEL_FILE).stat().st_size
     _console.print(f"[bold]{folder}[/]  {size / 1e6:.2f} MB, opset {manifest.opset}")
+    _console.print(f"  weights: {escape(manifest.source.weights)}", soft_wrap=True)
     for figure in manifest.quality:
         precision = pb.Precision.Name(figure.precision).removeprefix("PRECISION_").lower()
         _console.print(

@@ -70,7 +70,7 @@ def load(
         weights_from = f"{weights.name}, the file that the bundle was exported from (same SHA-256)"
     elif module is not None and not manifest.source.weights_sha256:
         shipped = _shipped(origin.network(), manifest)
-        weights_from = f"{module}, which builds the network with them"
+        weights_from = f"{module}, as it builds them now; where it draws them at random, they are others"
     else:
         shipped = graph.folded(origin.network())
         load_initialisers(shipped, onnx.load(folder / manifest_file.MODEL_FILE))

@@ -114,7 +114,7 @@ def build(target: str) -> nn.Module:
     try:
         maker = getattr(_run(path), name, None)
         made = maker() if callable(maker) else None
-    except Exception as error:
+    except Exception as error:  # the user's code, which may raise anything
         raise ExportError(f"{target} cannot be built: {_in_one_line(error, path)}") from error
     if not callable(maker):
         raise ExportError(f"{path} has no function `{name}`.")
@@ -156,7 +156,7 @@ def check(network: nn.Module, task: pb.Task.ValueType, spec: InputSpec) -> Seque
         images = torch.rand(count, spec.channels, spec.height, spec.width)
         try:
             answer = network(images)
-        except Exception as error:
+        except Exception as error:  # likewise
             advice = (
                 "give --size and --grey as in its training" if count == 2 else "it must take any batch size"
             )

@@ -37,8 +37,10 @@ def read(path: Path) -> State:
             f"{path} is refused: it is no file of plain tensors, and unpickling it could run code. "
             "Save the weights again as torch.save(model.state_dict(), ...)."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ExportError(f"{path} cannot be read as weights saved by torch.save: {error}") from error
+    except Exception as error:  # a broken file decides what is raised: KeyError, struct.error, EOFError, ...
+        raise ExportError(
+            f"{path} cannot be read as weights saved by torch.save: {type(error).__name__}: {error}"
+        ) from error
     entries = content if isinstance(content, dict) else {}
     candidates = (entries, *(entries.get(name) for name in _ENTRIES))
     state = next((one for one in candidates if _is_state(one)), None)

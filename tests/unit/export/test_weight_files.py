@@ -76,7 +76,10 @@ def test_a_file_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> No
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04cut short"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"junk\n", b"not weights at all", b"PK\x03\x04cut short", b"\x80\x02]q", b"\x80\x02\x8a\nlF"],
+)
 def test_a_file_that_is_no_weights_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.pth"
     path.write_bytes(content)
