@@ -214,10 +214,10 @@ def _version_folder(folder: Path) -> Path:
 
 
 def _trained(recipe: Recipe, trained: dict[str, nn.Module]) -> nn.Module:
-    """Trains a network, and before it the one that it goes on from, unless `trained` has it already."""
+    """Trains a network, and before it those that it learns from, unless `trained` has it already."""
     name = recipe.manifest.name
     if name not in trained:
-        before = [] if recipe.begins_with is None else [_trained(recipe.begins_with, trained)]
+        before = [_trained(one, trained) for one in recipe.learns_from]
         trained[name] = _train(recipe, before)
     return trained[name]
 

@@ -32,7 +32,7 @@ class Assignment:
 
 
 def detection_loss(
-    predicted: Tensor, logits: Tensor, centres: Tensor, boxes: Tensor, classes: Tensor
+    predicted: Tensor, logits: Tensor, centres: Tensor, boxes: Tensor, beliefs: Tensor
 ) -> Tensor:
     """Computes the scalar to minimise.
 
@@ -41,9 +41,9 @@ def detection_loss(
         logits: float32 [N,A,C].
         centres: float32 [A,2], centres of the cells, x,y in input pixels.
         boxes: float32 [N,G,4], boxes of the objects, padded to the largest number in the batch.
-        classes: int64 [N,G], their classes, -1 in the padding.
+        beliefs: float32 [N,G,C], how likely each object is of each class, nothing but 0 in the padding.
     """
-    assignment = assign(predicted.detach(), logits.detach().sigmoid(), centres, boxes, classes)
+    assignment = assign(predicted.detach(), logits.detach().sigmoid(), centres, boxes, beliefs)
     weights = assignment.target_scores.sum(-1)
     total = weights.sum().clamp(min=1.0)
     score_loss = binary_cross_entropy_with_logits(logits, assignment.target_scores, reduction="sum")
@@ -54,12 +54,11 @@ def detection_loss(
 
 
 @torch.no_grad()
-def assign(predicted: Tensor, scores: Tensor, centres: Tensor, boxes: Tensor, classes: Tensor) -> Assignment:
+def assign(predicted: Tensor, scores: Tensor, centres: Tensor, boxes: Tensor, beliefs: Tensor) -> Assignment:
     """Gives each object the cells inside it whose score and box fit it best; arguments as in `detection_loss`."""
-    real = classes >= 0
+    real = beliefs.any(dim=-1)
     overlaps = _pairwise_iou(boxes, predicted)
-    index = classes.clamp(min=0).unsqueeze(-1).expand(-1, -1, scores.shape[1])
-    alignment = scores.transpose(1, 2).gather(1, index) ** _SCORE_POWER * overlaps**_OVERLAP_POWER
+    alignment = (beliefs @ scores.transpose(1, 2)) ** _SCORE_POWER * overlaps**_OVERLAP_POWER
     x, y = centres.unbind(-1)
     x1, y1, x2, y2 = boxes.unsqueeze(2).unbind(-1)
     candidates = (x > x1) & (x < x2) & (y > y1) & (y < y2) & real.unsqueeze(-1)
@@ -75,9 +74,9 @@ def assign(predicted: Tensor, scores: Tensor, centres: Tensor, boxes: Tensor, cl
     best_alignment = alignment.amax(dim=2, keepdim=True)
     best_overlap = (overlaps * chosen).amax(dim=2, keepdim=True)
     strength = (alignment / (best_alignment + 1e-9) * best_overlap).amax(dim=1)
-    target_boxes = boxes.gather(1, owner.unsqueeze(-1).expand(-1, -1, 4))
-    target_classes = classes.clamp(min=0).gather(1, owner)
-    target_scores = one_hot(target_classes, scores.shape[-1]) * (strength * positive).unsqueeze(-1)
+    images = torch.arange(len(boxes)).unsqueeze(1)
+    target_boxes = boxes[images, owner]
+    target_scores = beliefs[images, owner] * (strength * positive).unsqueeze(-1)
     return Assignment(positive, target_boxes, target_scores)
 
 

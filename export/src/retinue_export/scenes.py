@@ -36,13 +36,45 @@ class Scene:
         boxes: float32 [K,4], x1,y1,x2,y2 in pixels of `image`, around the part of each item that is in view; x2 and
             y2 are exclusive.
         classes: int64 [K], index into `fashion_mnist.CLASSES`.
-        class_map: uint8 [H,W], 0 for background, else class + 1.
+        items: int64 [K], index into the split's images.
+        owner_map: uint8 [H,W], 0 for background, else 1 + the index, up to K, of what the pixel shows.
     """
 
     image: Uint8
     boxes: NDArray[np.float32]
     classes: NDArray[np.int64]
-    class_map: Uint8
+    items: NDArray[np.int64]
+    owner_map: Uint8
+
+    @property
+    def class_map(self) -> Uint8:
+        """The class of each pixel: uint8 [H,W], 0 for background, else class + 1."""
+        return np.array([0, *(self.classes + 1)], np.uint8)[self.owner_map]
+
+    @property
+    def item_map(self) -> NDArray[np.int32]:
+        """The item of each pixel: int32 [H,W], 0 for background, else item + 1."""
+        return np.array([0, *(self.items + 1)], np.int32)[self.owner_map]
+
+
+@dataclass(slots=True)
+class _Placed:
+    """How many pixels of each item of a scene could be seen when it was placed, and how many still can."""
+
+    areas: list[int] = field(default_factory=list)
+    in_view: list[int] = field(default_factory=list)
+
+    def may_hide(self, hidden: NDArray[np.int64]) -> bool:
+        """Whether enough of each item stays in view where so many pixels of it are hidden next."""
+        return all(
+            now - lost >= LEAST_VISIBLE * area
+            for now, lost, area in zip(self.in_view, hidden.tolist(), self.areas, strict=True)
+        )
+
+    def add(self, area: int, hidden: NDArray[np.int64]) -> None:
+        self.in_view = [now - lost for now, lost in zip(self.in_view, hidden.tolist(), strict=True)]
+        self.areas.append(area)
+        self.in_view.append(area)
 
 
 @dataclass(slots=True)
@@ -83,15 +115,15 @@ class SceneSource:
         """
         image = backgrounds.compose(self.photos, height, width, random, recolour=self.recolour)
         owners = np.zeros((height, width), np.uint8)
-        classes: list[int] = []
-        areas: list[int] = []
+        items: list[int] = []
+        placed = _Placed()
         for _ in range(int(random.integers(self.fewest_items, self.most_items + 1))):
             picked = int(random.integers(len(self.labels)))
-            if self._place(picked, image, owners, areas, random):
-                classes.append(int(self.labels[picked]))
-        boxes = np.array([_box_of(owners == owner) for owner in range(1, len(classes) + 1)], np.float32)
-        class_of_owner = np.array([0, *(class_id + 1 for class_id in classes)], np.uint8)
-        return Scene(image, boxes.reshape(-1, 4), np.array(classes, np.int64), class_of_owner[owners])
+            if self._place(picked, image, owners, placed, random):
+                items.append(picked)
+        boxes = np.array([_box_of(owners == owner) for owner in range(1, len(items) + 1)], np.float32)
+        shown = np.array(items, np.int64)
+        return Scene(image, boxes.reshape(-1, 4), self.labels[shown], shown, owners)
 
     def scenes(self, height: int, width: int, seed: int) -> Iterator[Scene]:
         """Endless scenes of one size; the same seed gives the same scenes."""
@@ -100,27 +132,22 @@ class SceneSource:
             yield self.scene(height, width, random)
 
     def _place(
-        self, picked: int, image: Uint8, owners: Uint8, areas: list[int], random: np.random.Generator
+        self, picked: int, image: Uint8, owners: Uint8, placed: _Placed, random: np.random.Generator
     ) -> bool:
-        """Paints an item where it hides no other one too much, and notes it in `owners` and `areas`."""
+        """Paints an item where it hides no other one too much, and notes it in `owners` and `placed`."""
         item = _resized(self.cutouts[picked], min(image.shape[:2]), random)
+        opaque = item[..., 1] > 127
+        # Of a small sandal no pixel may be more opaque than not.
+        least = max(1, LEAST_VISIBLE * np.count_nonzero(opaque))
         for _ in range(_ATTEMPTS):
             window, part = _position(image.shape[:2], item.shape[:2], random)
-            visible = item[part][..., 1] > 127
-            hidden = np.bincount(owners[window][visible], minlength=len(areas) + 1)[1:]
-            left = [
-                np.count_nonzero(owners == n + 1) - hidden[n] if hidden[n] else None
-                for n in range(len(areas))
-            ]
+            visible = opaque[part]
             own = int(np.count_nonzero(visible))
-            # Of a small sandal no pixel may be more opaque than not.
-            enough = own >= max(1, LEAST_VISIBLE * np.count_nonzero(item[..., 1] > 127))
-            if enough and all(
-                rest is None or rest >= LEAST_VISIBLE * area for rest, area in zip(left, areas, strict=True)
-            ):
+            hidden = np.bincount(owners[window][visible], minlength=len(placed.areas) + 1)[1:]
+            if own >= least and placed.may_hide(hidden):
                 _paint(image[window], item[part], random)
-                areas.append(own)
-                owners[window][visible] = len(areas)
+                placed.add(own, hidden)
+                owners[window][visible] = len(placed.areas)
                 return True
         return False
 

@@ -26,8 +26,8 @@ class Schedule:
         steps: batches to learn from.
         learning_rate: the peak of the one-cycle schedule, for the weights that AdamW learns.
         weight_decay: of AdamW; biases and normalisation layers have none.
-        hidden_learning_rate: the peak for every convolution but the first, which Muon then learns; 0 leaves all weights
-            to AdamW, as suits networks without normalisation layers.
+        hidden_learning_rate: the peak for every convolution, transposed ones too, but the first; Muon then learns
+            them. 0 leaves all weights to AdamW, as suits networks without normalisation layers.
         hidden_weight_decay: of Muon.
         warmup_share: the part of the steps in which the rate rises, in (0, 1).
         average_decay: decay of the running average of the weights that is the result, or 0 for the last weights.
@@ -113,7 +113,11 @@ def fit(
 def _optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     hidden: list[Tensor] = []
     if schedule.hidden_learning_rate:
-        hidden = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
+        hidden = [
+            module.weight
+            for module in network.modules()
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        ][1:]
     others = [parameter for parameter in network.parameters() if all(parameter is not one for one in hidden)]
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in others if parameter.ndim > 1]},

@@ -90,7 +90,7 @@ def test_a_recipe_goes_on_from_the_network_of_another_which_is_trained_once(
     manifest = pb.ModelManifest()
     manifest.CopyFrom(RECIPE.manifest)
     manifest.name = "tiny-too"
-    second = replace(RECIPE, manifest=manifest, train=train_second, begins_with=first)
+    second = replace(RECIPE, manifest=manifest, train=train_second, learns_from=(first,))
     monkeypatch.setattr(cli, "RECIPES", {"tiny": first, "tiny-too": second})
     assert run(capsys, "train", "tiny-too", "--out", str(tmp_path / "one"))[0] == 0
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["tiny-too"]

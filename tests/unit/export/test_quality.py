@@ -21,10 +21,10 @@ SPEC = InputSpec(
 
 def scene(left: int) -> Scene:
     """One object of class 1 in a 64 x 32 picture, which the letterbox halves and puts 8 pixels down."""
-    class_map = np.zeros((32, 64), np.uint8)
-    class_map[8:24, left : left + 16] = 2
+    owner_map = np.zeros((32, 64), np.uint8)
+    owner_map[8:24, left : left + 16] = 1
     box = np.array([[left, 8, left + 16, 24]], np.float32)
-    return Scene(np.zeros((32, 64, 3), np.uint8), box, np.array([1]), class_map)
+    return Scene(np.zeros((32, 64, 3), np.uint8), box, np.array([1]), np.array([0]), owner_map)
 
 
 SCENES = [scene(8), scene(32)]

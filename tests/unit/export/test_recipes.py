@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from retinue_export import fashion_mnist
 from retinue_export.recipes import fashion_cnn, fashion_detector, fashion_segmenter, scene_batches
@@ -22,22 +24,29 @@ class Reports:
         self.steps.append(step)
 
 
+def quick_classifier() -> nn.Module:
+    """Believes something of each of 60,000 items within a moment."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, len(fashion_mnist.CLASSES)))
+
+
 @pytest.fixture
 def reports() -> Reports:
     return Reports()
 
 
-def test_the_segmenter_goes_on_from_the_detector(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_segmenter_goes_on_from_the_detector_and_is_taught_by_the_classifier(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scene_batches, "SIDE", 48)
     monkeypatch.setattr(fashion_segmenter, "BATCH", 2)
     torch.manual_seed(5)
     detector = fashion_detector.RECIPE.network().eval()
-    assert fashion_segmenter.RECIPE.begins_with is fashion_detector.RECIPE
-    network = fashion_segmenter.train(reports, detector, steps=4)
+    assert fashion_segmenter.RECIPE.learns_from == (fashion_detector.RECIPE, fashion_cnn.RECIPE)
+    network = fashion_segmenter.train(reports, detector, quick_classifier(), steps=4)
     assert reports.steps == [1, 2, 3, 4]
     assert not network.training
     with torch.no_grad():
-        assert network(torch.zeros(1, 3, 48, 32)).shape == (1, len(fashion_segmenter.CLASSES), 48, 32)
+        assert network(torch.zeros(1, 3, 48, 32)).shape == (1, len(fashion_segmenter.CLASSES), 96, 64)
     # After a few steps it is still near to where it began.
     for part in ("backbone.stem.0.weight", "class_branch.1.0.weight"):
         assert torch.allclose(network.state_dict()[part], detector.state_dict()[part], atol=0.02)
@@ -45,14 +54,30 @@ def test_the_segmenter_goes_on_from_the_detector(reports: Reports, monkeypatch: 
 
 def test_the_detector_learns_from_scenes(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_detector, "BATCH", 2)
-    network = fashion_detector.train(reports, steps=3)
+    network = fashion_detector.train(reports, quick_classifier(), steps=3)
     assert reports.steps == [1, 2, 3]
     assert not network.training
 
 
+def test_the_detector_is_taught_what_is_believed_of_each_item_of_a_scene() -> None:
+    source = fashion_segmenter.SceneSource("train")
+    scenes = [scene_batches.framed_scene(source, 64, np.random.default_rng(seed)) for seed in range(4)]
+    certain = torch.nn.functional.one_hot(torch.from_numpy(source.labels)).float()
+    boxes, beliefs = fashion_detector.padded_targets(scenes, certain)
+    for row, scene in enumerate(scenes):
+        count = len(scene.items)
+        np.testing.assert_array_equal(boxes[row, :count], scene.boxes)
+        np.testing.assert_array_equal(beliefs[row, :count].argmax(dim=1), scene.classes)
+        assert not boxes[row, count:].any()
+        assert not beliefs[row, count:].any()
+
+
 def test_the_same_seed_gives_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_detector, "BATCH", 2)
-    first, second = (fashion_detector.train(Reports(), seed=3, steps=2).state_dict() for _ in range(2))
+    taught_by = quick_classifier()
+    first, second = (
+        fashion_detector.train(Reports(), taught_by, seed=3, steps=2).state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

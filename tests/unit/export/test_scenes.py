@@ -53,6 +53,13 @@ def test_every_marked_pixel_is_in_a_box_of_its_class(source: SceneSource) -> Non
         assert not unexplained.any()
 
 
+def test_each_pixel_names_its_item(source: SceneSource) -> None:
+    labels = np.array([0, *(source.labels + 1)])
+    for scene in some(source, 10):
+        np.testing.assert_array_equal(labels[scene.item_map], scene.class_map)
+        np.testing.assert_array_equal(np.unique(scene.item_map), np.unique([0, *(scene.items + 1)]))
+
+
 def test_items_overlap_sometimes_but_never_hide_one_another(source: SceneSource) -> None:
     overlapping = 0
     for scene in some(source, 60):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from retinue_export import detection_loss
 from retinue_export.muon import Muon, orthogonalised
@@ -124,8 +125,22 @@ def test_the_detector_gives_a_box_and_scores_for_each_cell() -> None:
     assert (centre - cell_centres(8, 12)[13]).abs().max() < STRIDE * 2
 
 
-def test_the_segmenter_scores_every_pixel() -> None:
-    assert Segmenter(classes=5).eval()(torch.zeros(2, 3, 32, 48)).shape == (2, 5, 32, 48)
+def test_the_segmenter_scores_pixels_half_as_large_as_those_it_is_given() -> None:
+    assert Segmenter(classes=5).eval()(torch.zeros(2, 3, 32, 48)).shape == (2, 5, 64, 96)
+
+
+@torch.no_grad()
+def test_the_segmenter_learns_from_some_of_the_scores_it_answers_with() -> None:
+    network = Segmenter(classes=5).eval()
+    torch.nn.init.normal_(network.detail.weight)
+    images = torch.randn(2, 3, 32, 48)
+
+    def whole(images: Tensor) -> Tensor:
+        parts = [[network.every_second(images, top, left) for left in (0, 1)] for top in (0, 1)]
+        return torch.stack([torch.stack(row, -1).flatten(-2) for row in parts], -2).flatten(-3, -2)
+
+    both_ways = (whole(images) + whole(images.flip(3)).flip(3)) / 2
+    torch.testing.assert_close(interpolate(both_ways, scale_factor=2, mode="bilinear"), network(images))
 
 
 def test_the_graph_normalises_as_training_did() -> None:
@@ -135,15 +150,16 @@ def test_the_graph_normalises_as_training_did() -> None:
 
 
 def scene() -> tuple[Tensor, Tensor, Tensor]:
-    """Centres of 8x8 cells, boxes of two images (the second has one object, and padding), and their classes."""
+    """Centres of 8x8 cells, boxes of two images (the second has one object, and padding), and beliefs about them."""
     boxes = torch.tensor([[[4.0, 4, 28, 28], [32, 32, 60, 60]], [[10, 10, 40, 40], [0, 0, 0, 0]]])
-    return cell_centres(8, 8), boxes, torch.tensor([[1, 2], [0, -1]])
+    beliefs = torch.tensor([[[0.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 0]]])
+    return cell_centres(8, 8), boxes, beliefs
 
 
 def test_cells_are_assigned_inside_their_object_and_never_to_padding() -> None:
-    centres, boxes, classes = scene()
+    centres, boxes, beliefs = scene()
     predicted = torch.cat([centres - 12, centres + 12], dim=1).expand(2, -1, -1)
-    made = detection_loss.assign(predicted, torch.full((2, 64, 3), 0.5), centres, boxes, classes)
+    made = detection_loss.assign(predicted, torch.full((2, 64, 3), 0.5), centres, boxes, beliefs)
     assert made.positive.any(dim=1).all()
     for image in range(2):
         cells = centres[made.positive[image]]
@@ -156,24 +172,35 @@ def test_cells_are_assigned_inside_their_object_and_never_to_padding() -> None:
 
 
 def test_right_answers_cost_less_than_wrong_ones() -> None:
-    centres, boxes, classes = scene()
+    centres, boxes, beliefs = scene()
     owner = torch.where(centres.sum(1) > 64, 1, 0)
     right_boxes = torch.stack([boxes[0][owner], boxes[1][0].expand(64, 4)])
     right_logits = torch.full((2, 64, 3), -6.0)
-    made = detection_loss.assign(right_boxes, right_logits.sigmoid(), centres, boxes, classes)
+    made = detection_loss.assign(right_boxes, right_logits.sigmoid(), centres, boxes, beliefs)
     right_logits[made.target_scores > 0.5] = 6.0
-    right = detection_loss.detection_loss(right_boxes, right_logits, centres, boxes, classes)
+    right = detection_loss.detection_loss(right_boxes, right_logits, centres, boxes, beliefs)
     confused = detection_loss.detection_loss(
-        right_boxes, right_logits.roll(1, dims=2), centres, boxes, classes
+        right_boxes, right_logits.roll(1, dims=2), centres, boxes, beliefs
     )
-    moved = detection_loss.detection_loss(right_boxes + 9, right_logits, centres, boxes, classes)
+    moved = detection_loss.detection_loss(right_boxes + 9, right_logits, centres, boxes, beliefs)
     assert right < 0.5 * confused
     assert right < 0.5 * moved
 
 
+def test_a_doubtful_object_asks_for_some_score_of_each_class_it_may_be() -> None:
+    centres, boxes, beliefs = scene()
+    beliefs[0, 0] = torch.tensor([0.25, 0.75, 0.0])
+    predicted = torch.cat([centres - 12, centres + 12], dim=1).expand(2, -1, -1)
+    made = detection_loss.assign(predicted, torch.full((2, 64, 3), 0.5), centres, boxes, beliefs)
+    of_it = made.target_scores[0][(made.target_boxes[0] == boxes[0, 0]).all(1) & made.positive[0]]
+    assert len(of_it) > 0
+    torch.testing.assert_close(of_it[:, 0] * 3, of_it[:, 1])
+    assert not of_it[:, 2].any()
+
+
 def test_an_image_without_objects_has_a_finite_loss() -> None:
     centres, boxes, _ = scene()
-    nothing = torch.full((2, 2), -1)
+    nothing = torch.zeros(2, 2, 3)
     predicted = torch.cat([centres - 12, centres + 12], dim=1).expand(2, -1, -1)
     value = detection_loss.detection_loss(predicted, torch.zeros(2, 64, 3), centres, boxes, nothing)
     assert value.isfinite()

@@ -70,23 +70,25 @@ class Trunk(nn.Module):
     """A backbone to stride 16 and learned upsampling back to stride 8: how the detector and the segmenter begin.
 
     Attributes:
+        finest_channels: channels of its features at stride 2.
         fine_channels: channels of its features at stride 4.
         channels: channels of its features at stride 8.
     """
 
+    finest_channels = 24
     fine_channels = 48
     channels = 96
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = Backbone((24, self.fine_channels, 96, 128), (1, 2, 2))
+        self.backbone = Backbone((self.finest_channels, self.fine_channels, 96, 128), (1, 2, 2))
         self.upsample = nn.ConvTranspose2d(128, 96, 2, stride=2)
         self.fuse = ConvNorm(192, self.channels, 1)
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes features at strides 4 and 8 from float32 [N,3,H,W], H and W multiples of 16."""
-        _, at_4, at_8, at_16 = self.backbone(images)
-        return at_4, self.fuse(torch.cat([at_8, self.upsample(at_16)], dim=1))
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes features at strides 2, 4 and 8 from float32 [N,3,H,W], H and W multiples of 16."""
+        at_2, at_4, at_8, at_16 = self.backbone(images)
+        return at_2, at_4, self.fuse(torch.cat([at_8, self.upsample(at_16)], dim=1))
 
 
 def normalised(images: Tensor) -> Tensor:

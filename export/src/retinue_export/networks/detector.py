@@ -36,7 +36,7 @@ class Detector(Trunk):
             boxes: float32 [N,cells,4], x1,y1,x2,y2 in input pixels, cells row by row;
             logits: float32 [N,cells,classes].
         """
-        _, fused = self.features(images)
+        _, _, fused = self.features(images)
         logits = self.class_branch(fused).flatten(2).transpose(1, 2).float()
         distances = self.box_branch(fused).float()
         height, width = images.shape[2] // STRIDE, images.shape[3] // STRIDE

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d, interpolate
 
 from retinue_export.networks.blocks import ConvNorm, Trunk
 from retinue_export.networks.detector import Detector
@@ -21,6 +22,10 @@ class Segmenter(Trunk):
         self.up_4 = nn.ConvTranspose2d(width, 64, 2, stride=2)
         self.fuse_4 = ConvNorm(64 + self.fine_channels, 64)
         self.up_1 = nn.ConvTranspose2d(64, classes, 4, stride=4)
+        self.up_2 = nn.ConvTranspose2d(64, 24, 2, stride=2)
+        self.fuse_2 = ConvNorm(24 + self.finest_channels, 32)
+        self.detail = nn.ConvTranspose2d(32, classes, 2, stride=2, bias=False)
+        nn.init.zeros_(self.detail.weight)  # until the coarse answer is good, there is nothing to correct
 
     def begin_with(self, detector: Detector) -> None:
         """Takes over what a detector has learned of how things look; what is left to learn is where they end."""
@@ -33,15 +38,43 @@ class Segmenter(Trunk):
             mine.load_state_dict(learned.state_dict())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores the classes of each pixel.
+        """Scores the classes of each pixel: the mean of what is seen in the image and in its mirror image.
 
         Args:
             images: float32 [N,3,H,W], `normalised` RGB, H and W multiples of 16.
 
         Returns:
-            float32 [N,classes,H,W], logits.
+            float32 [N,classes,2H,2W], logits, interpolated to twice the input's size: edges are smoother so where the
+            answer is enlarged to a picture.
         """
-        at_4, at_8 = self.features(images)
-        at_4 = self.fuse_4(torch.cat([at_4, self.up_4(self.class_branch(at_8))], dim=1))
-        logits: Tensor = self.up_1(at_4)
+        logits = self._every(images) + self._every(images.flip(3)).flip(3)
+        return interpolate(logits / 2, scale_factor=2, mode="bilinear")
+
+    def every_second(self, images: Tensor, top: int, left: int) -> Tensor:
+        """Scores rows top, top + 2, ... and columns left, left + 2, ... of the image alone: what learning looks at.
+
+        Args:
+            images: as in `forward`.
+            top: 0 or 1.
+            left: 0 or 1.
+
+        Returns:
+            float32 [N,classes,H/2,W/2], logits.
+        """
+        at_2, at_4 = self._merged(images)
+        coarse, fine = (
+            conv_transpose2d(features, layer.weight[:, :, top::2, left::2], layer.bias, layer.stride[0] // 2)
+            for features, layer in ((at_4, self.up_1), (at_2, self.detail))
+        )
+        return coarse + fine
+
+    def _every(self, images: Tensor) -> Tensor:
+        at_2, at_4 = self._merged(images)
+        logits: Tensor = self.up_1(at_4) + self.detail(at_2)
         return logits
+
+    def _merged(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes features at strides 2 and 4 that know what the coarser ones say."""
+        at_2, at_4, at_8 = self.features(images)
+        at_4 = self.fuse_4(torch.cat([at_4, self.up_4(self.class_branch(at_8))], dim=1))
+        return self.fuse_2(torch.cat([at_2, self.up_2(at_4)], dim=1)), at_4

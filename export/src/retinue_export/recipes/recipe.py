@@ -23,13 +23,13 @@ class Recipe:
     Attributes:
         manifest: what its manifest says whatever the training brings: name, task, labels, options, description.
         network: builds the network with random weights.
-        train: trains one; takes a `training.Report`, and the trained network of `begins_with` where that is given;
-            returns the network in evaluation mode.
+        train: trains one; takes a `training.Report` and the trained networks of `learns_from`; returns the network in
+            evaluation mode.
         packaging: how the network becomes a graph.
         parity_images: gives uint8 [N,H,W,C], real inputs.
         parity_inputs: what these are, for people.
         quality: builds what measures it; slow, so only called when needed.
-        begins_with: the recipe of the network that this one goes on from.
+        learns_from: the recipes of the networks that this one goes on from or is taught by.
     """
 
     manifest: pb.ModelManifest
@@ -39,7 +39,7 @@ class Recipe:
     parity_images: Callable[[], Uint8]
     parity_inputs: str
     quality: Callable[[], Quality]
-    begins_with: Self | None = None
+    learns_from: tuple[Self, ...] = ()
 
     def candidate(self, network: nn.Module) -> Candidate:
         """Prepares a trained network for export."""

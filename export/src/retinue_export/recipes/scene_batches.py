@@ -43,7 +43,7 @@ def batches(
 
     Yields:
         images: uint8 [size,side,side,3];
-        scenes: what is in them, boxes and class map in the frame of `images`.
+        scenes: what is in them, boxes and maps in the frame of `images`.
     """
     random = np.random.default_rng(seed)
     while True:
@@ -64,10 +64,10 @@ def framed_scene(source: SceneSource, side: int, random: np.random.Generator) ->
     inside = (slice(top, top + height), slice(left, left + width))
     image = np.full((side, side, 3), PAD_VALUE, np.uint8)
     image[inside] = scene.image
-    class_map = np.zeros((side, side), np.uint8)
-    class_map[inside] = scene.class_map
+    owner_map = np.zeros((side, side), np.uint8)
+    owner_map[inside] = scene.owner_map
     offset = np.array([left, top, left, top], np.float32)
-    return Scene(image, scene.boxes + offset, scene.classes, class_map)
+    return replace(scene, image=image, boxes=scene.boxes + offset, owner_map=owner_map)
 
 
 def _softened(scene: Scene, random: np.random.Generator) -> Scene:
