@@ -1,4 +1,4 @@
-"""Recipe of `fashion-segmenter`: what the detector has learned, then 5,600 batches of crowded scenes.
+"""Recipe of `fashion-segmenter`: what the detector has learned, then 5,200 batches of crowded scenes.
 
 The classifier teaches it, for the reason given in `fashion_detector`.
 """
@@ -25,7 +25,7 @@ from retinue_export.segmentation_loss import lovasz_softmax
 from retinue_export.training import Batch, Report, Schedule, fit
 
 BATCH = 32
-STEPS = 5600
+STEPS = 5200
 INPUT_SIDE = 144
 SPEC = scene_batches.spec(INPUT_SIDE)
 CLASSES = ("background", *fashion_mnist.CLASSES)
