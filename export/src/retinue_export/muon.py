@@ -15,7 +15,8 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon takes matrices only, and iterates in bfloat16 over whole matrices: three times as slow on a CPU.
 
     Args:
-        filters: weights of at least two dimensions, seen as matrices [outputs, all else].
+        filters: weights of at least two dimensions, seen as matrices [first dimension, all else]: a row for each
+            output of a convolution, for each input of a transposed one.
         lr: learning rate; the step of a matrix that is higher than wide is larger by the root of that ratio.
         weight_decay: decoupled, as in AdamW.
         momentum: share of the gradients so far that is kept, in [0, 1).

@@ -1,4 +1,4 @@
-"""Generated scenes: clothing from Fashion-MNIST on photographic, cluttered backgrounds, with boxes and class maps.
+"""Generated scenes: clothing on photographic, cluttered backgrounds, with boxes and what each pixel shows.
 
 A scene is a pure function of the split, its size and a random generator, so a seed names a test set. Scenes for
 evaluation take their items from Fashion-MNIST's test split and their backgrounds from photos that training never sees.
@@ -37,7 +37,7 @@ class Scene:
             y2 are exclusive.
         classes: int64 [K], index into `fashion_mnist.CLASSES`.
         items: int64 [K], index into the split's images.
-        owner_map: uint8 [H,W], 0 for background, else 1 + the index, up to K, of what the pixel shows.
+        owner_map: uint8 [H,W], 0 for background, else 1 + the place in `items` of what the pixel shows.
     """
 
     image: Uint8
@@ -65,13 +65,18 @@ class _Placed:
     in_view: list[int] = field(default_factory=list)
 
     def may_hide(self, hidden: NDArray[np.int64]) -> bool:
-        """Whether enough of each item stays in view where so many pixels of it are hidden next."""
+        """Whether enough of each item stays in view.
+
+        Args:
+            hidden: int64 [K], how many pixels of each are to be hidden now.
+        """
         return all(
             now - lost >= LEAST_VISIBLE * area
             for now, lost, area in zip(self.in_view, hidden.tolist(), self.areas, strict=True)
         )
 
     def add(self, area: int, hidden: NDArray[np.int64]) -> None:
+        """Notes an item of `area` pixels, which hides `hidden` pixels of those before."""
         self.in_view = [now - lost for now, lost in zip(self.in_view, hidden.tolist(), strict=True)]
         self.areas.append(area)
         self.in_view.append(area)

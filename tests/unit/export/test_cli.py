@@ -73,7 +73,7 @@ def test_a_trained_network_becomes_a_bundle(models: Path) -> None:
     assert {figure.engine for figure in manifest.quality} == {"pytorch", "onnxruntime"}
 
 
-def test_a_recipe_goes_on_from_the_network_of_another_which_is_trained_once(
+def test_a_recipe_learns_from_the_networks_of_others_which_are_trained_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings: list[str] = []
@@ -84,18 +84,30 @@ def test_a_recipe_goes_on_from_the_network_of_another_which_is_trained_once(
 
     def train_second(_report: Report, before: nn.Module) -> nn.Module:
         trainings.append("second")
-        return before
+        made.append(before)
+        return tiny.network(seed=2)
 
+    def train_third(_report: Report, second: nn.Module, first: nn.Module) -> nn.Module:
+        trainings.append("third")
+        assert first is made[-1]
+        assert second is not first
+        return second
+
+    def named(name: str) -> pb.ModelManifest:
+        manifest = pb.ModelManifest()
+        manifest.CopyFrom(RECIPE.manifest)
+        manifest.name = name
+        return manifest
+
+    made: list[nn.Module] = []
     first = replace(RECIPE, train=train_first)
-    manifest = pb.ModelManifest()
-    manifest.CopyFrom(RECIPE.manifest)
-    manifest.name = "tiny-too"
-    second = replace(RECIPE, manifest=manifest, train=train_second, learns_from=(first,))
-    monkeypatch.setattr(cli, "RECIPES", {"tiny": first, "tiny-too": second})
-    assert run(capsys, "train", "tiny-too", "--out", str(tmp_path / "one"))[0] == 0
-    assert [path.name for path in (tmp_path / "one").iterdir()] == ["tiny-too"]
+    second = replace(RECIPE, manifest=named("tiny-too"), train=train_second, learns_from=(first,))
+    third = replace(RECIPE, manifest=named("tiny-three"), train=train_third, learns_from=(second, first))
+    monkeypatch.setattr(cli, "RECIPES", {"tiny": first, "tiny-too": second, "tiny-three": third})
+    assert run(capsys, "train", "tiny-three", "--out", str(tmp_path / "one"))[0] == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["tiny-three"]
     assert run(capsys, "train", "all", "--out", str(tmp_path / "all"))[0] == 0
-    assert trainings == ["first", "second"] * 2
+    assert trainings == ["first", "second", "third"] * 2
 
 
 def test_kept_weights_give_the_same_graph_again(

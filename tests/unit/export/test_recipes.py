@@ -26,7 +26,7 @@ class Reports:
 
 def quick_classifier() -> nn.Module:
     """Believes something of each of 60,000 items within a moment."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, len(fashion_mnist.CLASSES)))
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, len(fashion_mnist.CLASSES))).eval()
 
 
 @pytest.fixture
@@ -52,6 +52,23 @@ def test_the_segmenter_goes_on_from_the_detector_and_is_taught_by_the_classifier
         assert torch.allclose(network.state_dict()[part], detector.state_dict()[part], atol=0.02)
 
 
+def test_a_pixel_of_an_item_is_to_be_what_the_classifier_believes_of_it() -> None:
+    classifier = quick_classifier()
+    targets = fashion_segmenter._targets(classifier)
+    assert targets[0].tolist() == [1.0, *[0.0] * 10]
+    assert torch.equal(targets[1:, 1:], fashion_cnn.beliefs(classifier))
+    assert not targets[1:, 0].any()
+
+
+def test_a_scene_and_all_that_is_said_of_it_are_mirrored_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fashion_segmenter, "BATCH", 2)
+    batches = fashion_segmenter._batches(seed=0)
+    first, mirrored = next(batches), next(batches)
+    for one, other in zip(first, mirrored, strict=True):
+        assert not torch.equal(one, other)
+        assert torch.equal(one.flip(2), other)
+
+
 def test_the_detector_learns_from_scenes(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_detector, "BATCH", 2)
     network = fashion_detector.train(reports, quick_classifier(), steps=3)
@@ -62,12 +79,12 @@ def test_the_detector_learns_from_scenes(reports: Reports, monkeypatch: pytest.M
 def test_the_detector_is_taught_what_is_believed_of_each_item_of_a_scene() -> None:
     source = fashion_segmenter.SceneSource("train")
     scenes = [scene_batches.framed_scene(source, 64, np.random.default_rng(seed)) for seed in range(4)]
-    certain = torch.nn.functional.one_hot(torch.from_numpy(source.labels)).float()
-    boxes, beliefs = fashion_detector.padded_targets(scenes, certain)
+    believed = torch.rand(len(source.labels), 10, generator=torch.Generator().manual_seed(0))
+    boxes, beliefs = fashion_detector.padded_targets(scenes, believed)
     for row, scene in enumerate(scenes):
         count = len(scene.items)
         np.testing.assert_array_equal(boxes[row, :count], scene.boxes)
-        np.testing.assert_array_equal(beliefs[row, :count].argmax(dim=1), scene.classes)
+        np.testing.assert_array_equal(beliefs[row, :count], believed[scene.items])
         assert not boxes[row, count:].any()
         assert not beliefs[row, count:].any()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from retinue_export import detection_loss
+from retinue_export import detection_loss, training
 from retinue_export.muon import Muon, orthogonalised
 from retinue_export.networks.blocks import normalised
 from retinue_export.networks.cnn import FashionCnn, shift_and_flip
@@ -81,6 +81,18 @@ def test_muon_steps_by_the_learning_rate_whatever_the_size_of_the_gradient() -> 
         assert torch.allclose(filters.detach().flatten(1), -0.1 * torch.eye(4, 18), atol=0.04)
 
 
+def test_muon_learns_convolutions_and_transposed_ones_but_not_the_first() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 2, 2), nn.Linear(2, 2)
+    )
+    adam, muon = training._optimizers(network, Schedule(steps=1, learning_rate=0.1, hidden_learning_rate=0.1))
+    learned = [parameter for group in muon.param_groups for parameter in group["params"]]
+    assert len(learned) == 2
+    assert all(parameter is layer.weight for parameter, layer in zip(learned, network[1:3], strict=True))
+    others = [parameter for group in adam.param_groups for parameter in group["params"]]
+    assert len(others) == len(list(network.parameters())) - 2
+
+
 def test_muon_keeps_going_and_decays_by_the_learning_rate() -> None:
     filters = nn.Parameter(torch.ones(2, 2))
     optimizer = Muon([filters], lr=0.1, weight_decay=0.5)
@@ -131,6 +143,7 @@ def test_the_segmenter_scores_pixels_half_as_large_as_those_it_is_given() -> Non
 
 @torch.no_grad()
 def test_the_segmenter_learns_from_some_of_the_scores_it_answers_with() -> None:
+    torch.manual_seed(0)
     network = Segmenter(classes=5).eval()
     torch.nn.init.normal_(network.detail.weight)
     images = torch.randn(2, 3, 32, 48)
@@ -196,6 +209,18 @@ def test_a_doubtful_object_asks_for_some_score_of_each_class_it_may_be() -> None
     assert len(of_it) > 0
     torch.testing.assert_close(of_it[:, 0] * 3, of_it[:, 1])
     assert not of_it[:, 2].any()
+
+
+def test_cells_are_assigned_by_the_classes_that_an_object_may_be() -> None:
+    centres, boxes, beliefs = scene()
+    beliefs[0, 0] = torch.tensor([0.25, 0.75, 0.0])
+    predicted = boxes[:, :1].expand(-1, 64, -1)
+    scores = torch.full((2, 64, 3), 0.01)
+    scores[0, 0], scores[0, 9] = torch.tensor([0.0, 0.0, 0.9]), torch.tensor([0.0, 0.9, 0.0])
+    made = detection_loss.assign(predicted, scores, centres, boxes, beliefs)
+    strength = made.target_scores[0].sum(dim=1)
+    assert strength.argmax().item() == 9
+    assert strength[0] < 0.1 * strength[9]
 
 
 def test_an_image_without_objects_has_a_finite_loss() -> None:

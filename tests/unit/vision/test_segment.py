@@ -85,8 +85,8 @@ def test_a_map_smaller_than_the_input_covers_all_of_it(mode):
     st.sampled_from(list(ResizeMode)),
     st.integers(1, 300),
     st.integers(1, 300),
-    st.integers(1, 24),
-    st.integers(1, 32),
+    st.integers(1, 48),
+    st.integers(1, 64),
     st.sampled_from([None, 250]),
     st.sampled_from("CF"),
 )

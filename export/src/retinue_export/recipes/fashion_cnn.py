@@ -61,7 +61,15 @@ def standardise(images: Tensor) -> Tensor:
 @cache
 @torch.no_grad()
 def beliefs(network: nn.Module) -> Tensor:
-    """Asks a trained classifier, once, for the class of each training item: probabilities, float32 [60000,10]."""
+    """Asks a classifier, once, for the class of each training item.
+
+    Args:
+        network: a trained one in evaluation mode, whose weights do not change any more.
+
+    Returns:
+        Probabilities, float32 [60000,10], shared by all callers.
+    """
+    assert not network.training
     images = torch.from_numpy(fashion_mnist.load("train").images.copy()).unsqueeze(1)
     return torch.cat([network(standardise(some)).softmax(dim=1) for some in torch.split(images, BATCH)])
 

@@ -1,7 +1,8 @@
 """Recipe of `fashion-detector`: 2,000 batches of generated scenes, none seen twice, taught by the classifier.
 
-Fashion-MNIST's shirts, coats and pullovers look so alike that their labels are partly chance, and learning what a
-classifier thinks of an item, seen alone and clean, is quicker than learning that chance.
+Fashion-MNIST's shirts, coats and pullovers look so alike that the classifier itself is in doubt. What it believes of an
+item, seen alone and clean, is learned instead of one certain class; the segmenter gains 0.009 of mean IoU by it in 700
+batches. A detection's score is its likeliest class's share of the belief, so doubtful items score lower.
 
 Source: G. Hinton, O. Vinyals, J. Dean, Distilling the Knowledge in a Neural Network, arXiv:1503.02531.
 """
@@ -30,7 +31,8 @@ STEPS = 2000
 INPUT_SIDE = 160
 SPEC = scene_batches.spec(INPUT_SIDE)
 SUPPRESSION = Suppression(max_detections=50, min_score=0.02, iou_threshold=0.6)
-SCORE_THRESHOLD = 0.4
+SCORE_THRESHOLD = 0.35
+"""Where as many of the detections are right as items are found (0.84 of both, on scenes of training items)."""
 
 
 def train(report: Report, classifier: nn.Module, seed: int = 0, steps: int = STEPS) -> Detector:

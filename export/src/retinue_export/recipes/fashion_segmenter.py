@@ -85,7 +85,13 @@ def _targets(classifier: nn.Module) -> Tensor:
 def _loss(targets: Tensor, network: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy of one pixel in each two by two, and the overlap of each class on one in nine of those.
 
-    The others would say the same again, and the overlap, which is what quality is measured by, sorts its pixels.
+    The others would say the same again, and the overlap sorts its pixels. The first is towards what the classifier
+    believes, the second towards the labels, since quality is measured by their overlap.
+
+    Args:
+        targets: see `_targets`.
+        network: a `Segmenter`.
+        batch: see `_batches`.
     """
     assert isinstance(network, Segmenter)
     images, class_maps, item_maps = batch

@@ -23,8 +23,8 @@ class Recipe:
     Attributes:
         manifest: what its manifest says whatever the training brings: name, task, labels, options, description.
         network: builds the network with random weights.
-        train: trains one; takes a `training.Report` and the trained networks of `learns_from`; returns the network in
-            evaluation mode.
+        train: trains one; takes a `training.Report` and the trained networks of `learns_from`, in that order; returns
+            the network in evaluation mode.
         packaging: how the network becomes a graph.
         parity_images: gives uint8 [N,H,W,C], real inputs.
         parity_inputs: what these are, for people.

@@ -62,7 +62,7 @@ def to_original(
     """The class of each pixel of the original image: that of the map's pixel under its centre.
 
     Args:
-        class_map: [h, w] over the whole input; it may be smaller than the input.
+        class_map: [h, w] over the whole input; it may be smaller or larger than the input.
         frame: The map between the input and the original image.
         background: The class id that pixels get which a centre crop cut off; None, where the model has no
             such class, gives them the class of the nearest pixel in the crop.
