@@ -15,7 +15,7 @@ RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 # them anew, they make a step a sixth faster.
 KEEP_FREED_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456
 
-.PHONY: serve test develop check format proto contract readme models bench clean
+.PHONY: serve test develop check format proto contract readme models catalogue bench clean
 
 ## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -64,6 +64,10 @@ models: $(VENV)/.develop
 	$(KEEP_FREED_MEMORY) $(BIN)/retinue-export train all --out .work/models
 	$(BIN)/retinue-export torchvision mobilenet_v2 --name mobilenet-v2 --out .work/models \
 	    --weights .work/weights/mobilenet_v2-b0353104.pth
+
+## catalogue: export every architecture of the catalogue, compare each with PyTorch, write docs/catalogue.md
+catalogue: $(VENV)/.develop
+	$(BIN)/retinue-export catalogue --prove --page docs/catalogue.md
 
 ## bench: measure the server beside its roofline on this machine and print the tables
 bench: $(VENV)/.develop

@@ -71,6 +71,36 @@ class Candidate:
     full_precision: bool = field(default=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A candidate's graph, and what it was made from.
+
+    Attributes:
+        original: the network, batch normalisation folded where that is possible.
+        shipped: what the graph computes: likewise, weights rounded to 16 bits unless full precision is wanted.
+        content: model.onnx.
+    """
+
+    original: nn.Module
+    shipped: nn.Module
+    content: bytes
+
+
+def export(candidate: Candidate) -> Exported:
+    """Makes the graph of a candidate.
+
+    Raises:
+        ExportError: PyTorch's exporter cannot follow the network.
+    """
+    original = graph.folded(candidate.network)
+    shipped = original if candidate.full_precision else graph.rounded_to_fp16(original)
+    model = candidate.packaging.graph(shipped)
+    if not candidate.full_precision:
+        graph.store_as_fp16(model)
+    onnx.checker.check_model(model, full_check=True)
+    return Exported(original, shipped, model.SerializeToString())
+
+
 def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
     """Makes the bundle of a candidate.
 
@@ -83,21 +113,14 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
     """
     bundle.require_free(out, candidate.manifest.name, version)
     stage("exporting")
-    original = graph.folded(candidate.network)
-    shipped = original if candidate.full_precision else graph.rounded_to_fp16(original)
-    model = candidate.packaging.graph(shipped)
-    if not candidate.full_precision:
-        graph.store_as_fp16(model)
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-
+    exported = export(candidate)
     manifest = pb.ModelManifest()
     manifest.CopyFrom(candidate.manifest)
     manifest.input.CopyFrom(image_input(candidate.packaging.spec, candidate.packaging.normalisation))
     manifest.opset = graph.OPSET
     manifest.precision = pb.PRECISION_FP32 if candidate.full_precision else pb.PRECISION_FP16_WEIGHTS
     stage("comparing with PyTorch")
-    manifest.parity.CopyFrom(_certificate(candidate, original, shipped, content))
+    manifest.parity.CopyFrom(_certificate(candidate, exported))
     parity.check(manifest.parity.outputs)
     if candidate.quality is not None:
         stage("measuring quality")
@@ -106,12 +129,12 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
         _measure(
             manifest,
             candidate.quality,
-            parity.runner(parity.session(content)),
+            parity.runner(parity.session(exported.content)),
             manifest.precision,
             "onnxruntime",
         )
     stage("writing")
-    return bundle.write(out, manifest, version, content)
+    return bundle.write(out, manifest, version, exported.content)
 
 
 def image_input(spec: InputSpec, normalisation: Normalisation) -> pb.ImageInput:
@@ -131,13 +154,11 @@ def image_input(spec: InputSpec, normalisation: Normalisation) -> pb.ImageInput:
     )
 
 
-def _certificate(
-    candidate: Candidate, original: nn.Module, shipped: nn.Module, content: bytes
-) -> pb.ParityCertificate:
+def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertificate:
     images = candidate.parity_images()
-    reference = candidate.packaging.reference(shipped)
+    reference = candidate.packaging.reference(exported.shipped)
     described = candidate.manifest.source.architecture
-    if _batch_norms(original) < _batch_norms(candidate.network):
+    if _batch_norms(exported.original) < _batch_norms(candidate.network):
         described += ", batch normalisation folded into the convolutions"
     if not candidate.full_precision:
         described += ", weights rounded to 16-bit floats"
@@ -147,10 +168,10 @@ def _certificate(
         inputs=candidate.parity_inputs,
         images=len(images),
         batch_sizes=parity.BATCH_SIZES,
-        outputs=parity.compare(reference, parity.runner(parity.session(content)), images),
+        outputs=parity.compare(reference, parity.runner(parity.session(exported.content)), images),
     )
     if not candidate.full_precision:
-        before = candidate.packaging.reference(original)
+        before = candidate.packaging.reference(exported.original)
         for entry in parity.compare(before, reference, images, batch_sizes=(32,)):
             entry.tolerance = 0
             certificate.rounding.append(entry)

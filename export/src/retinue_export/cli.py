@@ -25,7 +25,7 @@ from retinue_export import (
     user_module,
     weight_files,
 )
-from retinue_export.errors import ExportError
+from retinue_export.errors import ExportError, ParityError
 from retinue_export.input_options import Interpolation, UserTask
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.recipes.recipe import Recipe
@@ -203,6 +203,38 @@ def verify(
         measured = parity.compare(expected.run, parity.runner(opened), expected.images)
     _print_certificate(folder, manifest, measured, expected)
     parity.check(measured)
+
+
+@app.command()
+def catalogue(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these, as resnet18 or 'resnet*'; without names all.", show_default=False),
+    ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Export each with random weights, and compare it with PyTorch.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Where to write what --prove found, as Markdown.", dir_okay=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the architectures that can be exported, or prove that each can."""
+    from retinue_export.catalogue import report, rows
+
+    chosen = rows.matching(names or ["*"])
+    if page is not None and not prove:
+        raise ExportError("--page writes what was measured: give --prove too.")
+    if not prove:
+        report.list_rows(_console, chosen, as_json)
+        return
+    proofs, failed = report.prove_all(Console(stderr=True, highlight=False), chosen)
+    if as_json:
+        report.print_json(_console, proofs)
+    if page is not None:
+        page.write_text(report.page(proofs), encoding="utf-8")
+    if failed:
+        raise ParityError(f"{failed} of {len(chosen)} architectures are not exported as they should be.")
 
 
 def _version_folder(folder: Path) -> Path:

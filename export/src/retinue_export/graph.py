@@ -73,15 +73,27 @@ class Segmenting(PixelsIn):
 
 
 class Detecting(PixelsIn):
-    """A detector's dense part, from pixels to a box and scores for each place it looks at."""
+    """A detector up to suppression, from pixels to boxes and their scores; the network gives both."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Maps uint8 [N,H,W,C] to boxes float32 [N,A,4] inside the input, and scores float32 [N,classes,A]."""
-        boxes, logits = self.network(self.normalise(images))
+        boxes, answer = self.network(self.normalise(images))
         height, width = images.shape[1:3]
         x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
         inside = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
-        return inside, logits.transpose(1, 2).sigmoid()
+        return inside, self.scores(answer)
+
+    def scores(self, answer: Tensor) -> Tensor:
+        """Scores float32 [N,classes,A], as the network gives them."""
+        return answer
+
+
+class DetectingByLogits(Detecting):
+    """Likewise, where the network gives logits [N,A,classes] of independent classes."""
+
+    def scores(self, answer: Tensor) -> Tensor:
+        """Scores float32 [N,classes,A]."""
+        return answer.transpose(1, 2).sigmoid()
 
 
 def folded(module: nn.Module) -> nn.Module:

@@ -101,15 +101,29 @@ def segmenter(spec: InputSpec, normalisation: Normalisation) -> Packaging:
 
 
 class DetectorPackaging(Packaging):
-    """Packages networks that return decoded boxes [N,A,4] and logits [N,A,C] of independent classes."""
+    """Packages networks that return decoded boxes [N,A,4], and what their scores can be had from.
 
-    def __init__(self, spec: InputSpec, normalisation: Normalisation, suppression: nms.Suppression) -> None:
+    Args:
+        spec: see `Packaging`.
+        normalisation: see `Packaging`.
+        suppression: which of the boxes are detections.
+        wrapper: the module between pixels and scores.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        normalisation: Normalisation,
+        suppression: nms.Suppression,
+        wrapper: type[graph.Detecting] = graph.Detecting,
+    ) -> None:
         super().__init__(spec, normalisation)
         self.suppression = suppression
+        self._wrapper = wrapper
 
     def module(self, network: nn.Module) -> nn.Module:
         """See `Packaging`."""
-        return graph.Detecting(network, self.normalisation.mean, self.normalisation.deviation)
+        return self._wrapper(network, self.normalisation.mean, self.normalisation.deviation)
 
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""

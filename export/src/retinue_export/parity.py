@@ -6,9 +6,11 @@ from importlib.metadata import version
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from torchvision.ops import box_iou
 
 from retinue_export.errors import ParityError
 from retinue_export.inputs import batches
@@ -17,6 +19,7 @@ Outputs = dict[str, NDArray[np.generic]]
 Runner = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 [N,H,W,C] to the graph's outputs by name."""
 BATCH_SIZES = (1, 2, 7, 32)
+_LEAST_COMPARED = 0.05
 TOLERANCES: Mapping[str, float] = {
     "probabilities": 1e-4,
     "scores": 1e-4,
@@ -82,6 +85,35 @@ def compare(
         )
         for name, difference in differences.items()
     ]
+
+
+def disagreement(expected: Outputs, actual: Outputs) -> float:
+    """The part of the detections of score 0.05 and more that the other side does not have.
+
+    A detection is had by the other side where it has one of the same class whose box overlaps by more than 0.99 and
+    whose score is within 0.001.
+
+    Args:
+        expected: `boxes`, `scores` and `classes` of N images, as a bundle gives them.
+        actual: likewise.
+    """
+    alone = total = 0
+    for row in range(len(expected["scores"])):
+        first, second = (
+            {name: values[row][side["scores"][row] >= _LEAST_COMPARED] for name, values in side.items()}
+            for side in (expected, actual)
+        )
+        overlaps = box_iou(torch.from_numpy(first["boxes"]), torch.from_numpy(second["boxes"])).numpy()
+        same = (
+            (overlaps > 0.99)
+            & (np.abs(first["scores"][:, np.newaxis] - second["scores"]) <= 1e-3)
+            & (first["classes"][:, np.newaxis] == second["classes"])
+        )
+        left, right = linear_sum_assignment(~same)
+        matched = int(same[left, right].sum())
+        alone += len(first["scores"]) + len(second["scores"]) - 2 * matched
+        total += len(first["scores"]) + len(second["scores"])
+    return alone / max(1, total)
 
 
 def check(outputs: Iterable[pb.OutputParity]) -> None:

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from retinue_export import inputs, label_files, weight_files
@@ -148,6 +148,25 @@ def build_network(architecture: str, classes: int) -> nn.Module:
         architecture, weights=None, num_classes=classes, **extra
     )
     return network
+
+
+class _Logits(nn.Module):
+    """A segmenter that returns its logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)["out"]
+        return logits
+
+
+def build_segmenter(architecture: str, classes: int) -> nn.Module:
+    """Builds a segmenter with random weights, such as "fcn_resnet50", that returns logits [N,classes,H,W]."""
+    return _Logits(
+        torchvision.models.get_model(architecture, weights=None, weights_backbone=None, num_classes=classes)
+    )
 
 
 def _is_file_of(entry: WeightsEnum, sha256: str) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from retinue_export import cli
 from retinue_export.assembly import Quality
+from retinue_export.errors import ExportError
 from retinue_export.packaging import classifier
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.recipes.recipe import Recipe
@@ -204,3 +205,61 @@ def test_bad_input_gets_one_sentence(
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_catalogue_is_listed_by_task_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "catalogue", "lenet_5", "resnet1*", "--json")
+    assert code == 0
+    assert [(row["name"], row["source"], row["task"]) for row in json.loads(out)] == [
+        ("resnet101", "torchvision", "classify"),
+        ("resnet152", "torchvision", "classify"),
+        ("resnet18", "torchvision", "classify"),
+        ("lenet_5", "zoo", "classify"),
+    ]
+    code, out, _ = run(capsys, "catalogue")
+    assert code == 0
+    assert "fcn_8s" in out
+
+
+@pytest.mark.slow
+def test_a_row_of_the_catalogue_is_proved_and_written_down(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "catalogue.md"
+    code, out, _ = run(capsys, "catalogue", "lenet_5", "--prove", "--json", "--page", str(page))
+    assert code == 0
+    (row,) = json.loads(out)
+    assert row["difference"] < 1e-4 < row["spread"]
+    assert "| lenet_5 | zoo | classify | 32 |" in page.read_text(encoding="utf-8")
+
+
+def test_a_row_that_cannot_be_proved_is_told_and_the_others_are_written_down(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retinue_export.catalogue import report, rows
+    from retinue_export.catalogue.proof import Proof
+
+    def prove(row: rows.Row) -> Proof:
+        if row.name == "zfnet":
+            raise ExportError("it is broken.")
+        return Proof(row, 60_000, spread=0.5, difference=1e-6, file_bytes=120_000, export_seconds=1.0)
+
+    monkeypatch.setattr(report, "prove", prove)
+    page = tmp_path / "catalogue.md"
+    code, _, err = run(capsys, "catalogue", "zfnet", "lenet_5", "--prove", "--page", str(page))
+    assert code == 1
+    assert "zfnet  it is broken." in err
+    assert "1 of 2 architectures" in err
+    assert "| lenet_5 |" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(("lenet_6",), "has no 'lenet_6'"), (("lenet_5", "--page", "page.md"), "give --prove too")],
+)
+def test_a_catalogue_that_cannot_be_shown_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    code, _, err = run(capsys, "catalogue", *arguments)
+    assert code == 2
+    assert told in err

@@ -117,3 +117,39 @@ def test_class_maps_differ_by_the_share_of_pixels_of_the_worst_image() -> None:
 def test_batches_cover_every_image_and_fill_up_the_last_from_the_front() -> None:
     cut = [batch.ravel().tolist() for batch in inputs.batches(IMAGES, 4)]
     assert cut == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+
+
+def one_detection(box: tuple[float, ...] = (10, 10, 60, 60), score: float = 0.5, kind: int = 3) -> Outputs:
+    return {
+        "boxes": np.array([[box, (0, 0, 0, 0)]], np.float32),
+        "scores": np.array([[score, 0]], np.float32),
+        "classes": np.array([[kind, 0]], np.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "apart"),
+    [
+        (one_detection(), 0),
+        (one_detection(box=(10, 10, 60.2, 60)), 0),
+        (one_detection(score=0.5009), 0),
+        (one_detection(box=(10, 10, 61, 60)), 1),
+        (one_detection(score=0.502), 1),
+        (one_detection(kind=4), 1),
+        (one_detection(score=0.04), 1),
+    ],
+)
+def test_a_detection_has_a_counterpart_or_it_has_none(other: Outputs, apart: float) -> None:
+    assert parity.disagreement(one_detection(), other) == apart
+    assert parity.disagreement(other, one_detection()) == apart
+
+
+def test_a_detection_is_the_counterpart_of_one_other_only() -> None:
+    twice = one_detection()
+    for values in twice.values():
+        values[:, 1] = values[:, 0]
+    assert parity.disagreement(one_detection(), twice) == pytest.approx(1 / 3)
+
+
+def test_what_scores_next_to_nothing_is_not_compared() -> None:
+    assert parity.disagreement(one_detection(score=0.01), one_detection(score=0.02, kind=7)) == 0

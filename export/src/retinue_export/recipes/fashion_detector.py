@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from retinue_export import fashion_mnist, inputs, quality
 from retinue_export.assembly import Quality
 from retinue_export.detection_loss import detection_loss
+from retinue_export.graph import DetectingByLogits
 from retinue_export.networks.blocks import normalised
 from retinue_export.networks.detector import STRIDE, Detector, cell_centres
 from retinue_export.nms import Suppression
@@ -114,7 +115,7 @@ RECIPE = Recipe(
     ),
     network=Detector,
     train=train,
-    packaging=DetectorPackaging(SPEC, scene_batches.NORMALISATION, SUPPRESSION),
+    packaging=DetectorPackaging(SPEC, scene_batches.NORMALISATION, SUPPRESSION, DetectingByLogits),
     parity_images=lambda: inputs.scene_images(scene_batches.PARITY_SCENES, SPEC),
     parity_inputs=f"the first {scene_batches.PARITY_SCENES} test scenes, prepared by the manifest's rule",
     quality=_quality,

@@ -1,0 +1,166 @@
+"""What is in the catalogue: one row an architecture."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+
+import torchvision
+from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
+from torch import nn
+
+from retinue_export import inputs, torchvision_detectors, torchvision_models
+from retinue_export.assembly import Candidate
+from retinue_export.errors import ExportError
+from retinue_export.packaging import Normalisation, Packaging, classifier, segmenter
+from retinue_export.torchvision_detectors import Dense
+from retinue_export.zoo.entries import ENTRIES
+from retinue_server.vision.spec import InputSpec, ResizeMode
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GREY = Normalisation((0.5,), (0.25,))
+_PACKAGINGS = {pb.TASK_CLASSIFY: classifier, pb.TASK_SEGMENT: segmenter}
+_SIDE = 64
+_SIDES = {
+    # Attention over windows or to a fixed number of places, dense layers behind a map of fixed size.
+    **dict.fromkeys(("vit", "swin", "maxvit", "vgg", "alexnet"), 224),
+    "inception": 192,
+}
+"""Rows and columns of the images, by how a network's name begins, where 64 are too few or not what it was made for."""
+
+_DETECTORS = {
+    "fcos_resnet50_fpn": 320,
+    "retinanet_resnet50_fpn": 320,
+    "retinanet_resnet50_fpn_v2": 320,
+    "ssd300_vgg16": 300,
+    "ssdlite320_mobilenet_v3_large": 320,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An architecture.
+
+    Attributes:
+        source: where it comes from: torchvision, or zoo.
+        name: its name there.
+        task: what it answers.
+        build: makes it with random weights.
+        side: rows and columns of the images it is compared on.
+        grey: whether these have one channel instead of three.
+        normalisation: what is done to them.
+    """
+
+    source: str
+    name: str
+    task: pb.Task.ValueType
+    build: Callable[[], nn.Module]
+    side: int
+    grey: bool = False
+    normalisation: Normalisation = IMAGENET
+
+    @property
+    def spec(self) -> InputSpec:
+        """How the images are prepared."""
+        return InputSpec(
+            height=self.side,
+            width=self.side,
+            grey=self.grey,
+            resize_mode=ResizeMode.STRETCH,
+            resample=Image.Resampling.BILINEAR,
+        )
+
+    def candidate(self, network: nn.Module) -> Candidate:
+        """Prepares the network, built by `build`, for export."""
+        return Candidate(
+            manifest=pb.ModelManifest(name=self.name, task=self.task),
+            network=network,
+            packaging=self._packaging(network),
+            parity_images=lambda: inputs.photos(self.spec),
+            parity_inputs=inputs.PHOTOS_DESCRIPTION,
+        )
+
+    def _packaging(self, network: nn.Module) -> Packaging:
+        if isinstance(network, Dense):
+            return network.packaging(self.spec)
+        return _PACKAGINGS[self.task](self.spec, self.normalisation)
+
+
+def task_name(task: pb.Task.ValueType) -> str:
+    """A task in lower case, such as "classify"."""
+    return pb.Task.Name(task).removeprefix("TASK_").lower()
+
+
+def all_rows() -> list[Row]:
+    """The catalogue, by source."""
+    return [*_torchvision_classifiers(), *_torchvision_segmenters(), *_torchvision_detectors(), *_zoo()]
+
+
+def matching(patterns: list[str]) -> list[Row]:
+    """The rows whose names are among these, or match them as shell patterns.
+
+    Raises:
+        ExportError: nothing matches one of them.
+    """
+    rows = all_rows()
+    for pattern in patterns:
+        if not any(fnmatchcase(row.name, pattern) for row in rows):
+            raise ExportError(
+                f"The catalogue has no {pattern!r}: `retinue-export catalogue` lists what it has."
+            )
+    return [row for row in rows if any(fnmatchcase(row.name, pattern) for pattern in patterns)]
+
+
+def _torchvision_classifiers() -> list[Row]:
+    return [
+        Row(
+            "torchvision",
+            name,
+            pb.TASK_CLASSIFY,
+            partial(torchvision_models.build_network, name, 1000),
+            next((side for start, side in _SIDES.items() if name.startswith(start)), _SIDE),
+        )
+        for name in torchvision.models.list_models(module=torchvision.models)
+    ]
+
+
+def _torchvision_segmenters() -> list[Row]:
+    return [
+        Row(
+            "torchvision",
+            name,
+            pb.TASK_SEGMENT,
+            partial(torchvision_models.build_segmenter, name, 21),
+            _SIDE,
+        )
+        for name in torchvision.models.list_models(module=torchvision.models.segmentation)
+    ]
+
+
+def _torchvision_detectors() -> list[Row]:
+    return [
+        Row(
+            "torchvision",
+            name,
+            pb.TASK_DETECT,
+            partial(torchvision_detectors.build, name, 91, side, side),
+            side,
+        )
+        for name, side in _DETECTORS.items()
+    ]
+
+
+def _zoo() -> list[Row]:
+    return [
+        Row(
+            "zoo",
+            entry.name,
+            entry.task,
+            entry.build,
+            entry.side,
+            entry.grey,
+            GREY if entry.grey else IMAGENET,
+        )
+        for entry in ENTRIES
+    ]
