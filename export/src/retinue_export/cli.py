@@ -225,6 +225,8 @@ def catalogue(
     chosen = rows.matching(names or ["*"])
     if page is not None and not prove:
         raise ExportError("--page writes what was measured: give --prove too.")
+    if page is not None and not page.parent.is_dir():
+        raise ExportError(f"There is no folder {page.parent} to write {page.name} to.")
     if not prove:
         report.list_rows(_console, chosen, as_json)
         return

@@ -255,7 +255,11 @@ def test_a_row_that_cannot_be_proved_is_told_and_the_others_are_written_down(
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(("lenet_6",), "has no 'lenet_6'"), (("lenet_5", "--page", "page.md"), "give --prove too")],
+    [
+        (("lenet_6",), "has no 'lenet_6'"),
+        (("lenet_5", "--page", "page.md"), "give --prove too"),
+        (("lenet_5", "--prove", "--page", "nowhere/page.md"), "no folder nowhere"),
+    ],
 )
 def test_a_catalogue_that_cannot_be_shown_is_refused(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str

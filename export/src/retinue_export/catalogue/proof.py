@@ -86,8 +86,10 @@ def prove(row: Row) -> Proof:
     exported = assembly.export(candidate)
     seconds = time.monotonic() - start
 
-    shipped = exported.shipped
-    reference = own_runner(shipped) if isinstance(shipped, Dense) else candidate.packaging.reference(shipped)
+    reference = candidate.packaging.reference(exported.shipped)
+    if isinstance(network, Dense):
+        assert isinstance(exported.shipped, Dense)
+        reference = own_runner(exported.shipped)
     some, limits = images[:IMAGES], LIMITS[row.task]
     spread = _spread(reference(some))
     if not spread >= limits.least_spread:

@@ -15,7 +15,7 @@ from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier, segmenter
 from retinue_export.torchvision_detectors import Dense
-from retinue_export.zoo.entries import ENTRIES
+from retinue_export.zoo import deconvnet, fcn, lenet, zfnet
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -49,7 +49,7 @@ class Row:
         build: makes it with random weights.
         side: rows and columns of the images it is compared on.
         grey: whether these have one channel instead of three.
-        normalisation: what is done to them.
+        normalisation: what is done to them; detectors have their own.
     """
 
     source: str
@@ -153,14 +153,10 @@ def _torchvision_detectors() -> list[Row]:
 
 def _zoo() -> list[Row]:
     return [
-        Row(
-            "zoo",
-            entry.name,
-            entry.task,
-            entry.build,
-            entry.side,
-            entry.grey,
-            GREY if entry.grey else IMAGENET,
-        )
-        for entry in ENTRIES
+        Row("zoo", "lenet_5", pb.TASK_CLASSIFY, lenet.LeNet5, lenet.SIDE, grey=True, normalisation=GREY),
+        Row("zoo", "zfnet", pb.TASK_CLASSIFY, zfnet.ZFNet, zfnet.SIDE),
+        Row("zoo", "fcn_32s", pb.TASK_SEGMENT, fcn.fcn_32s, _SIDE),
+        Row("zoo", "fcn_16s", pb.TASK_SEGMENT, fcn.fcn_16s, _SIDE),
+        Row("zoo", "fcn_8s", pb.TASK_SEGMENT, fcn.fcn_8s, _SIDE),
+        Row("zoo", "deconvnet", pb.TASK_SEGMENT, deconvnet.DeconvNet, deconvnet.SIDE),
     ]
