@@ -104,7 +104,10 @@ def test_a_recipe_learns_from_the_networks_of_others_which_are_trained_once(
     first = replace(RECIPE, train=train_first)
     second = replace(RECIPE, manifest=named("tiny-too"), train=train_second, learns_from=(first,))
     third = replace(RECIPE, manifest=named("tiny-three"), train=train_third, learns_from=(second, first))
-    monkeypatch.setattr(cli, "RECIPES", {"tiny": first, "tiny-too": second, "tiny-three": third})
+    for name in tuple(RECIPES):
+        monkeypatch.delitem(RECIPES, name)
+    for recipe in (first, second, third):
+        monkeypatch.setitem(RECIPES, recipe.manifest.name, recipe)
     assert run(capsys, "train", "tiny-three", "--out", str(tmp_path / "one"))[0] == 0
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["tiny-three"]
     assert run(capsys, "train", "all", "--out", str(tmp_path / "all"))[0] == 0

@@ -1,0 +1,39 @@
+"""The command line: each command is a module of its name."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from retinue_export.cli.catalogue import catalogue
+from retinue_export.cli.module import module
+from retinue_export.cli.torchvision import torchvision
+from retinue_export.cli.train import train
+from retinue_export.cli.verify import verify
+from retinue_export.errors import ExportError
+from retinue_server.errors import RetinueError
+
+app = typer.Typer(
+    help="Trains vision models in PyTorch and turns them into ONNX bundles that prove that they compute the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (train, torchvision, module, verify, catalogue):
+    app.command()(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; bad input ends it with one sentence and exit code 2, a failed comparison with 1."""
+    try:
+        app(arguments)
+    except ExportError as error:
+        _fail(str(error), error.exit_code)
+    except RetinueError as error:
+        _fail(error.message, ExportError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(exit_code)

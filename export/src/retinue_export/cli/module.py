@@ -1,0 +1,71 @@
+"""`retinue-export module`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retinue_export import bundle, input_options, user_module
+from retinue_export.cli.build import build
+from retinue_export.cli.options import FullPrecision, Out, Version
+from retinue_export.input_options import Interpolation, UserTask
+from retinue_server.vision.spec import ResizeMode
+
+
+def module(  # noqa: PLR0913 (a command's options are its parameters)
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.py:FUNCTION", help="What builds the torch.nn.Module when called without arguments."
+        ),
+    ],
+    *,
+    name: Annotated[str, typer.Option(help="The bundle's name.")],
+    out: Out,
+    labels: Annotated[Path, typer.Option(help="A text file, one label a line, by class id.")],
+    size: Annotated[
+        str, typer.Option(help="Rows and columns of the input: 224, or 240x320 (height x width).")
+    ],
+    mean: Annotated[
+        str,
+        typer.Option(help="For each channel, of levels in [0, 1]: what is subtracted, as 0.485,0.456,0.406."),
+    ],
+    std: Annotated[str, typer.Option(help="Likewise: what is divided by, as 0.229,0.224,0.225.")],
+    version: Version = 1,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .safetensors file or one of torch.save's; without it those the module is built with."
+        ),
+    ] = None,
+    task: Annotated[UserTask, typer.Option(help="What the module answers.")] = UserTask.CLASSIFY,
+    grey: Annotated[bool, typer.Option("--grey", help="One channel of grey instead of RGB.")] = False,
+    resize: Annotated[
+        ResizeMode, typer.Option(help="How an image is brought to the size.")
+    ] = ResizeMode.STRETCH,
+    shorter_side: Annotated[
+        int,
+        typer.Option(
+            help="For shorter_side_center_crop: what the shorter side is scaled to before the crop."
+        ),
+    ] = 0,
+    interpolation: Annotated[
+        Interpolation, typer.Option(help="The filter of the resizing.")
+    ] = Interpolation.BILINEAR,
+    pad_value: Annotated[
+        int, typer.Option(min=0, max=255, help="For letterbox: the grey around the image.")
+    ] = 0,
+    full_precision: FullPrecision = False,
+) -> None:
+    """Export a network of your own: a Python file that builds it, and a file with its weights."""
+    bundle.require_free(out, name, version)
+    spec, normalisation = input_options.parse(
+        size, mean, std, grey, resize, shorter_side, interpolation, pad_value
+    )
+    build(
+        lambda: user_module.candidate(
+            target, name, task.in_manifest, spec, normalisation, labels, weights, full_precision
+        ),
+        out,
+        version,
+    )

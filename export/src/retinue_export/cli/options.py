@@ -1,0 +1,29 @@
+"""Options and arguments that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retinue_export.errors import ExportError
+
+Out = Annotated[
+    Path, typer.Option("--out", help="The folder of all models; the bundle goes to OUT/NAME/VERSION.")
+]
+Version = Annotated[
+    int, typer.Option("--version", help="The number of the version folder, which must not exist.")
+]
+FullPrecision = Annotated[
+    bool, typer.Option("--full-precision", help="Keep weights in 32 bits instead of rounding to 16.")
+]
+BundleFolder = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A version folder, or a model's folder.", show_default=False)
+]
+
+
+def version_folder(folder: Path) -> Path:
+    """The folder itself, or the highest version in it."""
+    if not folder.is_dir():
+        raise ExportError(f"There is no bundle folder {folder}.")
+    versions = [int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
+    return folder / str(max(versions)) if versions else folder

@@ -1,0 +1,36 @@
+"""What several commands print."""
+
+from collections.abc import Sequence
+
+from retinue.v1 import manifest_pb2 as pb
+from rich.console import Console
+from rich.table import Table
+
+from retinue_export import parity
+
+console = Console(highlight=False)
+
+
+def print_differences(
+    certificate: pb.ParityCertificate, measured: Sequence[pb.OutputParity], images: int
+) -> None:
+    """Prints what was measured beside what the certificate says."""
+    sizes = ", ".join(map(str, parity.BATCH_SIZES))
+    table = Table(
+        title=f"differences from PyTorch, {images} images, batch sizes {sizes}",
+        title_justify="left",
+    )
+    for heading in ("output", "largest", "mean", "allowed", "largest at export", "by rounding"):
+        table.add_column(heading)
+    recorded = {entry.output: entry.max_difference for entry in certificate.outputs}
+    rounding = {entry.output: f"{entry.max_difference:.2g}" for entry in certificate.rounding}
+    for entry in measured:
+        table.add_row(
+            entry.output,
+            f"{entry.max_difference:.2g}",
+            f"{entry.mean_difference:.2g}",
+            f"{entry.tolerance:.2g}",
+            f"{recorded[entry.output]:.2g}" if entry.output in recorded else "-",
+            rounding.get(entry.output, "-"),
+        )
+    console.print(table)

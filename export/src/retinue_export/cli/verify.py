@@ -1,0 +1,51 @@
+"""`retinue-export verify`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_export import parity, reference
+from retinue_export.cli.options import BundleFolder, version_folder
+from retinue_export.cli.show import console, print_differences
+from retinue_server.bundle import manifest as manifest_file
+
+
+def verify(
+    folder: BundleFolder,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The weights file it was exported from; without it the bundle's own are used."),
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.py:FUNCTION", help="For a network of your own: what builds it."),
+    ] = None,
+) -> None:
+    """Check a bundle's hash and manifest, compare it with PyTorch again, and print the certificate."""
+    folder = version_folder(folder)
+    manifest = manifest_file.read(folder)
+    manifest_file.check_hash(folder, manifest)
+    with console.status("comparing with PyTorch"):
+        expected = reference.load(folder, manifest, weights, module)
+        opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
+        measured = parity.compare(expected.run, parity.runner(opened), expected.images)
+    _print_certificate(folder, manifest, measured, expected)
+    parity.check(measured)
+
+
+def _print_certificate(
+    folder: Path,
+    manifest: pb.ModelManifest,
+    measured: Sequence[pb.OutputParity],
+    expected: reference.Reference,
+) -> None:
+    certificate = manifest.parity
+    console.print(f"[bold]{folder}[/]  sha256 {manifest.sha256[:16]}... as the manifest says")
+    console.print(f"  reference  {certificate.reference}", soft_wrap=True)
+    console.print(f"  weights    {expected.weights_from}", soft_wrap=True)
+    console.print(f"  inputs     {certificate.inputs}", soft_wrap=True)
+    console.print(f"  engines    {parity.engines()}; at export {certificate.engines}", soft_wrap=True)
+    print_differences(certificate, measured, len(expected.images))
