@@ -117,6 +117,7 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
     manifest = pb.ModelManifest()
     manifest.CopyFrom(candidate.manifest)
     manifest.input.CopyFrom(image_input(candidate.packaging.spec, candidate.packaging.normalisation))
+    candidate.packaging.describe(manifest)
     manifest.opset = graph.OPSET
     manifest.precision = pb.PRECISION_FP32 if candidate.full_precision else pb.PRECISION_FP16_WEIGHTS
     stage("comparing with PyTorch")
@@ -129,7 +130,7 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
         _measure(
             manifest,
             candidate.quality,
-            parity.runner(parity.session(exported.content)),
+            parity.runner(parity.session(exported.content), candidate.packaging.feeds),
             manifest.precision,
             "onnxruntime",
         )
@@ -168,7 +169,9 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
         inputs=candidate.parity_inputs,
         images=len(images),
         batch_sizes=parity.BATCH_SIZES,
-        outputs=parity.compare(reference, parity.runner(parity.session(exported.content)), images),
+        outputs=parity.compare(
+            reference, parity.runner(parity.session(exported.content), candidate.packaging.feeds), images
+        ),
     )
     if not candidate.full_precision:
         before = candidate.packaging.reference(exported.original)

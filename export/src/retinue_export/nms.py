@@ -16,6 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+SCORE_THRESHOLD = "score_threshold"
+IOU_THRESHOLD = "iou_threshold"
+"""Names of the inputs that an adjustable graph has beside `images`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
@@ -32,7 +36,15 @@ class Suppression:
     iou_threshold: float = 0.6
 
 
-def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppression) -> None:
+def append(
+    dense: onnx.ModelProto,
+    boxes: str,
+    scores: str,
+    suppression: Suppression,
+    results: tuple[str, str, str] = ("boxes", "scores", "classes"),
+    *,
+    adjustable: bool = False,
+) -> None:
     """Puts suppression behind a dense graph, in place.
 
     Args:
@@ -40,9 +52,10 @@ def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppres
         boxes: name of its output float32 [N,A,4], x1,y1,x2,y2.
         scores: name of its output float32 [N,C,A], in [0, 1].
         suppression: see there.
-
-    The graph's outputs become `boxes` float32 [N,M,4], `scores` float32 [N,M], descending, and `classes` int32 [N,M].
-    Rows past the last detection are all 0.
+        results: names of what takes the place of these two outputs: boxes float32 [N,M,4], scores float32 [N,M],
+            descending, and classes int32 [N,M]. Rows past the last detection are all 0. Other outputs stay.
+        adjustable: whether the graph gets two inputs more: `score_threshold` float32 [N], one an image, below which
+            nothing is a detection, and `iou_threshold` float32 [1], which is used instead of `suppression`'s.
 
     Raises:
         ValueError: the graph has fewer pairs of box and class than there are rows to fill.
@@ -52,18 +65,57 @@ def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppres
         for output in dense.graph.output
     }
     class_count, box_count = shapes[scores][1:]
-    builder = _Builder(dense.graph)
+    builder = _Builder(dense.graph, f"{results[0]}.nms")
     rows = suppression.max_detections
     if class_count * box_count < rows:
         raise ValueError(f"{box_count} boxes of {class_count} classes cannot fill {rows} rows")
+    if adjustable:
+        candidates = _above_threshold(builder, scores)
+        iou_threshold = builder.input(IOU_THRESHOLD, [1])
+    else:
+        candidates = scores
+        iou_threshold = builder.constant(IOU_THRESHOLD, np.array([suppression.iou_threshold], np.float32))
     selected = builder.add(
         "NonMaxSuppression",
         boxes,
-        scores,
+        candidates,
         builder.constant("max_boxes_per_class", np.array([rows], np.int64)),
-        builder.constant("iou_threshold", np.array([suppression.iou_threshold], np.float32)),
+        iou_threshold,
         builder.constant("min_score", np.array([suppression.min_score], np.float32)),
     )
+    _take_best(builder, boxes, scores, selected, box_count, rows, results)
+    kept = [output for output in dense.graph.output if output.name not in (boxes, scores)]
+    del dense.graph.output[:]
+    dense.graph.output.extend(
+        [
+            helper.make_tensor_value_info(results[0], TensorProto.FLOAT, ["batch", rows, 4]),
+            helper.make_tensor_value_info(results[1], TensorProto.FLOAT, ["batch", rows]),
+            helper.make_tensor_value_info(results[2], TensorProto.INT32, ["batch", rows]),
+            *kept,
+        ]
+    )
+
+
+def _above_threshold(builder: "_Builder", scores: str) -> str:
+    """Scores, 0 where they are below their image's threshold."""
+    threshold = builder.add(
+        "Unsqueeze",
+        builder.input(SCORE_THRESHOLD, ["batch"]),
+        builder.constant("class_and_box", np.array([1, 2], np.int64)),
+    )
+    return builder.add("Where", builder.add("GreaterOrEqual", scores, threshold), scores, builder.zero)
+
+
+def _take_best(
+    builder: "_Builder",
+    boxes: str,
+    scores: str,
+    selected: str,
+    box_count: int,
+    rows: int,
+    results: tuple[str, str, str],
+) -> None:
+    """Takes the best rows of each image from what suppression has left."""
     # `selected` lists image, class and box of each survivor: exactly an index into the scores. All others become 0, so
     # that the best rows of every image can be taken from a tensor of fixed shape.
     nothing = builder.add("ConstantOfShape", builder.add("Shape", scores))
@@ -75,20 +127,20 @@ def append(dense: onnx.ModelProto, boxes: str, scores: str, suppression: Suppres
     per_class = builder.constant("boxes_per_class", np.array(box_count, np.int64))
     picked = builder.add("Unsqueeze", builder.add("Mod", top_pairs, per_class), builder.last_axis)
     top_boxes = builder.add("GatherND", boxes, picked, batch_dims=1)
-    present = builder.add("Greater", top_scores, builder.constant("zero", np.array(0, np.float32)))
+    present = builder.add("Greater", top_scores, builder.zero)
     column = builder.add("Unsqueeze", present, builder.last_axis)
-    builder.add("Mul", top_boxes, builder.add("Cast", column, to=TensorProto.FLOAT), result="boxes")
+    builder.add("Mul", top_boxes, builder.add("Cast", column, to=TensorProto.FLOAT), result=results[0])
+    builder.add("Identity", top_scores, result=results[1])
     top_classes = builder.add("Cast", builder.add("Div", top_pairs, per_class), to=TensorProto.INT32)
-    builder.add("Mul", top_classes, builder.add("Cast", present, to=TensorProto.INT32), result="classes")
-    builder.add("Identity", top_scores, result="scores")
-    del dense.graph.output[:]
-    dense.graph.output.extend(
-        [
-            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["batch", rows, 4]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", rows]),
-            helper.make_tensor_value_info("classes", TensorProto.INT32, ["batch", rows]),
-        ]
-    )
+    builder.add("Mul", top_classes, builder.add("Cast", present, to=TensorProto.INT32), result=results[2])
+
+
+def thresholds(suppression: Suppression, images: int) -> dict[str, NDArray[np.generic]]:
+    """What an adjustable graph is fed with so that it does what `suppression` says."""
+    return {
+        SCORE_THRESHOLD: np.full(images, suppression.min_score, np.float32),
+        IOU_THRESHOLD: np.array([suppression.iou_threshold], np.float32),
+    }
 
 
 def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[str, NDArray[np.generic]]:
@@ -119,15 +171,21 @@ def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[s
 class _Builder:
     """Adds nodes with names of their own to a graph."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
         self._graph = graph
+        self._prefix = prefix
         self._count = 0
         self.last_axis = self.constant("last_axis", np.array([-1], np.int64))
+        self.zero = self.constant("zero", np.array(0, np.float32))
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        full_name = f"nms.{name}"
+        full_name = f"{self._prefix}.{name}"
         self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), full_name))
         return full_name
+
+    def input(self, name: str, shape: list[int | str]) -> str:
+        self._graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
 
     def add(self, operator: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
         return self.add_many(
@@ -138,7 +196,7 @@ class _Builder:
         self, operator: str, count: int, *inputs: str, results: list[str] | None = None, **attributes: Any
     ) -> list[str]:
         self._count += 1
-        name = f"nms.{operator}_{self._count}"
+        name = f"{self._prefix}.{operator}_{self._count}"
         outputs = results or [f"{name}.{number}" for number in range(count)]
         self._graph.node.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
         return outputs

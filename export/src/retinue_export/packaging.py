@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor, nn
 
 from retinue_export import graph, nms
@@ -51,6 +52,13 @@ class Packaging(ABC):
             return self._named(module(torch.from_numpy(images)))
 
         return run
+
+    def feeds(self, images: NDArray[np.uint8]) -> Outputs:
+        """What the graph takes beside images, by name, when nobody asks for anything special."""
+        return {}
+
+    def describe(self, manifest: pb.ModelManifest) -> None:  # noqa: B027 (most tasks have nothing to add)
+        """Writes into a manifest what it must say of the graph."""
 
     def example(self) -> Tensor:
         """Makes an input to trace with: uint8 [2,H,W,C]."""
@@ -128,8 +136,19 @@ class DetectorPackaging(Packaging):
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""
         dense = graph.export(self.module(network), self.example(), ["dense_boxes", "dense_scores"])
-        nms.append(dense, "dense_boxes", "dense_scores", self.suppression)
+        nms.append(dense, "dense_boxes", "dense_scores", self.suppression, adjustable=True)
         return dense
+
+    def feeds(self, images: NDArray[np.uint8]) -> Outputs:
+        """See `Packaging`."""
+        return nms.thresholds(self.suppression, len(images))
+
+    def describe(self, manifest: pb.ModelManifest) -> None:
+        """See `Packaging`."""
+        manifest.detect.max_detections = self.suppression.max_detections
+        manifest.detect.min_score = self.suppression.min_score
+        manifest.detect.nms_iou_threshold = self.suppression.iou_threshold
+        manifest.detect.adjustable_thresholds = True
 
     def _named(self, answer: Tensor | tuple[Tensor, ...]) -> Outputs:
         boxes, scores = answer

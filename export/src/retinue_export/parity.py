@@ -18,6 +18,8 @@ from retinue_export.inputs import batches
 Outputs = dict[str, NDArray[np.generic]]
 Runner = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 [N,H,W,C] to the graph's outputs by name."""
+Feeds = Callable[[NDArray[np.uint8]], Outputs]
+"""Maps uint8 [N,H,W,C] to what the graph takes beside it, by name."""
 BATCH_SIZES = (1, 2, 7, 32)
 _LEAST_COMPARED = 0.05
 TOLERANCES: Mapping[str, float] = {
@@ -51,10 +53,27 @@ def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def runner(opened: onnxruntime.InferenceSession) -> Runner:
-    """Wraps a session."""
+def runner(opened: onnxruntime.InferenceSession, feeds: Feeds = lambda _images: {}) -> Runner:
+    """Wraps a session.
+
+    Args:
+        opened: see `session`.
+        feeds: what a graph of this kind may take beside images; what this one does not take is left out.
+    """
     names = [output.name for output in opened.get_outputs()]
-    return lambda images: dict(zip(names, opened.run(names, {"images": images}), strict=True))
+    taken = {value.name for value in opened.get_inputs()}
+
+    def run(images: NDArray[np.uint8]) -> Outputs:
+        fed = {"images": images, **feeds(images)}
+        return dict(
+            zip(
+                names,
+                opened.run(names, {name: value for name, value in fed.items() if name in taken}),
+                strict=True,
+            )
+        )
+
+    return run
 
 
 def compare(

@@ -20,7 +20,7 @@ from torch import nn
 from retinue_export import graph, inputs, torchvision_models, user_module, weight_files
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier
-from retinue_export.parity import Runner
+from retinue_export.parity import Feeds, Runner
 from retinue_export.recipes.catalog import RECIPES
 from retinue_server.bundle import manifest as manifest_file
 
@@ -33,11 +33,13 @@ class Reference:
 
     Attributes:
         run: the PyTorch module as it was exported, uint8 [N,H,W,C] in.
+        feeds: what the graph takes beside images.
         images: uint8 [N,H,W,C], real inputs prepared by the manifest's rule.
         weights_from: where the module's weights come from, for people.
     """
 
     run: Runner
+    feeds: Feeds
     images: NDArray[np.uint8]
     weights_from: str
 
@@ -78,7 +80,8 @@ def load(
             "the bundle itself: shows that the graph computes what the PyTorch module defines, "
             "not where the weights come from"
         )
-    return Reference(origin.packaging.reference(shipped), origin.images(), weights_from)
+    packaging = origin.packaging
+    return Reference(packaging.reference(shipped), packaging.feeds, origin.images(), weights_from)
 
 
 @torch.no_grad()

@@ -14,12 +14,13 @@ from retinue_export.nms import Suppression
 CLASSES, BOXES = 3, 40
 
 
-def session_for(suppression: Suppression) -> onnxruntime.InferenceSession:
-    """A graph that passes boxes and scores through to suppression."""
+def session_for(suppression: Suppression, *, adjustable: bool = False) -> onnxruntime.InferenceSession:
+    """A graph that passes boxes and scores through to suppression, and the boxes to an output of their own."""
     graph = helper.make_graph(
         [
             helper.make_node("Identity", ["boxes_in"], ["dense_boxes"]),
             helper.make_node("Identity", ["scores_in"], ["dense_scores"]),
+            helper.make_node("Identity", ["boxes_in"], ["other"]),
         ],
         "passing",
         [
@@ -27,12 +28,13 @@ def session_for(suppression: Suppression) -> onnxruntime.InferenceSession:
             helper.make_tensor_value_info("scores_in", TensorProto.FLOAT, ["batch", CLASSES, BOXES]),
         ],
         [
+            helper.make_tensor_value_info("other", TensorProto.FLOAT, ["batch", BOXES, 4]),
             helper.make_tensor_value_info("dense_boxes", TensorProto.FLOAT, ["batch", BOXES, 4]),
             helper.make_tensor_value_info("dense_scores", TensorProto.FLOAT, ["batch", CLASSES, BOXES]),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    nms.append(model, "dense_boxes", "dense_scores", suppression)
+    nms.append(model, "dense_boxes", "dense_scores", suppression, adjustable=adjustable)
     onnx.checker.check_model(model, full_check=True)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -114,3 +116,42 @@ def test_scores_descend() -> None:
 def test_rows_that_could_never_be_filled_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot fill"):
         session_for(Suppression(max_detections=CLASSES * BOXES + 1))
+
+
+def test_other_outputs_of_the_graph_stay() -> None:
+    boxes, scores = random_detections(2)
+    feed = {"boxes_in": boxes.numpy(), "scores_in": scores.numpy()}
+    (other,) = session_for(Suppression(max_detections=10)).run(["other"], feed)
+    np.testing.assert_array_equal(other, boxes.numpy())
+
+
+def test_an_adjustable_graph_takes_the_threshold_of_each_image_and_the_overlap_of_the_batch() -> None:
+    opened = session_for(Suppression(max_detections=80, min_score=0.1, iou_threshold=0.9), adjustable=True)
+    boxes, scores = random_detections(3)
+    given = np.array([0.3, 0.0, 0.8], np.float32)
+    feed = {
+        "boxes_in": boxes.numpy(),
+        "scores_in": scores.numpy(),
+        "score_threshold": given,
+        "iou_threshold": np.array([0.4], np.float32),
+    }
+    names = ["boxes", "scores", "classes"]
+    actual = dict(zip(names, opened.run(names, feed), strict=True))
+    # Nothing comes below the graph's own least score, whatever is asked for.
+    for row, least in enumerate([0.3, 0.1, 0.8]):
+        expected = nms.reference(
+            boxes[row : row + 1],
+            scores[row : row + 1],
+            Suppression(max_detections=80, min_score=least, iou_threshold=0.4),
+        )
+        assert (expected["scores"] > 0).any()
+        assert_same({name: values[row : row + 1] for name, values in actual.items()}, expected)
+
+
+def test_an_adjustable_graph_does_what_its_suppression_says_when_fed_with_it() -> None:
+    suppression = Suppression(max_detections=80, min_score=0.3, iou_threshold=0.4)
+    boxes, scores = random_detections(2)
+    feed = {"boxes_in": boxes.numpy(), "scores_in": scores.numpy(), **nms.thresholds(suppression, 2)}
+    names = ["boxes", "scores", "classes"]
+    actual = dict(zip(names, session_for(suppression, adjustable=True).run(names, feed), strict=True))
+    assert_same(actual, nms.reference(boxes, scores, suppression))

@@ -96,7 +96,8 @@ def prove(row: Row) -> Proof:
         raise ExportError(
             f"PyTorch's own answers to two images differ by {spread:.2g} only: too little to compare on."
         )
-    difference = _difference(reference, parity.runner(parity.session(exported.content)), some)
+    runner = parity.runner(parity.session(exported.content), candidate.packaging.feeds)
+    difference = _difference(reference, runner, some)
     if not difference <= limits.allowed:
         raise ParityError(
             f"The graph differs from PyTorch by {difference:.2g}, more than the {limits.allowed:g} allowed."

@@ -31,7 +31,7 @@ def verify(
     with console.status("comparing with PyTorch"):
         expected = reference.load(folder, manifest, weights, module)
         opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
-        measured = parity.compare(expected.run, parity.runner(opened), expected.images)
+        measured = parity.compare(expected.run, parity.runner(opened, expected.feeds), expected.images)
     _print_certificate(folder, manifest, measured, expected)
     parity.check(measured)
 

@@ -102,9 +102,6 @@ RECIPE = Recipe(
         task=pb.TASK_DETECT,
         labels=fashion_mnist.CLASSES,
         detect=pb.DetectOptions(
-            max_detections=SUPPRESSION.max_detections,
-            min_score=SUPPRESSION.min_score,
-            nms_iou_threshold=SUPPRESSION.iou_threshold,
             default_score_threshold=SCORE_THRESHOLD,
         ),
         source=source(

@@ -387,6 +387,11 @@ class DetectOptions(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     NMS_IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
     DEFAULT_SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    ADJUSTABLE_THRESHOLDS_FIELD_NUMBER: _builtins.int
+    MAX_REGIONS_FIELD_NUMBER: _builtins.int
+    MASK_HEIGHT_FIELD_NUMBER: _builtins.int
+    MASK_WIDTH_FIELD_NUMBER: _builtins.int
+    KEYPOINT_NAMES_FIELD_NUMBER: _builtins.int
     max_detections: _builtins.int
     """The most detections the graph can return for one image: M."""
     min_score: _builtins.float
@@ -395,6 +400,27 @@ class DetectOptions(_message.Message):
     """Two boxes of one class with a higher intersection over union than this are one detection, in [0, 1]."""
     default_score_threshold: _builtins.float
     """The score from which a detection is returned when a request names none, in [0, 1]."""
+    adjustable_thresholds: _builtins.bool
+    """Whether the graph takes thresholds with each batch: `score_threshold` float32 [N], one an image, and `iou_threshold`
+    float32 [1]. Where it does, a request can set nms_iou_threshold for its images, and what it gets is the best
+    max_detections after that.
+    """
+    max_regions: _builtins.int
+    """How many regions of an image the graph takes: `regions` float32 [N,max_regions,4], x1,y1,x2,y2 in input pixels,
+    unused rows 0. 0 for a graph that finds objects by itself.
+    """
+    mask_height: _builtins.int
+    """Rows of the mask of each detection: optional graph output `masks` float32 [N,M,mask_height,mask_width], in [0, 1], how
+    likely each part of the box shows the object. 0 where there is none.
+    """
+    mask_width: _builtins.int
+    """Columns of it."""
+    @_builtins.property
+    def keypoint_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The name of each keypoint of a detection, in the order of the optional graph output `keypoints` float32 [N,M,K,3]: x and
+        y in input pixels, and the network's score of it, of any range. Empty where there is none.
+        """
+
     def __init__(
         self,
         *,
@@ -402,10 +428,15 @@ class DetectOptions(_message.Message):
         min_score: _builtins.float = ...,
         nms_iou_threshold: _builtins.float = ...,
         default_score_threshold: _builtins.float = ...,
+        adjustable_thresholds: _builtins.bool = ...,
+        max_regions: _builtins.int = ...,
+        mask_height: _builtins.int = ...,
+        mask_width: _builtins.int = ...,
+        keypoint_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_score_threshold", b"default_score_threshold", "max_detections", b"max_detections", "min_score", b"min_score", "nms_iou_threshold", b"nms_iou_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustable_thresholds", b"adjustable_thresholds", "default_score_threshold", b"default_score_threshold", "keypoint_names", b"keypoint_names", "mask_height", b"mask_height", "mask_width", b"mask_width", "max_detections", b"max_detections", "max_regions", b"max_regions", "min_score", b"min_score", "nms_iou_threshold", b"nms_iou_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
