@@ -1,6 +1,7 @@
 """Tiny bundles whose right answer anybody can see: class 0 is red, 1 is green, 2 is blue."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,97 @@ def detector(models: Path, name: str = "colour-detector", version: int = 1) -> P
     )
 
 
+def region_detector(models: Path, name: str = "colour-regions", version: int = 1) -> Path:
+    """Judges up to three regions by their mean channels / 255; its left half is its mask, its middle its keypoint."""
+    from retinue_export import nms
+    from retinue_export.nms import Suppression
+
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["floats", "white"], ["shares"]),
+        helper.make_node("Transpose", ["shares"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Reshape", ["regions", "any_by_four"], ["all_regions"]),
+        helper.make_node("Shape", ["score_threshold"], ["images_shape"]),
+        helper.make_node("Squeeze", ["images_shape"], ["image_count"]),
+        helper.make_node("Range", ["nought", "image_count", "one"], ["numbers"]),
+        helper.make_node("Unsqueeze", ["numbers", "last_axis"], ["column"]),
+        helper.make_node("Concat", ["images_shape", "three"], ["numbers_shape"], axis=0),
+        helper.make_node("Expand", ["column", "numbers_shape"], ["repeated"]),
+        helper.make_node("Reshape", ["repeated", "any"], ["image_of_region"]),
+        helper.make_node(
+            "RoiAlign",
+            ["planes", "all_regions", "image_of_region"],
+            ["means"],
+            output_height=1,
+            output_width=1,
+            coordinate_transformation_mode="half_pixel",
+        ),
+        helper.make_node("Reshape", ["means", "by_three_by_three"], ["by_region"]),
+        helper.make_node("ReduceMax", ["regions", "last_axis"], ["furthest"], keepdims=1),
+        helper.make_node("Greater", ["furthest", "zero"], ["used"]),
+        helper.make_node("Where", ["used", "by_region", "zero"], ["judged"]),
+        helper.make_node("Transpose", ["judged"], ["dense_scores"], perm=[0, 2, 1]),
+        helper.make_node("Identity", ["regions"], ["dense_boxes"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("dense_boxes", TensorProto.FLOAT, ["N", 3, 4]),
+        helper.make_tensor_value_info("dense_scores", TensorProto.FLOAT, ["N", 3, 3]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(255, np.float32), "white"),
+        numpy_helper.from_array(np.array(0, np.float32), "zero"),
+        numpy_helper.from_array(np.array([-1, 4]), "any_by_four"),
+        numpy_helper.from_array(np.array([-1]), "any"),
+        numpy_helper.from_array(np.array([-1]), "last_axis"),
+        numpy_helper.from_array(np.array([-1, 3, 3]), "by_three_by_three"),
+        numpy_helper.from_array(np.array([3]), "three"),
+        numpy_helper.from_array(np.array(0), "nought"),
+        numpy_helper.from_array(np.array(1), "one"),
+        numpy_helper.from_array(
+            np.repeat([[1, 0]], 8, axis=0).repeat(4, axis=1).astype(np.float32), "left_half"
+        ),
+        numpy_helper.from_array(
+            np.array([0.5, 0, 0, 0, 0.5, 0, 0.5, 0, 0, 0, 0.5, 0], np.float32).reshape(4, 3), "middle"
+        ),
+        numpy_helper.from_array(np.array([0, 0, 1], np.float32), "sure"),
+        numpy_helper.from_array(np.array([-2]), "before_last_axis"),
+        numpy_helper.from_array(np.array([8, 8]), "mask_size"),
+    ]
+    options = pb.DetectOptions(
+        max_detections=3,
+        nms_iou_threshold=0.5,
+        default_score_threshold=0.5,
+        adjustable_thresholds=True,
+        max_regions=3,
+        mask_height=8,
+        mask_width=8,
+        keypoint_names=["middle"],
+    )
+
+    def finish(graph: onnx.ModelProto) -> None:
+        nms.append(graph, "dense_boxes", "dense_scores", Suppression(3, 0, 0.5), adjustable=True)
+        graph.graph.node.extend(
+            [
+                helper.make_node("MatMul", ["boxes", "middle"], ["middles"]),
+                helper.make_node("Add", ["middles", "sure"], ["points"]),
+                helper.make_node("Unsqueeze", ["points", "before_last_axis"], ["keypoints"]),
+                helper.make_node("Shape", ["scores"], ["scores_shape"]),
+                helper.make_node("Concat", ["scores_shape", "mask_size"], ["masks_shape"], axis=0),
+                helper.make_node("Expand", ["left_half", "masks_shape"], ["masks"]),
+            ]
+        )
+        graph.graph.input.append(helper.make_tensor_value_info("regions", TensorProto.FLOAT, ["N", 3, 4]))
+        graph.graph.output.extend(
+            [
+                helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["N", 3, 1, 3]),
+                helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["N", 3, 8, 8]),
+            ]
+        )
+
+    manifest = pb.ModelManifest(task=pb.TASK_DETECT, detect=options)
+    return _write(models, name, version, nodes, outputs, constants, manifest, finish)
+
+
 def segmenter(models: Path, name: str = "colour-segmenter", version: int = 1) -> Path:
     """Each pixel has the class of its strongest channel."""
     nodes = [
@@ -100,10 +192,12 @@ def _write(
     outputs: list[onnx.ValueInfoProto],
     constants: list[onnx.TensorProto],
     manifest: pb.ModelManifest,
+    finish: Callable[[onnx.ModelProto], None] = lambda _model: None,
 ) -> Path:
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE, 3])
     graph = helper.make_graph(nodes, name, [images], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    finish(model)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
 

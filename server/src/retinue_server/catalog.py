@@ -23,7 +23,8 @@ from retinue_server.errors import (
     StartupError,
     WrongTaskError,
 )
-from retinue_server.pipeline import Pipeline, Work
+from retinue_server.feeds import Feeds
+from retinue_server.pipeline import Pipeline, Work, together
 from retinue_server.results import Answer, Task
 from retinue_server.runtime.memory import device_memory_used_bytes
 from retinue_server.runtime.profile import Profile, measure
@@ -209,10 +210,15 @@ class Loader:
         session = Session(bundle.model_path, manifest, self._provider, self._threads)
         spec = input_spec(manifest)
         shape = (spec.height, spec.width, spec.channels)
+        feeds = Feeds(manifest)
         try:
-            profile = measure(session.run, shape, on_gpu=self._provider.on_gpu)
-            session.check_answers(np.zeros((2, *shape), np.uint8))
-            session.shrink_memory(np.zeros((1, *shape), np.uint8))
+            profile = measure(
+                lambda images: session.run(images, feeds.typical(len(images))),
+                shape,
+                on_gpu=self._provider.on_gpu,
+            )
+            session.check_answers(np.zeros((2, *shape), np.uint8), feeds.typical(2))
+            session.shrink_memory(np.zeros((1, *shape), np.uint8), feeds.typical(1))
         except BundleError:
             raise
         except Exception as error:
@@ -223,6 +229,7 @@ class Loader:
         pipeline = Pipeline(
             session,
             spec,
+            feeds,
             postprocess.for_manifest(manifest),
             max_batch_size=profile.max_batch_size,
             decoders=self._decoders,
@@ -232,6 +239,7 @@ class Loader:
             self._engine,
             capacity=self._max_queue_images,
             item_seconds=1 / profile.images_per_second + _FIRST_DECODE_SECONDS,
+            runs_with=together,
             name=f"{bundle.name}/{bundle.version}",
             on_batch=lambda size: self._on_batch(bundle.name, bundle.version, size),
         )

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ import structlog
 from PIL import Image
 
 from retinue_server.errors import EngineError, RetinueError
+from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
-from retinue_server.results import Answer, Options
+from retinue_server.results import Answer, DetectOptions, Options
+from retinue_server.vision.regions import Regions
 from retinue_server.vision.resize import Frame, prepare
 from retinue_server.vision.spec import InputSpec
 
@@ -26,8 +28,10 @@ _log = structlog.get_logger(__name__)
 class Network(Protocol):
     """What runs batches of images."""
 
-    def run(self, images: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[Any]]:
-        """Runs uint8 [N,H,W,C]; returns arrays of N rows."""
+    def run(
+        self, images: npt.NDArray[np.uint8], feeds: Mapping[str, npt.NDArray[Any]], extra: Collection[str]
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """Runs uint8 [N,H,W,C] and what else the network takes; returns arrays of N rows, those of `extra` too."""
         ...
 
 
@@ -38,10 +42,19 @@ class Work:
     Attributes:
         image: Opened, not yet decoded.
         options: What the caller wants of it.
+        regions: Where to look, in the image's own pixels, for models that must be told.
     """
 
     image: Image.Image
     options: Options
+    regions: Regions | None = None
+
+
+def together(first: Work, second: Work) -> bool:
+    """Whether two images can be in one batch: a network takes one overlap threshold for all of them."""
+    if isinstance(first.options, DetectOptions) and isinstance(second.options, DetectOptions):
+        return first.options.iou_threshold == second.options.iou_threshold
+    return True
 
 
 class Pipeline:
@@ -53,7 +66,8 @@ class Pipeline:
 
     Args:
         network: What runs the batch.
-        spec: What it takes.
+        spec: What images it takes.
+        feeds: Makes what it takes beside images.
         postprocess: Makes a result of a row of its outputs.
         max_batch_size: The most images of one batch.
         decoders: Pool that decodes in front of a GPU; None where the calling thread does it.
@@ -63,6 +77,7 @@ class Pipeline:
         self,
         network: Network,
         spec: InputSpec,
+        feeds: Feeds,
         postprocess: Postprocess,
         *,
         max_batch_size: int,
@@ -70,6 +85,7 @@ class Pipeline:
     ) -> None:
         self._network = network
         self._spec = spec
+        self._feeds = feeds
         self._postprocess = postprocess
         self._max_batch_size = max_batch_size
         self._decoders = decoders
@@ -97,10 +113,16 @@ class Pipeline:
         if len(errors) == batch_size:
             return list(errors)
 
+        feeds = self._feeds.make(
+            [work.options for work in items],
+            [work.regions for work in items],
+            [None if isinstance(frame, RetinueError) else frame for frame, _ in prepared],
+        )
+        extra = frozenset().union(*(work.options.extra_outputs for work in items))
         with self._device:
             began = time.perf_counter()
             # An unreadable image's row holds what was there before; its output is dropped.
-            outputs = self._network.run(slab[:batch_size])
+            outputs = self._network.run(slab[:batch_size], feeds, extra)
             inference_seconds = time.perf_counter() - began
 
         answers: list[Answer | RetinueError] = []

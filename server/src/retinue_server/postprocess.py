@@ -1,6 +1,6 @@
 """One function a task: from a row of the network's outputs to the caller's result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,10 @@ from retinue_server.results import (
     SegmentOptions,
     TaskResult,
 )
-from retinue_server.vision import classify, detect, masks, segment
+from retinue_server.vision import classify, detect, instance_masks, masks, segment
 from retinue_server.vision.resize import Frame
 
-Outputs = Sequence[npt.NDArray[Any]]
+Outputs = Mapping[str, npt.NDArray[Any]]
 Postprocess = Callable[[Outputs, int, Frame, Any], TaskResult]
 
 
@@ -40,18 +40,18 @@ def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
 
 
 def _classification(outputs: Outputs, row: int, frame: Frame, options: ClassifyOptions) -> Classification:
-    class_ids, scores = classify.top_k(outputs[0][row], options.top_k, options.min_score)
+    class_ids, scores = classify.top_k(outputs["probabilities"][row], options.top_k, options.min_score)
     return Classification(class_ids, scores)
 
 
 def _detections(
     num_classes: int, outputs: Outputs, row: int, frame: Frame, options: DetectOptions
 ) -> DetectionList:
-    boxes, scores, classes = (output[row] for output in outputs)
+    boxes = outputs["boxes"][row]
     found = detect.to_original(
         boxes,
-        scores,
-        classes,
+        outputs["scores"][row],
+        outputs["classes"][row],
         frame,
         score_threshold=options.score_threshold,
         max_detections=options.max_detections,
@@ -59,8 +59,22 @@ def _detections(
     )
     if found.classes.size and not 0 <= found.classes.min() <= found.classes.max() < num_classes:
         raise EngineError("the model detected a class outside of its labels; its bundle is broken.")
+    shown = keypoints = None
+    if options.masks:
+        small = outputs["masks"][row][found.rows]
+        classify.check_probabilities(small)
+        whole = detect.unclipped(boxes[found.rows], frame)
+        shown = instance_masks.encode(small, whole, frame.original_width, frame.original_height)
+    if "keypoints" in outputs:
+        keypoints = detect.keypoints_to_original(outputs["keypoints"][row][found.rows], frame)
     return DetectionList(
-        found.boxes, found.scores, found.classes, frame.original_width, frame.original_height
+        found.boxes,
+        found.scores,
+        found.classes,
+        frame.original_width,
+        frame.original_height,
+        shown,
+        keypoints,
     )
 
 
@@ -72,7 +86,7 @@ def _segmentation(
     frame: Frame,
     options: SegmentOptions,
 ) -> Segmentation:
-    class_map = segment.checked(outputs[0][row], num_classes)
+    class_map = segment.checked(outputs["class_map"][row], num_classes)
     wanted = frozenset(range(num_classes)) if options.class_ids is None else options.class_ids
     if options.class_ids is not None:
         class_map = segment.keep_classes(class_map, options.class_ids, background)

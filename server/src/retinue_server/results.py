@@ -23,6 +23,10 @@ class MaskFormat(StrEnum):
     RAW = "raw"
 
 
+_NOTHING: frozenset[str] = frozenset()
+_MASKS = frozenset({"masks"})
+
+
 @dataclass(frozen=True, slots=True)
 class ClassifyOptions:
     """Attributes: `top_k` classes of at least `min_score`."""
@@ -30,14 +34,34 @@ class ClassifyOptions:
     top_k: int
     min_score: float
 
+    @property
+    def extra_outputs(self) -> frozenset[str]:
+        """What the graph must compute beyond what it always does."""
+        return _NOTHING
+
 
 @dataclass(frozen=True, slots=True)
 class DetectOptions:
-    """Attributes: at most `max_detections` of at least `score_threshold`, of `class_ids` only (None means all)."""
+    """What a caller wants of the objects of an image.
+
+    Attributes:
+        score_threshold: Objects of lower score are left out.
+        max_detections: The most objects.
+        class_ids: Only these classes; None means all.
+        iou_threshold: Which overlap makes two boxes of one class one object.
+        masks: Whether to say which pixels show an object.
+    """
 
     score_threshold: float
     max_detections: int
     class_ids: frozenset[int] | None
+    iou_threshold: float
+    masks: bool = False
+
+    @property
+    def extra_outputs(self) -> frozenset[str]:
+        """As for `ClassifyOptions`."""
+        return _MASKS if self.masks else _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +71,11 @@ class SegmentOptions:
     mask_format: MaskFormat
     original_size: bool
     class_ids: frozenset[int] | None
+
+    @property
+    def extra_outputs(self) -> frozenset[str]:
+        """As for `ClassifyOptions`."""
+        return _NOTHING
 
 
 Options = ClassifyOptions | DetectOptions | SegmentOptions
@@ -73,6 +102,8 @@ class DetectionList:
         boxes: float32 [D,4], x1,y1,x2,y2 in the original image's pixels.
         scores: float32 [D], in [0, 1], descending.
         class_ids: int32 [D].
+        masks: COCO's counts of each object's pixels in the original image; None where they were not asked for.
+        keypoints: float32 [D,K,3], x and y in the original image's pixels and a score; None where the model has none.
         image_width: Width of the original image in pixels.
         image_height: Its height.
     """
@@ -82,6 +113,8 @@ class DetectionList:
     class_ids: npt.NDArray[np.int32]
     image_width: int
     image_height: int
+    masks: list[bytes] | None = None
+    keypoints: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

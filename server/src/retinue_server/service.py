@@ -17,6 +17,20 @@ from retinue_server.errors import (
 from retinue_server.metrics import Metrics
 from retinue_server.pipeline import Work
 from retinue_server.results import Answer, Options
+from retinue_server.vision.regions import Regions
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of a request.
+
+    Attributes:
+        image: Opened, not yet decoded.
+        regions: Where to look, in its own pixels; None where the model looks at all of it.
+    """
+
+    image: Image.Image
+    regions: Regions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,7 @@ class VisionService:
     async def answer(
         self,
         model: ServedModel,
-        images: Sequence[Image.Image | ImageError],
+        images: Sequence[Picture | ImageError],
         options: Options,
         *,
         arrived: float,
@@ -92,7 +106,7 @@ class VisionService:
 
         Args:
             model: Whose answer is wanted.
-            images: Opened images, or why one could not be opened.
+            images: Images, or why one could not be opened.
             options: What the caller wants of each.
             arrived: When the request came, on time.monotonic.
             deadline: When the answer is worthless, on the same clock; None for never.
@@ -103,7 +117,11 @@ class VisionService:
             UnavailableError: The engine stopped meanwhile.
             EngineError: The engine failed on every image.
         """
-        works = [Work(image, options) for image in images if not isinstance(image, ImageError)]
+        works = [
+            Work(picture.image, options, picture.regions)
+            for picture in images
+            if not isinstance(picture, ImageError)
+        ]
         ran = iter(await model.batcher.submit(works, deadline=deadline) if works else ())
         total_seconds = time.monotonic() - arrived
         outcomes: list[ImageOutcome] = []

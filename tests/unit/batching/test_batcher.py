@@ -128,6 +128,26 @@ async def test_a_request_larger_than_a_batch_is_split_and_answered_in_order(
     assert max(map(len, backend.batches)) == backend.max_batch_size
 
 
+async def test_what_cannot_run_together_waits_in_its_place_and_is_answered(
+    backend: FakeBackend, engine: Engine
+) -> None:
+    batcher = Batcher(
+        backend,
+        engine,
+        capacity=16,
+        item_seconds=0.1,
+        runs_with=lambda first, second: first % 2 == second % 2,
+    )
+    first = await hold_engine(backend, batcher)
+    waiting = [asyncio.ensure_future(batcher.submit([number])) for number in (1, 2, 3, 4, 6, 5)]
+    await asyncio.sleep(0)
+    backend.gate.set()
+    answers = await asyncio.gather(*waiting)
+    assert [values(outcomes) for outcomes in answers] == [[2], [4], [6], [8], [12], [10]]
+    await first
+    assert backend.batches == [[0], [1, 3, 5], [2, 4, 6]]
+
+
 async def test_one_bad_item_fails_alone(backend: FakeBackend, batcher: Batcher[int, int]) -> None:
     good, bad, also_good = values(await batcher.submit([1, -1, 3]))
     assert (good, also_good) == (2, 6)

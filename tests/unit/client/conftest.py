@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from PIL import Image
-from retinue.v1 import manifest_pb2
+from retinue.v1 import image_pb2, manifest_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 from typer.testing import CliRunner
@@ -102,13 +102,13 @@ class FakeService(pb_grpc.VisionServiceServicer):
         def result(image: Any) -> pb.DetectOutcome:
             found = [
                 pb.Detection(
-                    box=pb.BoundingBox(x_min=1, y_min=2, x_max=11, y_max=22),
+                    box=image_pb2.BoundingBox(x_min=1, y_min=2, x_max=11, y_max=22),
                     class_id=2,
                     label=content_of(image),
                     score=0.9,
                 ),
                 pb.Detection(
-                    box=pb.BoundingBox(x_min=5.5, y_min=6.5, x_max=30, y_max=20),
+                    box=image_pb2.BoundingBox(x_min=5.5, y_min=6.5, x_max=30, y_max=20),
                     class_id=0,
                     label="bag",
                     score=0.5,

@@ -1,17 +1,20 @@
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
 from tests import pictures
 
 from retinue_server.errors import EngineError, ImageError
-from retinue_server.pipeline import Pipeline, Work
-from retinue_server.results import Answer, ClassifyOptions
+from retinue_server.feeds import Feeds
+from retinue_server.pipeline import Pipeline, Work, together
+from retinue_server.results import Answer, ClassifyOptions, DetectOptions, Options
 from retinue_server.vision.decode import open_encoded, open_raw
 from retinue_server.vision.resize import Frame
 from retinue_server.vision.spec import InputSpec, ResizeMode
@@ -21,6 +24,7 @@ SPEC = InputSpec(
 )
 OPTIONS = ClassifyOptions(top_k=1, min_score=0)
 MAX_PIXELS = 1_000_000
+NO_FEEDS = Feeds(pb.ModelManifest(task=pb.TASK_CLASSIFY))
 
 
 class FakeNetwork:
@@ -28,6 +32,8 @@ class FakeNetwork:
 
     def __init__(self) -> None:
         self.batches: list[npt.NDArray[np.uint8]] = []
+        self.fed: list[Mapping[str, npt.NDArray[Any]]] = []
+        self.asked: list[set[str]] = []
         # Kept alive: memory that was given back could be handed out again.
         self.slabs: list[npt.NDArray[np.uint8]] = []
         self.gate = threading.Event()
@@ -35,22 +41,26 @@ class FakeNetwork:
         self.begun = threading.Semaphore(0)
         self.fail_with: Exception | None = None
 
-    def run(self, images: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[Any]]:
+    def run(
+        self, images: npt.NDArray[np.uint8], feeds: Mapping[str, npt.NDArray[Any]], extra: Collection[str]
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        self.fed.append(feeds)
+        self.asked.append(set(extra))
         self.batches.append(images.copy())
         self.slabs.append(images)
         self.begun.release()
         assert self.gate.wait(10)
         if self.fail_with is not None:
             raise self.fail_with
-        return [images.mean(axis=(1, 2, 3))]
+        return {"levels": images.mean(axis=(1, 2, 3))}
 
     def slab_count(self) -> int:
         """How many different slabs there were."""
         return len({slab.ctypes.data for slab in self.slabs})
 
 
-def mean_level(outputs: Sequence[npt.NDArray[Any]], row: int, frame: Frame, options: ClassifyOptions) -> Any:
-    return round(float(outputs[0][row])), frame.original_width, options
+def mean_level(outputs: Mapping[str, npt.NDArray[Any]], row: int, frame: Frame, options: Options) -> Any:
+    return round(float(outputs["levels"][row])), frame.original_width, options
 
 
 def work(level: int, width: int = 5) -> Work:
@@ -70,9 +80,12 @@ def network() -> FakeNetwork:
 
 
 def pipeline(
-    network: FakeNetwork, postprocess: Callable[..., Any] = mean_level, decoders: Executor | None = None
+    network: FakeNetwork,
+    postprocess: Callable[..., Any] = mean_level,
+    decoders: Executor | None = None,
+    feeds: Feeds = NO_FEEDS,
 ) -> Pipeline:
-    return Pipeline(network, SPEC, postprocess, max_batch_size=4, decoders=decoders)
+    return Pipeline(network, SPEC, feeds, postprocess, max_batch_size=4, decoders=decoders)
 
 
 def test_each_image_gets_the_answer_of_its_row(network: FakeNetwork) -> None:
@@ -195,3 +208,39 @@ def test_in_front_of_a_gpu_one_batch_is_decoded_while_another_runs(network: Fake
         assert len(running.result()) == 1
         assert len(next_one.result()) == 2
     assert [len(batch) for batch in network.batches] == [1, 2]
+
+
+def wanting(**changes: Any) -> DetectOptions:
+    plain = DetectOptions(score_threshold=0.5, max_detections=9, class_ids=None, iou_threshold=0.6)
+    return replace(plain, **changes)
+
+
+def test_each_image_brings_its_threshold_and_its_regions_in_the_inputs_pixels(network: FakeNetwork) -> None:
+    options = pb.DetectOptions(max_detections=9, adjustable_thresholds=True, max_regions=2)
+    image_input = pb.ImageInput(height=4, width=6)
+    feeds = Feeds(pb.ModelManifest(task=pb.TASK_DETECT, detect=options, input=image_input))
+    regions = np.array([[1, 0, 3, 3], [9, 9, 12, 12]], np.float32)  # the second lies outside of the image
+    first = replace(work(10, width=3), options=wanting(score_threshold=0.25), regions=regions)
+    second = replace(work(20, width=3), options=wanting(), regions=regions[:1] * 0.5)
+    pipeline(network, feeds=feeds).run([first, second])
+    (fed,) = network.fed
+    assert fed["score_threshold"].tolist() == [0.25, 0.5]
+    np.testing.assert_array_equal(fed["iou_threshold"], np.array([0.6], np.float32))
+    assert fed["regions"].tolist() == [[[2, 0, 6, 4], [0, 0, 0, 0]], [[1, 0, 3, 2], [0, 0, 0, 0]]]
+
+
+def test_what_one_image_asks_for_is_computed_for_the_batch(network: FakeNetwork) -> None:
+    one = pipeline(network)
+    one.run([replace(work(1), options=wanting()), replace(work(2), options=wanting(masks=True))])
+    one.run([replace(work(1), options=wanting())])
+    assert network.asked == [{"masks"}, set()]
+
+
+def test_images_run_together_unless_their_overlap_thresholds_differ() -> None:
+    plain, same, other = (
+        replace(work(1), options=options)
+        for options in (wanting(), wanting(score_threshold=0.1, masks=True), wanting(iou_threshold=0.3))
+    )
+    assert together(plain, same)
+    assert not together(plain, other)
+    assert together(work(1), work(2))

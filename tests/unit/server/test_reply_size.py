@@ -7,10 +7,10 @@ from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import Answer, MaskFormat, Segmentation, SegmentOptions, Task
 from retinue_server.rpc.replies import segment_response
 from retinue_server.rpc.requests import raw_mask_bytes
-from retinue_server.service import ImageOutcome
+from retinue_server.service import ImageOutcome, Picture
 
 WIDTH, HEIGHT = 30, 10
-IMAGE = Image.new("RGB", (WIDTH, HEIGHT))
+IMAGE = Picture(Image.new("RGB", (WIDTH, HEIGHT)), None)
 MAP_WIDTH, MAP_HEIGHT = 20, 5
 
 

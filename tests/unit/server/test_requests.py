@@ -1,9 +1,15 @@
+import math
+
+import pytest
+from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from tests.unit.server.served import served_model
 
-from retinue_server.catalog import ids_by_label
+from retinue_server.catalog import ServedModel, ids_by_label
+from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import Task
-from retinue_server.rpc.requests import detect_options, segment_options
+from retinue_server.rpc.requests import detect_options, open_image, segment_options
+from retinue_server.service import Picture
 
 BIRD, MACHINE = 1, 3
 
@@ -23,3 +29,51 @@ def test_a_label_that_several_classes_have_means_all_of_them() -> None:
     assert detect_options(pb.DetectRequest(), detector).class_ids is None
     segmenter = served_model("b", task=Task.SEGMENT, labels=labels)
     assert segment_options(pb.SegmentRequest(classes=["crane"]), segmenter).class_ids == {BIRD, MACHINE}
+
+
+def detector(*, adjustable: bool, mask_height: int = 0) -> ServedModel:
+    model = served_model("a", task=Task.DETECT)
+    options = model.manifest.detect
+    options.max_detections = 10
+    options.nms_iou_threshold = 0.25
+    options.adjustable_thresholds = adjustable
+    options.mask_height = mask_height
+    return model
+
+
+def test_the_overlap_threshold_is_the_models_own_unless_the_request_has_one() -> None:
+    assert detect_options(pb.DetectRequest(), detector(adjustable=False)).iou_threshold == 0.25
+    assert detect_options(pb.DetectRequest(), detector(adjustable=True)).iou_threshold == 0.25
+    assert (
+        detect_options(pb.DetectRequest(iou_threshold=0.75), detector(adjustable=True)).iou_threshold == 0.75
+    )
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_an_overlap_threshold_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(InvalidRequestError, match=r"must be in \[0, 1\]") as refused:
+        detect_options(pb.DetectRequest(iou_threshold=value), detector(adjustable=True))
+    assert refused.value.reason == "IOU_THRESHOLD_OUT_OF_RANGE"
+
+
+def test_what_the_graph_does_not_offer_is_refused() -> None:
+    model = detector(adjustable=False)
+    with pytest.raises(InvalidRequestError, match=r"fixed in its graph at 0.25") as refused:
+        detect_options(pb.DetectRequest(iou_threshold=0.5), model)
+    assert refused.value.reason == "IOU_THRESHOLD_FIXED"
+    with pytest.raises(InvalidRequestError, match="no masks") as refused:
+        detect_options(pb.DetectRequest(masks=True), model)
+    assert refused.value.reason == "NO_MASKS"
+    assert detect_options(pb.DetectRequest(masks=True), detector(adjustable=False, mask_height=28)).masks
+
+
+def test_an_image_brings_its_regions_or_fails_alone() -> None:
+    box = image_pb2.BoundingBox(x_min=1, y_min=2, x_max=3, y_max=4)
+    raw = image_pb2.RawImage(data=b"123", height=1, width=1)
+    opened = open_image(image_pb2.Image(raw=raw, regions=[box]), max_pixels=1, max_regions=1)
+    assert isinstance(opened, Picture)
+    assert opened.regions is not None
+    assert opened.regions.tolist() == [[1, 2, 3, 4]]
+    refused = open_image(image_pb2.Image(raw=raw, regions=[box]), max_pixels=1, max_regions=0)
+    assert isinstance(refused, ImageError)
+    assert refused.reason == "REGIONS_NOT_TAKEN"

@@ -20,10 +20,10 @@ from retinue_server.errors import (
 from retinue_server.metrics import Metrics
 from retinue_server.pipeline import Work
 from retinue_server.results import Answer, ClassifyOptions
-from retinue_server.service import VisionService
+from retinue_server.service import Picture, VisionService
 
 OPTIONS = ClassifyOptions(1, 0)
-IMAGE = Image.new("RGB", (1, 1))
+IMAGE = Picture(Image.new("RGB", (1, 1)), None)
 
 
 class FakeBatcher:
@@ -54,7 +54,7 @@ def service(metrics: Metrics) -> VisionService:
 
 
 async def ask(
-    service: VisionService, batcher: FakeBatcher, images: Sequence[Image.Image | ImageError]
+    service: VisionService, batcher: FakeBatcher, images: Sequence[Picture | ImageError]
 ) -> list[Any]:
     outcomes = await service.answer(
         served_model("a", batcher=batcher), images, OPTIONS, arrived=time.monotonic(), deadline=None

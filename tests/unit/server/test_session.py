@@ -1,3 +1,5 @@
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,38 +33,81 @@ def opened(bundle: Path, provider: Provider = ON_CPU) -> Session:
 def test_a_classifier_gives_probabilities(tmp_path: Path) -> None:
     session = opened(colour_bundles.classifier(tmp_path))
     assert session.outputs == ("probabilities",)
-    (probabilities,) = session.run(COLOURS)
+    probabilities = session.run(COLOURS, {})["probabilities"]
     np.testing.assert_allclose(probabilities, np.eye(3), atol=1e-6)
 
 
 def test_a_detector_gives_boxes_scores_and_classes_in_this_order(tmp_path: Path) -> None:
     session = opened(colour_bundles.detector(tmp_path))
     assert session.outputs == ("boxes", "scores", "classes")
-    boxes, scores, classes = session.run(COLOURS)
+    boxes, scores, classes = session.run(COLOURS, {}).values()
     assert (boxes.shape, scores.shape, classes.shape) == ((3, 3, 4), (3, 3), (3, 3))
     assert classes[:, 0].tolist() == [0, 1, 2]
     assert scores[:, 0].tolist() == [1, 1, 1]
 
 
 def test_a_segmenter_gives_class_maps(tmp_path: Path) -> None:
-    (class_map,) = opened(colour_bundles.segmenter(tmp_path)).run(COLOURS)
+    class_map = opened(colour_bundles.segmenter(tmp_path)).run(COLOURS, {})["class_map"]
     assert class_map.dtype == np.uint8
     assert class_map[:, 0, 0].tolist() == [0, 1, 2]
     assert class_map.shape == (3, SIDE, SIDE)
 
 
+def test_a_graph_that_takes_more_than_images_gives_more_only_when_asked(tmp_path: Path) -> None:
+    session = opened(colour_bundles.region_detector(tmp_path))
+    whole = [0, 0, SIDE, SIDE]
+    feeds = {
+        "score_threshold": np.array([0.5, 1.0, 0.5], np.float32),
+        "iou_threshold": np.array([0.5], np.float32),
+        "regions": np.array([[whole, [0] * 4, [0] * 4], [whole, whole, [0] * 4], [[0] * 4] * 3], np.float32),
+    }
+    found = session.run(COLOURS, feeds)
+    assert list(found) == ["boxes", "scores", "classes", "keypoints"]
+    assert (found["scores"] > 0).sum(axis=1).tolist() == [1, 1, 0]
+    assert found["classes"][:2, 0].tolist() == [0, 1]
+    assert found["keypoints"][0, 0].tolist() == [[SIDE / 2, SIDE / 2, 1]]
+    assert session.run(COLOURS, feeds, ["masks"])["masks"].shape == (3, 3, 8, 8)
+    session.check_answers(COLOURS, feeds)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("max_regions", 0, "the graph takes 'regions', but by the manifest it takes 'images'"),
+        ("max_regions", 2, "has 3 in dimension 1, but field `detect.max_regions` says 2"),
+        ("adjustable_thresholds", False, "the graph takes 'score_threshold', 'iou_threshold', but"),
+        ("mask_height", 28, "output 'masks' has 8 in dimension 2, but field `detect.mask_height` says 28"),
+        ("keypoint_names", ["nose", "ear"], "has 1 in dimension 2, but field `detect.keypoint_names` says 2"),
+    ],
+)
+def test_a_manifest_that_says_something_else_of_the_graph_is_refused(
+    field: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    bundle = colour_bundles.region_detector(tmp_path)
+    options = json.loads((bundle / "manifest.json").read_text())["detect"]
+    colour_bundles.rewrite_manifest(bundle, detect=options | {field: value})
+    with pytest.raises(BundleError, match=re.escape(message)):
+        opened(bundle)
+
+
+def test_an_input_that_the_manifest_promises_must_be_there(tmp_path: Path) -> None:
+    bundle = colour_bundles.detector(tmp_path)
+    options = json.loads((bundle / "manifest.json").read_text())["detect"]
+    colour_bundles.rewrite_manifest(bundle, detect=options | {"adjustable_thresholds": True})
+    with pytest.raises(BundleError, match="input 'score_threshold' is missing; the graph has images"):
+        opened(bundle)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 32])
 def test_the_batch_is_what_it_is_given(size: int, tmp_path: Path) -> None:
-    (probabilities,) = opened(colour_bundles.classifier(tmp_path)).run(
-        np.resize(COLOURS, (size, SIDE, SIDE, 3))
-    )
-    assert len(probabilities) == size
+    images = np.resize(COLOURS, (size, SIDE, SIDE, 3))
+    assert len(opened(colour_bundles.classifier(tmp_path)).run(images, {})["probabilities"]) == size
 
 
 def test_giving_memory_back_changes_no_answer(tmp_path: Path) -> None:
     session = opened(colour_bundles.classifier(tmp_path))
-    session.shrink_memory(COLOURS[:1])
-    np.testing.assert_allclose(session.run(COLOURS)[0], np.eye(3), atol=1e-6)
+    session.shrink_memory(COLOURS[:1], {})
+    np.testing.assert_allclose(session.run(COLOURS, {})["probabilities"], np.eye(3), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +173,7 @@ class FakeRuntime:
     def bind_output(self, name: str, device: str) -> None:
         self.calls.append(("bind_output", name, device))
 
-    def run_with_iobinding(self, binding: "FakeRuntime") -> None:
+    def run_with_iobinding(self, binding: "FakeRuntime", options: object) -> None:
         assert binding is self
         self.calls.append(("run",))
 
@@ -146,7 +191,11 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRuntime]:
 
 def test_on_a_gpu_input_and_outputs_are_bound(runtime: FakeRuntime, tmp_path: Path) -> None:
     session = opened(colour_bundles.detector(tmp_path), ON_GPU)
-    assert session.run(COLOURS) == ["boxes' values", "scores' values", "classes' values"]
+    assert session.run(COLOURS, {}) == {
+        "boxes": "boxes' values",
+        "scores": "scores' values",
+        "classes": "classes' values",
+    }
     # Only the outputs of the contract, and in its order.
     assert runtime.calls == [
         ("io_binding",),
@@ -185,7 +234,7 @@ def test_a_model_that_the_gpu_did_not_take_is_not_run_elsewhere_unsaid(
     [
         ("boxes", {"shape": ["N", 7, 4]}, "`detect.max_detections` says 3"),
         ("boxes", {"shape": ["N", 3, 5]}, "has 5 in dimension 2"),
-        ("boxes", {"shape": ["N", 3]}, "with 3 dimensions"),
+        ("boxes", {"shape": ["N", 3]}, "tensor(float) [N, 3, 4]"),
         ("scores", {"type": "tensor(double)"}, "tensor(double)"),
         ("classes", {"type": "tensor(int64)"}, "tensor(int32)"),
         ("classes", {"name": "labels"}, "output 'classes' is missing; the graph has heatmap, labels"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retinue_server.errors import EngineError
-from retinue_server.vision.detect import to_original
+from retinue_server.vision.detect import keypoints_to_original, to_original
 from retinue_server.vision.resize import frame_for
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -119,3 +119,19 @@ def test_a_box_that_the_input_shows_comes_back_where_it_was(mode, width, height,
         np.testing.assert_allclose(there, [x1, y1, x2, y2], atol=tolerance)
     if x2 - x1 > 0.1 and y2 - y1 > 0.1 and max(width, height) < 1000:
         assert len(found.scores) == 1
+
+
+def test_it_is_told_which_row_each_detection_comes_from():
+    found = detections([[1, 2, 3, 4, 0.2, 5], [0, 0, 0, 9, 0.9, 0], [0, 0, 9, 9, 0.8, 1]])
+    assert found.rows.tolist() == [2, 0]
+
+
+def test_keypoints_go_back_to_the_original_image_and_stay_inside():
+    frame = frame_of(ResizeMode.STRETCH, 256, 48)
+    points = np.array([[[64, 48, -3], [200, -5, 7]]], np.float32)
+    np.testing.assert_array_equal(keypoints_to_original(points, frame), [[[128, 24, -3], [256, 0, 7]]])
+
+
+def test_a_keypoint_that_is_not_finite_is_an_error():
+    with pytest.raises(EngineError, match="keypoint"):
+        keypoints_to_original(np.array([[[1, np.nan, 0]]], np.float32), SAME)

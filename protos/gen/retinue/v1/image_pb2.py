@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16retinue/v1/image.proto\x12\nretinue.v1\"I\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x03raw\x18\x02 \x01(\x0b\x32\x14.retinue.v1.RawImageH\x00\x42\x08\n\x06source\"h\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12/\n\rchannel_order\x18\x04 \x01(\x0e\x32\x18.retinue.v1.ChannelOrder*\x8b\x01\n\x0c\x43hannelOrder\x12\x1d\n\x19\x43HANNEL_ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANNEL_ORDER_RGB\x10\x01\x12\x15\n\x11\x43HANNEL_ORDER_BGR\x10\x02\x12\x16\n\x12\x43HANNEL_ORDER_RGBA\x10\x03\x12\x16\n\x12\x43HANNEL_ORDER_GRAY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16retinue/v1/image.proto\x12\nretinue.v1\"s\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x03raw\x18\x02 \x01(\x0b\x32\x14.retinue.v1.RawImageH\x00\x12(\n\x07regions\x18\x03 \x03(\x0b\x32\x17.retinue.v1.BoundingBoxB\x08\n\x06source\"I\n\x0b\x42oundingBox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"h\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12/\n\rchannel_order\x18\x04 \x01(\x0e\x32\x18.retinue.v1.ChannelOrder*\x8b\x01\n\x0c\x43hannelOrder\x12\x1d\n\x19\x43HANNEL_ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANNEL_ORDER_RGB\x10\x01\x12\x15\n\x11\x43HANNEL_ORDER_BGR\x10\x02\x12\x16\n\x12\x43HANNEL_ORDER_RGBA\x10\x03\x12\x16\n\x12\x43HANNEL_ORDER_GRAY\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.v1.image_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANNELORDER']._serialized_start=220
-  _globals['_CHANNELORDER']._serialized_end=359
+  _globals['_CHANNELORDER']._serialized_start=337
+  _globals['_CHANNELORDER']._serialized_end=476
   _globals['_IMAGE']._serialized_start=38
-  _globals['_IMAGE']._serialized_end=111
-  _globals['_RAWIMAGE']._serialized_start=113
-  _globals['_RAWIMAGE']._serialized_end=217
+  _globals['_IMAGE']._serialized_end=153
+  _globals['_BOUNDINGBOX']._serialized_start=155
+  _globals['_BOUNDINGBOX']._serialized_end=228
+  _globals['_RAWIMAGE']._serialized_start=230
+  _globals['_RAWIMAGE']._serialized_end=334
 # @@protoc_insertion_point(module_scope)

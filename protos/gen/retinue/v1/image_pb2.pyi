@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -57,6 +59,7 @@ class Image(_message.Message):
 
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
     """An image file: JPEG, PNG, WebP, BMP, TIFF or GIF (the first frame of an animation). It is read as a person
     sees it: EXIF orientation applied, CMYK, palette and 16-bit images converted, transparency laid on white.
@@ -65,21 +68,64 @@ class Image(_message.Message):
     def raw(self) -> Global___RawImage:
         """Pixels that are already decoded."""
 
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoundingBox]:
+        """Where to look: for models that judge given regions (`detect.max_regions` of their manifest says how many of an
+        image), and for no others. In this image's pixels as a person sees it; what lies outside of the image is cut off.
+        """
+
     def __init__(
         self,
         *,
         encoded: _builtins.bytes = ...,
         raw: Global___RawImage | None = ...,
+        regions: _abc.Iterable[Global___BoundingBox] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "raw", b"raw", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "raw", b"raw", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "raw", b"raw", "regions", b"regions", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class BoundingBox(_message.Message):
+    """An axis-aligned rectangle in the original image's pixels: origin in the top left corner, x to the right, y down,
+    continuous coordinates (the image spans 0 to width). In answers it is clipped to the image.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_MIN_FIELD_NUMBER: _builtins.int
+    Y_MIN_FIELD_NUMBER: _builtins.int
+    X_MAX_FIELD_NUMBER: _builtins.int
+    Y_MAX_FIELD_NUMBER: _builtins.int
+    x_min: _builtins.float
+    """Left edge."""
+    y_min: _builtins.float
+    """Top edge."""
+    x_max: _builtins.float
+    """Right edge, at least x_min."""
+    y_max: _builtins.float
+    """Bottom edge, at least y_min."""
+    def __init__(
+        self,
+        *,
+        x_min: _builtins.float = ...,
+        y_min: _builtins.float = ...,
+        x_max: _builtins.float = ...,
+        y_max: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x_max", b"x_max", "x_min", b"x_min", "y_max", b"y_max", "y_min", b"y_min"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BoundingBox: _TypeAlias = BoundingBox  # noqa: Y015
 
 @_typing.final
 class RawImage(_message.Message):

@@ -263,6 +263,8 @@ class DetectRequest(_message.Message):
     SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_DETECTIONS_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
+    IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
@@ -273,6 +275,14 @@ class DetectRequest(_message.Message):
     """
     max_detections: _builtins.int
     """The most detections to return for each image, at least 1; more than the model can give means all. Absent means all."""
+    iou_threshold: _builtins.float
+    """Two boxes of one class with a higher intersection over union than this are one detection, in [0, 1]. Absent means the
+    model's own. INVALID_ARGUMENT where the model's graph has it fixed (`detect.adjustable_thresholds` of its manifest).
+    """
+    masks: _builtins.bool
+    """Whether to say which pixels show each object. INVALID_ARGUMENT where the model gives no masks (`detect.mask_height` of
+    its manifest is 0).
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -290,15 +300,21 @@ class DetectRequest(_message.Message):
         score_threshold: _builtins.float | None = ...,
         max_detections: _builtins.int | None = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
+        iou_threshold: _builtins.float | None = ...,
+        masks: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "images", b"images", "max_detections", b"max_detections", "model", b"model", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__iou_threshold: _TypeAlias = _typing.Literal["iou_threshold"]  # noqa: Y015
+    _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
     _WhichOneofReturnType__max_detections: _TypeAlias = _typing.Literal["max_detections"]  # noqa: Y015
     _WhichOneofArgType__max_detections: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections"]  # noqa: Y015
     _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
     _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iou_threshold) -> _WhichOneofReturnType__iou_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_detections) -> _WhichOneofReturnType__max_detections | None: ...
     @_typing.overload
@@ -418,67 +434,77 @@ class Detection(_message.Message):
     CLASS_ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    MASK_COUNTS_FIELD_NUMBER: _builtins.int
+    KEYPOINTS_FIELD_NUMBER: _builtins.int
     class_id: _builtins.int
     """Its class, counted from 0."""
     label: _builtins.str
     """The class's name."""
     score: _builtins.float
     """Confidence, in [0, 1]."""
+    mask_counts: _builtins.bytes
+    """Which pixels of the image show it, where the request asks for masks: COCO's compressed counts, runs down the columns,
+    beginning with zeros. With the list's image_height and image_width this is {"size": [height, width], "counts": counts}.
+    """
     @_builtins.property
-    def box(self) -> Global___BoundingBox:
+    def box(self) -> _image_pb2.BoundingBox:
         """Where it is."""
+
+    @_builtins.property
+    def keypoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Keypoint]:
+        """Its keypoints, where the model finds such, in the order of the manifest's `detect.keypoint_names`."""
 
     def __init__(
         self,
         *,
-        box: Global___BoundingBox | None = ...,
+        box: _image_pb2.BoundingBox | None = ...,
         class_id: _builtins.int = ...,
         label: _builtins.str = ...,
         score: _builtins.float = ...,
+        mask_counts: _builtins.bytes = ...,
+        keypoints: _abc.Iterable[Global___Keypoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_id", b"class_id", "label", b"label", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_id", b"class_id", "keypoints", b"keypoints", "label", b"label", "mask_counts", b"mask_counts", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Detection: _TypeAlias = Detection  # noqa: Y015
 
 @_typing.final
-class BoundingBox(_message.Message):
-    """An axis-aligned rectangle in the original image's pixels: origin in the top left corner, x to the right, y down,
-    continuous coordinates (the image spans 0 to width), clipped to the image.
-    """
+class Keypoint(_message.Message):
+    """A named point of an object."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    X_MIN_FIELD_NUMBER: _builtins.int
-    Y_MIN_FIELD_NUMBER: _builtins.int
-    X_MAX_FIELD_NUMBER: _builtins.int
-    Y_MAX_FIELD_NUMBER: _builtins.int
-    x_min: _builtins.float
-    """Left edge."""
-    y_min: _builtins.float
-    """Top edge."""
-    x_max: _builtins.float
-    """Right edge, at least x_min."""
-    y_max: _builtins.float
-    """Bottom edge, at least y_min."""
+    NAME_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, such as "left_shoulder"."""
+    x: _builtins.float
+    """To the right, in the original image's pixels; clipped to the image."""
+    y: _builtins.float
+    """Down, likewise."""
+    score: _builtins.float
+    """How sure the network is of it: its own score, of any range, higher is surer."""
     def __init__(
         self,
         *,
-        x_min: _builtins.float = ...,
-        y_min: _builtins.float = ...,
-        x_max: _builtins.float = ...,
-        y_max: _builtins.float = ...,
+        name: _builtins.str = ...,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+        score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["x_max", b"x_max", "x_min", b"x_min", "y_max", b"y_max", "y_min", b"y_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "score", b"score", "x", b"x", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BoundingBox: _TypeAlias = BoundingBox  # noqa: Y015
+Global___Keypoint: _TypeAlias = Keypoint  # noqa: Y015
 
 @_typing.final
 class SegmentRequest(_message.Message):

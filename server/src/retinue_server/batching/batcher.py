@@ -95,6 +95,7 @@ class Batcher(Generic[Item, Result]):
         engine: Whose threads do it.
         capacity: Items that may wait.
         item_seconds: First estimate of one item's cost; measured from then on.
+        runs_with: Whether a second item can be in one batch with a first.
         name: Of the model, for the log.
         on_batch: Called with the size of every batch that answered an item.
     """
@@ -106,6 +107,7 @@ class Batcher(Generic[Item, Result]):
         *,
         capacity: int,
         item_seconds: float,
+        runs_with: Callable[[Any, Any], bool] = lambda first, second: True,
         name: str = "",
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
@@ -113,6 +115,7 @@ class Batcher(Generic[Item, Result]):
         self._backend = backend
         self._engine = engine
         self._capacity = capacity
+        self._runs_with = runs_with
         self._name = name
         self._on_batch = on_batch
         self._clock = engine.clock
@@ -157,7 +160,8 @@ class Batcher(Generic[Item, Result]):
     def take(self, sharers: int) -> list[Job]:
         """Takes the next batch: a fair share for each idle thread, so that none idles while another has a long batch.
 
-        Expired items are answered and not taken, so the batch may be empty. Called under the engine's lock.
+        Expired items are answered and not taken, so the batch may be empty. What cannot run with the oldest item waits
+        where it was. Called under the engine's lock.
 
         Args:
             sharers: Threads that are free to run a batch now, the caller included.
@@ -165,6 +169,7 @@ class Batcher(Generic[Item, Result]):
         size = min(self._backend.max_batch_size, -(-len(self._jobs) // sharers))
         now = self._clock()
         batch: list[Job] = []
+        left: list[Job] = []
         while self._jobs and len(batch) < size:
             job = self._jobs.popleft()
             if job.ticket.deadline is not None and job.ticket.deadline <= now:
@@ -172,8 +177,11 @@ class Batcher(Generic[Item, Result]):
                     "the deadline passed while the image waited; allow more time or retry later."
                 )
                 job.ticket.put(job.index, Outcome(expired, now - job.queued_at))
+            elif batch and not self._runs_with(batch[0].item, job.item):
+                left.append(job)
             else:
                 batch.append(job)
+        self._jobs.extendleft(reversed(left))
         return batch
 
     def run(self, batch: Sequence[Job]) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
+from retinue.v1.manifest_pb2 import ModelManifest
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import InvalidRequestError, RetinueError
@@ -12,20 +14,25 @@ from retinue_server.rpc.status import to_status
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import ImageOutcome
 
-Labels = Sequence[str]
-
 
 def classify_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.ClassifyResponse:
     """The reply to a ClassifyRequest."""
     response = pb.ClassifyResponse(model=model.name, version=model.version)
-    _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_classification)
+    _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_classification)
     return response
 
 
-def detect_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.DetectResponse:
-    """The reply to a DetectRequest."""
+def detect_response(
+    model: ServedModel, outcomes: Sequence[ImageOutcome], *, max_mask_bytes: int
+) -> pb.DetectResponse:
+    """The reply to a DetectRequest.
+
+    Raises:
+        InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
+    """
+    _check_mask_bytes(outcomes, max_mask_bytes, "ask for fewer detections")
     response = pb.DetectResponse(model=model.name, version=model.version)
-    _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_detections)
+    _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_detections)
     return response
 
 
@@ -37,15 +44,9 @@ def segment_response(
     Raises:
         InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
     """
-    mask_bytes = sum(map(_mask_bytes, outcomes))
-    if mask_bytes > max_mask_bytes:
-        raise InvalidRequestError(
-            f"the masks take {mask_bytes} bytes, more than {max_mask_bytes}; ask for the model's size, or send fewer "
-            "or smaller images.",
-            reason="REPLY_TOO_LARGE",
-        )
+    _check_mask_bytes(outcomes, max_mask_bytes, "ask for the model's size")
     response = pb.SegmentResponse(model=model.name, version=model.version)
-    _fill_outcomes(response.outcomes, outcomes, model.manifest.labels, _fill_segmentation)
+    _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_segmentation)
     return response
 
 
@@ -69,15 +70,35 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
     )
 
 
+def _check_mask_bytes(outcomes: Sequence[ImageOutcome], most: int, advice: str) -> None:
+    mask_bytes = sum(map(_mask_bytes, outcomes))
+    if mask_bytes > most:
+        raise InvalidRequestError(
+            f"the masks take {mask_bytes} bytes, more than {most}; {advice}, or send fewer or smaller images.",
+            reason="REPLY_TOO_LARGE",
+        )
+
+
 def _mask_bytes(outcome: ImageOutcome) -> int:
-    if isinstance(outcome.value, RetinueError) or not isinstance(outcome.value.result, Segmentation):
+    if isinstance(outcome.value, RetinueError):
         return 0
-    mask = outcome.value.result.mask
-    return len(mask) if isinstance(mask, bytes) else sum(len(counts) for _, counts in mask)
+    result = outcome.value.result
+    if isinstance(result, DetectionList):
+        return sum(map(len, result.masks or ()))
+    if isinstance(result, Segmentation):
+        return (
+            len(result.mask)
+            if isinstance(result.mask, bytes)
+            else sum(len(counts) for _, counts in result.mask)
+        )
+    return 0
 
 
 def _fill_outcomes(
-    replies: Any, outcomes: Sequence[ImageOutcome], labels: Labels, fill: Callable[[Any, Any, Labels], None]
+    replies: Any,
+    outcomes: Sequence[ImageOutcome],
+    manifest: ModelManifest,
+    fill: Callable[[Any, Any, ModelManifest], None],
 ) -> None:
     """Adds one reply an outcome. The three outcome messages differ in nothing but the type of `result`."""
     for outcome in outcomes:
@@ -95,24 +116,32 @@ def _fill_outcomes(
         timing.batch_size = value.batch_size
         # A result without a single field set would otherwise be no result at all.
         reply.result.SetInParent()
-        fill(reply.result, value.result, labels)
+        fill(reply.result, value.result, manifest)
 
 
-def _fill_classification(message: pb.Classification, result: Classification, labels: Labels) -> None:
+def _fill_classification(message: pb.Classification, result: Classification, manifest: ModelManifest) -> None:
     for class_id, score in zip(result.class_ids.tolist(), result.scores.tolist(), strict=True):
-        message.classes.add(class_id=class_id, label=labels[class_id], score=score)
+        message.classes.add(class_id=class_id, label=manifest.labels[class_id], score=score)
 
 
-def _fill_detections(message: pb.DetectionList, result: DetectionList, labels: Labels) -> None:
+def _fill_detections(message: pb.DetectionList, result: DetectionList, manifest: ModelManifest) -> None:
     message.image_width = result.image_width
     message.image_height = result.image_height
     rows = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), strict=True)
     for (x_min, y_min, x_max, y_max), score, class_id in rows:
-        box = pb.BoundingBox(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
-        message.detections.add(box=box, class_id=class_id, label=labels[class_id], score=score)
+        box = image_pb2.BoundingBox(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+        message.detections.add(box=box, class_id=class_id, label=manifest.labels[class_id], score=score)
+    if result.masks is not None:
+        for detection, counts in zip(message.detections, result.masks, strict=True):
+            detection.mask_counts = counts
+    if result.keypoints is not None:
+        for detection, points in zip(message.detections, result.keypoints.tolist(), strict=True):
+            for name, (x, y, score) in zip(manifest.detect.keypoint_names, points, strict=True):
+                detection.keypoints.add(name=name, x=x, y=y, score=score)
 
 
-def _fill_segmentation(message: pb.Segmentation, result: Segmentation, labels: Labels) -> None:
+def _fill_segmentation(message: pb.Segmentation, result: Segmentation, manifest: ModelManifest) -> None:
+    labels = manifest.labels
     message.width = result.width
     message.height = result.height
     if isinstance(result.mask, bytes):

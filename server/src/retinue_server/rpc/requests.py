@@ -10,6 +10,8 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions
+from retinue_server.service import Picture
+from retinue_server.vision import regions
 from retinue_server.vision.decode import open_encoded, open_raw
 
 DEFAULT_TOP_K = 5
@@ -37,32 +39,38 @@ _ORIGINAL_SIZE = {
 }
 
 
-def open_image(image: image_pb2.Image, *, max_pixels: int) -> Image.Image | ImageError:
+def open_image(image: image_pb2.Image, *, max_pixels: int, max_regions: int) -> Picture | ImageError:
     """Opens an image without decoding it; returns, not raises, why it cannot be read, for it fails alone.
 
     Args:
         image: As it came.
         max_pixels: Larger ones are refused from their header.
+        max_regions: How many regions the model looks at, 0 where it looks at the whole image.
     """
     try:
-        source = image.WhichOneof("source")
-        if source == "encoded":
-            return open_encoded(image.encoded, max_pixels=max_pixels)
-        if source == "raw":
-            raw = image.raw
-            order = _CHANNEL_ORDERS.get(raw.channel_order)
-            if order is None:
-                raise ImageError(
-                    f"raw.channel_order {raw.channel_order} is unknown; use RGB, BGR, RGBA or GRAY.",
-                    reason="CHANNEL_ORDER_UNKNOWN",
-                )
-            return open_raw(raw.data, raw.height, raw.width, order, max_pixels=max_pixels)
-        raise ImageError("the image is empty: set `encoded` or `raw`.", reason="IMAGE_EMPTY")
+        corners = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions]
+        return Picture(_opened(image, max_pixels), regions.checked(corners, max_regions))
     except ImageError as error:
         # Its frames would keep the request's bytes, and through the callers' frames itself, until the next garbage
         # collection.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
+
+
+def _opened(image: image_pb2.Image, max_pixels: int) -> Image.Image:
+    source = image.WhichOneof("source")
+    if source == "encoded":
+        return open_encoded(image.encoded, max_pixels=max_pixels)
+    if source == "raw":
+        raw = image.raw
+        order = _CHANNEL_ORDERS.get(raw.channel_order)
+        if order is None:
+            raise ImageError(
+                f"raw.channel_order {raw.channel_order} is unknown; use RGB, BGR, RGBA or GRAY.",
+                reason="CHANNEL_ORDER_UNKNOWN",
+            )
+        return open_raw(raw.data, raw.height, raw.width, order, max_pixels=max_pixels)
+    raise ImageError("the image is empty: set `encoded` or `raw`.", reason="IMAGE_EMPTY")
 
 
 def classify_options(request: pb.ClassifyRequest, model: ServedModel) -> ClassifyOptions:
@@ -89,6 +97,19 @@ def detect_options(request: pb.DetectRequest, model: ServedModel) -> DetectOptio
         InvalidRequestError: One is out of its range, or a class is unknown.
     """
     limits = model.manifest.detect
+    iou_threshold = limits.nms_iou_threshold
+    if request.HasField("iou_threshold"):
+        if not limits.adjustable_thresholds:
+            raise InvalidRequestError(
+                f"model '{model.name}' has its IoU threshold fixed in its graph at {iou_threshold:.3g}; leave "
+                "iou_threshold unset, or export the model again.",
+                reason="IOU_THRESHOLD_FIXED",
+            )
+        iou_threshold = _unit(request.iou_threshold, "iou_threshold", "IOU_THRESHOLD_OUT_OF_RANGE")
+    if request.masks and not limits.mask_height:
+        raise InvalidRequestError(
+            f"model '{model.name}' gives boxes and no masks; leave masks unset.", reason="NO_MASKS"
+        )
     threshold = limits.default_score_threshold
     if request.HasField("score_threshold"):
         threshold = _unit(request.score_threshold, "score_threshold")
@@ -97,7 +118,13 @@ def detect_options(request: pb.DetectRequest, model: ServedModel) -> DetectOptio
         raise InvalidRequestError(
             f"max_detections is {most}, but must be at least 1.", reason="MAX_DETECTIONS_OUT_OF_RANGE"
         )
-    return DetectOptions(threshold, min(most, limits.max_detections), _class_ids(request.classes, model))
+    return DetectOptions(
+        threshold,
+        min(most, limits.max_detections),
+        _class_ids(request.classes, model),
+        iou_threshold,
+        request.masks,
+    )
 
 
 def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOptions:
@@ -121,7 +148,7 @@ def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOp
 
 
 def raw_mask_bytes(
-    options: Options, images: Sequence[Image.Image | ImageError], model: ServedModel, *, max_bytes: int
+    options: Options, images: Sequence[Picture | ImageError], model: ServedModel, *, max_bytes: int
 ) -> int:
     """The bytes that the raw masks of the reply will take: a few kilobytes can hold an image of many megapixels.
 
@@ -132,7 +159,7 @@ def raw_mask_bytes(
     """
     if not isinstance(options, SegmentOptions) or options.mask_format is not MaskFormat.RAW:
         return 0
-    opened = [image for image in images if isinstance(image, Image.Image)]
+    opened = [picture.image for picture in images if isinstance(picture, Picture)]
     if options.original_size:
         pixels = sum(image.width * image.height for image in opened)
         advice = "ask for PNG or COCO_RLE, for the model's size, or send fewer images"
@@ -148,10 +175,10 @@ def raw_mask_bytes(
     return mask_bytes
 
 
-def _unit(value: float, name: str) -> float:
+def _unit(value: float, name: str, reason: str = "SCORE_OUT_OF_RANGE") -> float:
     # NaN fails both comparisons.
     if not 0 <= value <= 1:
-        raise InvalidRequestError(f"{name} is {value}, but must be in [0, 1].", reason="SCORE_OUT_OF_RANGE")
+        raise InvalidRequestError(f"{name} is {value}, but must be in [0, 1].", reason=reason)
     return value
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 
-from PIL import Image
 from retinue.v1 import manifest_pb2, vision_service_pb2_grpc
 from retinue.v1 import vision_service_pb2 as pb
 
@@ -13,7 +12,7 @@ from retinue_server.results import Options, Task
 from retinue_server.rpc import replies, requests
 from retinue_server.rpc.interceptor import Context, current_call
 from retinue_server.runtime.providers import Provider
-from retinue_server.service import ImageOutcome, VisionService
+from retinue_server.service import ImageOutcome, Picture, VisionService
 from retinue_server.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -65,7 +64,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model = self._model(Task.DETECT, request)
         options = requests.detect_options(request, model)
         outcomes = await self._answer(request, context, model, options, arrived)
-        return replies.detect_response(model, outcomes)
+        return replies.detect_response(model, outcomes, max_mask_bytes=self._max_reply_bytes)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Gives each pixel of each image a class."""
@@ -105,15 +104,19 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
         if len(request.images) > _OPENED_ON_THE_LOOP:
-            images = await asyncio.to_thread(self._open, request)
+            images = await asyncio.to_thread(self._open, request, model)
         else:
-            images = self._open(request)
+            images = self._open(request, model)
         mask_bytes = requests.raw_mask_bytes(options, images, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(mask_bytes)
         return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
 
-    def _open(self, request: ImagesRequest) -> list[Image.Image | ImageError]:
-        return [requests.open_image(image, max_pixels=self._max_image_pixels) for image in request.images]
+    def _open(self, request: ImagesRequest, model: ServedModel) -> list[Picture | ImageError]:
+        max_regions = model.manifest.detect.max_regions
+        return [
+            requests.open_image(image, max_pixels=self._max_image_pixels, max_regions=max_regions)
+            for image in request.images
+        ]
 
     def _message(self, model: ServedModel) -> pb.Model:
         return replies.model_message(model, self._provider, self._runtime_version)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import numpy.typing as npt
 import onnxruntime as ort
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server.bundle.manifest import input_spec
 from retinue_server.errors import BundleError, StartupError
+from retinue_server.runtime import contract
 from retinue_server.runtime.providers import Provider
 
 Array = npt.NDArray[Any]
-
-INPUT = "images"
+Feeds = Mapping[str, Array]
 
 # What ONNX Runtime puts before what it has to say.
 _PREAMBLE = re.compile(
@@ -30,17 +29,6 @@ _PREAMBLE = re.compile(
 
 # What it then says of a model whose weights lie in other files.
 _EXTERNAL_DATA = re.compile(r"external (data|tensors)", re.IGNORECASE)
-
-# ONNX Runtime's names of element types, as the contract of each output allows them, and how many dimensions it has.
-_OUTPUTS: Mapping[int, Mapping[str, tuple[frozenset[str], int]]] = {
-    pb.TASK_CLASSIFY: {"probabilities": (frozenset({"tensor(float)"}), 2)},
-    pb.TASK_DETECT: {
-        "boxes": (frozenset({"tensor(float)"}), 3),
-        "scores": (frozenset({"tensor(float)"}), 2),
-        "classes": (frozenset({"tensor(int32)"}), 2),
-    },
-    pb.TASK_SEGMENT: {"class_map": (frozenset({"tensor(uint8)", "tensor(int32)"}), 3)},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +46,8 @@ class Session:
     the weights serves as many instances as there are callers.
 
     Attributes:
-        outputs: The names of the outputs that `run` returns, in order.
+        outputs: The names of what every run gives.
+        extra_outputs: The names of what a run gives that asks for it.
     """
 
     def __init__(self, path: Path, manifest: pb.ModelManifest, provider: Provider, threads: Threads) -> None:
@@ -71,7 +60,8 @@ class Session:
         self._path = path
         self._manifest = manifest
         self._provider = provider
-        self.outputs: Sequence[str] = tuple(_OUTPUTS[manifest.task])
+        self.outputs: Sequence[str] = tuple(contract.outputs(manifest))
+        self.extra_outputs: Sequence[str] = tuple(contract.extra_outputs(manifest))
         try:
             self._session = ort.InferenceSession(
                 path, _session_options(threads), providers=list(provider.chain)
@@ -84,111 +74,70 @@ class Session:
             raise StartupError(
                 f"{path} was to run on {provider.name}, but ONNX Runtime gave it to {running}."
             )
-        self._check_input(path, manifest)
-        self._check_outputs(path, manifest)
+        contract.check(path, manifest, self._session.get_inputs(), self._session.get_outputs())
+        # Without this, what leads to outputs that nobody asked for is computed all the same.
+        self._options = ort.RunOptions()
+        self._options.only_execute_path_to_fetches = bool(self.extra_outputs)
 
-    def run(self, images: npt.NDArray[np.uint8]) -> list[Array]:
+    def run(
+        self, images: npt.NDArray[np.uint8], feeds: Feeds, extra: Collection[str] = ()
+    ) -> dict[str, Array]:
         """Runs the network.
 
         Args:
             images: uint8 [N,H,W,C], contiguous.
+            feeds: What the graph takes beside images, by name.
+            extra: Those of `extra_outputs` that are wanted.
 
         Returns:
-            The arrays of `outputs`, each with N rows.
+            `outputs` and what is wanted beside them, each with N rows.
         """
+        names = [*self.outputs, *(name for name in self.extra_outputs if name in extra)]
+        fed = {contract.IMAGES: images, **feeds}
         if self._provider.on_gpu:
-            return self._run_bound(images)
-        return self._session.run(self.outputs, {INPUT: images})  # type: ignore[no-any-return]
+            return dict(zip(names, self._run_bound(names, fed), strict=True))
+        return dict(zip(names, self._session.run(names, fed, self._options), strict=True))
 
-    def check_answers(self, images: npt.NDArray[np.uint8]) -> None:
+    def check_answers(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
         """Runs once and compares the shapes of what comes with the manifest, since a graph may leave them open.
 
         Args:
             images: uint8 [N,H,W,C], contiguous.
+            feeds: As for `run`.
 
         Raises:
             BundleError: An output has another shape than the manifest says.
         """
-        for name, array in zip(self.outputs, self.run(images), strict=True):
-            wanted = (len(images), *(size for size, _ in _sizes(name, self._manifest)))
+        tensors = {**contract.outputs(self._manifest), **contract.extra_outputs(self._manifest)}
+        for name, array in self.run(images, feeds, self.extra_outputs).items():
+            wanted = (len(images), *(size for size, _ in tensors[name].sizes))
             if array.shape != wanted:
                 raise BundleError(
                     f"{self._path}: output '{name}' has the shape {list(array.shape)} for {len(images)} images, "
                     f"but by the manifest it is {list(wanted)}."
                 )
 
-    def shrink_memory(self, images: npt.NDArray[np.uint8]) -> None:
+    def shrink_memory(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
         """Runs once and gives back what the arena holds beyond that, after a spike such as a measurement.
 
         Args:
             images: uint8 [N,H,W,C], contiguous, of the least batch.
+            feeds: As for `run`.
         """
         options = ort.RunOptions()
         arenas = f"gpu:{self._provider.device}" if self._provider.on_gpu else "cpu:0"
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
-        self._session.run(self.outputs, {INPUT: images}, options)
+        self._session.run(self.outputs, {contract.IMAGES: images, **feeds}, options)
 
-    def _run_bound(self, images: npt.NDArray[np.uint8]) -> list[Array]:
-        # Binding copies the input to the device once, and each output from it once.
+    def _run_bound(self, names: Sequence[str], fed: Feeds) -> list[Array]:
+        # Binding copies each input to the device once, and each output from it once.
         binding = self._session.io_binding()
-        binding.bind_cpu_input(INPUT, images)
-        for name in self.outputs:
+        for name, array in fed.items():
+            binding.bind_cpu_input(name, array)
+        for name in names:
             binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._options)
         return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return]
-
-    def _check_input(self, path: Path, manifest: pb.ModelManifest) -> None:
-        spec = input_spec(manifest)
-        inputs = self._session.get_inputs()
-        wanted = [spec.height, spec.width, spec.channels]
-        if len(inputs) != 1 or inputs[0].name != INPUT:
-            names = ", ".join(repr(value.name) for value in inputs)
-            raise BundleError(
-                f"{path}: the graph's inputs are {names}, but the contract wants one, '{INPUT}'."
-            )
-        shape, kind = inputs[0].shape, inputs[0].type
-        if kind != "tensor(uint8)" or len(shape) != 4 or shape[1:] != wanted:
-            raise BundleError(
-                f"{path}: input '{INPUT}' is {kind} {shape}, but field `input` of the manifest wants "
-                f"tensor(uint8) [N, {', '.join(map(str, wanted))}]."
-            )
-        if isinstance(shape[0], int):
-            raise BundleError(
-                f"{path}: input '{INPUT}' has the fixed batch size {shape[0]}; it must be dynamic."
-            )
-
-    def _check_outputs(self, path: Path, manifest: pb.ModelManifest) -> None:
-        actual = {value.name: value for value in self._session.get_outputs()}
-        for name, (kinds, dimensions) in _OUTPUTS[manifest.task].items():
-            if name not in actual:
-                raise BundleError(f"{path}: output '{name}' is missing; the graph has {', '.join(actual)}.")
-            value = actual[name]
-            if value.type not in kinds or len(value.shape) != dimensions:
-                raise BundleError(
-                    f"{path}: output '{name}' is {value.type} {value.shape}, but the contract wants "
-                    f"{' or '.join(sorted(kinds))} with {dimensions} dimensions."
-                )
-            for axis, (size, field) in enumerate(_sizes(name, manifest), start=1):
-                found = value.shape[axis]
-                if isinstance(found, int) and found != size:
-                    raise BundleError(
-                        f"{path}: output '{name}' has {found} in dimension {axis}, but field `{field}` says {size}."
-                    )
-
-
-def _sizes(output: str, manifest: pb.ModelManifest) -> list[tuple[int, str]]:
-    """The dimensions of an output for one image, each with the manifest's field that says so."""
-    rows = (manifest.detect.max_detections, "detect.max_detections")
-    return {
-        "probabilities": [(len(manifest.labels), "labels")],
-        "boxes": [rows, (4, "task")],
-        "scores": [rows],
-        "classes": [rows],
-        "class_map": [
-            (manifest.segment.map_height, "segment.map_height"),
-            (manifest.segment.map_width, "segment.map_width"),
-        ],
-    }[output]
 
 
 def _session_options(threads: Threads) -> ort.SessionOptions:

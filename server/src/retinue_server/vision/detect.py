@@ -20,11 +20,13 @@ class Detections:
             y2.
         scores: float32 [D], in (0, 1].
         classes: int32 [D], class ids.
+        rows: int [D], which of the network's rows each comes from.
     """
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.intp]
 
 
 def to_original(
@@ -63,10 +65,8 @@ def to_original(
         keep &= np.isin(classes, np.fromiter(class_ids, np.int64, len(class_ids)))
     rows = np.flatnonzero(keep)
 
-    offset = np.array((frame.offset_x, frame.offset_y) * 2)
-    scale = np.array((frame.scale_x, frame.scale_y) * 2)
     limit = np.array((frame.original_width, frame.original_height) * 2)
-    original = np.clip((boxes[rows] - offset) / scale, 0, limit).astype(np.float32)
+    original = np.clip(unclipped(boxes[rows], frame), 0, limit).astype(np.float32)
 
     has_area = (original[:, 0] < original[:, 2]) & (original[:, 1] < original[:, 3])
     order = np.flatnonzero(has_area)
@@ -76,4 +76,27 @@ def to_original(
         boxes=original[order],
         scores=np.minimum(scores[rows], 1).astype(np.float32, copy=False),
         classes=classes[rows].astype(np.int32, copy=False),
+        rows=rows,
     )
+
+
+def unclipped(boxes: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float64]:
+    """Brings boxes from input pixels, float32 [D,4], to the original image's, wherever they then lie."""
+    offset = np.array((frame.offset_x, frame.offset_y) * 2)
+    scale = np.array((frame.scale_x, frame.scale_y) * 2)
+    original: npt.NDArray[np.float64] = (boxes - offset) / scale
+    return original
+
+
+def keypoints_to_original(keypoints: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float32]:
+    """Brings keypoints, float32 [D,K,3] of x, y and score, from input pixels to the original image's, clipped to it.
+
+    Raises:
+        EngineError: One is not finite.
+    """
+    if not np.isfinite(keypoints).all():
+        raise EngineError("the model gave a keypoint that is not finite; its bundle is broken.")
+    original = keypoints.copy()
+    original[..., 0] = np.clip((keypoints[..., 0] - frame.offset_x) / frame.scale_x, 0, frame.original_width)
+    original[..., 1] = np.clip((keypoints[..., 1] - frame.offset_y) / frame.scale_y, 0, frame.original_height)
+    return original

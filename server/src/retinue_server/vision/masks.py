@@ -58,6 +58,34 @@ def encode_coco_rle(class_map: ClassMap, class_ids: Iterable[int]) -> list[tuple
     return masks
 
 
+def encode_placed(down_the_columns: npt.NDArray[np.bool_], x: int, y: int, width: int, height: int) -> bytes:
+    """A mask of which only a part may show anything.
+
+    Args:
+        down_the_columns: [w, h + 1], the part with its axes exchanged, and with a last row that is false.
+        x: Where its first column lies in the image.
+        y: Likewise its first row.
+        width: Of the whole mask in pixels.
+        height: Likewise.
+
+    Returns:
+        COCO's compressed counts, byte for byte those of `pycocotools.mask.encode`.
+    """
+    flat = down_the_columns.ravel()
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    column, row = np.divmod(changes, down_the_columns.shape[1])
+    starts, ends = ((column + x) * height + row + y).astype(np.uint32).reshape(-1, 2).T
+    # Where the part is as high as the image, a run may go on in the next column.
+    joined = starts[1:] == ends[:-1]
+    starts, ends = (
+        starts[np.append(True, ~joined)[: starts.size]],
+        ends[np.append(~joined, True)[: ends.size]],
+    )
+    counts = _counts(starts, ends, width * height) if starts.size else np.array([width * height], np.uint32)
+    uncompressed = {"size": [height, width], "counts": counts}
+    return bytes(coco_mask.frPyObjects(uncompressed, height, width)["counts"])
+
+
 def _counts(
     starts: npt.NDArray[np.uint32], ends: npt.NDArray[np.uint32], total: int
 ) -> npt.NDArray[np.uint32]:

@@ -1,0 +1,61 @@
+"""What a model's graph takes beside images, made for each batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_server.results import DetectOptions, Options
+from retinue_server.runtime import contract
+from retinue_server.vision import regions
+from retinue_server.vision.regions import Regions
+from retinue_server.vision.resize import Frame
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Feeds:
+    """Makes the inputs of a graph that are no images.
+
+    Args:
+        manifest: Says which there are.
+    """
+
+    def __init__(self, manifest: pb.ModelManifest) -> None:
+        self._detect = manifest.detect
+        self._whole_input = (0, 0, manifest.input.width, manifest.input.height)
+
+    def make(
+        self, options: Sequence[Options], given: Sequence[Regions | None], frames: Sequence[Frame | None]
+    ) -> Arrays:
+        """Makes them for a batch whose requests may run together.
+
+        Args:
+            options: What the caller of each image wants.
+            given: The regions of each image, in its own pixels.
+            frames: How each image lies in the input; None where it could not be read.
+        """
+        made: dict[str, npt.NDArray[Any]] = {}
+        if self._detect.adjustable_thresholds:
+            wanted = [one for one in options if isinstance(one, DetectOptions)]
+            made[contract.SCORE_THRESHOLD] = np.array([one.score_threshold for one in wanted], np.float32)
+            made[contract.IOU_THRESHOLD] = np.array([wanted[0].iou_threshold], np.float32)
+        if rows := self._detect.max_regions:
+            made[contract.REGIONS] = np.zeros((len(given), rows, 4), np.float32)
+            for row, boxes, frame in zip(made[contract.REGIONS], given, frames, strict=True):
+                if boxes is not None and frame is not None:
+                    row[: len(boxes)] = regions.to_input(boxes, frame)
+        return made
+
+    def typical(self, images: int) -> Arrays:
+        """Makes them for images of which nobody asks for anything special; regions are the whole input."""
+        made: dict[str, npt.NDArray[Any]] = {}
+        if self._detect.adjustable_thresholds:
+            threshold = self._detect.default_score_threshold
+            made[contract.SCORE_THRESHOLD] = np.full(images, threshold, np.float32)
+            made[contract.IOU_THRESHOLD] = np.array([self._detect.nms_iou_threshold], np.float32)
+        if rows := self._detect.max_regions:
+            made[contract.REGIONS] = np.tile(np.array(self._whole_input, np.float32), (images, rows, 1))
+        return made

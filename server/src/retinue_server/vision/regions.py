@@ -1,0 +1,59 @@
+"""Regions that come with an image: checked, and brought from its own pixels to those of a network's input."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from retinue_server.errors import ImageError
+from retinue_server.vision.resize import Frame
+
+Regions = npt.NDArray[np.float32]
+"""float32 [R,4]: x1, y1, x2, y2."""
+
+
+def checked(corners: Sequence[tuple[float, float, float, float]], max_regions: int) -> Regions | None:
+    """Makes regions of what came with an image.
+
+    Args:
+        corners: x1, y1, x2, y2 of each, in the image's own pixels.
+        max_regions: How many the model takes; 0 where it takes none.
+
+    Returns:
+        The regions, or None where the model takes none.
+
+    Raises:
+        ImageError: There are too many, none where the model needs some, some where it takes none, or one is no
+            rectangle.
+    """
+    if not max_regions:
+        if corners:
+            raise ImageError(
+                "the model takes no regions: it looks at the whole image; send it without.",
+                reason="REGIONS_NOT_TAKEN",
+            )
+        return None
+    if not 1 <= len(corners) <= max_regions:
+        raise ImageError(
+            f"the image has {len(corners)} regions, but the model looks at 1 to {max_regions} of an image.",
+            reason="REGION_COUNT_OUT_OF_RANGE",
+        )
+    regions = np.array(corners, np.float32)
+    # What is not a number fails the comparison.
+    broken = ~(np.isfinite(regions).all(axis=1) & (regions[:, :2] < regions[:, 2:]).all(axis=1))
+    if broken.any():
+        raise ImageError(
+            f"region {int(broken.argmax())} is no rectangle: x_min must be less than x_max, and y_min than y_max.",
+            reason="REGION_INVALID",
+        )
+    return regions
+
+
+def to_input(regions: Regions, frame: Frame) -> Regions:
+    """Brings regions of the original image into the input's pixels, clipped to it; what is cut off is all 0."""
+    scale = np.array((frame.scale_x, frame.scale_y) * 2)
+    offset = np.array((frame.offset_x, frame.offset_y) * 2)
+    limit = np.array((frame.input_width, frame.input_height) * 2)
+    inside: Regions = np.clip(regions * scale + offset, 0, limit).astype(np.float32)
+    inside[(inside[:, :2] >= inside[:, 2:]).any(axis=1)] = 0
+    return inside
