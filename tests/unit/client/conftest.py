@@ -72,6 +72,10 @@ def content_of(image: Any) -> str:
     return image.encoded[:40].decode("latin-1")
 
 
+# A block of 10 rows from 2 and 8 columns from 1, in an image of 64 x 48, as pycocotools encodes it.
+MASK_COUNTS = b"b1:V10000000000000^b2"
+
+
 @dataclass
 class FakeService(pb_grpc.VisionServiceServicer):
     """Answers every image with a class named after the image's content; `bad...` gets an error.
@@ -114,6 +118,10 @@ class FakeService(pb_grpc.VisionServiceServicer):
                     score=0.5,
                 ),
             ]
+            if request.masks:
+                for one in found:
+                    one.mask_counts = MASK_COUNTS
+                    one.keypoints.add(name="tip", x=6, y=12, score=3.5)
             detections = pb.DetectionList(detections=found, image_width=64, image_height=48)
             return pb.DetectOutcome(result=detections, timing=TIMING)
 

@@ -140,13 +140,27 @@ def test_options_reach_the_server(retinue, server, photos):
     image = photos / "a.png"
     retinue("classify", image, "--top-k", "3", "--min-score", "0.5", "--model", "m", "--model-version", "4")
     retinue(
-        "detect", image, "--threshold", "0.3", "--max-detections", "7", "--class", "bag", "--class", "boot"
+        *(
+            "detect",
+            image,
+            "--threshold",
+            "0.3",
+            "--max-detections",
+            "7",
+            "--class",
+            "bag",
+            "--class",
+            "boot",
+        ),
+        *("--iou", "0.25", "--masks", "--region", "1,2,3,4", "--region", "5.5,6,7,8"),
     )
     retinue("segment", image, "--class", "bag")
     classify, detect, segment = server.service.requests
     assert (classify.top_k, classify.min_score, classify.model, classify.version) == (3, 0.5, "m", 4)
     assert (detect.score_threshold, detect.max_detections) == (pytest.approx(0.3), 7)
     assert list(detect.classes) == ["bag", "boot"]
+    assert (detect.iou_threshold, detect.masks) == (0.25, True)
+    assert [box.x_max for box in detect.images[0].regions] == [3, 7]
     assert list(segment.classes) == ["bag"]
 
 
@@ -315,6 +329,7 @@ def test_wrong_usage_is_the_exit_code_2(retinue):
         ("detect", "--threshold", "-0.1"),
         ("detect", "--threshold", "nan"),
         ("detect", "--max-detections", "0"),
+        ("detect", "--iou", "1.5"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused_by_its_own_name(
@@ -323,6 +338,14 @@ def test_an_option_out_of_its_range_is_refused_by_its_own_name(
     result = retinue(command, photos / "a.png", option, value)
     assert result.exit_code == 2
     assert f"'{option}'" in result.stderr
+    assert server.service.requests == []
+
+
+@pytest.mark.parametrize("region", ["1,2,3", "1,2,3,4,5", "a,b,c,d", ""])
+def test_what_is_no_region_is_refused(retinue, server, photos, region):
+    result = retinue("detect", photos / "a.png", "--region", region)
+    assert result.exit_code == 2
+    assert "X1,Y1,X2,Y2" in result.stderr
     assert server.service.requests == []
 
 

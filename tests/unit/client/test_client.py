@@ -16,10 +16,12 @@ from retinue_client import (
     DeadlineExceededError,
     ImageError,
     InvalidRequestError,
+    Keypoint,
     ModelNotFoundError,
     OverloadedError,
     ServerUnreachableError,
     UnavailableError,
+    WithRegions,
 )
 
 Code = grpc.StatusCode
@@ -121,6 +123,53 @@ def test_no_detections_are_an_empty_sequence(ask, server):
     assert found.boxes.shape == (0, 4)
 
 
+def test_masks_and_keypoints_come_with_the_objects_where_there_are_any(ask):
+    plain, full = ask("detect", b"x"), ask("detect", b"x", masks=True)
+    assert (plain.masks, plain.keypoints, plain[0].mask, plain[0].keypoints) == ((), (), None, ())
+    assert full[1].mask.label == "bag"
+    shown = full[0].mask.decode()
+    assert shown.shape == (48, 64)
+    assert shown[2:12, 1:9].all()
+    assert shown.sum() == 80
+    assert full[0].keypoints == (Keypoint("tip", 6, 12, 3.5),)
+    assert full.filter(labels="bag").keypoints == full.keypoints[1:]
+    assert "mask" not in plain[0].to_dict()
+    assert full[0].to_dict()["keypoints"] == [{"name": "tip", "x": 6, "y": 12, "score": 3.5}]
+
+
+def test_masks_and_keypoints_are_drawn(ask):
+    picture = Image.new("RGB", (640, 480))
+    plain, full = (np.asarray(ask("detect", b"x", masks=masks).draw(picture), int) for masks in (False, True))
+    inside, tip = np.s_[95:105, 15:25], np.s_[119:121, 59:61]
+    assert (full[inside] != plain[inside]).all(axis=2).any()
+    assert (full[tip] != plain[tip]).any()
+
+
+def test_regions_travel_with_their_image(ask, server):
+    corners = [(1, 2, 3, 4), (5.5, 6, 7, 8)]
+    ask("detect", [b"x", WithRegions(b"y", corners), WithRegions(b"z", np.array(corners)[:1])])
+    (request,) = server.service.requests
+    sent = [
+        [(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions] for image in request.images
+    ]
+    assert sent == [[], corners, corners[:1]]
+    assert [image.encoded for image in request.images] == [b"x", b"y", b"z"]
+
+
+@pytest.mark.parametrize("regions", [[1, 2, 3, 4], [[1, 2, 3]], "everywhere", [["a", "b", "c", "d"]]])
+def test_what_are_no_regions_is_a_type_error(ask, server, regions):
+    with pytest.raises(TypeError, match="Regions are"):
+        ask("detect", WithRegions(b"x", regions))
+    assert server.service.requests == []
+
+
+def test_an_image_with_regions_can_be_drawn_on_and_named_in_errors(ask):
+    source = WithRegions(np.zeros((48, 64, 3), np.uint8), [(0, 0, 5, 5)])
+    assert ask("detect", source).draw(source).width >= 64
+    with pytest.raises(ImageError, match="no-such-file"):
+        ask("detect", WithRegions("no-such-file.jpg", [(0, 0, 5, 5)]))
+
+
 @pytest.mark.parametrize("mask_format", ["png", "raw", "coco_rle"])
 def test_class_maps_arrive_in_every_format(ask, mask_format):
     result = ask("segment", b"x", mask_format=mask_format)
@@ -134,7 +183,7 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
     ask("classify", b"x", model="m", version=2, top_k=9, min_score=0.0)
     ask("detect", b"x")
     ask("detect", b"x", score_threshold=0.5, max_detections=4, classes=["bag", "boot"])
-    ask("detect", b"x", classes="bag")
+    ask("detect", b"x", classes="bag", iou_threshold=0.25, masks=True)
     ask("segment", b"x", mask_format="raw", mask_size="model", classes={"bag"})
     plain, full, plain_detect, full_detect, one_class, segment = server.service.requests
     assert not plain.HasField("top_k")
@@ -146,6 +195,8 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
     assert (full_detect.score_threshold, full_detect.max_detections) == (0.5, 4)
     assert list(full_detect.classes) == ["bag", "boot"]
     assert list(one_class.classes) == ["bag"]
+    assert (full_detect.HasField("iou_threshold"), full_detect.masks) == (False, False)
+    assert (one_class.iou_threshold, one_class.masks) == (0.25, True)
     assert (segment.mask_format, segment.mask_size) == (pb.MASK_FORMAT_RAW, pb.MASK_SIZE_MODEL)
 
 

@@ -22,6 +22,7 @@ def test_the_public_api_is_this_list():
         "ImageError",
         "ImageSource",
         "InvalidRequestError",
+        "Keypoint",
         "MaskFormat",
         "MaskSize",
         "ModelInfo",
@@ -39,6 +40,7 @@ def test_the_public_api_is_this_list():
         "Task",
         "Timing",
         "UnavailableError",
+        "WithRegions",
         "WrongTaskError",
         "__version__",
     ]

@@ -7,7 +7,7 @@ from retinue_client._async_client import AsyncClient
 from retinue_client._calls import CallOptions, ClassifyOptions, DetectOptions, SegmentOptions
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._client import Client
-from retinue_client._detections import Detection, Detections
+from retinue_client._detections import Detection, Detections, Keypoint
 from retinue_client._errors import (
     AuthenticationError,
     DeadlineExceededError,
@@ -23,7 +23,7 @@ from retinue_client._errors import (
     UnavailableError,
     WrongTaskError,
 )
-from retinue_client._images import ImageSource
+from retinue_client._images import ImageSource, WithRegions
 from retinue_client._models import ModelInfo, Quality, Task
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
@@ -46,6 +46,7 @@ __all__ = [
     "ImageError",
     "ImageSource",
     "InvalidRequestError",
+    "Keypoint",
     "MaskFormat",
     "MaskSize",
     "ModelInfo",
@@ -63,6 +64,7 @@ __all__ = [
     "Task",
     "Timing",
     "UnavailableError",
+    "WithRegions",
     "WrongTaskError",
     "__version__",
 ]

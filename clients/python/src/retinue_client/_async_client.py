@@ -119,8 +119,8 @@ class AsyncClient:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `timeout_seconds`:
-                see `DetectOptions`.
+            **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
+                `timeout_seconds`: see `DetectOptions`.
 
         Raises:
             ImageError: The one image has no answer.

@@ -9,7 +9,7 @@ import numpy as np
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_client._classification import Classification, ClassScore
-from retinue_client._detections import Detections
+from retinue_client._detections import Detections, Keypoint
 from retinue_client._errors import InvalidRequestError, ResponseError, image_error_from_status
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
@@ -62,11 +62,16 @@ class DetectOptions(CallOptions, total=False):
             default.
         max_detections: The most detections of one image, at least 1. Left out means all.
         classes: Only these classes, by name. Left out means every class.
+        iou_threshold: Two boxes of one class that overlap more than this are one detection, in [0, 1]. Left
+            out means the model's own; a model whose graph has it fixed takes no other.
+        masks: Whether to say which pixels show each object, for models that can.
     """
 
     score_threshold: float | None
     max_detections: int | None
     classes: str | Iterable[str]
+    iou_threshold: float | None
+    masks: bool
 
 
 class SegmentOptions(CallOptions, total=False):
@@ -160,6 +165,8 @@ def detect_call(
     score_threshold: float | None = None,
     max_detections: int | None = None,
     classes: str | Iterable[str] = (),
+    iou_threshold: float | None = None,
+    masks: bool = False,
 ) -> Call[Detections]:
     """Which objects are where? Options as in `DetectOptions`.
 
@@ -173,8 +180,10 @@ def detect_call(
         score_threshold=score_threshold,
         max_detections=max_detections,
         classes=_names(classes),
+        iou_threshold=iou_threshold,
+        masks=masks,
     )
-    return Call("Detect", template, timeout_seconds, _detections)
+    return Call("Detect", template, timeout_seconds, functools.partial(_detections, masks))
 
 
 def segment_call(
@@ -240,19 +249,28 @@ def _classification(result: pb.Classification, timing: Timing, model: str, versi
     return Classification(classes=classes, model=model, version=version, timing=timing)
 
 
-def _detections(result: pb.DetectionList, timing: Timing, model: str, version: int) -> Detections:
+def _detections(
+    with_masks: bool, result: pb.DetectionList, timing: Timing, model: str, version: int
+) -> Detections:
     found = result.detections
+    height, width = result.image_height, result.image_width
+    masks = (RleMask(one.class_id, one.label, one.mask_counts, height, width) for one in found)
+    keypoints = tuple(
+        tuple(Keypoint(point.name, point.x, point.y, point.score) for point in one.keypoints) for one in found
+    )
     boxes = [(one.box.x_min, one.box.y_min, one.box.x_max, one.box.y_max) for one in found]
     return Detections(
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         scores=np.array([one.score for one in found], dtype=np.float32),
         class_ids=np.array([one.class_id for one in found], dtype=np.int32),
         labels=tuple(one.label for one in found),
-        image_width=result.image_width,
-        image_height=result.image_height,
+        image_width=width,
+        image_height=height,
         model=model,
         version=version,
         timing=timing,
+        masks=tuple(masks) if with_masks else (),
+        keypoints=keypoints if any(keypoints) else (),
     )
 
 

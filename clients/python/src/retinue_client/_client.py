@@ -123,8 +123,8 @@ class Client:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `timeout_seconds`:
-                see `DetectOptions`.
+            **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
+                `timeout_seconds`: see `DetectOptions`.
 
         Raises:
             ImageError: The one image has no answer.

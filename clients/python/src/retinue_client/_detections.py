@@ -1,16 +1,34 @@
 """What `detect` answers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from retinue_client._draw import draw_detections
+from retinue_client._draw import draw_detections, draw_masks
 from retinue_client._images import ImageSource, open_upright
+from retinue_client._segmentation import RleMask
 from retinue_client._timing import Timing, provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoint:
+    """A named point of an object.
+
+    Attributes:
+        name: Such as "left_shoulder".
+        x: To the right, in the original image's pixels.
+        y: Down, likewise.
+        score: How sure the network is of it: its own score, of any range, higher is surer.
+    """
+
+    name: str
+    x: float
+    y: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +46,8 @@ class Detection:
         score: Confidence, in [0, 1].
         class_id: The class, counted from 0.
         label: The class's name.
+        mask: Which pixels of the image show it, where masks were asked for; `mask.decode()` gives bool [H, W].
+        keypoints: Its keypoints, where the model finds such.
     """
 
     x_min: float
@@ -37,6 +57,8 @@ class Detection:
     score: float
     class_id: int
     label: str
+    mask: RleMask | None = None
+    keypoints: tuple[Keypoint, ...] = ()
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -68,6 +90,8 @@ class Detection:
             "score": self.score,
             "class_id": self.class_id,
             "label": self.label,
+            **({"mask": self.mask.to_dict()} if self.mask is not None else {}),
+            **({"keypoints": [asdict(point) for point in self.keypoints]} if self.keypoints else {}),
         }
 
 
@@ -87,6 +111,8 @@ class Detections(Sequence[Detection]):
         model: The model that answered.
         version: Its version.
         timing: Where the time went.
+        masks: Which pixels show each, where masks were asked for; else empty.
+        keypoints: The keypoints of each, where the model finds such; else empty.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -98,6 +124,8 @@ class Detections(Sequence[Detection]):
     model: str
     version: int
     timing: Timing
+    masks: tuple[RleMask, ...] = ()
+    keypoints: tuple[tuple[Keypoint, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for array in (self.boxes, self.scores, self.class_ids):
@@ -124,6 +152,8 @@ class Detections(Sequence[Detection]):
             score=float(self.scores[index]),
             class_id=int(self.class_ids[index]),
             label=self.labels[index],
+            mask=self.masks[index] if self.masks else None,
+            keypoints=self.keypoints[index] if self.keypoints else (),
         )
 
     def __iter__(self) -> Iterator[Detection]:
@@ -168,16 +198,21 @@ class Detections(Sequence[Detection]):
         }
 
     def draw(self, image: ImageSource) -> Image.Image:
-        """Paints the image (RGB, upright) with boxes and labels.
+        """Paints the image (RGB, upright) with boxes and labels, and masks and keypoints where there are any.
 
-        An image of another size than the one that was asked about is painted with the boxes scaled to it.
+        An image of another size than the one that was asked about is painted with all of it scaled to it.
 
         Raises:
             ImageError: The image cannot be read.
         """
         picture = open_upright(image)
         scale = np.array([picture.width / self.image_width, picture.height / self.image_height] * 2)
-        return draw_detections(picture, self.boxes * scale, self.class_ids, self.labels, self.scores)
+        masks = (mask.decode() for mask in self.masks)
+        shown = draw_masks(picture, masks, self.class_ids) if self.masks else picture
+        keypoints = [
+            np.array([(point.x, point.y) for point in points]) * scale[:2] for points in self.keypoints
+        ]
+        return draw_detections(shown, self.boxes * scale, self.class_ids, self.labels, self.scores, keypoints)
 
     def _take(self, indices: npt.NDArray[np.intp]) -> "Detections":
         return Detections(
@@ -190,4 +225,6 @@ class Detections(Sequence[Detection]):
             model=self.model,
             version=self.version,
             timing=self.timing,
+            masks=tuple(self.masks[index] for index in indices) if self.masks else (),
+            keypoints=tuple(self.keypoints[index] for index in indices) if self.keypoints else (),
         )

@@ -4,7 +4,7 @@ Every function takes an RGB image that is already upright and returns a new one.
 a whole number so that text is legible; lines and text grow with the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,7 @@ def draw_detections(
     class_ids: npt.NDArray[np.integer],
     labels: Sequence[str],
     scores: npt.NDArray[np.floating],
+    keypoints: Sequence[npt.NDArray[np.floating]] = (),
 ) -> Image.Image:
     """Frames each object and names it.
 
@@ -117,16 +118,21 @@ def draw_detections(
         class_ids: int [D].
         labels: D names.
         scores: float [D], in [0, 1], descending.
+        keypoints: Of each object float [K, 2], x and y in the image's pixels; empty where there are none.
     """
     enlarged = _enlarge(image)
-    boxes = boxes * (enlarged.width / image.width)
+    scale = enlarged.width / image.width
+    boxes = boxes * scale
     canvas = enlarged.copy() if enlarged is image else enlarged
     style = _Style.of(canvas)
     draw = ImageDraw.Draw(canvas)
     order = range(len(labels))
     # The surest last, so that nothing lies over it.
     for index in reversed(order):
-        _draw_box(draw, boxes[index].tolist(), colour_of_class(int(class_ids[index])), style.line)
+        colour = colour_of_class(int(class_ids[index]))
+        _draw_box(draw, boxes[index].tolist(), colour, style.line)
+        for x, y in keypoints[index] * scale if keypoints else ():
+            draw.circle((x, y), 1.5 * style.line, colour, text_colour_on(colour))
     taken: list[Rectangle] = []
     for index in order:
         text = style.fit(f"{labels[index]} {scores[index]:.2f}", canvas.width - 2 * style.padding)
@@ -138,6 +144,24 @@ def draw_detections(
         centre = (place[0] + width / 2, (place[1] + place[3]) / 2)
         draw.text(centre, text, text_colour_on(colour), style.font, anchor="mm")
     return canvas
+
+
+def draw_masks(
+    image: Image.Image, masks: Iterable[npt.NDArray[np.bool_]], class_ids: npt.NDArray[np.integer]
+) -> Image.Image:
+    """Tints the pixels that show each object.
+
+    Args:
+        image: RGB, upright.
+        masks: D of bool [h, w], of any size: each is scaled to the image.
+        class_ids: int [D].
+    """
+    tinted = image.copy()
+    for mask, class_id in zip(masks, class_ids, strict=True):
+        shown = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
+        colour = Image.new("RGB", image.size, colour_of_class(int(class_id)))
+        tinted.paste(Image.blend(image, colour, _MASK_OPACITY), mask=shown)
+    return tinted
 
 
 def draw_segmentation(

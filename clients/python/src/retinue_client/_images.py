@@ -7,6 +7,7 @@ uncompressed.
 import errno
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -18,10 +19,27 @@ from retinue.v1 import image_pb2
 from retinue_client._errors import ImageError
 from retinue_client._pillow import decoding, load_upright, orientation
 
-ImageSource: TypeAlias = (
+PlainImage: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
 )
-"""An image: the path of a file, the bytes of one, a Pillow image, or an array.
+"""An image alone: see `ImageSource`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WithRegions:
+    """An image and where to look, for models that judge given regions.
+
+    Attributes:
+        image: The image.
+        regions: [R, 4] numbers, x_min, y_min, x_max, y_max in the image's pixels as a person sees it.
+    """
+
+    image: PlainImage
+    regions: npt.ArrayLike
+
+
+ImageSource: TypeAlias = PlainImage | WithRegions
+"""An image: the path of a file, the bytes of one, a Pillow image, or an array; with regions where a model needs them.
 
 Arrays are uint8 [H, W, 3] RGB, [H, W, 4] RGBA, [H, W] or [H, W, 1] grey.
 """
@@ -52,12 +70,23 @@ _PLAIN_MODES = {
 def is_image_source(value: object) -> bool:
     """Whether a value is one image rather than a collection of images."""
     return isinstance(
-        value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | np.generic
+        value,
+        str
+        | os.PathLike
+        | bytes
+        | bytearray
+        | memoryview
+        | Image.Image
+        | np.ndarray
+        | np.generic
+        | WithRegions,
     )
 
 
 def describe(source: ImageSource) -> str:
     """Which image this is, for messages: a path, or the kind and size of what has none."""
+    if isinstance(source, WithRegions):
+        return describe(source.image)
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -72,8 +101,13 @@ def fill_image(message: image_pb2.Image, source: ImageSource) -> int:
 
     Raises:
         ImageError: The file cannot be read, or the array or Pillow image is of a kind that cannot be sent.
-        TypeError: It is no image at all.
+        TypeError: It is no image at all, or its regions are none.
     """
+    if isinstance(source, WithRegions):
+        size_bytes = fill_image(message, source.image)
+        for x_min, y_min, x_max, y_max in _boxes(source.regions):
+            message.regions.add(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+        return size_bytes
     if isinstance(source, str | os.PathLike):
         message.encoded = read_file(source)
         return len(message.encoded)
@@ -89,6 +123,17 @@ def fill_image(message: image_pb2.Image, source: ImageSource) -> int:
         f"{type(source).__name__} is no image: give a path, the bytes of an image file, a Pillow image, or a "
         "uint8 array [height, width, 3] in RGB."
     )
+
+
+def _boxes(regions: npt.ArrayLike) -> list[list[float]]:
+    try:
+        boxes = np.asarray(regions, dtype=np.float32)
+    except (TypeError, ValueError) as exc:
+        raise TypeError(f"Regions are no numbers: {exc}.") from exc
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise TypeError(f"Regions are [R, 4] numbers, x_min, y_min, x_max, y_max, not {list(boxes.shape)}.")
+    corners: list[list[float]] = boxes.tolist()
+    return corners
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -151,6 +196,8 @@ def open_upright(source: ImageSource) -> Image.Image:
     Raises:
         ImageError: It cannot be read.
     """
+    if isinstance(source, WithRegions):
+        source = source.image
     if isinstance(source, np.ndarray):
         order = _channel_order(source)
         pixels = source[:, :, 0] if order == _GRAY and source.ndim == 3 else source

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from retinue_client import MaskFormat, RetinueError, __version__
+from retinue_client import MaskFormat, RetinueError, WithRegions, __version__
 from retinue_client.cli._ask import Outputs, ask_about
 from retinue_client.cli._console import console_for
 from retinue_client.cli._exit import fail
@@ -16,16 +16,20 @@ from retinue_client.cli._options import (
     Classes,
     Draw,
     Images,
+    IouThreshold,
     Json,
+    Masks,
     MaxDetections,
     MinScore,
     Model,
     ModelVersion,
+    Regions,
     Server,
     Threshold,
     Timeout,
     TopK,
     connect,
+    parse_region,
 )
 from retinue_client.cli._score import score
 from retinue_client.cli._show import models_table, print_json
@@ -91,6 +95,9 @@ def detect(  # noqa: PLR0913 (a command's options are its parameters)
     threshold: Threshold = None,
     max_detections: MaxDetections = None,
     classes: Classes = None,
+    iou: IouThreshold = None,
+    masks: Masks = False,
+    region: Regions = None,
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = DEFAULT_TIMEOUT,
     as_json: Json = False,
@@ -98,16 +105,19 @@ def detect(  # noqa: PLR0913 (a command's options are its parameters)
 ) -> None:
     """Find the objects in each image."""
     outputs = _outputs(images, as_json, draw)
+    regions = [parse_region(text) for text in region or ()]
     with connect(server, timeout) as client:
         ask_about(
             images,
             lambda contents: client.detect(
-                contents,
+                [WithRegions(content, regions) for content in contents] if regions else contents,
                 model=model,
                 version=model_version,
                 score_threshold=threshold,
                 max_detections=max_detections,
                 classes=classes or (),
+                iou_threshold=iou,
+                masks=masks,
             ),
             outputs,
         )

@@ -55,9 +55,40 @@ MaxDetections = Annotated[
     int | None,
     typer.Option("--max-detections", min=1, help="The most detections of an image; all by default."),
 ]
+IouThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--iou",
+        min=0,
+        max=1,
+        help="Boxes of one class that overlap more than this are one object, in [0, 1]; the model's own by default.",
+    ),
+]
+Masks = Annotated[bool, typer.Option("--masks", help="Also say which pixels show each object.")]
+Regions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="X1,Y1,X2,Y2",
+        help="Where to look, in pixels, for models that judge given regions; may be given several times.",
+    ),
+]
 
 DEFAULT_SERVER = DEFAULT_ADDRESS
 DEFAULT_TIMEOUT = DEFAULT_TIMEOUT_SECONDS
+
+
+def parse_region(text: str) -> tuple[float, ...]:
+    """Reads "X1,Y1,X2,Y2".
+
+    Raises:
+        typer.BadParameter: It is something else.
+    """
+    try:
+        x_min, y_min, x_max, y_max = map(float, text.split(","))
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is no region: write X1,Y1,X2,Y2, as 10,20,110,220.") from exc
+    return x_min, y_min, x_max, y_max
 
 
 def connect(server: str, timeout_seconds: float) -> Client:
