@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from retinue_server.errors import ImageError
-from retinue_server.vision.regions import checked, to_input
+from retinue_server.vision.regions import check_count, checked, to_input
 from retinue_server.vision.resize import frame_for
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -18,34 +18,38 @@ def frame_of(mode, width, height):
 
 
 @pytest.mark.parametrize(
-    ("corners", "most", "reason"),
+    ("count", "most", "reason"),
     [
-        ([(0, 0, 1, 1)], 0, "REGIONS_NOT_TAKEN"),
-        ([], 2, "REGION_COUNT_OUT_OF_RANGE"),
-        ([(0, 0, 1, 1)] * 3, 2, "REGION_COUNT_OUT_OF_RANGE"),
-        ([(0, 0, 1, 1), (5, 0, 5, 1)], 2, "REGION_INVALID"),
-        ([(0, 3, 1, 2)], 2, "REGION_INVALID"),
-        ([(0, 0, math.nan, 1)], 2, "REGION_INVALID"),
-        ([(0, -math.inf, 1, 1)], 2, "REGION_INVALID"),
+        (1, 0, "REGIONS_NOT_TAKEN"),
+        (0, 2, "REGION_COUNT_OUT_OF_RANGE"),
+        (3, 2, "REGION_COUNT_OUT_OF_RANGE"),
     ],
 )
-def test_regions_that_cannot_be_looked_at_are_refused(corners, most, reason):
+def test_another_number_of_regions_than_a_model_looks_at_is_refused(count, most, reason):
     with pytest.raises(ImageError) as refused:
-        checked(corners, most)
+        check_count(count, most)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 0), (1, 2), (2, 2)])
+def test_as_many_as_a_model_looks_at_are_taken(count, most):
+    check_count(count, most)
+
+
+@pytest.mark.parametrize("corners", [(5, 0, 5, 1), (0, 3, 1, 2), (0, 0, math.nan, 1), (0, -math.inf, 1, 1)])
+def test_what_is_no_rectangle_is_refused(corners):
+    with pytest.raises(ImageError) as refused:
+        checked([(0, 0, 1, 1), corners])
+    assert refused.value.reason == "REGION_INVALID"
 
 
 def test_a_message_names_the_region():
     with pytest.raises(ImageError, match="region 1 is no rectangle"):
-        checked([(0, 0, 1, 1), (5, 0, 5, 1), (0, 0, 1, 0)], 3)
-
-
-def test_a_model_that_takes_none_gets_none():
-    assert checked([], 0) is None
+        checked([(0, 0, 1, 1), (5, 0, 5, 1), (0, 0, 1, 0)])
 
 
 def test_regions_follow_the_image_into_a_letterbox():
-    regions = checked([(0, 0, 200, 50), (100, 25, 150, 50)], 2)
+    regions = checked([(0, 0, 200, 50), (100, 25, 150, 50)])
     np.testing.assert_allclose(
         to_input(regions, frame_of(ResizeMode.LETTERBOX, 200, 50)),
         [[0, 37.5, 100, 62.5], [50, 50, 75, 62.5]],
@@ -54,7 +58,7 @@ def test_regions_follow_the_image_into_a_letterbox():
 
 
 def test_what_a_crop_cuts_off_of_a_region_is_lost_and_all_of_one_leaves_nothing():
-    regions = checked([(0, 0, 100, 50), (0, 0, 40, 50), (-50, 10, 80, 900)], 3)
+    regions = checked([(0, 0, 100, 50), (0, 0, 40, 50), (-50, 10, 80, 900)])
     inside = to_input(regions, frame_of(ResizeMode.SHORTER_SIDE_CENTER_CROP, 200, 50))
     np.testing.assert_allclose(inside, [[0, 0, 50, 100], [0, 0, 0, 0], [0, 20, 10, 100]], atol=0.5)
     assert inside.dtype == np.float32

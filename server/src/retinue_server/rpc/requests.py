@@ -48,13 +48,17 @@ def open_image(image: image_pb2.Image, *, max_pixels: int, max_regions: int) -> 
         max_regions: How many regions the model looks at, 0 where it looks at the whole image.
     """
     try:
-        corners = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions]
-        return Picture(_opened(image, max_pixels), regions.checked(corners, max_regions))
+        regions.check_count(len(image.regions), max_regions)
+        return Picture(_opened(image, max_pixels), _regions(image) if max_regions else None)
     except ImageError as error:
         # Its frames would keep the request's bytes, and through the callers' frames itself, until the next garbage
         # collection.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
+
+
+def _regions(image: image_pb2.Image) -> regions.Regions:
+    return regions.checked([(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions])
 
 
 def _opened(image: image_pb2.Image, max_pixels: int) -> Image.Image:

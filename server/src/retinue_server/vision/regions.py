@@ -12,32 +12,34 @@ Regions = npt.NDArray[np.float32]
 """float32 [R,4]: x1, y1, x2, y2."""
 
 
-def checked(corners: Sequence[tuple[float, float, float, float]], max_regions: int) -> Regions | None:
-    """Makes regions of what came with an image.
+def check_count(count: int, max_regions: int) -> None:
+    """Refuses another number of regions than a model looks at.
 
     Args:
-        corners: x1, y1, x2, y2 of each, in the image's own pixels.
-        max_regions: How many the model takes; 0 where it takes none.
-
-    Returns:
-        The regions, or None where the model takes none.
+        count: How many came with an image.
+        max_regions: How many the model takes; 0 where it looks at the whole image.
 
     Raises:
-        ImageError: There are too many, none where the model needs some, some where it takes none, or one is no
-            rectangle.
+        ImageError: There are too many, none where the model needs some, or some where it takes none.
     """
-    if not max_regions:
-        if corners:
-            raise ImageError(
-                "the model takes no regions: it looks at the whole image; send it without.",
-                reason="REGIONS_NOT_TAKEN",
-            )
-        return None
-    if not 1 <= len(corners) <= max_regions:
+    if count and not max_regions:
         raise ImageError(
-            f"the image has {len(corners)} regions, but the model looks at 1 to {max_regions} of an image.",
+            "the model takes no regions: it looks at the whole image; send it without.",
+            reason="REGIONS_NOT_TAKEN",
+        )
+    if max_regions and not 1 <= count <= max_regions:
+        raise ImageError(
+            f"the image has {count} regions, but the model looks at 1 to {max_regions} of an image.",
             reason="REGION_COUNT_OUT_OF_RANGE",
         )
+
+
+def checked(corners: Sequence[tuple[float, float, float, float]]) -> Regions:
+    """Makes regions of what came with an image: x1, y1, x2, y2 of each, in the image's own pixels.
+
+    Raises:
+        ImageError: One is no rectangle.
+    """
     regions = np.array(corners, np.float32)
     # What is not a number fails the comparison.
     broken = ~(np.isfinite(regions).all(axis=1) & (regions[:, :2] < regions[:, 2:]).all(axis=1))
