@@ -19,6 +19,9 @@ ANSWER_DEVIATION = 3.0
 """Standard deviation between images of each logit."""
 _NEGLIGIBLE = 0.01
 """A constant factor below this lets a branch count for nothing."""
+_FACTORS = (0.1, 0.4)
+"""Between these lie the factors that are drawn anew. So small that what comes round a block counts for more than what
+comes through it: else differences of rounding grow from block to block, and one odd image drowns the others."""
 
 
 @torch.no_grad()
@@ -47,7 +50,7 @@ def _redraw_if_constant(name: str, parameter: nn.Parameter) -> None:
     elif value == 0 and parameter.ndim >= 2:
         parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
     elif abs(value) < _NEGLIGIBLE or value == 1:
-        parameter.uniform_(0.5, 1.5)
+        parameter.uniform_(*_FACTORS)
 
 
 def _take_statistics(network: nn.Module, images: Tensor) -> None:
@@ -65,19 +68,23 @@ def _take_statistics(network: nn.Module, images: Tensor) -> None:
 
 def _spread_answers(network: nn.Module, images: Tensor) -> None:
     """Brings each logit to mean 0, and to a deviation that leaves the softmax neither flat nor saturated."""
-    with _layers_run(network) as layers:
+    with _layers_run(network) as ran:
         logits = network(images)
-    heads = [layer for layer in layers if _channels(layer) == logits.shape[1]]
+    heads = [layer for layer, _ in ran if _channels(layer) == logits.shape[1]]
     if not heads:
         return
     means = logits.transpose(0, 1).flatten(1).mean(dim=1)
     scale = ANSWER_DEVIATION / (logits.movedim(1, -1) - means).std().clamp(min=1e-30)
     # Layers after the last bias only enlarge its map, or add to it.
     biased = next((layer for layer in reversed(heads) if layer.bias is not None), None)
+    last = heads[-1]
     if biased is not None:
         assert biased.bias is not None
         biased.bias -= means
-    last = heads[-1]
+    elif isinstance(last, nn.Linear):
+        # Without a bias, what all images have in common is taken out of the weights.
+        shared = next(mean for layer, mean in reversed(ran) if layer is last)
+        last.weight -= torch.outer(means, shared) / shared.square().sum()
     last.weight *= scale
     if last is biased:
         last.bias *= scale
@@ -163,13 +170,13 @@ def _channels(layer: Layer) -> int:
 
 
 @contextmanager
-def _layers_run(network: nn.Module) -> Iterator[list[Layer]]:
-    """Notes the layers with weights in the order in which they run."""
-    layers: list[Layer] = []
+def _layers_run(network: nn.Module) -> Iterator[list[tuple[Layer, Tensor]]]:
+    """Notes the layers with weights in the order in which they run, each with the mean over images of what it takes."""
+    layers: list[tuple[Layer, Tensor]] = []
 
-    def note(layer: nn.Module, _inputs: object, _answer: object) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], _answer: object) -> None:
         assert isinstance(layer, Layer)
-        layers.append(layer)
+        layers.append((layer, inputs[0].mean(dim=0)))
 
     hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, Layer)]
     try:
