@@ -19,6 +19,9 @@ FullPrecision = Annotated[
 BundleFolder = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A version folder, or a model's folder.", show_default=False)
 ]
+HtmlPage = Annotated[
+    Path | None, typer.Option("--html", help="Where to write it as a page for a browser.", dir_okay=False)
+]
 
 
 def version_folder(folder: Path) -> Path:
@@ -27,3 +30,21 @@ def version_folder(folder: Path) -> Path:
         raise ExportError(f"There is no bundle folder {folder}.")
     versions = [int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
     return folder / str(max(versions)) if versions else folder
+
+
+def require_writable(path: Path) -> None:
+    """Refuses a file whose folder does not exist, before work is done for it."""
+    if not path.parent.is_dir():
+        raise ExportError(f"There is no folder {path.parent} to write {path.name} to.")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Writes a page of HTML.
+
+    Raises:
+        ExportError: the file cannot be written.
+    """
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror}.") from error
