@@ -52,13 +52,18 @@ PHOTOS_DESCRIPTION = (
 
 def photos(spec: InputSpec) -> Uint8:
     """Prepares the sample images of scikit-image and scikit-learn, and quarters of some: uint8 [32,H,W,C]."""
-    encoded = [files("skimage.data").joinpath(name).read_bytes() for name in _SKIMAGE_PHOTOS]
-    encoded += [files("sklearn.datasets.images").joinpath(name).read_bytes() for name in _SKLEARN_PHOTOS]
+    encoded = list(sample_photos().values())
     opened = [decode.open_encoded(data, max_pixels=MAX_PIXELS) for data in encoded]
     for data in encoded[:8]:
         whole = Image.open(io.BytesIO(data))
         opened.append(whole.crop((0, 0, whole.width // 2, whole.height // 2)))
     return prepared(opened, spec)
+
+
+def sample_photos() -> dict[str, bytes]:
+    """The sample images of scikit-image and scikit-learn: files by name."""
+    packages = (("skimage.data", _SKIMAGE_PHOTOS), ("sklearn.datasets.images", _SKLEARN_PHOTOS))
+    return {name: files(package).joinpath(name).read_bytes() for package, names in packages for name in names}
 
 
 def fashion_images(count: int, spec: InputSpec) -> Uint8:

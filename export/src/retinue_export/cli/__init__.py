@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from retinue_export.cli.catalogue import catalogue
+from retinue_export.cli.diff import diff
 from retinue_export.cli.inspect import inspect
 from retinue_export.cli.module import module
 from retinue_export.cli.torchvision import torchvision
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, torchvision, module, verify, inspect, catalogue):
+for command in (train, torchvision, module, verify, inspect, diff, catalogue):
     app.command()(command)
 
 
