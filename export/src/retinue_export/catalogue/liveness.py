@@ -19,7 +19,9 @@ ANSWER_DEVIATION = 3.0
 """Standard deviation between images of each logit."""
 _NEGLIGIBLE = 0.01
 """A constant factor below this lets a branch count for nothing."""
-_FACTORS, _BIASES = (0.1, 0.4), (0.0, 0.4)
+_BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+_FACTORS = (0.1, 0.4)
+_BIASES, _BIASES_AFTER_NORMALISATION = (-0.1, 0.1), (0.0, 0.4)
 """Between these lie the factors and biases that are drawn anew. So small that what comes round a block counts for more
 than what comes through it, and such that rectifiers cut off a fifth and not half of what they take: else differences of
 rounding grow from block to block, to 3e-4 in ResNet-152, and one odd image drowns the others."""
@@ -36,26 +38,28 @@ def enliven(network: nn.Module, images: Tensor) -> None:
         network: in evaluation mode, returns logits [N,K] or [N,K,h,w]; its seed is torch's own.
         images: float32 [N,C,H,W], two or more that differ, as the network takes them.
     """
-    for name, parameter in network.named_parameters():
-        _redraw_if_constant(name, parameter)
+    _redraw_constants(network)
     _take_statistics(network, images)
     _spread_answers(network, images)
 
 
-def _redraw_if_constant(name: str, parameter: nn.Parameter) -> None:
-    value = parameter.flatten()[0].item()
-    if (parameter != value).any():
-        return
-    if value == 0 and name.endswith("bias"):
-        parameter.uniform_(*_BIASES)
-    elif value == 0 and parameter.ndim >= 2:
-        parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
-    elif abs(value) < _NEGLIGIBLE or value == 1:
-        parameter.uniform_(*_FACTORS)
+def _redraw_constants(network: nn.Module) -> None:
+    for part in network.modules():
+        biases = _BIASES_AFTER_NORMALISATION if isinstance(part, _BATCH_NORMS) else _BIASES
+        for name, parameter in part.named_parameters(recurse=False):
+            value = parameter.flatten()[0].item()
+            if (parameter != value).any():
+                continue
+            if value == 0 and name.endswith("bias"):
+                parameter.uniform_(*biases)
+            elif value == 0 and parameter.ndim >= 2:
+                parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
+            elif abs(value) < _NEGLIGIBLE or value == 1:
+                parameter.uniform_(*_FACTORS)
 
 
 def _take_statistics(network: nn.Module, images: Tensor) -> None:
-    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [part for part in network.modules() if isinstance(part, _BATCH_NORMS)]
     if not norms:
         return
     for norm in norms:
@@ -69,26 +73,42 @@ def _take_statistics(network: nn.Module, images: Tensor) -> None:
 
 def _spread_answers(network: nn.Module, images: Tensor) -> None:
     """Brings each logit to mean 0, and to a deviation that leaves the softmax neither flat nor saturated."""
-    with _layers_run(network) as ran:
+    with _layers_run(network) as layers:
         logits = network(images)
-    heads = [layer for layer, _ in ran if _channels(layer) == logits.shape[1]]
+    heads = [layer for layer in layers if _channels(layer) == logits.shape[1]]
     if not heads:
         return
-    means = logits.transpose(0, 1).flatten(1).mean(dim=1)
-    scale = ANSWER_DEVIATION / (logits.movedim(1, -1) - means).std().clamp(min=1e-30)
     # Layers after the last bias only enlarge its map, or add to it.
     biased = next((layer for layer in reversed(heads) if layer.bias is not None), None)
-    last = heads[-1]
+    if biased is None:
+        # What all images have in common is taken out where there is a bias for it.
+        _centre(next(layer for layer in reversed(layers) if layer.bias is not None), network, images)
+        logits = network(images)
+    means = _means(logits)
+    scale = ANSWER_DEVIATION / (logits.movedim(1, -1) - means).std().clamp(min=1e-30)
     if biased is not None:
         assert biased.bias is not None
         biased.bias -= means
-    elif isinstance(last, nn.Linear):
-        # Without a bias, what all images have in common is taken out of the weights.
-        shared = next(mean for layer, mean in reversed(ran) if layer is last)
-        last.weight -= torch.outer(means, shared) / shared.square().sum()
+    last = heads[-1]
     last.weight *= scale
     if last is biased:
         last.bias *= scale
+
+
+def _centre(layer: "Layer", network: nn.Module, images: Tensor) -> None:
+    """Brings a layer's answers to mean 0 in each channel, and to deviation 1."""
+    answers = _answers(layer, network, images)
+    means = _means(answers)
+    scale = 1 / (answers.movedim(1, -1) - means).std()
+    assert layer.bias is not None
+    layer.bias -= means
+    layer.bias *= scale
+    layer.weight *= scale
+
+
+def _means(answers: Tensor) -> Tensor:
+    """The mean of each channel: [K] of [N,K] or [N,K,h,w]."""
+    return answers.transpose(0, 1).flatten(1).mean(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +149,7 @@ def enliven_detector(dense: Dense, images: Tensor) -> None:
         dense: in evaluation mode.
         images: float32 [N,3,H,W], two or more that differ, as the network takes them.
     """
-    for name, parameter in dense.named_parameters():
-        _redraw_if_constant(name, parameter)
+    _redraw_constants(dense)
     _take_statistics(dense, images)
     wanted = _DETECTOR_HEADS[type(dense)]
     head = dense.detector.head
@@ -152,15 +171,24 @@ def _last_convolutions(part: nn.Module) -> list[nn.Conv2d]:
 
 def _spread(layer: nn.Conv2d, wanted: _Spread, network: nn.Module, images: Tensor) -> None:
     """Scales and shifts a layer, so that its answers have one mean and one deviation, over all channels."""
-    answers: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _layer, _inputs, answer: answers.append(answer.flatten()))
-    network(images)
-    hook.remove()
-    deviation, mean = torch.std_mean(torch.cat(answers))
+    deviation, mean = torch.std_mean(_answers(layer, network, images))
     assert layer.bias is not None
     scale = wanted.deviation / deviation
     layer.weight *= scale
     layer.bias.copy_((layer.bias - mean) * scale + wanted.mean)
+
+
+def _answers(layer: nn.Module, network: nn.Module, images: Tensor) -> Tensor:
+    """What a layer answers, the answers of all its runs one after the other."""
+    answers: list[Tensor] = []
+
+    def note(_layer: nn.Module, _inputs: object, answer: Tensor) -> None:
+        answers.append(answer.reshape(*answer.shape[:2], -1))
+
+    hook = layer.register_forward_hook(note)
+    network(images)
+    hook.remove()
+    return torch.cat(answers, dim=-1)
 
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -171,13 +199,13 @@ def _channels(layer: Layer) -> int:
 
 
 @contextmanager
-def _layers_run(network: nn.Module) -> Iterator[list[tuple[Layer, Tensor]]]:
-    """Notes the layers with weights in the order in which they run, each with the mean over images of what it takes."""
-    layers: list[tuple[Layer, Tensor]] = []
+def _layers_run(network: nn.Module) -> Iterator[list[Layer]]:
+    """Notes the layers with weights in the order in which they run."""
+    layers: list[Layer] = []
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], _answer: object) -> None:
+    def note(layer: nn.Module, _inputs: object, _answer: object) -> None:
         assert isinstance(layer, Layer)
-        layers.append((layer, inputs[0].mean(dim=0)))
+        layers.append(layer)
 
     hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, Layer)]
     try:
