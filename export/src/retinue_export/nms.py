@@ -6,15 +6,16 @@ for every detector, and once more in PyTorch as what it is compared with.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor
 from torchvision.ops import batched_nms
+
+from retinue_export.nodes import Builder
 
 SCORE_THRESHOLD = "score_threshold"
 IOU_THRESHOLD = "iou_threshold"
@@ -48,7 +49,7 @@ def append(
     """Puts suppression behind a dense graph, in place.
 
     Args:
-        dense: the graph; opset 18 or later.
+        dense: the graph; opset 13 or later.
         boxes: name of its output float32 [N,A,4], x1,y1,x2,y2.
         scores: name of its output float32 [N,C,A], in [0, 1].
         suppression: see there.
@@ -168,35 +169,10 @@ def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[s
     return {"boxes": out_boxes, "scores": out_scores, "classes": out_classes}
 
 
-class _Builder:
-    """Adds nodes with names of their own to a graph."""
+class _Builder(Builder):
+    """Adds nodes, and has the two constants that most of them need."""
 
     def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
-        self._graph = graph
-        self._prefix = prefix
-        self._count = 0
+        super().__init__(graph, prefix)
         self.last_axis = self.constant("last_axis", np.array([-1], np.int64))
         self.zero = self.constant("zero", np.array(0, np.float32))
-
-    def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        full_name = f"{self._prefix}.{name}"
-        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), full_name))
-        return full_name
-
-    def input(self, name: str, shape: list[int | str]) -> str:
-        self._graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        return name
-
-    def add(self, operator: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
-        return self.add_many(
-            operator, 1, *inputs, results=None if result is None else [result], **attributes
-        )[0]
-
-    def add_many(
-        self, operator: str, count: int, *inputs: str, results: list[str] | None = None, **attributes: Any
-    ) -> list[str]:
-        self._count += 1
-        name = f"{self._prefix}.{operator}_{self._count}"
-        outputs = results or [f"{name}.{number}" for number in range(count)]
-        self._graph.node.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
-        return outputs

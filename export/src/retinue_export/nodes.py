@@ -1,0 +1,49 @@
+"""Nodes that are written one by one into a graph that exists already."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Builder:
+    """Adds nodes with names of their own to a graph.
+
+    Args:
+        graph: changed in place.
+        prefix: what the name of everything begins with that gets no other name.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
+        self._graph = graph
+        self._prefix = prefix
+        self._count = 0
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """Adds an initialiser, and returns its name."""
+        full_name = f"{self._prefix}.{name}"
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), full_name))
+        return full_name
+
+    def input(self, name: str, shape: list[int | str]) -> str:
+        """Adds an input, float32 of this shape, and returns its name."""
+        self._graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def add(self, operator: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
+        """Adds a node of one output, and returns the output's name: `result` where it is given."""
+        return self.add_many(
+            operator, 1, *inputs, results=None if result is None else [result], **attributes
+        )[0]
+
+    def add_many(
+        self, operator: str, count: int, *inputs: str, results: list[str] | None = None, **attributes: Any
+    ) -> list[str]:
+        """Likewise, a node of `count` outputs."""
+        self._count += 1
+        name = f"{self._prefix}.{operator}_{self._count}"
+        outputs = results or [f"{name}.{number}" for number in range(count)]
+        self._graph.node.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
+        return outputs
