@@ -13,6 +13,14 @@ from retinue.v1 import manifest_pb2 as pb
 from retinue_export.errors import ExportError
 from retinue_server.bundle import manifest as manifest_file
 
+ADOPTED = "onnx:"
+"""What the architecture of a bundle begins with that was made of an ONNX file."""
+
+
+def other_side(manifest: pb.ModelManifest) -> str:
+    """What a bundle was compared with, for people."""
+    return "the original" if manifest.source.architecture.startswith(ADOPTED) else "PyTorch"
+
 
 def require_free(out: Path, name: str, version: int) -> Path:
     """Names the folder of a version that does not exist yet.

@@ -49,7 +49,7 @@ def session(model: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     """Opens a graph on the CPU; `threads` 0 means one a core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -77,7 +77,11 @@ def runner(opened: onnxruntime.InferenceSession, feeds: Feeds = lambda _images: 
 
 
 def compare(
-    reference: Runner, candidate: Runner, images: NDArray[np.uint8], batch_sizes: Sequence[int] = BATCH_SIZES
+    reference: Runner,
+    candidate: Runner,
+    images: NDArray[np.uint8],
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    tolerances: Mapping[str, float] = TOLERANCES,
 ) -> list[pb.OutputParity]:
     """Compares two runners on the same images.
 
@@ -86,9 +90,10 @@ def compare(
         candidate: what is compared.
         images: uint8 [N,H,W,C].
         batch_sizes: sizes to run both at.
+        tolerances: of each output.
 
     Returns:
-        One entry for each output, tolerances from `TOLERANCES`.
+        One entry for each output.
     """
     differences: dict[str, _Difference] = {}
     for size in batch_sizes:
@@ -100,7 +105,7 @@ def compare(
             output=name,
             max_difference=difference.largest,
             mean_difference=difference.total / max(1, difference.count),
-            tolerance=TOLERANCES[name],
+            tolerance=tolerances[name],
         )
         for name, difference in differences.items()
     ]
@@ -135,8 +140,12 @@ def disagreement(expected: Outputs, actual: Outputs) -> float:
     return alone / max(1, total)
 
 
-def check(outputs: Iterable[pb.OutputParity]) -> None:
+def check(outputs: Iterable[pb.OutputParity], other_side: str = "PyTorch") -> None:
     """Holds differences against their tolerances.
+
+    Args:
+        outputs: what `compare` gives.
+        other_side: what was compared with, for the message.
 
     Raises:
         ParityError: an output differs by more, or by something that is not a number.
@@ -144,7 +153,7 @@ def check(outputs: Iterable[pb.OutputParity]) -> None:
     for entry in outputs:
         if not entry.max_difference <= entry.tolerance:
             raise ParityError(
-                f"Output `{entry.output}` differs from PyTorch by up to {entry.max_difference:.3g}, "
+                f"Output `{entry.output}` differs from {other_side} by up to {entry.max_difference:.3g}, "
                 f"more than the {entry.tolerance:.3g} allowed."
             )
 

@@ -5,8 +5,8 @@ that the graph computes what the module defines, with whatever weights it holds;
 weights these are.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from onnx import numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import graph, inputs, torchvision_models, user_module, weight_files
+from retinue_export import bundle, graph, inputs, torchvision_models, user_module, weight_files
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier
-from retinue_export.parity import Feeds, Runner
+from retinue_export.parity import BATCH_SIZES, TOLERANCES, Feeds, Runner
 from retinue_export.recipes.catalog import RECIPES
 from retinue_server.bundle import manifest as manifest_file
 
@@ -36,12 +36,16 @@ class Reference:
         feeds: what the graph takes beside images.
         images: uint8 [N,H,W,C], real inputs prepared by the manifest's rule.
         weights_from: where the module's weights come from, for people.
+        batch_sizes: at which sizes to compare.
+        tolerances: how far each output may be from it.
     """
 
     run: Runner
     feeds: Feeds
     images: NDArray[np.uint8]
     weights_from: str
+    batch_sizes: Sequence[int] = BATCH_SIZES
+    tolerances: Mapping[str, float] = field(default_factory=lambda: TOLERANCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,11 @@ def _origin(manifest: pb.ModelManifest, module: str | None) -> _Origin:
     for recipe in RECIPES.values():
         if recipe.manifest.source.architecture == architecture:
             return _Origin(recipe.network, recipe.packaging, recipe.parity_images)
+    if architecture.startswith(bundle.ADOPTED):
+        raise ExportError(
+            "The bundle was adopted: its hash and manifest hold, but comparing it needs the file that it was made of. "
+            f"Give --adopted {manifest.source.weights} (SHA-256 {manifest.source.weights_sha256[:16]}...)."
+        )
     if not architecture.startswith(_TORCHVISION):
         raise ExportError(
             f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here: "

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from retinue_export.cli.adopt import adopt
 from retinue_export.cli.catalogue import catalogue
 from retinue_export.cli.diff import diff
 from retinue_export.cli.inspect import inspect
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, torchvision, module, verify, inspect, diff, catalogue):
+for command in (train, torchvision, module, adopt, verify, inspect, diff, catalogue):
     app.command()(command)
 
 

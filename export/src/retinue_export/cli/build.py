@@ -18,6 +18,11 @@ def build(candidate: Callable[[], assembly.Candidate], out: Path, version: int) 
         folder = assembly.build(
             made, out, version, lambda stage: progress.update(f"{made.manifest.name}: {stage}")
         )
+    print_bundle(folder)
+
+
+def print_bundle(folder: Path) -> None:
+    """Prints what a bundle that was just made has become."""
     manifest = manifest_file.read(folder)
     size = (folder / manifest_file.MODEL_FILE).stat().st_size
     console.print(f"[bold]{folder}[/]  {size / 1e6:.2f} MB, opset {manifest.opset}")
@@ -28,4 +33,5 @@ def build(candidate: Callable[[], assembly.Candidate], out: Path, version: int) 
             f"  {figure.metric} {figure.value:.4f} on {figure.images} images ({figure.dataset}; "
             f"{figure.engine}, {precision})"
         )
-    print_differences(manifest.parity, manifest.parity.outputs, manifest.parity.images)
+    certificate = manifest.parity
+    print_differences(manifest, certificate.outputs, certificate.images, certificate.batch_sizes)

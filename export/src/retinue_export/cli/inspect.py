@@ -40,7 +40,7 @@ def inspect(
     _print_lines(facts)
     if facts.manifest is not None and facts.manifest.parity.outputs:
         parity = facts.manifest.parity
-        print_differences(parity, parity.outputs, parity.images)
+        print_differences(facts.manifest, parity.outputs, parity.images, parity.batch_sizes)
     _print_layers("most multiply-adds", facts, report.heaviest(facts))
     _print_layers("most bytes", facts, report.fattest(facts))
 

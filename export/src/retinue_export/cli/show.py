@@ -6,18 +6,22 @@ from retinue.v1 import manifest_pb2 as pb
 from rich.console import Console
 from rich.table import Table
 
-from retinue_export import parity
+from retinue_export import bundle
 
 console = Console(highlight=False)
 
 
 def print_differences(
-    certificate: pb.ParityCertificate, measured: Sequence[pb.OutputParity], images: int
+    manifest: pb.ModelManifest,
+    measured: Sequence[pb.OutputParity],
+    images: int,
+    batch_sizes: Sequence[int],
 ) -> None:
     """Prints what was measured beside what the certificate says."""
-    sizes = ", ".join(map(str, parity.BATCH_SIZES))
+    certificate = manifest.parity
+    sizes = ", ".join(map(str, batch_sizes))
     table = Table(
-        title=f"differences from PyTorch, {images} images, batch sizes {sizes}",
+        title=f"differences from {bundle.other_side(manifest)}, {images} images, batch sizes {sizes}",
         title_justify="left",
     )
     for heading in ("output", "largest", "mean", "allowed", "largest at export", "by rounding"):

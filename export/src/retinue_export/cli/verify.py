@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_export import parity, reference
+from retinue_export import bundle, parity, reference
+from retinue_export.adoption import adopted as adopted_bundle
 from retinue_export.cli.options import BundleFolder, version_folder
 from retinue_export.cli.show import console, print_differences
 from retinue_server.bundle import manifest as manifest_file
@@ -23,17 +24,31 @@ def verify(
         str | None,
         typer.Option(metavar="FILE.py:FUNCTION", help="For a network of your own: what builds it."),
     ] = None,
+    adopted: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.onnx", help="For a bundle that adopt made: the file it was made of."),
+    ] = None,
 ) -> None:
     """Check a bundle's hash and manifest, compare it with PyTorch again, and print the certificate."""
     folder = version_folder(folder)
     manifest = manifest_file.read(folder)
     manifest_file.check_hash(folder, manifest)
-    with console.status("comparing with PyTorch"):
-        expected = reference.load(folder, manifest, weights, module)
+    other_side = bundle.other_side(manifest)
+    with console.status(f"comparing with {other_side}"):
+        if adopted is not None:
+            expected = adopted_bundle.reference(folder, manifest, adopted)
+        else:
+            expected = reference.load(folder, manifest, weights, module)
         opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
-        measured = parity.compare(expected.run, parity.runner(opened, expected.feeds), expected.images)
+        measured = parity.compare(
+            expected.run,
+            parity.runner(opened, expected.feeds),
+            expected.images,
+            expected.batch_sizes,
+            expected.tolerances,
+        )
     _print_certificate(folder, manifest, measured, expected)
-    parity.check(measured)
+    parity.check(measured, other_side)
 
 
 def _print_certificate(
@@ -48,4 +63,4 @@ def _print_certificate(
     console.print(f"  weights    {expected.weights_from}", soft_wrap=True)
     console.print(f"  inputs     {certificate.inputs}", soft_wrap=True)
     console.print(f"  engines    {parity.engines()}; at export {certificate.engines}", soft_wrap=True)
-    print_differences(certificate, measured, len(expected.images))
+    print_differences(manifest, measured, len(expected.images), expected.batch_sizes)

@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from retinue_export import pages
+from retinue_export import bundle, pages
 from retinue_export.inspection import layers, macs, manifest_text
 from retinue_export.inspection.facts import Facts, Port
 from retinue_export.inspection.layers import Layer
@@ -51,6 +51,7 @@ def page(facts: Facts) -> str:
         manifest=facts.manifest,
         described=manifest_text.facts(facts.manifest) if facts.manifest is not None else {},
         precision_name=manifest_text.precision,
+        other_side=bundle.other_side,
         stages=by_stage,
         most_macs=max((stage.macs or 0 for stage in by_stage), default=0),
         most_bytes=max((stage.stored_bytes for stage in by_stage), default=0),
