@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests import readme
 from tests.server_process import ROOT, running_server
+from tests.unit.export import foreign
 
 from retinue_client import Client
 from retinue_export import user_module
@@ -19,16 +20,16 @@ GUIDE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
-    assert isinstance(found, str)
+def block(language: str, containing: str) -> str:
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    (found,) = (block for block in blocks if containing in block)
     return found
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What a reader of the guide has: the file, weights, labels and a picture."""
-    (tmp_path / "lenet.py").write_text(block("python"), encoding="utf-8")
+    (tmp_path / "lenet.py").write_text(block("python", "LeNet-5"), encoding="utf-8")
     (tmp_path / "digits.txt").write_text("".join(f"{digit}\n" for digit in DIGITS), encoding="utf-8")
     torch.manual_seed(7)
     save_file(
@@ -40,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_guide_leads_to_a_served_model(folder: Path) -> None:
-    export, verify, serve, classify = block("sh").splitlines()
+    export, verify, serve, classify = block("sh", "retinue-export module").splitlines()
     readme.run(export, folder=folder)
     assert "same SHA-256" in readme.run(verify, folder=folder)
     assert shlex.split(serve)[0] == "retinue-server"
@@ -65,3 +66,19 @@ def _rounded(path: Path) -> dict[str, torch.Tensor]:
     return {
         name: value.half().float() if value.ndim > 1 else value for name, value in load_file(path).items()
     }
+
+
+def test_foreign_files_are_adopted_as_the_guide_says(tmp_path: Path) -> None:
+    names = ["cat", "dog", "mug"]
+    (tmp_path / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    foreign.ultralytics(foreign.YoloV8(3), tmp_path / "yolo11n.onnx", names)
+    levels = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_normalize": True}
+    foreign.hugging_face(foreign.Classifier(3), tmp_path / "vit", names, {"size": 64, **levels})
+    foreign.export(
+        foreign.Classifier(3), tmp_path / "colleague.onnx", (torch.rand(1, 3, 224, 224),), ["x"], ["y"]
+    )
+    *adoptions, verify = block("sh", "retinue-export adopt").splitlines()
+    assert len(adoptions) == 3
+    for adoption in adoptions:
+        assert "differences from the original" in readme.run(adoption, folder=tmp_path)
+    assert "same SHA-256" in readme.run(verify, folder=tmp_path)
