@@ -147,6 +147,9 @@ def thresholds(suppression: Suppression, images: int) -> dict[str, NDArray[np.ge
 def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[str, NDArray[np.generic]]:
     """Does in PyTorch, image by image, what `append` does in ONNX.
 
+    Of equal scores the lower class goes first, then the lower box, as ONNX says of TopK: where there are more
+    detections than rows, this decides which are returned.
+
     Args:
         boxes: float32 [N,A,4], x1,y1,x2,y2.
         scores: float32 [N,C,A], in [0, 1].
@@ -162,7 +165,8 @@ def reference(boxes: Tensor, scores: Tensor, suppression: Suppression) -> dict[s
     for number, (image_boxes, image_scores) in enumerate(zip(boxes, scores, strict=True)):
         classes, places = torch.nonzero(image_scores > suppression.min_score, as_tuple=True)
         pair_scores, pair_boxes = image_scores[classes, places], image_boxes[places]
-        kept = batched_nms(pair_boxes, pair_scores, classes, suppression.iou_threshold)[:rows]
+        survivors = batched_nms(pair_boxes, pair_scores, classes, suppression.iou_threshold).sort().values
+        kept = survivors[pair_scores[survivors].argsort(descending=True, stable=True)][:rows]
         out_boxes[number, : len(kept)] = pair_boxes[kept].numpy()
         out_scores[number, : len(kept)] = pair_scores[kept].numpy()
         out_classes[number, : len(kept)] = classes[kept].numpy()

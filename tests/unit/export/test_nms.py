@@ -155,3 +155,14 @@ def test_an_adjustable_graph_does_what_its_suppression_says_when_fed_with_it() -
     names = ["boxes", "scores", "classes"]
     actual = dict(zip(names, session_for(suppression, adjustable=True).run(names, feed), strict=True))
     assert_same(actual, nms.reference(boxes, scores, suppression))
+
+
+def test_of_equal_scores_the_first_fill_the_last_rows() -> None:
+    boxes = torch.tensor([[10.0 * place, 0, 10.0 * place + 5, 5] for place in range(BOXES)]).expand(2, -1, -1)
+    scores = torch.full((2, CLASSES, BOXES), 0.5)
+    scores[1, 2, 7:30] = 0.75
+    suppression = Suppression(max_detections=50)
+    expected = nms.reference(boxes, scores, suppression)
+    assert expected["classes"][0].tolist() == [0] * BOXES + [1] * 10
+    for name, values in run(suppression, boxes.contiguous(), scores).items():
+        np.testing.assert_array_equal(values, expected[name], name)
