@@ -151,7 +151,7 @@ def export(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.Model
         ExportError: PyTorch's exporter cannot follow the module, or not for every batch size.
     """
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 module.eval(),
                 (example,),
@@ -179,7 +179,7 @@ def export(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.Model
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps PyTorch's exporter from logging and printing each way that it tries, and from warning of its own past."""
     logging.disable(logging.WARNING)
     try:

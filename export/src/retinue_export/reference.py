@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import bundle, graph, inputs, torchvision_models, user_module, weight_files
+from retinue_export import bundle, graph, heatmaps, inputs, torchvision_models, user_module, weight_files
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier
 from retinue_export.parity import BATCH_SIZES, TOLERANCES, Feeds, Runner
@@ -84,8 +84,9 @@ def load(
             "the bundle itself: shows that the graph computes what the PyTorch module defines, "
             "not where the weights come from"
         )
-    packaging = origin.packaging
-    return Reference(packaging.reference(shipped), packaging.feeds, origin.images(), weights_from)
+    images = origin.images()
+    packaging = heatmaps.of_bundle(manifest, origin.packaging, images)
+    return Reference(packaging.reference(shipped), packaging.feeds, images, weights_from)
 
 
 @torch.no_grad()

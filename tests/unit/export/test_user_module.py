@@ -41,6 +41,11 @@ def segmenter():
     return nn.Conv2d(3, 3, 3, padding=1, stride=2)
 
 
+class Peaks(Classifier):
+    def forward(self, images):
+        return self.dense(self.norm(self.convolution(images)).amax((2, 3)))
+
+
 class OneAtATime(Classifier):
     def forward(self, images):
         return torch.stack([super(OneAtATime, self).forward(image[None])[0] for image in images])
@@ -125,6 +130,26 @@ def test_a_classifier_becomes_a_bundle_that_verifies(
     assert (code, "the bundle itself" in out) == (0, True)
     code, out, _ = run(capsys, "verify", "out/mine", *module, "--weights", "w.safetensors")
     assert (code, "same SHA-256" in out) == (0, True)
+
+
+def test_a_heatmap_is_made_and_verified_where_it_can_be_had_and_wanted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = ("--labels", "labels.txt", "--out", "out", "--weights", "w.safetensors")
+    _, out, _ = run(capsys, "module", "mine.py:Classifier", *OPTIONS, *weights)
+    assert "heatmap 10x8" in out
+    code, out, _ = run(capsys, "verify", "out/mine", "--module", "mine.py:Classifier")
+    assert (code, "heatmap" in out) == (0, True)
+    _, out, _ = run(
+        capsys, "module", "mine.py:Classifier", *OPTIONS, *weights, "--version", "2", "--no-heatmap"
+    )
+    assert "heatmap" not in out
+    code, out, _ = run(capsys, "module", "mine.py:Peaks", *OPTIONS, *weights, "--version", "3")
+    assert (code, "no heatmap: what follows its last map of features" in out) == (0, True)
+    sizes = [
+        manifest_file.read(folder / "out" / "mine" / version).classify.heatmap_width for version in "123"
+    ]
+    assert sizes == [8, 0, 0]
 
 
 def test_a_bundle_verified_with_another_module_is_found_out(

@@ -7,7 +7,7 @@ import typer
 
 from retinue_export import bundle, input_options, user_module
 from retinue_export.cli.build import build
-from retinue_export.cli.options import FullPrecision, Out, Version
+from retinue_export.cli.options import FullPrecision, Heatmap, Out, Version
 from retinue_export.input_options import Interpolation, UserTask
 from retinue_server.vision.spec import ResizeMode
 
@@ -56,6 +56,7 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
         int, typer.Option(min=0, max=255, help="For letterbox: the grey around the image.")
     ] = 0,
     full_precision: FullPrecision = False,
+    heatmap: Heatmap = True,
 ) -> None:
     """Export a network of your own: a Python file that builds it, and a file with its weights."""
     bundle.require_free(out, name, version)
@@ -68,4 +69,5 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
         ),
         out,
         version,
+        heatmap=heatmap,
     )

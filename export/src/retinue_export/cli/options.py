@@ -16,6 +16,12 @@ Version = Annotated[
 FullPrecision = Annotated[
     bool, typer.Option("--full-precision", help="Keep weights in 32 bits instead of rounding to 16.")
 ]
+Heatmap = Annotated[
+    bool,
+    typer.Option(
+        help="Let a classifier's graph also say where it sees what it names, where that can be had from the network."
+    ),
+]
 BundleFolder = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A version folder, or a model's folder.", show_default=False)
 ]

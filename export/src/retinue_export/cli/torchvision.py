@@ -7,7 +7,7 @@ import typer
 
 from retinue_export import bundle, torchvision_models
 from retinue_export.cli.build import build
-from retinue_export.cli.options import FullPrecision, Out, Version
+from retinue_export.cli.options import FullPrecision, Heatmap, Out, Version
 
 
 def torchvision(
@@ -25,6 +25,7 @@ def torchvision(
         Path | None, typer.Option(help="A text file, one label a line; without it torchvision's own.")
     ] = None,
     full_precision: FullPrecision = False,
+    heatmap: Heatmap = True,
 ) -> None:
     """Export one of torchvision's image classifiers as a bundle."""
     bundle.require_free(out, name, version)
@@ -32,4 +33,5 @@ def torchvision(
         lambda: torchvision_models.candidate(architecture, name, weights, labels, full_precision),
         out,
         version,
+        heatmap=heatmap,
     )

@@ -28,7 +28,7 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     TASK_UNSPECIFIED: _Task.ValueType  # 0
     """Not a valid task."""
     TASK_CLASSIFY: _Task.ValueType  # 1
-    """Which class an image shows. Graph output: probabilities float32 [N,K]."""
+    """Which class an image shows. Graph output: probabilities float32 [N,K]. Optional: heatmap float32 [N,h,w]."""
     TASK_DETECT: _Task.ValueType  # 2
     """Which objects are where. Graph outputs: boxes float32 [N,M,4] as x1,y1,x2,y2 in input pixels; scores float32 [N,M],
     descending, 0 past the last detection; classes int32 [N,M].
@@ -42,7 +42,7 @@ class Task(_Task, metaclass=_TaskEnumTypeWrapper):
 TASK_UNSPECIFIED: Task.ValueType  # 0
 """Not a valid task."""
 TASK_CLASSIFY: Task.ValueType  # 1
-"""Which class an image shows. Graph output: probabilities float32 [N,K]."""
+"""Which class an image shows. Graph output: probabilities float32 [N,K]. Optional: heatmap float32 [N,h,w]."""
 TASK_DETECT: Task.ValueType  # 2
 """Which objects are where. Graph outputs: boxes float32 [N,M,4] as x1,y1,x2,y2 in input pixels; scores float32 [N,M],
 descending, 0 past the last detection; classes int32 [N,M].
@@ -178,6 +178,7 @@ class ModelManifest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DETECT_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
+    CLASSIFY_FIELD_NUMBER: _builtins.int
     OPSET_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
@@ -219,6 +220,10 @@ class ModelManifest(_message.Message):
         """For TASK_SEGMENT."""
 
     @_builtins.property
+    def classify(self) -> Global___ClassifyOptions:
+        """For TASK_CLASSIFY. Not set where the graph answers nothing beyond the probabilities."""
+
+    @_builtins.property
     def source(self) -> Global___Source:
         """Where the network and its weights come from."""
 
@@ -240,6 +245,7 @@ class ModelManifest(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         detect: Global___DetectOptions | None = ...,
         segment: Global___SegmentOptions | None = ...,
+        classify: Global___ClassifyOptions | None = ...,
         opset: _builtins.int = ...,
         sha256: _builtins.str = ...,
         source: Global___Source | None = ...,
@@ -249,11 +255,11 @@ class ModelManifest(_message.Message):
         created_at: _builtins.str = ...,
         description: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detect", b"detect", "input", b"input", "parity", b"parity", "segment", b"segment", "source", b"source", "task_options", b"task_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "detect", b"detect", "input", b"input", "parity", b"parity", "segment", b"segment", "source", b"source", "task_options", b"task_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "detect", b"detect", "format_version", b"format_version", "input", b"input", "labels", b"labels", "name", b"name", "opset", b"opset", "parity", b"parity", "precision", b"precision", "quality", b"quality", "segment", b"segment", "sha256", b"sha256", "source", b"source", "task", b"task", "task_options", b"task_options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "created_at", b"created_at", "description", b"description", "detect", b"detect", "format_version", b"format_version", "input", b"input", "labels", b"labels", "name", b"name", "opset", b"opset", "parity", b"parity", "precision", b"precision", "quality", b"quality", "segment", b"segment", "sha256", b"sha256", "source", b"source", "task", b"task", "task_options", b"task_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task_options: _TypeAlias = _typing.Literal["detect", "segment"]  # noqa: Y015
+    _WhichOneofReturnType_task_options: _TypeAlias = _typing.Literal["detect", "segment", "classify"]  # noqa: Y015
     _WhichOneofArgType_task_options: _TypeAlias = _typing.Literal["task_options", b"task_options"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task_options) -> _WhichOneofReturnType_task_options | None: ...
 
@@ -376,6 +382,35 @@ class ResizeRule(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResizeRule: _TypeAlias = ResizeRule  # noqa: Y015
+
+@_typing.final
+class ClassifyOptions(_message.Message):
+    """What a classifier answers beyond the probabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEATMAP_HEIGHT_FIELD_NUMBER: _builtins.int
+    HEATMAP_WIDTH_FIELD_NUMBER: _builtins.int
+    heatmap_height: _builtins.int
+    """Rows of the class activation map: optional graph output `heatmap` float32 [N,heatmap_height,heatmap_width], how much
+    each part of the input speaks for the most probable class, in logits more than for the average class: above 0 for it,
+    below 0 against it. It covers the whole input, evenly. 0 where there is none.
+    """
+    heatmap_width: _builtins.int
+    """Columns of it."""
+    def __init__(
+        self,
+        *,
+        heatmap_height: _builtins.int = ...,
+        heatmap_width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heatmap_height", b"heatmap_height", "heatmap_width", b"heatmap_width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyOptions: _TypeAlias = ClassifyOptions  # noqa: Y015
 
 @_typing.final
 class DetectOptions(_message.Message):
