@@ -27,6 +27,48 @@ def classifier(models: Path, name: str = "colour-classifier", version: int = 1) 
     return _write(models, name, version, nodes, outputs, constants, pb.ModelManifest(task=pb.TASK_CLASSIFY))
 
 
+def locator(
+    models: Path,
+    name: str = "colour-locator",
+    version: int = 1,
+    resize: pb.ResizeMode.ValueType = pb.RESIZE_MODE_STRETCH,
+) -> Path:
+    """The classifier, with a heatmap: at each pixel the best class's level less the mean level of the channels."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "height_and_width"], ["means"], keepdims=0),
+        helper.make_node("Softmax", ["means"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["means"], ["best"], axis=1, keepdims=0),
+        helper.make_node("OneHot", ["best", "three", "off_and_on"], ["chosen"]),
+        helper.make_node("Unsqueeze", ["chosen", "height_and_width"], ["everywhere"]),
+        helper.make_node("Mul", ["floats", "everywhere"], ["levels"]),
+        helper.make_node("ReduceSum", ["levels", "last_axis"], ["best_levels"], keepdims=0),
+        helper.make_node("ReduceMean", ["floats", "last_axis"], ["mean_levels"], keepdims=0),
+        helper.make_node("Sub", ["best_levels", "mean_levels"], ["heatmap"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3]),
+        helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, ["N", SIDE, SIDE]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([1, 2]), "height_and_width"),
+        numpy_helper.from_array(np.array([3]), "three"),
+        numpy_helper.from_array(np.array([3]), "last_axis"),
+        numpy_helper.from_array(np.array([0, 1], np.float32), "off_and_on"),
+    ]
+    options = pb.ClassifyOptions(heatmap_height=SIDE, heatmap_width=SIDE)
+    manifest = pb.ModelManifest(task=pb.TASK_CLASSIFY, classify=options)
+    folder = _write(models, name, version, nodes, outputs, constants, manifest)
+    if resize != pb.RESIZE_MODE_STRETCH:
+        manifest.input.resize.mode = resize
+        if resize == pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP:
+            manifest.input.resize.shorter_side = SIDE
+        rewrite_manifest(
+            folder, input=json_format.MessageToDict(manifest.input, preserving_proto_field_name=True)
+        )
+    return folder
+
+
 def detector(models: Path, name: str = "colour-detector", version: int = 1) -> Path:
     """One detection a channel, the strongest first: the whole image's left half, scored by the channel's mean / 255."""
     nodes = [

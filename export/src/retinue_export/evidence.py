@@ -25,7 +25,7 @@ _aten = torch.ops.aten
 _TOLERANCE = 1e-3
 """How far the head's answer on the mean may be from the network's, relative to how far its answers to two images are
 from each other."""
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES = 16 * 2**20
 """What the parts of one image, or the logits of all of them, may take."""
 _KEEPS_ALL = frozenset(
     {

@@ -18,7 +18,7 @@ from retinue_server.results import (
     SegmentOptions,
     TaskResult,
 )
-from retinue_server.vision import classify, detect, instance_masks, masks, segment
+from retinue_server.vision import classify, detect, heatmap, instance_masks, masks, segment
 from retinue_server.vision.resize import Frame
 
 Outputs = Mapping[str, npt.NDArray[Any]]
@@ -41,7 +41,10 @@ def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
 
 def _classification(outputs: Outputs, row: int, frame: Frame, options: ClassifyOptions) -> Classification:
     class_ids, scores = classify.top_k(outputs["probabilities"][row], options.top_k, options.min_score)
-    return Classification(class_ids, scores)
+    shown = None
+    if options.heatmap:
+        shown = masks.encode_png(heatmap.to_original(outputs["heatmap"][row], frame))
+    return Classification(class_ids, scores, shown)
 
 
 def _detections(

@@ -25,19 +25,21 @@ class MaskFormat(StrEnum):
 
 _NOTHING: frozenset[str] = frozenset()
 _MASKS = frozenset({"masks"})
+_HEATMAP = frozenset({"heatmap"})
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifyOptions:
-    """Attributes: `top_k` classes of at least `min_score`."""
+    """Attributes: `top_k` classes of at least `min_score`; whether to say where the best one is seen."""
 
     top_k: int
     min_score: float
+    heatmap: bool = False
 
     @property
     def extra_outputs(self) -> frozenset[str]:
         """What the graph must compute beyond what it always does."""
-        return _NOTHING
+        return _HEATMAP if self.heatmap else _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,12 @@ class Classification:
     Attributes:
         class_ids: int [k].
         scores: float32 [k], in [0, 1], descending.
+        heatmap: A PNG file of what `vision.heatmap.to_original` gives; None where it was not asked for.
     """
 
     class_ids: npt.NDArray[np.intp]
     scores: npt.NDArray[np.float32]
+    heatmap: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

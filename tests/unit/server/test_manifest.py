@@ -34,6 +34,8 @@ def fields(task: str = "TASK_CLASSIFY", /, **changes: Any) -> dict[str, Any]:
         "precision": "PRECISION_FP32",
         "sha256": SHA256,
     }
+    if task == "TASK_CLASSIFY":
+        valid["classify"] = {"heatmap_height": 7, "heatmap_width": 5}
     if task == "TASK_DETECT":
         valid["detect"] = {
             "max_detections": 10,
@@ -117,6 +119,10 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
     ("TASK_CLASSIFY", "sha256", "A" * 64),
     ("TASK_CLASSIFY", "sha256", "0" * 64 + "\n"),
     ("TASK_CLASSIFY", "opset", 0),
+    ("TASK_CLASSIFY", "classify__heatmap_height", -1),
+    ("TASK_CLASSIFY", "classify__heatmap_height", 8193),
+    ("TASK_CLASSIFY", "classify__heatmap_width", 0),
+    ("TASK_CLASSIFY", "classify__heatmap_width", 8193),
     ("TASK_DETECT", "detect__max_detections", 0),
     ("TASK_DETECT", "detect__max_detections", -1),
     ("TASK_DETECT", "detect__min_score", -0.1),

@@ -1,11 +1,12 @@
+import numpy as np
 import pytest
 from PIL import Image
 from tests.unit.server.served import served_model
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import Answer, MaskFormat, Segmentation, SegmentOptions, Task
-from retinue_server.rpc.replies import segment_response
+from retinue_server.results import Answer, Classification, MaskFormat, Segmentation, SegmentOptions, Task
+from retinue_server.rpc.replies import classify_response, segment_response
 from retinue_server.rpc.requests import raw_mask_bytes
 from retinue_server.service import ImageOutcome, Picture
 
@@ -65,3 +66,15 @@ def test_compressed_masks_are_bounded_when_they_are_there(
         segment_response(model, outcomes, max_mask_bytes=119)
     assert refused.value.reason == "REPLY_TOO_LARGE"
     assert "take 120 bytes, more than 119; ask for the model's size" in refused.value.message
+
+
+def test_heatmaps_are_bounded_like_masks() -> None:
+    model = served_model("a")
+    result = Classification(np.array([1]), np.array([0.5], np.float32), bytes(60))
+    outcomes = [ImageOutcome(Answer(result, 0.0, 0.0, 0.0, 1), 0.0, 0.0)] * 2
+    reply = classify_response(model, outcomes, max_heatmap_bytes=120)
+    assert [len(outcome.result.heatmap) for outcome in reply.outcomes] == [60, 60]
+    with pytest.raises(InvalidRequestError) as refused:
+        classify_response(model, outcomes, max_heatmap_bytes=119)
+    assert refused.value.reason == "REPLY_TOO_LARGE"
+    assert "the heatmaps take 120 bytes, more than 119; send fewer" in refused.value.message

@@ -8,7 +8,7 @@ from tests.unit.server.served import served_model
 from retinue_server.catalog import ServedModel, ids_by_label
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import Task
-from retinue_server.rpc.requests import detect_options, open_image, segment_options
+from retinue_server.rpc.requests import classify_options, detect_options, open_image, segment_options
 from retinue_server.service import Picture
 
 BIRD, MACHINE = 1, 3
@@ -54,6 +54,19 @@ def test_an_overlap_threshold_out_of_range_is_refused(value: float) -> None:
     with pytest.raises(InvalidRequestError, match=r"must be in \[0, 1\]") as refused:
         detect_options(pb.DetectRequest(iou_threshold=value), detector(adjustable=True))
     assert refused.value.reason == "IOU_THRESHOLD_OUT_OF_RANGE"
+
+
+def test_a_heatmap_is_refused_by_a_model_that_has_none() -> None:
+    model = served_model("a")
+    request = pb.ClassifyRequest(heatmap=True)
+    with pytest.raises(
+        InvalidRequestError, match="gives no heatmap; leave heatmap unset, or export"
+    ) as refused:
+        classify_options(request, model)
+    assert refused.value.reason == "NO_HEATMAP"
+    model.manifest.classify.heatmap_height = 7
+    assert classify_options(request, model).extra_outputs == {"heatmap"}
+    assert classify_options(pb.ClassifyRequest(), model).extra_outputs == set()
 
 
 def test_what_the_graph_does_not_offer_is_refused() -> None:

@@ -70,6 +70,21 @@ def test_a_graph_that_takes_more_than_images_gives_more_only_when_asked(tmp_path
     session.check_answers(COLOURS, feeds)
 
 
+def test_a_heatmap_is_computed_only_when_asked_for(tmp_path: Path) -> None:
+    bundle = colour_bundles.locator(tmp_path)
+    session = opened(bundle)
+    plain = opened(colour_bundles.classifier(tmp_path)).run(COLOURS, {})["probabilities"]
+    alone, both = session.run(COLOURS, {}), session.run(COLOURS, {}, ["heatmap"])
+    assert list(alone) == ["probabilities"]
+    assert np.array_equal(alone["probabilities"], plain)
+    assert np.array_equal(both["probabilities"], plain)
+    np.testing.assert_allclose(both["heatmap"], 170)
+    session.check_answers(COLOURS, {})
+    colour_bundles.rewrite_manifest(bundle, classify={"heatmap_height": SIDE, "heatmap_width": 7})
+    with pytest.raises(BundleError, match=r"'heatmap' has 8 .* but field `classify.heatmap_width` says 7"):
+        opened(bundle)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

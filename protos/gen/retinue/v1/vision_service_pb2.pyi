@@ -89,6 +89,7 @@ class ClassifyRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
+    HEATMAP_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
@@ -99,6 +100,10 @@ class ClassifyRequest(_message.Message):
     """
     min_score: _builtins.float
     """Classes of lower probability are left out, in [0, 1]. Absent means 0."""
+    heatmap: _builtins.bool
+    """Whether to say where in the image the model sees the most probable class. INVALID_ARGUMENT, NO_HEATMAP, where the
+    model cannot: its manifest has no `classify.heatmap_height`.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -111,10 +116,11 @@ class ClassifyRequest(_message.Message):
         images: _abc.Iterable[_image_pb2.Image] | None = ...,
         top_k: _builtins.int | None = ...,
         min_score: _builtins.float | None = ...,
+        heatmap: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "images", b"images", "min_score", b"min_score", "model", b"model", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "heatmap", b"heatmap", "images", b"images", "min_score", b"min_score", "model", b"model", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -204,6 +210,14 @@ class Classification(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLASSES_FIELD_NUMBER: _builtins.int
+    HEATMAP_FIELD_NUMBER: _builtins.int
+    heatmap: _builtins.bytes
+    """Where the image speaks for the most probable class of all, whether `min_score` left it in or not: a greyscale PNG of
+    8 bits that covers the whole image as a person sees it, in its size or, where that has a side of more than 512 pixels,
+    evenly smaller. 255 is where this image speaks for the class most; 0 is where it does not, or speaks against it, or
+    where the model does not look, since its resize rule cuts that off; between them the level is proportional to the
+    evidence (class activation map). Empty where it was not asked for.
+    """
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """The most probable classes, sorted by descending score."""
@@ -212,10 +226,11 @@ class Classification(_message.Message):
         self,
         *,
         classes: _abc.Iterable[Global___ClassScore] | None = ...,
+        heatmap: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "heatmap", b"heatmap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

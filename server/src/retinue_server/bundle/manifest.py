@@ -165,6 +165,20 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
 
 
 def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
+    if manifest.task == pb.TASK_CLASSIFY:
+        height, width = manifest.classify.heatmap_height, manifest.classify.heatmap_width
+        return [
+            (
+                0 <= height <= MAX_INPUT_SIDE,
+                "classify.heatmap_height",
+                f"must be 0, for none, to {MAX_INPUT_SIDE}",
+            ),
+            (
+                (1 <= width <= MAX_INPUT_SIDE) if height else width == 0,
+                "classify.heatmap_width",
+                f"must be 1 to {MAX_INPUT_SIDE}, or 0 where heatmap_height is",
+            ),
+        ]
     if manifest.task == pb.TASK_DETECT:
         detect = manifest.detect
         return [

@@ -15,8 +15,15 @@ from retinue_server.runtime.providers import Provider
 from retinue_server.service import ImageOutcome
 
 
-def classify_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.ClassifyResponse:
-    """The reply to a ClassifyRequest."""
+def classify_response(
+    model: ServedModel, outcomes: Sequence[ImageOutcome], *, max_heatmap_bytes: int
+) -> pb.ClassifyResponse:
+    """The reply to a ClassifyRequest.
+
+    Raises:
+        InvalidRequestError: Its heatmaps are larger than `max_heatmap_bytes` together.
+    """
+    _check_picture_bytes(outcomes, max_heatmap_bytes, "heatmaps")
     response = pb.ClassifyResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_classification)
     return response
@@ -30,7 +37,7 @@ def detect_response(
     Raises:
         InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
     """
-    _check_mask_bytes(outcomes, max_mask_bytes, "ask for fewer detections")
+    _check_picture_bytes(outcomes, max_mask_bytes, "masks", "ask for fewer detections, or ")
     response = pb.DetectResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_detections)
     return response
@@ -44,7 +51,7 @@ def segment_response(
     Raises:
         InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
     """
-    _check_mask_bytes(outcomes, max_mask_bytes, "ask for the model's size")
+    _check_picture_bytes(outcomes, max_mask_bytes, "masks", "ask for the model's size, or ")
     response = pb.SegmentResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_segmentation)
     return response
@@ -70,16 +77,16 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
     )
 
 
-def _check_mask_bytes(outcomes: Sequence[ImageOutcome], most: int, advice: str) -> None:
-    mask_bytes = sum(map(_mask_bytes, outcomes))
-    if mask_bytes > most:
+def _check_picture_bytes(outcomes: Sequence[ImageOutcome], most: int, what: str, advice: str = "") -> None:
+    taken = sum(map(_picture_bytes, outcomes))
+    if taken > most:
         raise InvalidRequestError(
-            f"the masks take {mask_bytes} bytes, more than {most}; {advice}, or send fewer or smaller images.",
+            f"the {what} take {taken} bytes, more than {most}; {advice}send fewer or smaller images.",
             reason="REPLY_TOO_LARGE",
         )
 
 
-def _mask_bytes(outcome: ImageOutcome) -> int:
+def _picture_bytes(outcome: ImageOutcome) -> int:
     if isinstance(outcome.value, RetinueError):
         return 0
     result = outcome.value.result
@@ -91,7 +98,7 @@ def _mask_bytes(outcome: ImageOutcome) -> int:
             if isinstance(result.mask, bytes)
             else sum(len(counts) for _, counts in result.mask)
         )
-    return 0
+    return len(result.heatmap or b"")
 
 
 def _fill_outcomes(
@@ -122,6 +129,8 @@ def _fill_outcomes(
 def _fill_classification(message: pb.Classification, result: Classification, manifest: ModelManifest) -> None:
     for class_id, score in zip(result.class_ids.tolist(), result.scores.tolist(), strict=True):
         message.classes.add(class_id=class_id, label=manifest.labels[class_id], score=score)
+    if result.heatmap is not None:
+        message.heatmap = result.heatmap
 
 
 def _fill_detections(message: pb.DetectionList, result: DetectionList, manifest: ModelManifest) -> None:

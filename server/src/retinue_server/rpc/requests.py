@@ -91,7 +91,13 @@ def classify_options(request: pb.ClassifyRequest, model: ServedModel) -> Classif
             reason="TOP_K_OUT_OF_RANGE",
         )
     min_score = _unit(request.min_score, "min_score") if request.HasField("min_score") else 0.0
-    return ClassifyOptions(top_k, min_score)
+    if request.heatmap and not model.manifest.classify.heatmap_height:
+        raise InvalidRequestError(
+            f"model '{model.name}' gives no heatmap; leave heatmap unset, or export the model again with one, where "
+            "its network allows that.",
+            reason="NO_HEATMAP",
+        )
+    return ClassifyOptions(top_k, min_score, request.heatmap)
 
 
 def detect_options(request: pb.DetectRequest, model: ServedModel) -> DetectOptions:

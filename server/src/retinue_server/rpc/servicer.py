@@ -56,7 +56,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model = self._model(Task.CLASSIFY, request)
         options = requests.classify_options(request, model)
         outcomes = await self._answer(request, context, model, options, arrived)
-        return replies.classify_response(model, outcomes)
+        return replies.classify_response(model, outcomes, max_heatmap_bytes=self._max_reply_bytes)
 
     async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
         """Finds the objects in each image."""

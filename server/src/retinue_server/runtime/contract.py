@@ -71,11 +71,18 @@ def outputs(manifest: pb.ModelManifest) -> Mapping[str, Tensor]:
 
 def extra_outputs(manifest: pb.ModelManifest) -> Mapping[str, Tensor]:
     """What the graph gives in the runs that ask for it."""
-    detect = manifest.detect
-    if not detect.mask_height:
-        return {}
-    size = ((detect.mask_height, "detect.mask_height"), (detect.mask_width, "detect.mask_width"))
-    return {"masks": Tensor(_FLOAT, (_rows(manifest), *size))}
+    detect, classify = manifest.detect, manifest.classify
+    given = {}
+    if detect.mask_height:
+        size = ((detect.mask_height, "detect.mask_height"), (detect.mask_width, "detect.mask_width"))
+        given["masks"] = Tensor(_FLOAT, (_rows(manifest), *size))
+    if classify.heatmap_height:
+        size = (
+            (classify.heatmap_height, "classify.heatmap_height"),
+            (classify.heatmap_width, "classify.heatmap_width"),
+        )
+        given["heatmap"] = Tensor(_FLOAT, size)
+    return given
 
 
 def check(path: Path, manifest: pb.ModelManifest, taken: Sequence[Any], given: Sequence[Any]) -> None:
