@@ -76,6 +76,18 @@ def content_of(image: Any) -> str:
 MASK_COUNTS = b"b1:V10000000000000^b2"
 
 
+def _heatmap() -> bytes:
+    levels = np.zeros((4, 6), dtype=np.uint8)
+    levels[1, 4] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# One hot pixel of 6 x 4: in row 1 and column 4.
+HEATMAP = _heatmap()
+
+
 @dataclass
 class FakeService(pb_grpc.VisionServiceServicer):
     """Answers every image with a class named after the image's content; `bad...` gets an error.
@@ -98,7 +110,10 @@ class FakeService(pb_grpc.VisionServiceServicer):
                 pb.ClassScore(class_id=7, label=content_of(image), score=0.75),
                 pb.ClassScore(class_id=3, label="other", score=0.25),
             ]
-            return pb.ClassifyOutcome(result=pb.Classification(classes=classes), timing=TIMING)
+            classification = pb.Classification(classes=classes)
+            if request.heatmap:
+                classification.heatmap = HEATMAP
+            return pb.ClassifyOutcome(result=classification, timing=TIMING)
 
         return self._answer(request, context, pb.ClassifyResponse, pb.ClassifyOutcome, result)
 

@@ -278,6 +278,20 @@ def test_a_format_that_cannot_hold_the_picture_is_said(retinue, photos, tmp_path
     assert "drawn.blp' cannot be written: " in result.stderr
 
 
+def test_heatmaps_are_asked_for_where_they_are_to_be_painted(retinue, server, photos, tmp_path):
+    out = tmp_path / "heat"
+    result = retinue("classify", photos / "a.png", photos / "b.png", photos / "bad.png", "--heatmap", out)
+    assert result.exit_code == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
+    with Image.open(out / "a.png") as painted:
+        assert painted.mode == "RGB"
+    assert retinue("classify", photos / "a.png").exit_code == 0
+    assert [request.heatmap for request in server.service.requests] == [True, False]
+    result = retinue("classify", photos / "a.png", "--heatmap", tmp_path / "missing" / "one.png")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("retinue: --heatmap: there is no folder")
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_class_map_is_written_as_grey_levels(retinue, photos, tmp_path, as_json):
     out = tmp_path / "map.png"

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from retinue_client import (
     Keypoint,
     ModelNotFoundError,
     OverloadedError,
+    ResponseError,
     ServerUnreachableError,
     UnavailableError,
     WithRegions,
@@ -145,6 +147,43 @@ def test_masks_and_keypoints_are_drawn(ask):
     assert (full[tip] != plain[tip]).any()
 
 
+def test_a_heatmap_comes_when_it_is_asked_for(ask):
+    plain, hot = ask("classify", b"x"), ask("classify", b"x", heatmap=True)
+    with pytest.raises(LookupError, match="heatmap=True"):
+        _ = plain.heatmap
+    assert "heatmap" not in plain.to_dict()
+    assert hot.heatmap.dtype == np.uint8
+    assert np.argwhere(hot.heatmap).tolist() == [[1, 4]]
+    assert not hot.heatmap.flags.writeable
+    assert base64.b64decode(hot.to_dict()["heatmap"]["base64"]).startswith(b"\x89PNG")
+    assert hot == ask("classify", b"x", heatmap=True)
+
+
+def test_a_heatmap_that_is_missing_or_none_is_an_error_of_the_answer(ask, server):
+    def without(response):
+        response.outcomes[0].result.heatmap = b""
+
+    def broken(response):
+        response.outcomes[0].result.heatmap = b"no PNG"
+
+    server.service.alter_response = without
+    with pytest.raises(ResponseError, match="without a heatmap"):
+        ask("classify", b"x", heatmap=True)
+    server.service.alter_response = broken
+    answer = ask("classify", b"x", heatmap=True)
+    with pytest.raises(ResponseError, match="cannot be decoded"):
+        _ = answer.heatmap
+
+
+def test_a_heatmap_is_painted_where_it_is_hot(ask):
+    picture = Image.new("RGB", (600, 400), (200, 100, 100))
+    drawn = np.asarray(ask("classify", b"x", heatmap=True).draw_heatmap(picture).convert("RGB"), int)
+    hot, cold = drawn[150, 450], drawn[350, 100]
+    assert hot[0] > hot[2] + 40  # yellow
+    assert cold[0] == cold[1] == cold[2]  # grey
+    assert drawn.shape[0] > 400  # the name and the scale
+
+
 def test_regions_travel_with_their_image(ask, server):
     corners = [(1, 2, 3, 4), (5.5, 6, 7, 8)]
     ask("detect", [b"x", WithRegions(b"y", corners), WithRegions(b"z", np.array(corners)[:1])])
@@ -180,7 +219,7 @@ def test_class_maps_arrive_in_every_format(ask, mask_format):
 
 def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
     ask("classify", b"x")
-    ask("classify", b"x", model="m", version=2, top_k=9, min_score=0.0)
+    ask("classify", b"x", model="m", version=2, top_k=9, min_score=0.0, heatmap=True)
     ask("detect", b"x")
     ask("detect", b"x", score_threshold=0.5, max_detections=4, classes=["bag", "boot"])
     ask("detect", b"x", classes="bag", iou_threshold=0.25, masks=True)
@@ -188,8 +227,9 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
     plain, full, plain_detect, full_detect, one_class, segment = server.service.requests
     assert not plain.HasField("top_k")
     assert not plain.HasField("min_score")
-    assert (plain.model, plain.version) == ("", 0)
+    assert (plain.model, plain.version, plain.heatmap) == ("", 0, False)
     assert (full.model, full.version, full.top_k, full.HasField("min_score")) == ("m", 2, 9, True)
+    assert full.heatmap
     assert not plain_detect.HasField("score_threshold")
     assert not plain_detect.HasField("max_detections")
     assert (full_detect.score_threshold, full_detect.max_detections) == (0.5, 4)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from retinue_client import _draw as draw
-from retinue_client._palette import colour_of_class, text_colour_on
+from retinue_client._palette import colour_of_class, heat_table, text_colour_on
 
 GREY = (127, 127, 127)
 
@@ -127,3 +127,17 @@ def test_odd_sizes_and_long_names_are_drawn(size):
     draw.draw_segmentation(image, class_map, [])
     draw.draw_detections(image, boxes, np.array([3]), [name], np.array([0.5]))
     draw.draw_detections(image, boxes[:0], np.array([], int), [], np.array([]))
+
+
+def test_the_colours_of_heat_grow_lighter_all_the_way():
+    table = heat_table()
+    assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+    lightness = table @ np.array([0.2126, 0.7152, 0.0722])
+    assert (np.diff(lightness[::16]) > 0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (640, 480)])
+def test_a_heatmap_is_drawn_on_any_picture(size):
+    drawn = draw.draw_heatmap(Image.new("RGB", size), np.full((2, 3), 200, np.uint8), "a name " * 40)
+    assert drawn.width >= size[0]
+    assert drawn.height > size[1]

@@ -61,6 +61,18 @@ def test_class_maps_come_back_from_raw_bytes(dtype):
     assert np.array_equal(decoded, class_map)
 
 
+def test_heatmaps_come_back_from_png():
+    levels = np.random.default_rng(0).integers(0, 256, (13, 17)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    assert np.array_equal(masks.heatmap_from_png(buffer.getvalue()), levels)
+    for mode in ("RGB", "I;16"):
+        buffer = io.BytesIO()
+        Image.new(mode, (3, 2)).save(buffer, "PNG")
+        with pytest.raises(ResponseError, match="A heatmap came as a PNG of mode"):
+            masks.heatmap_from_png(buffer.getvalue())
+
+
 def test_class_maps_of_another_size_or_kind_are_an_error_of_the_answer():
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2)).save(buffer, "PNG")

@@ -94,7 +94,7 @@ class AsyncClient:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `top_k`, `min_score`, `timeout_seconds`: see `ClassifyOptions`.
+            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `timeout_seconds`: see `ClassifyOptions`.
 
         Raises:
             ImageError: The one image has no answer.

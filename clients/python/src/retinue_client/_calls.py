@@ -48,10 +48,12 @@ class ClassifyOptions(CallOptions, total=False):
     Attributes:
         top_k: How many classes to return for each image. Left out means 5, or all where the model has fewer.
         min_score: Classes of lower probability are left out, in [0, 1].
+        heatmap: Whether to say where the most probable class is seen, for models that can.
     """
 
     top_k: int | None
     min_score: float | None
+    heatmap: bool
 
 
 class DetectOptions(CallOptions, total=False):
@@ -145,6 +147,7 @@ def classify_call(
     timeout_seconds: float | None = None,
     top_k: int | None = None,
     min_score: float | None = None,
+    heatmap: bool = False,
 ) -> Call[Classification]:
     """Which class does an image show? Options as in `ClassifyOptions`.
 
@@ -152,9 +155,14 @@ def classify_call(
         InvalidRequestError: An option is of the wrong type or too large a number to be sent.
     """
     template = make_request(
-        pb.ClassifyRequest, model=model, version=version or 0, top_k=top_k, min_score=min_score
+        pb.ClassifyRequest,
+        model=model,
+        version=version or 0,
+        top_k=top_k,
+        min_score=min_score,
+        heatmap=heatmap,
     )
-    return Call("Classify", template, timeout_seconds, _classification)
+    return Call("Classify", template, timeout_seconds, functools.partial(_classification, heatmap))
 
 
 def detect_call(
@@ -244,9 +252,15 @@ def _timing(timing: pb.Timing) -> Timing:
     )
 
 
-def _classification(result: pb.Classification, timing: Timing, model: str, version: int) -> Classification:
+def _classification(
+    with_heatmap: bool, result: pb.Classification, timing: Timing, model: str, version: int
+) -> Classification:
+    if with_heatmap and not result.heatmap:
+        raise ResponseError("The server answered without a heatmap: it is older than this client.")
     classes = tuple(ClassScore(entry.class_id, entry.label, entry.score) for entry in result.classes)
-    return Classification(classes=classes, model=model, version=version, timing=timing)
+    return Classification(
+        classes=classes, model=model, version=version, timing=timing, encoded_heatmap=result.heatmap
+    )
 
 
 def _detections(

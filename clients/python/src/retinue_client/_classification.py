@@ -1,13 +1,17 @@
 """What `classify` answers."""
 
+import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from retinue_client._draw import draw_classification
+from retinue_client._draw import draw_classification, draw_heatmap
 from retinue_client._images import ImageSource, open_upright
+from retinue_client._masks import heatmap_from_png
 from retinue_client._timing import Timing, provenance
 
 
@@ -39,12 +43,16 @@ class Classification:
         model: The model that answered.
         version: Its version.
         timing: Where the time went.
+        encoded_heatmap: Where the most probable class is seen, as it came: a PNG file. Empty where it was not
+            asked for.
     """
 
     classes: tuple[ClassScore, ...]
     model: str
     version: int
     timing: Timing
+    encoded_heatmap: bytes = b""
+    _decoded: list[npt.NDArray[np.uint8]] = field(default_factory=list, init=False, compare=False)
 
     @property
     def best(self) -> ClassScore:
@@ -56,6 +64,25 @@ class Classification:
         if not self.classes:
             raise LookupError("No class reached min_score.")
         return self.classes[0]
+
+    @property
+    def heatmap(self) -> npt.NDArray[np.uint8]:
+        """Where the most probable class is seen, read-only uint8 [h, w], decoded when first asked for.
+
+        It covers the whole image, upright, in its size or evenly smaller. 255 is where the image speaks for the
+        class most, 0 where it does not or where the model does not look; between them it is proportional.
+
+        Raises:
+            LookupError: It was not asked for.
+            ResponseError: What came cannot be decoded.
+        """
+        if not self.encoded_heatmap:
+            raise LookupError("There is no heatmap: ask with heatmap=True.")
+        if not self._decoded:
+            decoded = heatmap_from_png(self.encoded_heatmap)
+            decoded.flags.writeable = False
+            self._decoded.append(decoded)
+        return self._decoded[0]
 
     def __iter__(self) -> Iterator[ClassScore]:
         return iter(self.classes)
@@ -71,13 +98,17 @@ class Classification:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as values that JSON knows."""
-        return {
+        """The result as values that JSON knows; a heatmap stays a PNG, in base64."""
+        fields: dict[str, Any] = {
             "model": self.model,
             "version": self.version,
             "classes": [entry.to_dict() for entry in self.classes],
             "timing": self.timing.to_dict(),
         }
+        if self.encoded_heatmap:
+            encoded = base64.b64encode(self.encoded_heatmap).decode("ascii")
+            fields["heatmap"] = {"format": "png", "base64": encoded}
+        return fields
 
     def draw(self, image: ImageSource) -> Image.Image:
         """Paints the image (RGB, upright) with a panel of the classes and their scores below it.
@@ -88,3 +119,15 @@ class Classification:
         return draw_classification(
             open_upright(image), [(c.class_id, c.label, c.score) for c in self.classes]
         )
+
+    def draw_heatmap(self, image: ImageSource) -> Image.Image:
+        """Paints the heatmap over the image (RGB, upright), with the name of the class below it.
+
+        Raises:
+            ImageError: The image cannot be read.
+            LookupError: No heatmap was asked for.
+            ResponseError: The heatmap cannot be decoded.
+        """
+        heatmap = self.heatmap
+        name = f"{self.classes[0].label} {self.classes[0].score:.1%}" if self.classes else ""
+        return draw_heatmap(open_upright(image), heatmap, name.replace("%", " %"))

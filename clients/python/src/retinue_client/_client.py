@@ -98,7 +98,7 @@ class Client:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `top_k`, `min_score`, `timeout_seconds`: see `ClassifyOptions`.
+            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `timeout_seconds`: see `ClassifyOptions`.
 
         Raises:
             ImageError: The one image has no answer.

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from retinue_client._palette import Colour, colour_of_class, colour_table, text_colour_on
+from retinue_client._palette import Colour, colour_of_class, colour_table, heat_table, text_colour_on
 
 _SMALLEST_PICTURE = 480
 _PANEL_COLOUR = (24, 26, 31)
 _PANEL_TEXT = (236, 238, 242)
 _PANEL_FAINT = (58, 62, 72)
 _MASK_OPACITY = 0.5
+_HEAT_OPACITY = 0.65
+_DIMMED = 0.75
 _MOST_ROWS = 12
 
 Rectangle = tuple[float, float, float, float]
@@ -195,6 +197,33 @@ def draw_segmentation(
         for class_id, name, share in classes
     ]
     return _with_legend(tinted, legend, style)
+
+
+def draw_heatmap(image: Image.Image, heatmap: npt.NDArray[np.uint8], name: str) -> Image.Image:
+    """Lays the colours of a heatmap over the image in dim grey, the more opaque the hotter; name and scale below it.
+
+    Args:
+        image: RGB, upright.
+        heatmap: uint8 [h, w] of any size: it is scaled to the image.
+        name: What it is the heatmap of, or "".
+    """
+    image = _enlarge(image)
+    style = _Style.of(image)
+    large = Image.fromarray(heatmap).resize(image.size, Image.Resampling.BICUBIC)
+    levels = large.filter(ImageFilter.GaussianBlur(max(image.size) / 100))
+    table = heat_table()
+    colours = Image.fromarray(table[np.asarray(levels)])
+    dim = image.convert("L").point([round(level * _DIMMED) for level in range(256)]).convert("RGB")
+    opacity = levels.point([round(level * _HEAT_OPACITY) for level in range(256)])
+    canvas, draw, top = _with_panel(Image.composite(colours, dim, opacity), style, rows=1)
+    margin = 2 * style.padding
+    width, height = round(canvas.width * 0.3), round(style.text * 0.6)
+    ramp = np.broadcast_to(table[np.linspace(0, 255, width).astype(np.intp)], (height, width, 3))
+    left = canvas.width - margin - width
+    canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (left, round(top + (style.row - height) / 2)))
+    text = style.fit(name, left - 2 * margin)
+    draw.text((margin, top + style.row / 2), text, _PANEL_TEXT, style.font, anchor="lm")
+    return canvas
 
 
 def _enlarge(image: Image.Image) -> Image.Image:

@@ -1,6 +1,8 @@
-"""Class maps and masks as they travel, decoded with NumPy and Pillow alone."""
+"""Class maps, masks and heatmaps as they travel, decoded with NumPy and Pillow alone."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +20,37 @@ def class_map_from_png(png: bytes, height: int, width: int) -> npt.NDArray[np.ui
     Raises:
         ResponseError: It is no such PNG, or of another size.
     """
+    with _grey_png(png, "A class map") as image:
+        if image.size != (width, height):
+            raise ResponseError(
+                f"A class map of {width}x{height} came as a PNG of {image.width}x{image.height}."
+            )
+        decoded = np.array(image)
+    return decoded if decoded.dtype == np.uint8 else decoded.astype(np.uint16)
+
+
+def heatmap_from_png(png: bytes) -> npt.NDArray[np.uint8]:
+    """Decodes a greyscale PNG of 8 bits: uint8 [h, w].
+
+    Raises:
+        ResponseError: It is no such PNG.
+    """
+    with _grey_png(png, "A heatmap") as image:
+        if image.mode != "L":
+            raise ResponseError(f"A heatmap came as a PNG of mode {image.mode}, not of 8 bits.")
+        return np.array(image)
+
+
+@contextmanager
+def _grey_png(png: bytes, what: str) -> Iterator[Image.Image]:
+    """Opens a greyscale PNG and turns what Pillow raises of it into ResponseError."""
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            if image.size != (width, height):
-                raise ResponseError(
-                    f"A class map of {width}x{height} came as a PNG of {image.width}x{image.height}."
-                )
             if image.mode != "L" and not image.mode.startswith("I;16"):
-                raise ResponseError(f"A class map came as a PNG of mode {image.mode}, not as grey levels.")
-            decoded = np.array(image)
+                raise ResponseError(f"{what} came as a PNG of mode {image.mode}, not as grey levels.")
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise ResponseError(f"A class map came as a PNG that cannot be decoded: {exc}.") from exc
-    return decoded if decoded.dtype == np.uint8 else decoded.astype(np.uint16)
+        raise ResponseError(f"{what} came as a PNG that cannot be decoded: {exc}.") from exc
 
 
 def class_map_from_raw(raw: bytes, height: int, width: int) -> npt.NDArray[np.uint8 | np.uint16]:

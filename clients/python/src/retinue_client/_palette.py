@@ -1,4 +1,4 @@
-"""One fixed colour for each class id, so that a class looks the same in every picture."""
+"""Colours: one for each class id, so that a class looks the same in every picture, and one for each level of heat."""
 
 import colorsys
 
@@ -26,6 +26,18 @@ _FIRST_COLOURS: tuple[Colour, ...] = (
     (206, 147, 236),
     (216, 67, 21),
 )
+_INFERNO: tuple[Colour, ...] = (
+    (0, 0, 4),
+    (27, 12, 66),
+    (75, 12, 107),
+    (120, 28, 109),
+    (165, 44, 96),
+    (207, 68, 70),
+    (237, 105, 37),
+    (251, 154, 6),
+    (247, 208, 60),
+    (252, 255, 164),
+)
 # Consecutive multiples of the golden ratio lie far apart on the circle of hues.
 _GOLDEN_RATIO = 0.618033988749895
 
@@ -43,6 +55,20 @@ def colour_of_class(class_id: int) -> Colour:
 def colour_table(size: int) -> npt.NDArray[np.uint8]:
     """The colours of the classes 0...size-1: uint8 [size, 3], RGB."""
     return np.array([colour_of_class(class_id) for class_id in range(size)], dtype=np.uint8).reshape(size, 3)
+
+
+def heat_table() -> npt.NDArray[np.uint8]:
+    """The colours of the levels 0...255, from black over red to pale yellow: uint8 [256, 3], RGB.
+
+    Equal steps of level look equally large, and lightness rises all the way.
+
+    Source: the colour map "inferno" of S. van der Walt and N. Smith, https://bids.github.io/colormap, at ten levels.
+    """
+    levels = np.linspace(0, 255, len(_INFERNO))
+    channels = np.array(_INFERNO, dtype=np.float64).T
+    table = np.stack([np.interp(np.arange(256), levels, channel) for channel in channels], axis=1)
+    rounded: npt.NDArray[np.uint8] = np.rint(table).astype(np.uint8)
+    return rounded
 
 
 def text_colour_on(colour: Colour) -> Colour:

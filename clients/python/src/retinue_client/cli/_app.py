@@ -15,6 +15,7 @@ from retinue_client.cli._options import (
     DEFAULT_TIMEOUT,
     Classes,
     Draw,
+    Heatmap,
     Images,
     IouThreshold,
     Json,
@@ -73,14 +74,20 @@ def classify(  # noqa: PLR0913 (a command's options are its parameters)
     timeout: Timeout = DEFAULT_TIMEOUT,
     as_json: Json = False,
     draw: Draw = None,
+    heatmap: Heatmap = None,
 ) -> None:
     """Say which classes each image shows."""
-    outputs = _outputs(images, as_json, draw)
+    outputs = _outputs(images, as_json, draw, heatmap=heatmap)
     with connect(server, timeout) as client:
         ask_about(
             images,
             lambda contents: client.classify(
-                contents, model=model, version=model_version, top_k=top_k, min_score=min_score
+                contents,
+                model=model,
+                version=model_version,
+                top_k=top_k,
+                min_score=min_score,
+                heatmap=heatmap is not None,
             ),
             outputs,
         )
@@ -144,7 +151,7 @@ def segment(  # noqa: PLR0913 (a command's options are its parameters)
     draw: Draw = None,
 ) -> None:
     """Give each pixel of each image a class."""
-    outputs = _outputs(images, as_json, draw, mask_out)
+    outputs = _outputs(images, as_json, draw, mask_out=mask_out)
     # Run-length masks are text that COCO tools read; a PNG is smaller where nobody reads it as JSON.
     mask_format: MaskFormat = "coco_rle" if as_json else "png"
     with connect(server, timeout) as client:
@@ -182,9 +189,17 @@ def models(
         console_for(sys.stderr).print(f"The server at {client.address} has no models.")
 
 
-def _outputs(images: list[str], as_json: bool, draw: str | None, mask_out: str | None = None) -> Outputs:
+def _outputs(
+    images: list[str],
+    as_json: bool,
+    draw: str | None,
+    *,
+    mask_out: str | None = None,
+    heatmap: str | None = None,
+) -> Outputs:
     return Outputs(
         as_json=as_json,
         drawings=plan_outputs("--draw", draw, images),
+        heatmaps=plan_outputs("--heatmap", heatmap, images),
         class_maps=plan_outputs("--mask-out", mask_out, images, suffixes=frozenset({".png"})),
     )

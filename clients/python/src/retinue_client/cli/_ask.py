@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from retinue_client import ImageError, RetinueError, Segmentation
+from retinue_client import Classification, ImageError, RetinueError, Segmentation
 from retinue_client.cli._console import console_for
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._files import read_image, save_picture
@@ -27,11 +27,13 @@ class Outputs:
         as_json: One JSON object a line instead of tables.
         drawings: For each image, where its painted result goes, or None.
         class_maps: For each image, where its class map goes, or None.
+        heatmaps: For each image, where the image with its heatmap goes, or None.
     """
 
     as_json: bool
     drawings: list[Path | None]
     class_maps: list[Path | None]
+    heatmaps: list[Path | None]
 
 
 def ask_about(images: list[str], question: Question, outputs: Outputs) -> None:
@@ -58,8 +60,7 @@ def ask_about(images: list[str], question: Question, outputs: Outputs) -> None:
             if isinstance(outcome, ImageError):
                 failed += 1
                 continue
-            place = start + offset
-            if not _save(contents[offset], outcome, outputs.drawings[place], outputs.class_maps[place]):
+            if not _save(contents[offset], outcome, outputs, start + offset):
                 failed += 1
     raise typer.Exit(EXIT_SOME_FAILED if failed else EXIT_ALL_ANSWERED)
 
@@ -82,10 +83,12 @@ def _report(name: str, outcome: Result | ImageError, as_json: bool) -> None:
         console_for(sys.stdout).print(result_block(name, outcome))
 
 
-def _save(content: bytes, result: Result, drawing: Path | None, class_map: Path | None) -> bool:
+def _save(content: bytes, result: Result, outputs: Outputs, place: int) -> bool:
     saved = True
-    if drawing is not None:
+    if drawing := outputs.drawings[place]:
         saved &= save_picture(lambda: result.draw(content), drawing, "--draw")
-    if class_map is not None and isinstance(result, Segmentation):
+    if (class_map := outputs.class_maps[place]) and isinstance(result, Segmentation):
         saved &= save_picture(result.to_image, class_map, "--mask-out")
+    if (heatmap := outputs.heatmaps[place]) and isinstance(result, Classification):
+        saved &= save_picture(lambda: result.draw_heatmap(content), heatmap, "--heatmap")
     return saved

@@ -38,6 +38,14 @@ Classes = Annotated[
     typer.Option("--class", metavar="NAME", help="Only this class; may be given several times."),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="How many classes to return; 5 by default.")]
+Heatmap = Annotated[
+    str | None,
+    typer.Option(
+        "--heatmap",
+        metavar="OUT.png",
+        help="Paint over the image where the most probable class is seen; for several images, a folder.",
+    ),
+]
 MinScore = Annotated[
     float | None,
     typer.Option("--min-score", min=0, max=1, help="Leave out classes of a lower probability, in [0, 1]."),
