@@ -9,6 +9,7 @@ from rich.markup import escape
 from retinue_export.cli.adopt import adopt
 from retinue_export.cli.catalogue import catalogue
 from retinue_export.cli.diff import diff
+from retinue_export.cli.features import features
 from retinue_export.cli.inspect import inspect
 from retinue_export.cli.module import module
 from retinue_export.cli.torchvision import torchvision
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, torchvision, module, adopt, verify, inspect, diff, catalogue):
+for command in (train, torchvision, module, adopt, verify, inspect, diff, features, catalogue):
     app.command()(command)
 
 

@@ -1,0 +1,79 @@
+"""`retinue-export features`."""
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from rich.markup import escape
+from rich.table import Table
+
+from retinue_export import feature_grid, feature_maps, inputs
+from retinue_export.cli.options import BundleFolder, version_folder
+from retinue_export.cli.show import console
+from retinue_export.errors import ExportError
+from retinue_server.bundle import manifest as manifest_file
+from retinue_server.vision import decode
+
+
+def features(
+    folder: BundleFolder,
+    list_layers: Annotated[bool, typer.Option("--list", help="List the layers that can be drawn.")] = False,
+    layer: Annotated[str, typer.Option(help="The layer to draw, by its name in the list.")] = "",
+    image: Annotated[Path | None, typer.Option(help="The image to show to the network.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Where to write the picture.")] = None,
+    channels: Annotated[
+        int, typer.Option(min=0, help="Draw so many channels, the first ones; 0 means all.")
+    ] = 64,
+) -> None:
+    """Draw what a layer of a bundle's network makes of an image."""
+    folder = version_folder(folder)
+    manifest = manifest_file.read(folder)
+    manifest_file.check_hash(folder, manifest)
+    model = feature_maps.read(folder / manifest_file.MODEL_FILE)
+    if list_layers:
+        _list(feature_maps.layers(model))
+        return
+    if not layer or image is None or out is None:
+        raise ExportError("Give --layer, --image and --out; --list shows the layers.")
+    _require_writable(out)
+    chosen = feature_maps.find(model, layer)
+    pixels, _ = inputs.prepare_one(_opened(image), manifest_file.input_spec(manifest))
+    maps = feature_maps.compute(model, chosen, pixels)[: channels or None]
+    _write(feature_grid.draw(chosen, maps, pixels), out)
+    console.print(f"[bold]{escape(str(out))}[/]  {len(maps)} of {chosen.shape[0]} channels", soft_wrap=True)
+
+
+def _list(layers: list[feature_maps.Layer]) -> None:
+    table = Table("layer", "operator", "channels x rows x columns", "tensor", box=None)
+    for layer in layers:
+        table.add_row(
+            escape(layer.name), layer.operator, " x ".join(map(str, layer.shape)), escape(layer.tensor)
+        )
+    console.print(table)
+
+
+def _require_writable(out: Path) -> None:
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ExportError(f"{out} does not name a picture: end it in .png.")
+    if not out.parent.is_dir():
+        raise ExportError(f"There is no folder {out.parent} to write {out.name} to.")
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return decode.open_encoded(path.read_bytes(), max_pixels=inputs.MAX_PIXELS)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _write(picture: Image.Image, out: Path) -> None:
+    """Writes a picture, whole or not at all."""
+    buffer = io.BytesIO()
+    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()])
+    try:
+        out.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}.") from error
