@@ -13,7 +13,7 @@ from tests import colour_bundles, odd_bundles
 from tests.unit.export import tiny
 from tests.unit.export.test_cli import run
 
-from retinue_export import assembly
+from retinue_export import assembly, heatmaps
 from retinue_export.errors import ExportError
 from retinue_export.inspection import facts, layers, manifest_text, report, weights
 
@@ -58,6 +58,14 @@ def test_parameters_bytes_and_work_are_those_counted_by_hand(bundle: Path) -> No
     assert not found.uncounted
     assert [layer.name for layer in found.layers if layer.macs] == ["0", "5"]
     assert found.file_bytes == (bundle / "model.onnx").stat().st_size
+
+
+def test_work_that_is_done_only_on_request_is_not_counted(bundle: Path, tmp_path: Path) -> None:
+    located = assembly.build(heatmaps.add(tiny.candidate()), tmp_path, 1, lambda _stage: None)
+    plain, found = facts.read(bundle), facts.read(located)
+    assert [port.name for port in found.outputs] == ["probabilities", "heatmap"]
+    assert (found.macs, found.parameters) == (plain.macs, plain.parameters)
+    assert [layer.name for layer in found.layers] == [layer.name for layer in plain.layers]
 
 
 def test_the_bundled_mobilenet_takes_what_its_authors_say() -> None:

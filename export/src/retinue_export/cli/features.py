@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from retinue_export import feature_grid, feature_maps, inputs
-from retinue_export.cli.options import BundleFolder, version_folder
+from retinue_export.cli.options import BundleFolder, require_writable, version_folder
 from retinue_export.cli.show import console
 from retinue_export.errors import ExportError
+from retinue_export.inspection.facts import read_model
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision import decode
 
@@ -31,13 +32,13 @@ def features(
     folder = version_folder(folder)
     manifest = manifest_file.read(folder)
     manifest_file.check_hash(folder, manifest)
-    model = feature_maps.read(folder / manifest_file.MODEL_FILE)
+    model = read_model(folder / manifest_file.MODEL_FILE)
     if list_layers:
         _list(feature_maps.layers(model))
         return
     if not layer or image is None or out is None:
         raise ExportError("Give --layer, --image and --out; --list shows the layers.")
-    _require_writable(out)
+    _require_picture(out)
     chosen = feature_maps.find(model, layer)
     pixels, _ = inputs.prepare_one(_opened(image), manifest_file.input_spec(manifest))
     maps = feature_maps.compute(model, chosen, pixels)[: channels or None]
@@ -54,12 +55,11 @@ def _list(layers: list[feature_maps.Layer]) -> None:
     console.print(table)
 
 
-def _require_writable(out: Path) -> None:
+def _require_picture(out: Path) -> None:
     kind = Image.registered_extensions().get(out.suffix.lower())
     if kind not in Image.SAVE:
         raise ExportError(f"{out} does not name a picture: end it in .png.")
-    if not out.parent.is_dir():
-        raise ExportError(f"There is no folder {out.parent} to write {out.name} to.")
+    require_writable(out)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -13,7 +13,11 @@ from retinue.v1 import manifest_pb2 as pb
 from retinue_export.errors import ExportError
 from retinue_export.inspection import layers, macs, weights
 from retinue_export.inspection.layers import Layer
+from retinue_export.subgraph import leading_to
 from retinue_server.bundle import manifest as manifest_file
+
+_EXTRA_OUTPUTS = frozenset({"heatmap", "masks"})
+"""What bundles compute only when asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Facts:
         outputs: all.
         operators: how many nodes there are, by operator, most first.
         constants: see `weights.constants`.
-        layers: see `layers.read`.
+        layers: see `layers.read`; of a bundle those that run for every request.
         uncounted: operators that may compute much and are in no figure, or whose shapes are unknown.
         external_files: where constants lie outside of the file.
     """
@@ -102,9 +106,12 @@ def read(target: Path) -> Facts:
         manifest = manifest_file.read(target)
         manifest_file.check_hash(target, manifest)
         path = target / manifest_file.MODEL_FILE
-    model = _model(path)
+    model = read_model(path)
     known = weights.constants(model)
-    found = layers.read(model, known)
+    always = model
+    if manifest is not None:
+        always = leading_to(model, [one.name for one in model.graph.output if one.name not in _EXTRA_OUTPUTS])
+    found = layers.read(always, known)
     return Facts(
         file=path,
         file_bytes=path.stat().st_size,
@@ -126,8 +133,12 @@ def read(target: Path) -> Facts:
     )
 
 
-def _model(path: Path) -> onnx.ModelProto:
-    """Reads a graph, its own functions put in place of their calls; numbers outside of the file are left there."""
+def read_model(path: Path) -> onnx.ModelProto:
+    """Reads a graph, its own functions put in place of their calls; numbers outside of the file are left there.
+
+    Raises:
+        ExportError: the file is not a graph that can be understood.
+    """
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:

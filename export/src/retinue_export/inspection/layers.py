@@ -55,7 +55,7 @@ def read(model: onnx.ModelProto, known: dict[str, weights.Constant]) -> list[Lay
         if parameters or multiply_adds != 0:
             layers.append(
                 Layer(
-                    name=_name(node, constants),
+                    name=module_of(constants) or node.name or node.output[0],
                     operator=node.op_type,
                     output_shape=shapes.get(node.output[0]),
                     parameters=parameters,
@@ -123,12 +123,13 @@ def _summed(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
     ]
 
 
-def _name(node: onnx.NodeProto, constants: Sequence[weights.Constant]) -> str:
+def module_of(constants: Sequence[weights.Constant]) -> str | None:
+    """The name of the module that the constants of a node are of, where their names tell it."""
     for constant in sorted(constants, key=lambda constant: constant.count, reverse=True):
         matched = _MODULE_PATTERN.match(constant.name)
         if matched and constant.is_parameter:
             return matched[1].removeprefix(_WRAPPER)
-    return node.name or node.output[0]
+    return None
 
 
 def _module_paths(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
