@@ -161,6 +161,9 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
     described = candidate.manifest.source.architecture
     if _batch_norms(exported.original) < _batch_norms(candidate.network):
         described += ", batch normalisation folded into the convolutions"
+        trained = candidate.packaging.reference(candidate.network)
+        unrounded = candidate.packaging.reference(exported.original)
+        parity.check(parity.compare(trained, unrounded, images, batch_sizes=(32,)))
     if not candidate.full_precision:
         described += ", weights rounded to 16-bit floats"
     certificate = pb.ParityCertificate(

@@ -14,7 +14,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
-from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.onnx import OnnxExporterError
 
@@ -99,24 +98,26 @@ class DetectingByLogits(Detecting):
 def folded(module: nn.Module) -> nn.Module:
     """Merges batch normalisation into the convolutions before it.
 
-    Inside `nn.Sequential` wherever one follows the other; elsewhere where torch.fx can follow the module.
+    Inside `nn.Sequential` wherever one follows the other; elsewhere where torch.fx can follow the module. Only what is
+    exactly PyTorch's own is merged: classes made from them may standardise weights first, or activate afterwards.
 
     Returns:
         A copy in evaluation mode that computes the same up to rounding; `module` stays as it is.
     """
     module = copy.deepcopy(module).eval()
     for part in module.modules():
-        if isinstance(part, nn.Sequential):
+        if type(part).forward is nn.Sequential.forward:
+            assert isinstance(part, nn.Sequential)
             for place in range(len(part) - 1):
                 convolution, norm = part[place], part[place + 1]
-                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
                     part[place] = fuse_conv_bn_eval(convolution, norm)
                     part[place + 1] = nn.Identity()
     if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return module
     try:
         fused: nn.Module = fuse(module)
-    except (TraceError, TypeError, RuntimeError, NotImplementedError):
+    except Exception:  # the module's own code, run on what is no tensor, may raise anything
         return module
     return fused.eval()
 

@@ -54,6 +54,48 @@ def test_batch_normalisation_outside_of_a_sequential_is_folded_too() -> None:
     assert not any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Separate()).modules())
 
 
+class _Activating(nn.BatchNorm2d):
+    """Batch normalisation and what follows it in one."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).relu()
+
+
+class _Standardised(nn.Conv2d):
+    """A convolution that takes no notice of how large its weights are."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(images, self.weight / self.weight.std(), self.bias)
+
+
+class _Backwards(nn.Sequential):
+    """Parts that are not run in their order."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for part in reversed(self):
+            images = part(images)
+        return images
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(3, 3, 1), _Activating(3)),
+        nn.Sequential(_Standardised(3, 3, 1), nn.BatchNorm2d(3)),
+        _Backwards(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
+    ],
+    ids=lambda network: "-".join(type(part).__name__ for part in network.modules()),
+)
+def test_what_only_looks_as_if_it_could_be_folded_computes_the_same(network: nn.Module) -> None:
+    torch.manual_seed(0)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    images = torch.randn(4, 3, 8, 6)
+    torch.testing.assert_close(graph.folded(network)(images), network.eval()(images))
+
+
 def test_a_module_that_cannot_be_traced_stays_as_it_is() -> None:
     assert any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Branching()).modules())
 
