@@ -7,6 +7,7 @@ weights these are.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,24 @@ from onnx import numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import bundle, graph, heatmaps, inputs, torchvision_models, user_module, weight_files
+from retinue_export import (
+    bundle,
+    graph,
+    heatmaps,
+    inputs,
+    timm_models,
+    torchvision_models,
+    user_module,
+    weight_files,
+)
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier
 from retinue_export.parity import BATCH_SIZES, TOLERANCES, Feeds, Runner
 from retinue_export.recipes.catalog import RECIPES
+from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 
-_TORCHVISION = "torchvision.models."
+_LIBRARIES = {library.PREFIX: library.find_preset for library in (torchvision_models, timm_models)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class _Origin:
     network: Callable[[], nn.Module]
     packaging: Packaging
     images: Callable[[], NDArray[np.uint8]]
+    load: Callable[[nn.Module, State], None]
 
 
 def load(
@@ -124,32 +136,36 @@ def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
 
 def _origin(manifest: pb.ModelManifest, module: str | None) -> _Origin:
     architecture = manifest.source.architecture
+    load = partial(weight_files.load_into, described=architecture)
     if module is not None:
-        return _user_origin(manifest, module)
+        return _user_origin(manifest, module, load)
     for recipe in RECIPES.values():
         if recipe.manifest.source.architecture == architecture:
-            return _Origin(recipe.network, recipe.packaging, recipe.parity_images)
+            return _Origin(recipe.network, recipe.packaging, recipe.parity_images, load)
     if architecture.startswith(bundle.ADOPTED):
         raise ExportError(
             "The bundle was adopted: its hash and manifest hold, but comparing it needs the file that it was made of. "
             f"Give --adopted {manifest.source.weights} (SHA-256 {manifest.source.weights_sha256[:16]}...)."
         )
-    if not architecture.startswith(_TORCHVISION):
-        raise ExportError(
-            f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here: "
-            "give --module FILE.py:FUNCTION if a file of yours builds it."
-        )
-    name = architecture.removeprefix(_TORCHVISION)
-    preset = torchvision_models.find_preset(name, manifest.source.weights_sha256)
-    spec = manifest_file.input_spec(manifest)
-    return _Origin(
-        lambda: torchvision_models.build_network(name, len(manifest.labels)),
-        classifier(spec, preset.normalisation),
-        lambda: inputs.photos(spec),
+    for prefix, find in _LIBRARIES.items():
+        if architecture.startswith(prefix):
+            preset = find(architecture.removeprefix(prefix), manifest.source.weights_sha256)
+            spec = manifest_file.input_spec(manifest)
+            return _Origin(
+                partial(preset.build, len(manifest.labels)),
+                classifier(spec, preset.normalisation),
+                partial(inputs.photos, spec),
+                preset.load,
+            )
+    raise ExportError(
+        f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here: "
+        "give --module FILE.py:FUNCTION if a file of yours builds it."
     )
 
 
-def _user_origin(manifest: pb.ModelManifest, module: str) -> _Origin:
+def _user_origin(
+    manifest: pb.ModelManifest, module: str, load: Callable[[nn.Module, State], None]
+) -> _Origin:
     if not manifest.input.HasField("normalisation"):
         raise ExportError("The bundle does not say how it normalises its input: export it again.")
     spec = manifest_file.input_spec(manifest)
@@ -163,6 +179,7 @@ def _user_origin(manifest: pb.ModelManifest, module: str) -> _Origin:
         lambda: network,
         packaging,
         lambda: inputs.photos(spec),
+        load,
     )
 
 
@@ -177,7 +194,7 @@ def _from_file(origin: _Origin, manifest: pb.ModelManifest, weights: Path) -> nn
             f"{manifest.source.weights_sha256}."
         )
     network = origin.network()
-    weight_files.load_into(network, state, manifest.source.architecture)
+    origin.load(network, state)
     return _shipped(network, manifest)
 
 

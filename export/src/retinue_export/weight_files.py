@@ -1,6 +1,7 @@
 """Weights files: read without running anything that is in them, and put into the network they belong to."""
 
 import pickle
+import textwrap
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ State = dict[str, Tensor]
 
 _ENTRIES = ("state_dict", "model_state_dict", "model")
 """Under which of these a training's checkpoint keeps the network's own state."""
+_LONGEST_DIFFERENCE = 300
+"""Characters of a message that says what does not fit; a large network has thousands of names."""
 
 
 def read(path: Path) -> State:
@@ -64,15 +67,26 @@ def load_into(network: nn.Module, state: State, described: str) -> None:
         network.load_state_dict(_unwrapped(state, set(network.state_dict())))
     except RuntimeError as error:
         difference = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
+        difference = textwrap.shorten(difference, _LONGEST_DIFFERENCE, placeholder=" ...")
         raise ExportError(f"The weights do not fit {described}: {difference}") from error
 
 
-def class_count(state: State) -> int:
-    """How many classes a classifier's state dict answers: the length of its last matrix."""
-    matrices = [tensor for tensor in state.values() if tensor.ndim >= 2]
-    if not matrices:
-        raise ExportError("The weights file holds no layer.")
-    return int(matrices[-1].shape[0])
+def other_class_count(network: nn.Module, state: State) -> int | None:
+    """For how many classes weights are, where nothing but that keeps them from fitting a classifier.
+
+    Returns:
+        None where they fit, or do not fit for another reason.
+    """
+    wanted = network.state_dict()
+    state = _unwrapped(state, set(wanted))
+    if set(state) != set(wanted):
+        return None
+    unlike = [(value, state[name]) for name, value in wanted.items() if value.shape != state[name].shape]
+    counts = {(len(own), len(other)) for own, other in unlike if own.ndim and other.ndim}
+    if len(counts) != 1 or any(own.shape[1:] != other.shape[1:] for own, other in unlike):
+        return None
+    ((_, count),) = counts
+    return count
 
 
 def _read_safetensors(path: Path) -> State:

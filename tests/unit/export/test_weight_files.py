@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.unit.export import tiny
+from torch import nn
 
 from retinue_export import weight_files
 from retinue_export.errors import ExportError
@@ -42,6 +43,32 @@ def test_a_network_whose_own_names_begin_alike_is_not_unwrapped(tmp_path: Path) 
     again = torch.nn.Sequential(tiny.network(seed=4))
     weight_files.load_into(again, weight_files.read(tmp_path / "w.pth"), "tiny")
     assert torch.equal(again.state_dict()["0.0.weight"], STATE["0.weight"])
+
+
+def classifier(classes: int) -> nn.Module:
+    """Its matrices in a file are not in the order in which they are run."""
+    return nn.ModuleDict(
+        {"head": nn.Linear(4, classes), "stem": nn.Linear(9, 4), "twin": nn.Linear(4, classes)}
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_for_another_number_of_classes_are_known_by_it(prefix: str) -> None:
+    state = {f"{prefix}{name}": value for name, value in classifier(7).state_dict().items()}
+    assert weight_files.other_class_count(classifier(9), state) == 7
+    assert weight_files.other_class_count(classifier(7), state) is None
+
+
+def test_weights_that_differ_in_more_than_their_classes_are_for_no_number_of_them() -> None:
+    wider = nn.ModuleDict({"head": nn.Linear(5, 7), "stem": nn.Linear(9, 5), "twin": nn.Linear(5, 7)})
+    assert weight_files.other_class_count(classifier(9), wider.state_dict()) is None
+    assert weight_files.other_class_count(classifier(9), STATE) is None
+
+
+def test_thousands_of_names_that_do_not_fit_are_not_all_listed() -> None:
+    with pytest.raises(ExportError) as refused:
+        weight_files.load_into(nn.Sequential(*(nn.Linear(1, 1) for _ in range(1000))), STATE, "it")
+    assert len(str(refused.value)) < 400
 
 
 def test_weights_of_another_network_are_refused_by_name() -> None:

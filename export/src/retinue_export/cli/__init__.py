@@ -12,6 +12,7 @@ from retinue_export.cli.diff import diff
 from retinue_export.cli.features import features
 from retinue_export.cli.inspect import inspect
 from retinue_export.cli.module import module
+from retinue_export.cli.timm import timm
 from retinue_export.cli.torchvision import torchvision
 from retinue_export.cli.train import train
 from retinue_export.cli.verify import verify
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, torchvision, module, adopt, verify, inspect, diff, features, catalogue):
+for command in (train, torchvision, timm, module, adopt, verify, inspect, diff, features, catalogue):
     app.command()(command)
 
 

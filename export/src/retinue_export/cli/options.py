@@ -13,6 +13,17 @@ Out = Annotated[
 Version = Annotated[
     int, typer.Option("--version", help="The number of the version folder, which must not exist.")
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="A .safetensors file or one of torch.save's; without it the library's own are downloaded.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--labels", help="A text file, one label a line; without it the library's own."),
+]
 FullPrecision = Annotated[
     bool, typer.Option("--full-precision", help="Keep weights in 32 bits instead of rounding to 16.")
 ]

@@ -1,13 +1,12 @@
 """`retinue-export torchvision`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from retinue_export import bundle, torchvision_models
 from retinue_export.cli.build import build
-from retinue_export.cli.options import FullPrecision, Heatmap, Out, Version
+from retinue_export.cli.options import FullPrecision, Heatmap, Labels, Out, Version, Weights
 
 
 def torchvision(
@@ -17,13 +16,8 @@ def torchvision(
     name: Annotated[str, typer.Option(help="The bundle's name.")],
     out: Out,
     version: Version = 1,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A state dict saved by torch.save; without it torchvision's own is downloaded."),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A text file, one label a line; without it torchvision's own.")
-    ] = None,
+    weights: Weights = None,
+    labels: Labels = None,
     full_precision: FullPrecision = False,
     heatmap: Heatmap = True,
 ) -> None:
