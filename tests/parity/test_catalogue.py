@@ -16,8 +16,11 @@ from retinue_export.errors import ExportError, ParityError
 from retinue_export.packaging import SingleOutput
 
 CROSS_SECTION = (
+    "convnextv2_atto",
+    "deit_tiny_patch16_224",
     "fcn_8s",
     "googlenet",
+    "legacy_seresnet50",
     "lenet_5",
     "mobilenet_v3_small",
     "regnet_y_400mf",

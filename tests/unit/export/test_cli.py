@@ -189,6 +189,8 @@ def test_an_existing_version_is_refused_before_anything_is_trained(
             ["torchvision", "mobilenet_v2", "--weights", "none.pth", "--name", "a", "--out", "out"],
             "no weights file",
         ),
+        (["timm", "resnet9", "--name", "a", "--out", "out"], "no model 'resnet9'"),
+        (["timm", "resnet18", "--weights", "none.pth", "--name", "a", "--out", "out"], "no weights file"),
         (["verify", "none"], "There is no bundle folder"),
         (["verify", "."], "manifest.json"),
     ],
@@ -245,15 +247,54 @@ def test_a_row_that_cannot_be_proved_is_told_and_the_others_are_written_down(
     def prove(row: rows.Row) -> Proof:
         if row.name == "zfnet":
             raise ExportError("it is broken.")
+        if row.name == "alexnet":
+            raise ZeroDivisionError("within | it")
         return Proof(row, 60_000, spread=0.5, difference=1e-6, file_bytes=120_000, export_seconds=1.0)
 
     monkeypatch.setattr(report, "prove", prove)
     page = tmp_path / "catalogue.md"
-    code, _, err = run(capsys, "catalogue", "zfnet", "lenet_5", "--prove", "--page", str(page))
+    names = ("zfnet", "lenet_5", "alexnet")
+    code, out, err = run(capsys, "catalogue", *names, "--prove", "--json", "--page", str(page))
     assert code == 1
     assert "zfnet  it is broken." in err
-    assert "1 of 2 architectures" in err
-    assert "| lenet_5 |" in page.read_text(encoding="utf-8")
+    assert "2 of 3 architectures" in err
+    assert {row["name"]: row.get("failure") for row in json.loads(out)} == {
+        "lenet_5": None,
+        "alexnet": "ZeroDivisionError: within | it",
+        "zfnet": "it is broken.",
+    }
+    text = page.read_text(encoding="utf-8")
+    assert "| lenet_5 |" in text
+    assert "| zfnet | zoo | classify | 224 | it is broken. |" in text
+    assert "ZeroDivisionError: within / it |" in text
+
+
+def test_a_sample_of_timm_has_a_part_of_the_page_to_itself(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retinue_export.catalogue import report, rows, timm_sample
+    from retinue_export.catalogue.proof import Proof
+
+    def prove(row: rows.Row) -> Proof:
+        if row.name == "test_vit":
+            raise ExportError("it is broken.")
+        return Proof(row, 60_000, spread=0.5, difference=1e-6, file_bytes=120_000, export_seconds=1.0)
+
+    monkeypatch.setattr(report, "prove", prove)
+    monkeypatch.setattr(timm_sample.timm_models, "classifiers", lambda: ["test_vit", "test_resnet"])
+    page = tmp_path / "catalogue.md"
+    sample = ("--timm-sample", "2", "--prove", "--page", str(page))
+    code, _, err = run(capsys, "catalogue", "lenet_5", *sample)
+    assert code == 1
+    assert "1 of 3 architectures" in err
+    catalogue, _, drawn = page.read_text(encoding="utf-8").partition("## A random sample of timm")
+    assert "| lenet_5 |" in catalogue
+    assert "Of 2 classifiers drawn" in drawn
+    assert ", 1 pass." in drawn
+    assert "| test_resnet | timm | classify | 128 |" in drawn
+    assert "| test_vit | timm | classify | 128 | it is broken. |" in drawn
+    assert run(capsys, "catalogue", *sample)[2].count("architectures") == 1
+    assert "lenet_5" not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

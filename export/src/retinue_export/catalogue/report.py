@@ -1,6 +1,7 @@
 """The catalogue on the console, as JSON and as a page."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from retinue_export.catalogue.proof import BATCH_SIZES, LIMITS, Proof, prove
 from retinue_export.catalogue.rows import Row, task_name
+from retinue_export.catalogue.timm_sample import MOST_PARAMETERS
 from retinue_export.errors import ExportError
 
 _DISTANCES = {
@@ -55,30 +57,56 @@ def list_rows(console: Console, rows: Iterable[Row], as_json: bool) -> None:
     console.print(table)
 
 
-def prove_all(console: Console, rows: Iterable[Row]) -> tuple[list[Proof], int]:
-    """Proves each row and prints a line for it.
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that is not exported as it should be.
 
-    Returns:
-        The proofs, and how many rows have none.
+    Attributes:
+        row: see there.
+        reason: what was wrong, for people.
     """
-    proofs: list[Proof] = []
-    failed = 0
+
+    row: Row
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What became of rows.
+
+    Attributes:
+        proofs: of those that are exported.
+        failures: the others.
+    """
+
+    proofs: list[Proof]
+    failures: list[Failure]
+
+
+def prove_all(console: Console, rows: Iterable[Row]) -> Results:
+    """Proves each row and prints a line for it."""
+    results = Results([], [])
     for row in rows:
         with console.status(row.name):
             try:
-                proofs.append(prove(row))
-            except ExportError as error:
-                failed += 1
-                console.print(f"[bold red]{row.name}[/]  {escape(str(error))}", soft_wrap=True)
+                proof = prove(row)
+            except (
+                Exception
+            ) as error:  # an architecture's own code may raise anything, and others are still to come
+                reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
+                results.failures.append(Failure(row, " ".join(reason.split())))
+                console.print(f"[bold red]{row.name}[/]  {escape(reason)}", soft_wrap=True)
                 continue
-        console.print(f"{row.name}  differs by {proofs[-1].difference:.1e} of {proofs[-1].spread:.2f}")
-    return proofs, failed
+        results.proofs.append(proof)
+        console.print(f"{row.name}  differs by {proof.difference:.1e} of {proof.spread:.2f}")
+    return results
 
 
-def print_json(console: Console, proofs: Iterable[Proof]) -> None:
-    """Prints what was measured."""
-    console.print_json(
-        data=[
+def print_json(console: Console, results: Iterable[Results]) -> None:
+    """Prints what was measured, and what went wrong with the rest."""
+    data: list[dict[str, Any]] = []
+    for part in results:
+        data += [
             {
                 **_described(proof.row),
                 "parameters": proof.parameters,
@@ -87,9 +115,10 @@ def print_json(console: Console, proofs: Iterable[Proof]) -> None:
                 "file_bytes": proof.file_bytes,
                 "export_seconds": round(proof.export_seconds, 1),
             }
-            for proof in proofs
+            for proof in part.proofs
         ]
-    )
+        data += [{**_described(failure.row), "failure": failure.reason} for failure in part.failures]
+    console.print_json(data=data)
 
 
 def _described(row: Row) -> dict[str, Any]:
@@ -102,12 +131,30 @@ def _described(row: Row) -> dict[str, Any]:
     }
 
 
-def page(proofs: Iterable[Proof]) -> str:
-    """The page in Markdown."""
-    engines = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "onnxruntime"))
+def page(results: Results, sample: Results | None = None) -> str:
+    """The page in Markdown.
+
+    Args:
+        results: of the catalogue.
+        sample: of what was drawn from timm, if anything was.
+    """
+    names = ("torch", "torchvision", "timm", "onnxruntime")
+    engines = ", ".join(f"{name} {version(name)}" for name in names)
+    parts = [_HEADING, f"With {engines}.\n", *_tables(results)]
+    if sample is not None:
+        drawn = len(sample.proofs) + len(sample.failures)
+        parts += [
+            "\n## A random sample of timm\n",
+            f"Of {drawn} classifiers drawn at random from all that timm has, those of more than "
+            f"{MOST_PARAMETERS // 1_000_000} M parameters left out, {len(sample.proofs)} pass. Each was compared on "
+            "the smallest input it runs on of those tried, the largest being the one it was made for.\n",
+            *_tables(sample),
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _tables(results: Results) -> list[str]:
     lines = [
-        _HEADING,
-        f"With {engines}.\n",
         "| network | source | task | input | parameters | MB | export s | difference | spread |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -115,6 +162,14 @@ def page(proofs: Iterable[Proof]) -> str:
         f"| {proof.row.name} | {proof.row.source} | {task_name(proof.row.task)} | {proof.row.side} "
         f"| {proof.parameters / 1e6:,.2f} M | {proof.file_bytes / 1e6:,.1f} | {proof.export_seconds:.1f} "
         f"| {proof.difference:.1e} | {proof.spread:.2f} |"
-        for proof in proofs
+        for proof in results.proofs
     ]
-    return "\n".join(lines) + "\n"
+    if results.failures:
+        lines += ["\nNot exported as they should be:\n", "| network | source | task | input | reason |"]
+        lines += ["|---|---|---|---:|---|"]
+        lines += [
+            f"| {failure.row.name} | {failure.row.source} | {task_name(failure.row.task)} | {failure.row.side} "
+            f"| {failure.reason.replace('|', '/')} |"
+            for failure in results.failures
+        ]
+    return lines

@@ -10,7 +10,7 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import inputs, torchvision_detectors, torchvision_models
+from retinue_export import inputs, timm_models, torchvision_detectors, torchvision_models
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier, segmenter
@@ -38,12 +38,41 @@ _DETECTORS = {
 }
 
 
+_TIMM = {
+    # Xception and SENet as their papers have them.
+    "legacy_xception": 128,
+    "legacy_senet154": 64,
+    "legacy_seresnet50": 64,
+    "beit_base_patch16_224": 64,
+    "coatnet_0_rw_224": 128,
+    "convnextv2_atto": 64,
+    "deit_tiny_patch16_224": 64,
+    "dla34": 64,
+    "edgenext_xx_small": 128,
+    "efficientvit_b0": 64,
+    "eva02_tiny_patch14_224": 112,
+    "fastvit_t8": 64,
+    "ghostnet_100": 64,
+    "hrnet_w18_small": 64,
+    "levit_128s": 128,
+    "maxxvit_rmlp_nano_rw_256": 128,
+    "mixer_s32_224": 224,
+    "mobilenetv4_conv_small": 64,
+    "mobileone_s0": 64,
+    "repvgg_a0": 64,
+    "resnest14d": 64,
+    "swin_s3_tiny_224": 224,
+    "tiny_vit_5m_224": 224,
+}
+"""Well-known classifiers that torchvision lacks, with the rows and columns of the images."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """An architecture.
 
     Attributes:
-        source: where it comes from: torchvision, or zoo.
+        source: where it comes from: torchvision, timm, or zoo.
         name: its name there.
         task: what it answers.
         build: makes it with random weights.
@@ -94,7 +123,13 @@ def task_name(task: pb.Task.ValueType) -> str:
 
 def all_rows() -> list[Row]:
     """The catalogue, by source."""
-    return [*_torchvision_classifiers(), *_torchvision_segmenters(), *_torchvision_detectors(), *_zoo()]
+    return [
+        *_torchvision_classifiers(),
+        *_torchvision_segmenters(),
+        *_torchvision_detectors(),
+        *_timm(),
+        *_zoo(),
+    ]
 
 
 def matching(patterns: list[str]) -> list[Row]:
@@ -149,6 +184,15 @@ def _torchvision_detectors() -> list[Row]:
         )
         for name, side in _DETECTORS.items()
     ]
+
+
+def _timm() -> list[Row]:
+    return [timm_row(name, side) for name, side in _TIMM.items()]
+
+
+def timm_row(name: str, side: int) -> Row:
+    """A classifier of timm's."""
+    return Row("timm", name, pb.TASK_CLASSIFY, partial(timm_models.build_network, name, 1000, side), side)
 
 
 def _zoo() -> list[Row]:

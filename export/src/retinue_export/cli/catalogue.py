@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from retinue_export.catalogue import report, rows
+from retinue_export.catalogue import report, rows, timm_sample
 from retinue_export.cli.show import console
 from retinue_export.errors import ExportError, ParityError
 
@@ -22,21 +22,36 @@ def catalogue(
     page: Annotated[
         Path | None, typer.Option(help="Where to write what --prove found, as Markdown.", dir_okay=False)
     ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--timm-sample",
+            min=0,
+            help="Also that many of timm's classifiers, drawn at random; without names only these.",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="What --timm-sample draws with.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the architectures that can be exported, or prove that each can."""
-    chosen = rows.matching(names or ["*"])
+    chosen = rows.matching(names or ([] if sample else ["*"]))
     if page is not None and not prove:
         raise ExportError("--page writes what was measured: give --prove too.")
     if page is not None and not page.parent.is_dir():
         raise ExportError(f"There is no folder {page.parent} to write {page.name} to.")
+    drawn = timm_sample.draw(sample, seed)
     if not prove:
-        report.list_rows(console, chosen, as_json)
+        report.list_rows(console, [*chosen, *drawn], as_json)
         return
-    proofs, failed = report.prove_all(Console(stderr=True, highlight=False), chosen)
+    progress = Console(stderr=True, highlight=False)
+    results = report.prove_all(progress, chosen)
+    of_sample = report.prove_all(progress, drawn)
     if as_json:
-        report.print_json(console, proofs)
+        report.print_json(console, [results, of_sample])
     if page is not None:
-        page.write_text(report.page(proofs), encoding="utf-8")
+        page.write_text(report.page(results, of_sample if sample else None), encoding="utf-8")
+    failed = len(results.failures) + len(of_sample.failures)
     if failed:
-        raise ParityError(f"{failed} of {len(chosen)} architectures are not exported as they should be.")
+        raise ParityError(
+            f"{failed} of {len(chosen) + len(drawn)} architectures are not exported as they should be."
+        )
