@@ -65,9 +65,9 @@ models: $(VENV)/.develop
 	$(BIN)/retinue-export torchvision mobilenet_v2 --name mobilenet-v2 --out .work/models \
 	    --weights .work/weights/mobilenet_v2-b0353104.pth
 
-## catalogue: export every architecture of the catalogue, compare each with PyTorch, write docs/catalogue.md
+## catalogue: export every architecture of the catalogue and 100 of timm's, compare each with PyTorch, write docs/catalogue.md
 catalogue: $(VENV)/.develop
-	$(BIN)/retinue-export catalogue --prove --page docs/catalogue.md
+	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --page docs/catalogue.md
 
 ## bench: measure the server beside its roofline on this machine and print the tables
 bench: $(VENV)/.develop
