@@ -18,6 +18,7 @@ from retinue_export.packaging import SingleOutput
 CROSS_SECTION = (
     "convnextv2_atto",
     "deit_tiny_patch16_224",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
     "fcn_8s",
     "googlenet",
     "legacy_seresnet50",
@@ -34,9 +35,13 @@ CROSS_SECTION = (
 
 @pytest.mark.parametrize(
     ("task", "module"),
-    [(pb.TASK_CLASSIFY, torchvision.models), (pb.TASK_SEGMENT, torchvision.models.segmentation)],
+    [
+        (pb.TASK_CLASSIFY, torchvision.models),
+        (pb.TASK_SEGMENT, torchvision.models.segmentation),
+        (pb.TASK_DETECT, torchvision.models.detection),
+    ],
 )
-def test_every_classifier_and_segmenter_of_torchvision_is_in_it(
+def test_every_classifier_segmenter_and_detector_of_torchvision_is_in_it(
     task: pb.Task.ValueType, module: ModuleType
 ) -> None:
     listed = {row.name for row in rows.all_rows() if row.source == "torchvision" and row.task == task}

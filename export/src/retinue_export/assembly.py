@@ -156,14 +156,14 @@ def image_input(spec: InputSpec, normalisation: Normalisation) -> pb.ImageInput:
 
 
 def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertificate:
-    images = candidate.parity_images()
-    reference = candidate.packaging.reference(exported.shipped)
+    images, packaging = candidate.parity_images(), candidate.packaging
+    reference = packaging.reference(exported.shipped)
     described = candidate.manifest.source.architecture
     if _batch_norms(exported.original) < _batch_norms(candidate.network):
         described += ", batch normalisation folded into the convolutions"
-        trained = candidate.packaging.reference(candidate.network)
-        unrounded = candidate.packaging.reference(exported.original)
-        parity.check(parity.compare(trained, unrounded, images, batch_sizes=(32,)))
+        trained = packaging.reference(candidate.network)
+        unrounded = packaging.reference(exported.original)
+        parity.check(packaging.compare(trained, unrounded, images, packaging.batch_sizes[-1:]))
     if not candidate.full_precision:
         described += ", weights rounded to 16-bit floats"
     certificate = pb.ParityCertificate(
@@ -171,14 +171,19 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
         engines=parity.engines(),
         inputs=candidate.parity_inputs,
         images=len(images),
-        batch_sizes=parity.BATCH_SIZES,
-        outputs=parity.compare(
-            reference, parity.runner(parity.session(exported.content), candidate.packaging.feeds), images
+        batch_sizes=packaging.batch_sizes,
+        outputs=packaging.compare(
+            reference,
+            parity.runner(parity.session(exported.content), packaging.feeds),
+            images,
+            packaging.batch_sizes,
         ),
     )
+    if not certificate.outputs:
+        certificate.inputs += "; the reference finds nothing on them, so there was nothing to compare"
     if not candidate.full_precision:
-        before = candidate.packaging.reference(exported.original)
-        for entry in parity.compare(before, reference, images, batch_sizes=(32,)):
+        before = packaging.reference(exported.original)
+        for entry in packaging.compare(before, reference, images, packaging.batch_sizes[-1:]):
             entry.tolerance = 0
             certificate.rounding.append(entry)
     return certificate

@@ -60,12 +60,7 @@ def parse(
     Raises:
         ExportError: an option cannot be read, or two of them do not fit together.
     """
-    matched = _SIZE_PATTERN.fullmatch(size)
-    height, width = (int(matched[1]), int(matched[2] or matched[1])) if matched else (0, 0)
-    if not (1 <= height <= MAX_INPUT_SIDE and 1 <= width <= MAX_INPUT_SIDE):
-        raise ExportError(
-            f"--size {size} is no size: give 224, or 240x320 (height x width), up to {MAX_INPUT_SIDE}."
-        )
+    height, width = parse_size(size)
     crops = resize is ResizeMode.SHORTER_SIDE_CENTER_CROP
     if crops and not max(height, width) <= shorter_side <= MAX_INPUT_SIDE:
         raise ExportError(
@@ -86,6 +81,21 @@ def parse(
     if min(deviations) <= 0:
         raise ExportError(f"--std {std} must be greater than 0.")
     return spec, Normalisation(means, deviations)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Reads "224", or "240x320": height and width.
+
+    Raises:
+        ExportError: it is no size.
+    """
+    matched = _SIZE_PATTERN.fullmatch(size)
+    height, width = (int(matched[1]), int(matched[2] or matched[1])) if matched else (0, 0)
+    if not (1 <= height <= MAX_INPUT_SIDE and 1 <= width <= MAX_INPUT_SIDE):
+        raise ExportError(
+            f"--size {size} is no size: give 224, or 240x320 (height x width), up to {MAX_INPUT_SIDE}."
+        )
+    return height, width
 
 
 def _levels(option: str, text: str, channels: int) -> tuple[float, ...]:

@@ -48,6 +48,9 @@ PHOTOS_DESCRIPTION = (
     f"the {len(_SKIMAGE_PHOTOS) + len(_SKLEARN_PHOTOS)} sample images of scikit-image and scikit-learn "
     "and the upper left quarters of the first 8, prepared by the manifest's rule"
 )
+_FEW = 8
+FEW_PHOTOS_DESCRIPTION = f"the first {_FEW} sample images of scikit-image, prepared by the manifest's rule"
+"""Photos for networks that take their time over each."""
 
 
 def photos(spec: InputSpec) -> Uint8:
@@ -64,6 +67,12 @@ def sample_photos() -> dict[str, bytes]:
     """The sample images of scikit-image and scikit-learn: files by name."""
     packages = (("skimage.data", _SKIMAGE_PHOTOS), ("sklearn.datasets.images", _SKLEARN_PHOTOS))
     return {name: files(package).joinpath(name).read_bytes() for package, names in packages for name in names}
+
+
+def few_photos(spec: InputSpec) -> Uint8:
+    """Prepares the first few of them: uint8 [8,H,W,C]."""
+    encoded = [files("skimage.data").joinpath(name).read_bytes() for name in _SKIMAGE_PHOTOS[:_FEW]]
+    return prepared((decode.open_encoded(data, max_pixels=MAX_PIXELS) for data in encoded), spec)
 
 
 def fashion_images(count: int, spec: InputSpec) -> Uint8:

@@ -1,6 +1,7 @@
 """How a network of each task becomes a graph that keeps the bundle contract, and what the graph must agree with."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor, nn
 
-from retinue_export import graph, nms
+from retinue_export import graph, nms, parity
 from retinue_export.parity import Outputs, Runner
 from retinue_server.vision.spec import InputSpec
 
@@ -30,6 +31,9 @@ class Packaging(ABC):
         spec: the input that the server prepares.
         normalisation: what brings its pixels to what the network learned on.
     """
+
+    batch_sizes: Sequence[int] = parity.BATCH_SIZES
+    """At which graph and network are compared."""
 
     def __init__(self, spec: InputSpec, normalisation: Normalisation) -> None:
         self.spec = spec
@@ -52,6 +56,17 @@ class Packaging(ABC):
             return self._named(module(torch.from_numpy(images)))
 
         return run
+
+    @staticmethod
+    def compare(
+        reference: Runner,
+        candidate: Runner,
+        images: NDArray[np.uint8],
+        batch_sizes: Sequence[int],
+        tolerances: Mapping[str, float] = parity.TOLERANCES,
+    ) -> list[pb.OutputParity]:
+        """Compares two runners of such networks: see `parity.compare`."""
+        return parity.compare(reference, candidate, images, batch_sizes, tolerances)
 
     def feeds(self, images: NDArray[np.uint8]) -> Outputs:
         """What the graph takes beside images, by name, when nobody asks for anything special."""
@@ -76,14 +91,21 @@ class SingleOutput(Packaging):
         normalisation: see `Packaging`.
         wrapper: the module between pixels and answer.
         output: the output's name.
+        batch_sizes: see `Packaging`.
     """
 
     def __init__(
-        self, spec: InputSpec, normalisation: Normalisation, wrapper: type[graph.PixelsIn], output: str
+        self,
+        spec: InputSpec,
+        normalisation: Normalisation,
+        wrapper: type[graph.PixelsIn],
+        output: str,
+        batch_sizes: Sequence[int] = parity.BATCH_SIZES,
     ) -> None:
         super().__init__(spec, normalisation)
         self._wrapper = wrapper
         self._output = output
+        self.batch_sizes = batch_sizes
 
     def module(self, network: nn.Module) -> nn.Module:
         """See `Packaging`."""
@@ -103,9 +125,11 @@ def classifier(spec: InputSpec, normalisation: Normalisation) -> Packaging:
     return SingleOutput(spec, normalisation, graph.Classifying, "probabilities")
 
 
-def segmenter(spec: InputSpec, normalisation: Normalisation) -> Packaging:
+def segmenter(
+    spec: InputSpec, normalisation: Normalisation, batch_sizes: Sequence[int] = parity.BATCH_SIZES
+) -> Packaging:
     """Packages networks that return logits [N,K,h,w] of at most 256 classes."""
-    return SingleOutput(spec, normalisation, graph.Segmenting, "class_map")
+    return SingleOutput(spec, normalisation, graph.Segmenting, "class_map", batch_sizes)
 
 
 class DetectorPackaging(Packaging):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,11 +17,19 @@ from retinue_export.errors import ParityError
 from retinue_export.inputs import batches
 
 Outputs = dict[str, NDArray[np.generic]]
+Detections = dict[str, NDArray[Any]]
+"""Of one image: `boxes` [n,4], `scores` [n], `classes` [n] and what else a graph says of each."""
 Runner = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 [N,H,W,C] to the graph's outputs by name."""
 Feeds = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 [N,H,W,C] to what the graph takes beside it, by name."""
+Compare = Callable[
+    [Runner, Runner, NDArray[np.uint8], Sequence[int], Mapping[str, float]], list[pb.OutputParity]
+]
+"""Compares two runners on the same images, as `compare` does."""
 BATCH_SIZES = (1, 2, 7, 32)
+FEW_BATCH_SIZES = (1, 2, 5)
+"""For networks that take their time over each image."""
 _LEAST_COMPARED = 0.05
 TOLERANCES: Mapping[str, float] = {
     "probabilities": 1e-4,
@@ -29,6 +38,9 @@ TOLERANCES: Mapping[str, float] = {
     "boxes": 1e-2,
     "classes": 0.0,
     "class_map": 1e-3,
+    "detections": 0.01,
+    "masks": 0.01,
+    "keypoints": 0.01,
 }
 
 
@@ -124,21 +136,34 @@ def disagreement(expected: Outputs, actual: Outputs) -> float:
     """
     alone = total = 0
     for row in range(len(expected["scores"])):
-        first, second = (
-            {name: values[row][side["scores"][row] >= _LEAST_COMPARED] for name, values in side.items()}
-            for side in (expected, actual)
-        )
-        overlaps = box_iou(torch.from_numpy(first["boxes"]), torch.from_numpy(second["boxes"])).numpy()
-        same = (
-            (overlaps > 0.99)
-            & (np.abs(first["scores"][:, np.newaxis] - second["scores"]) <= 1e-3)
-            & (first["classes"][:, np.newaxis] == second["classes"])
-        )
-        left, right = linear_sum_assignment(~same)
-        matched = int(same[left, right].sum())
+        first, second = comparable(expected, row), comparable(actual, row)
+        matched = len(counterparts(first, second)[0])
         alone += len(first["scores"]) + len(second["scores"]) - 2 * matched
         total += len(first["scores"]) + len(second["scores"])
     return alone / max(1, total)
+
+
+def comparable(outputs: Outputs, row: int) -> Detections:
+    """The detections of one image whose score is 0.05 or more."""
+    chosen = outputs["scores"][row] >= _LEAST_COMPARED
+    return {name: values[row][chosen] for name, values in outputs.items()}
+
+
+def counterparts(first: Detections, second: Detections) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which detections of an image are the same on both sides, as `disagreement` says; each is that of one other only.
+
+    Returns:
+        Their rows in `first`, and in `second`.
+    """
+    overlaps = box_iou(torch.from_numpy(first["boxes"]), torch.from_numpy(second["boxes"])).numpy()
+    same = (
+        (overlaps > 0.99)
+        & (np.abs(first["scores"][:, np.newaxis] - second["scores"]) <= 1e-3)
+        & (first["classes"][:, np.newaxis] == second["classes"])
+    )
+    left, right = linear_sum_assignment(~same)
+    matched = same[left, right]
+    return left[matched], right[matched]
 
 
 def check(outputs: Iterable[pb.OutputParity], other_side: str = "PyTorch") -> None:

@@ -23,19 +23,25 @@ from retinue_export import (
     graph,
     heatmaps,
     inputs,
+    parity,
+    pretrained,
     timm_models,
     torchvision_models,
     user_module,
     weight_files,
 )
 from retinue_export.errors import ExportError
-from retinue_export.packaging import Normalisation, Packaging, classifier
-from retinue_export.parity import BATCH_SIZES, TOLERANCES, Feeds, Runner
+from retinue_export.packaging import Normalisation, Packaging
+from retinue_export.parity import BATCH_SIZES, TOLERANCES, Compare, Feeds, Runner
+from retinue_export.pretrained import Preset
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 
-_LIBRARIES = {library.PREFIX: library.find_preset for library in (torchvision_models, timm_models)}
+_LIBRARIES: dict[str, Callable[[str, pb.ModelManifest], Preset]] = {
+    torchvision_models.PREFIX: torchvision_models.preset_of,
+    timm_models.PREFIX: lambda name, manifest: timm_models.find_preset(name, manifest.source.weights_sha256),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Reference:
         weights_from: where the module's weights come from, for people.
         batch_sizes: at which sizes to compare.
         tolerances: how far each output may be from it.
+        compare: how to.
     """
 
     run: Runner
@@ -57,6 +64,7 @@ class Reference:
     weights_from: str
     batch_sizes: Sequence[int] = BATCH_SIZES
     tolerances: Mapping[str, float] = field(default_factory=lambda: TOLERANCES)
+    compare: Compare = parity.compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,14 @@ def load(
         )
     images = origin.images()
     packaging = heatmaps.of_bundle(manifest, origin.packaging, images)
-    return Reference(packaging.reference(shipped), packaging.feeds, images, weights_from)
+    return Reference(
+        packaging.reference(shipped),
+        packaging.feeds,
+        images,
+        weights_from,
+        packaging.batch_sizes,
+        compare=packaging.compare,
+    )
 
 
 @torch.no_grad()
@@ -149,17 +164,22 @@ def _origin(manifest: pb.ModelManifest, module: str | None) -> _Origin:
         )
     for prefix, find in _LIBRARIES.items():
         if architecture.startswith(prefix):
-            preset = find(architecture.removeprefix(prefix), manifest.source.weights_sha256)
-            spec = manifest_file.input_spec(manifest)
-            return _Origin(
-                partial(preset.build, len(manifest.labels)),
-                classifier(spec, preset.normalisation),
-                partial(inputs.photos, spec),
-                preset.load,
-            )
+            return _library_origin(manifest, find(architecture.removeprefix(prefix), manifest))
     raise ExportError(
         f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here: "
         "give --module FILE.py:FUNCTION if a file of yours builds it."
+    )
+
+
+def _library_origin(manifest: pb.ModelManifest, preset: Preset) -> _Origin:
+    spec = manifest_file.input_spec(manifest)
+    network = preset.build(len(manifest.labels))
+    photos, _ = pretrained.parity_photos(preset.task)
+    return _Origin(
+        lambda: network,
+        preset.packaging(network, spec),
+        partial(photos, spec),
+        preset.give_weights,
     )
 
 

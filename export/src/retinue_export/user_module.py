@@ -19,7 +19,7 @@ from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec
 
 _PACKAGINGS = {pb.TASK_CLASSIFY: classifier, pb.TASK_SEGMENT: segmenter}
-_BACKGROUND = "background"
+_BACKGROUNDS = ("background", "__background__")
 _MOST_SEGMENT_CLASSES = 256
 """A class map is uint8."""
 _MODULE_NAME = "retinue_export_user_module"
@@ -69,12 +69,7 @@ def candidate(
         )
     manifest = pb.ModelManifest(name=name, task=task, labels=names, source=source)
     if task == pb.TASK_SEGMENT:
-        if len(names) > _MOST_SEGMENT_CLASSES:
-            raise ExportError(
-                f"The module answers {len(names)} classes, and a class map has room for {_MOST_SEGMENT_CLASSES}."
-            )
-        manifest.segment.map_height, manifest.segment.map_width = shape[2:]
-        manifest.segment.background_class_id = names.index(_BACKGROUND) if _BACKGROUND in names else -1
+        describe_class_map(manifest, shape)
     return Candidate(
         manifest=manifest,
         network=network,
@@ -83,6 +78,26 @@ def candidate(
         parity_inputs=inputs.PHOTOS_DESCRIPTION,
         full_precision=full_precision,
     )
+
+
+def describe_class_map(manifest: pb.ModelManifest, shape: Sequence[int]) -> None:
+    """Writes into a segmenter's manifest what its class map is.
+
+    Args:
+        manifest: has its labels; those for no object are called "background" or "__background__".
+        shape: of the logits, [N,K,h,w].
+
+    Raises:
+        ExportError: there are too many classes.
+    """
+    names = list(manifest.labels)
+    if len(names) > _MOST_SEGMENT_CLASSES:
+        raise ExportError(
+            f"The module answers {len(names)} classes, and a class map has room for {_MOST_SEGMENT_CLASSES}."
+        )
+    manifest.segment.map_height, manifest.segment.map_width = shape[2:]
+    background = next((name for name in _BACKGROUNDS if name in names), None)
+    manifest.segment.background_class_id = -1 if background is None else names.index(background)
 
 
 def packaging(task: pb.Task.ValueType, spec: InputSpec, normalisation: Normalisation) -> Packaging:

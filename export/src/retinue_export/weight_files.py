@@ -2,6 +2,7 @@
 
 import pickle
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -71,22 +72,27 @@ def load_into(network: nn.Module, state: State, described: str) -> None:
         raise ExportError(f"The weights do not fit {described}: {difference}") from error
 
 
-def other_class_count(network: nn.Module, state: State) -> int | None:
-    """For how many classes weights are, where nothing but that keeps them from fitting a classifier.
+def other_class_count(network: nn.Module, state: State, classes: int) -> int | None:
+    """For how many classes weights are, where nothing but that keeps them from fitting a network.
+
+    Args:
+        network: the length of each of its tensors that depends on the classes is a multiple of their number.
+        state: the weights.
+        classes: for how many the network was built.
 
     Returns:
         None where they fit, or do not fit for another reason.
     """
-    wanted = network.state_dict()
-    state = _unwrapped(state, set(wanted))
+    wanted = _without_counters(network.state_dict())
+    state = _unwrapped(_without_counters(state), set(wanted))
     if set(state) != set(wanted):
         return None
     unlike = [(value, state[name]) for name, value in wanted.items() if value.shape != state[name].shape]
-    counts = {(len(own), len(other)) for own, other in unlike if own.ndim and other.ndim}
+    counts = {Fraction(len(other) * classes, len(own)) for own, other in unlike if own.ndim and other.ndim}
     if len(counts) != 1 or any(own.shape[1:] != other.shape[1:] for own, other in unlike):
         return None
-    ((_, count),) = counts
-    return count
+    (count,) = counts
+    return int(count) if count.denominator == 1 else None
 
 
 def _read_safetensors(path: Path) -> State:
@@ -102,6 +108,11 @@ def _is_state(content: object) -> bool:
         and bool(content)
         and all(isinstance(value, Tensor) for value in content.values())
     )
+
+
+def _without_counters(state: State) -> State:
+    """Leaves out how many batches normalisation has seen, which frozen layers do not count."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def _unwrapped(state: State, wanted: set[str]) -> State:

@@ -3,22 +3,23 @@
 import pytest
 import torch
 
-from retinue_export import torchvision_detectors
 from retinue_export.catalogue.liveness import enliven_detector
 from retinue_export.errors import ExportError
+from retinue_export.torchvision_detectors import architectures
+from retinue_export.torchvision_detectors.single_stage import Dense
 
 
 @pytest.fixture(scope="module")
-def ssdlite() -> torchvision_detectors.Dense:
+def ssdlite() -> Dense:
     torch.manual_seed(0)
-    dense = torchvision_detectors.build("ssdlite320_mobilenet_v3_large", 4, 320, 320)
+    dense = architectures.build("ssdlite320_mobilenet_v3_large", 4, 320, 320)
     enliven_detector(dense, torch.rand(2, 3, 320, 320))
     return dense
 
 
 @torch.no_grad()
 def test_ssd_gives_the_best_candidates_of_each_class_but_none_of_the_background(
-    ssdlite: torchvision_detectors.Dense,
+    ssdlite: Dense,
 ) -> None:
     boxes, scores = ssdlite(torch.rand(2, 3, 320, 320))
     assert boxes.shape == (2, len(ssdlite.anchors), 4)
@@ -31,7 +32,7 @@ def test_ssd_gives_the_best_candidates_of_each_class_but_none_of_the_background(
 @torch.no_grad()
 def test_a_candidate_of_a_pyramid_is_of_one_class() -> None:
     torch.manual_seed(0)
-    dense = torchvision_detectors.build("retinanet_resnet50_fpn", 3, 64, 64)
+    dense = architectures.build("retinanet_resnet50_fpn", 3, 64, 64)
     boxes, scores = dense(torch.rand(1, 3, 64, 64))
     assert boxes.shape[1] == scores.shape[2]
     assert ((scores > 0).sum(dim=1) == 1).all()
@@ -42,11 +43,11 @@ def test_a_candidate_of_a_pyramid_is_of_one_class() -> None:
 @pytest.mark.parametrize(
     ("architecture", "side", "told"),
     [
-        ("fasterrcnn_resnet50_fpn", 320, "none of torchvision's single-stage detectors"),
+        ("resnet18", 320, "none of torchvision's detectors"),
         ("ssd300_vgg16", 320, "300 x 300 pixels and no others"),
         ("retinanet_resnet50_fpn", 100, "multiples of 32"),
     ],
 )
 def test_what_cannot_be_built_is_refused(architecture: str, side: int, told: str) -> None:
     with pytest.raises(ExportError, match=told):
-        torchvision_detectors.build(architecture, 2, side, side)
+        architectures.build(architecture, 2, side, side)

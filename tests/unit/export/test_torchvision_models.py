@@ -1,4 +1,4 @@
-"""torchvision's classifiers: what is said of their weights, and refusals of files that do not fit."""
+"""torchvision's networks: what is said of their weights, and refusals of files that do not fit."""
 
 import shutil
 from functools import partial
@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from retinue.v1 import manifest_pb2 as pb
+from torch import nn
 from torchvision.models import Weights, WeightsEnum
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.transforms._presets import ImageClassification
 
-from retinue_export import torchvision_models
+from retinue_export import parity, torchvision_models
 from retinue_export.errors import ExportError
+from retinue_export.torchvision_detectors import architectures
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import ResizeMode
 
@@ -117,9 +121,106 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
         torchvision_models.find_preset("mobilenet_v9")
 
 
-def test_a_detector_is_no_classifier() -> None:
-    with pytest.raises(ExportError, match="no image classifier"):
-        torchvision_models.find_preset("ssd300_vgg16")
+@pytest.mark.parametrize(
+    ("architecture", "size", "keypoints", "told"),
+    [
+        ("r3d_18", None, None, "no classifier, segmenter or detector"),
+        ("resnet18", (64, 64), None, "leave --size away"),
+        ("maskrcnn_resnet50_fpn", None, ("nose",), "leave --keypoints away"),
+    ],
+)
+def test_what_a_network_cannot_be_is_refused(
+    architecture: str, size: tuple[int, int] | None, keypoints: tuple[str, ...] | None, told: str
+) -> None:
+    with pytest.raises(ExportError, match=told):
+        torchvision_models.find_preset(architecture, size=size, keypoints=keypoints)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "mode", "pad_value", "classes"),
+    [
+        ("fcn_resnet50", 520, ResizeMode.LETTERBOX, 114, 21),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", 320, ResizeMode.LETTERBOX, 114, 91),
+        ("keypointrcnn_resnet50_fpn", 800, ResizeMode.LETTERBOX, 114, 2),
+        ("ssd300_vgg16", 300, ResizeMode.STRETCH, 0, 91),
+    ],
+)
+def test_segmenters_and_detectors_take_images_as_torchvision_scales_them(
+    architecture: str, side: int, mode: ResizeMode, pad_value: int, classes: int
+) -> None:
+    preset = torchvision_models.find_preset(architecture)
+    assert (preset.spec.height, preset.spec.width) == (side, side)
+    assert (preset.spec.resize_mode, preset.spec.pad_value) == (mode, pad_value)
+    assert len(preset.labels) == classes
+
+
+def test_a_network_for_images_of_another_shape_says_so() -> None:
+    preset = torchvision_models.find_preset("retinanet_resnet50_fpn", size=(96, 160))
+    assert (preset.spec.height, preset.spec.width) == (96, 160)
+
+
+def test_the_branch_of_a_segmenter_that_only_training_needs_is_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = torchvision.models.get_model(
+        "deeplabv3_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=3, aux_loss=True
+    )
+    path, labels = tmp_path / "segmenter.pth", tmp_path / "labels.txt"
+    torch.save(trained.state_dict(), path)
+    labels.write_text("road\nbackground\ntree\n", encoding="utf-8")
+    made = torchvision_models.candidate("deeplabv3_mobilenet_v3_large", "mine", path, labels, size="64x96")
+    segment = made.manifest.segment
+    assert (segment.map_height, segment.map_width, segment.background_class_id) == (64, 96, 1)
+    assert made.packaging.batch_sizes == parity.FEW_BATCH_SIZES
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(made.network(images), trained.eval()(images)["out"])
+
+
+@pytest.fixture(scope="module")
+def detector_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a detector of three kinds of things and the background."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "detector.pth"
+    made = architectures.build("ssdlite320_mobilenet_v3_large", 4, 320, 320)
+    torch.save(made.detector.state_dict(), path)
+    return path
+
+
+def test_a_detectors_weights_and_labels_become_a_candidate(detector_weights: Path, tmp_path: Path) -> None:
+    made = torchvision_models.candidate(
+        "ssdlite320_mobilenet_v3_large", "mine", detector_weights, labels_file(tmp_path, 4)
+    )
+    assert made.manifest.task == pb.TASK_DETECT
+    assert made.manifest.detect.default_score_threshold == 0.5
+    assert made.manifest.source.licence == "unknown"
+    stored = torch.load(detector_weights, weights_only=True)
+    for name, value in made.network.state_dict().items():
+        assert torch.equal(value, stored[name.removeprefix("detector.")])
+
+
+def test_a_detector_for_another_number_of_classes_is_told_which(detector_weights: Path) -> None:
+    with pytest.raises(ExportError, match="names 91 classes, but the weights have 4 classes"):
+        torchvision_models.candidate("ssdlite320_mobilenet_v3_large", "mine", detector_weights, None)
+
+
+def test_keypoints_of_your_own_have_names_of_your_own(tmp_path: Path) -> None:
+    preset = torchvision_models.find_preset(
+        "keypointrcnn_resnet50_fpn", size=(64, 64), keypoints=("tip", "stalk")
+    )
+    network = preset.build(2)
+    manifest = pb.ModelManifest()
+    preset.packaging(network, preset.spec).describe(manifest)
+    assert list(manifest.detect.keypoint_names) == ["tip", "stalk"]
+
+
+def test_what_torchvisions_builder_sets_for_its_own_weights_is_set() -> None:
+    listed = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    digits = Path(listed.url).stem.rpartition("-")[2]
+    for sha256, eps in ((digits + "0" * 56, 0.0), ("1" * 64, 1e-5)):
+        preset = torchvision_models.find_preset("fasterrcnn_resnet50_fpn", sha256, (64, 64))
+        assert preset.recognised == (eps == 0)
+        norms = [part for part in preset.build(91).modules() if isinstance(part, nn.BatchNorm2d)]
+        assert {norm.eps for norm in norms} == {eps}
 
 
 def test_weights_are_recognised_by_the_hash_of_their_file() -> None:

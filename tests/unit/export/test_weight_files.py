@@ -55,14 +55,14 @@ def classifier(classes: int) -> nn.Module:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_for_another_number_of_classes_are_known_by_it(prefix: str) -> None:
     state = {f"{prefix}{name}": value for name, value in classifier(7).state_dict().items()}
-    assert weight_files.other_class_count(classifier(9), state) == 7
-    assert weight_files.other_class_count(classifier(7), state) is None
+    assert weight_files.other_class_count(classifier(9), state, 9) == 7
+    assert weight_files.other_class_count(classifier(7), state, 7) is None
 
 
 def test_weights_that_differ_in_more_than_their_classes_are_for_no_number_of_them() -> None:
     wider = nn.ModuleDict({"head": nn.Linear(5, 7), "stem": nn.Linear(9, 5), "twin": nn.Linear(5, 7)})
-    assert weight_files.other_class_count(classifier(9), wider.state_dict()) is None
-    assert weight_files.other_class_count(classifier(9), STATE) is None
+    assert weight_files.other_class_count(classifier(9), wider.state_dict(), 9) is None
+    assert weight_files.other_class_count(classifier(9), STATE, 9) is None
 
 
 def test_thousands_of_names_that_do_not_fit_are_not_all_listed() -> None:
@@ -123,3 +123,22 @@ def test_a_single_tensor_is_no_state_dict(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(ExportError, match="no state dict"):
         weight_files.read(tmp_path / "tensor.pth")
+
+
+def test_classes_are_counted_where_a_layer_answers_several_numbers_of_each() -> None:
+    def detector(classes: int) -> nn.Module:
+        return nn.ModuleDict(
+            {
+                "norm": nn.BatchNorm2d(2),
+                "scores": nn.Linear(5, 3 * classes),
+                "boxes": nn.Linear(5, 4 * classes),
+            }
+        )
+
+    frozen = {
+        name: value
+        for name, value in detector(7).state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert weight_files.other_class_count(detector(2), frozen, 2) == 7
+    assert weight_files.other_class_count(detector(7), frozen, 7) is None

@@ -6,14 +6,19 @@ the blocks of a ConvNeXt count for a millionth. Graphs that are wrong in many wa
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from retinue_export.torchvision_detectors import Dense, DenseByLevel, DenseFcos, DenseSsd
+from retinue_export.torchvision_detectors.detector import Detector
+from retinue_export.torchvision_detectors.single_stage import Dense, DenseByLevel, DenseFcos, DenseSsd
+from retinue_export.torchvision_detectors.two_stage import TwoStage
+
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 ANSWER_DEVIATION = 3.0
 """Standard deviation between images of each logit."""
@@ -40,7 +45,7 @@ def enliven(network: nn.Module, images: Tensor) -> None:
         images: float32 [N,C,H,W], two or more that differ, as the network takes them.
     """
     _redraw_constants(network)
-    _take_statistics(network, images)
+    _take_statistics(network, partial(network, images))
     _spread_answers(network, images)
 
 
@@ -60,7 +65,8 @@ def _redraw_constants(network: nn.Module) -> None:
                 parameter.uniform_(*factors)
 
 
-def _take_statistics(network: nn.Module, images: Tensor) -> None:
+def _take_statistics(network: nn.Module, run: Callable[[], object]) -> None:
+    """Lets normalisation layers of a network see what comes when it runs."""
     norms = [part for part in network.modules() if isinstance(part, _BATCH_NORMS)]
     if not norms:
         return
@@ -68,7 +74,7 @@ def _take_statistics(network: nn.Module, images: Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average of what is seen
         norm.train()
-    network(images)
+    run()
     for norm in norms:
         norm.eval()
 
@@ -99,7 +105,7 @@ def _spread_answers(network: nn.Module, images: Tensor) -> None:
 
 def _centre(layer: "Layer", network: nn.Module, images: Tensor) -> None:
     """Brings a layer's answers to mean 0 in each channel, and to deviation 1."""
-    answers = _answers(layer, network, images)
+    answers = _answers(layer, partial(network, images))
     means = _means(answers)
     scale = 1 / (answers.movedim(1, -1) - means).std()
     assert layer.bias is not None
@@ -141,26 +147,61 @@ _DETECTOR_HEADS: dict[type[Dense], _Heads] = {
     DenseFcos: _Heads(_Spread(-4.5, 1), 0, _Spread(1.5, 0.5)),
     DenseSsd: _Heads(_Spread(0, 2.5), 9, _Spread(0, 1.5)),
 }
+_OBJECTNESS = _Spread(0, 1)
+_REGION_CLASSES = _Spread(0, 3)
+_REGION_BOXES = _Spread(0, 0.3)
+_CELLS = _Spread(0, 2)
+"""Likewise of a two-stage detector: of anchors, of regions, and of the places inside them."""
 
 
 @torch.no_grad()
-def enliven_detector(dense: Dense, images: Tensor) -> None:
+def enliven_detector(detector: Detector, images: Tensor) -> None:
     """Does for a detector what `enliven` does: some of its boxes have scores that count, and differ from its anchors.
 
     Args:
-        dense: in evaluation mode.
+        detector: in evaluation mode.
         images: float32 [N,3,H,W], two or more that differ, as the network takes them.
     """
-    _redraw_constants(dense)
-    _take_statistics(dense, images)
+    _redraw_constants(detector)
+    if isinstance(detector, TwoStage):
+        _enliven_two_stage(detector, images)
+    else:
+        assert isinstance(detector, Dense)
+        _enliven_single_stage(detector, images)
+
+
+def _enliven_single_stage(dense: Dense, images: Tensor) -> None:
+    run = partial(dense, images)
+    _take_statistics(dense, run)
     wanted = _DETECTOR_HEADS[type(dense)]
     head = dense.detector.head
     for layer in _last_convolutions(head.classification_head):
-        _spread(layer, wanted.classes, dense, images)
+        _spread(layer, wanted.classes, run)
         assert layer.bias is not None
         layer.bias.view(-1, dense.classes)[:, 0] += wanted.background
     for layer in _last_convolutions(head.regression_head):
-        _spread(layer, wanted.boxes, dense, images)
+        _spread(layer, wanted.boxes, run)
+
+
+def _enliven_two_stage(network: TwoStage, images: Tensor) -> None:
+    """Each part with what the parts before it, live already, give it."""
+    detector = network.detector
+    rpn, heads = detector.rpn, detector.roi_heads
+    run = partial(network.own_answers_to, images)
+    _take_statistics(detector.backbone, partial(detector.backbone, images))
+    _spread(rpn.head.cls_logits, _OBJECTNESS, run)
+    _spread(rpn.head.bbox_pred, _REGION_BOXES, run)
+    _take_statistics(heads.box_head, run)
+    _spread(heads.box_predictor.cls_score, _REGION_CLASSES, run)
+    heads.box_predictor.cls_score.bias[0] += 1 + math.log(
+        network.classes - 1
+    )  # more than all classes together
+    _spread(heads.box_predictor.bbox_pred, _REGION_BOXES, run)
+    if heads.has_mask():
+        _take_statistics(heads.mask_head, run)
+        _spread(heads.mask_predictor.mask_fcn_logits, _CELLS, run)
+    if heads.has_keypoint():
+        _spread(heads.keypoint_predictor.kps_score_lowres, _CELLS, run)
 
 
 def _last_convolutions(part: nn.Module) -> list[nn.Conv2d]:
@@ -171,16 +212,21 @@ def _last_convolutions(part: nn.Module) -> list[nn.Conv2d]:
     return [child for child in part.children() if isinstance(child, nn.Conv2d)]
 
 
-def _spread(layer: nn.Conv2d, wanted: _Spread, network: nn.Module, images: Tensor) -> None:
-    """Scales and shifts a layer, so that its answers have one mean and one deviation, over all channels."""
-    deviation, mean = torch.std_mean(_answers(layer, network, images))
+def _spread(layer: Layer, wanted: _Spread, run: Callable[[], object]) -> None:
+    """Scales and shifts a layer, so that its answers have one mean and one deviation.
+
+    Answers to places of an image have them over all channels. Those to regions, which are much alike, have the mean in
+    each channel; else all regions would show the same.
+    """
+    found = _answers(layer, run).movedim(1, -1).flatten(0, -2)
+    mean = found.mean(dim=0) if isinstance(layer, nn.Linear) else found.mean()
     assert layer.bias is not None
-    scale = wanted.deviation / deviation
+    scale = wanted.deviation / (found - mean).std()
     layer.weight *= scale
     layer.bias.copy_((layer.bias - mean) * scale + wanted.mean)
 
 
-def _answers(layer: nn.Module, network: nn.Module, images: Tensor) -> Tensor:
+def _answers(layer: nn.Module, run: Callable[[], object]) -> Tensor:
     """What a layer answers, the answers of all its runs one after the other."""
     answers: list[Tensor] = []
 
@@ -188,12 +234,9 @@ def _answers(layer: nn.Module, network: nn.Module, images: Tensor) -> Tensor:
         answers.append(answer.reshape(*answer.shape[:2], -1))
 
     hook = layer.register_forward_hook(note)
-    network(images)
+    run()
     hook.remove()
     return torch.cat(answers, dim=-1)
-
-
-Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def _channels(layer: Layer) -> int:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import assembly, graph, inputs, parity
+from retinue_export import agreement, assembly, graph, inputs, parity
 from retinue_export.assembly import Candidate, Exported
 from retinue_export.catalogue.liveness import enliven, enliven_detector
 from retinue_export.catalogue.rows import Row
 from retinue_export.errors import ExportError, ParityError
 from retinue_export.packaging import Normalisation
 from retinue_export.parity import Outputs, Runner
-from retinue_export.torchvision_detectors import Dense, own_runner
+from retinue_export.torchvision_detectors.detector import Detector
 
 SEED = 0
 BATCH_SIZES = (1, 2, 5)
@@ -43,7 +43,7 @@ class Limits:
 LIMITS = {
     pb.TASK_CLASSIFY: Limits(1e-4, 0.01),
     pb.TASK_SEGMENT: Limits(1e-3, 0.1),
-    pb.TASK_DETECT: Limits(0.01, 0.5),
+    pb.TASK_DETECT: Limits(parity.TOLERANCES["detections"], 0.5),
 }
 
 
@@ -89,9 +89,6 @@ def prove(row: Row) -> Proof:
     seconds = time.monotonic() - start
 
     reference = candidate.packaging.reference(exported.shipped)
-    if isinstance(network, Dense):
-        assert isinstance(exported.shipped, Dense)
-        reference = own_runner(exported.shipped)
     some, limits = images[:IMAGES], LIMITS[row.task]
     spread = _spread(reference(some))
     if not spread >= limits.least_spread:
@@ -119,10 +116,11 @@ def distance(first: Outputs, second: Outputs) -> float:
 
     Returns:
         The largest difference of a probability, the part of the pixels that have another class, or the part of the
-        detections that the other answer does not have; not a number where an answer holds what is none.
+        detections that the other answer does not have, or of their masks or keypoints, whichever is largest; not a
+        number where an answer holds what is none.
     """
     if "boxes" in first:
-        return parity.disagreement(first, second)
+        return max(agreement.parts_apart(first, second).values(), default=0.0)
     ((name, values),) = first.items()
     if name == "class_map":
         return float(np.mean(values != second[name]))
@@ -132,7 +130,7 @@ def distance(first: Outputs, second: Outputs) -> float:
 def _enliven(network: nn.Module, normalisation: Normalisation, images: NDArray[np.uint8]) -> None:
     normalise = graph.PixelsIn(nn.Identity(), normalisation.mean, normalisation.deviation)
     pixels = normalise(torch.from_numpy(images[:_ENLIVENING]))
-    if isinstance(network, Dense):
+    if isinstance(network, Detector):
         enliven_detector(network, pixels)
     else:
         enliven(network, pixels)
@@ -146,18 +144,14 @@ def _spread(answers: Outputs) -> float:
 
 
 def _difference(reference: Runner, runner: Runner, images: NDArray[np.uint8]) -> float:
-    return float(
-        np.max([distance(_run(reference, images, size), _run(runner, images, size)) for size in BATCH_SIZES])
-    )
+    distances = [
+        distance(agreement.run(reference, images, size), agreement.run(runner, images, size))
+        for size in BATCH_SIZES
+    ]
+    return float(np.max(distances))
 
 
 def _folding(candidate: Candidate, exported: Exported, images: NDArray[np.uint8]) -> float:
     """How far folding batch normalisation has moved the answers, before any weight is rounded."""
     before, after = map(candidate.packaging.reference, (candidate.network, exported.original))
     return distance(before(images), after(images))
-
-
-def _run(runner: Runner, images: NDArray[np.uint8], size: int) -> Outputs:
-    """Runs all images in batches of one size."""
-    answers = [runner(batch) for batch in inputs.batches(images, size)]
-    return {name: np.concatenate([answer[name] for answer in answers])[: len(images)] for name in answers[0]}

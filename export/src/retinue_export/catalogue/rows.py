@@ -10,11 +10,12 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import inputs, timm_models, torchvision_detectors, torchvision_models
+from retinue_export import inputs, timm_models, torchvision_models
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier, segmenter
-from retinue_export.torchvision_detectors import Dense
+from retinue_export.torchvision_detectors import architectures
+from retinue_export.torchvision_detectors.detector import Detector
 from retinue_export.zoo import deconvnet, fcn, lenet, zfnet
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -29,13 +30,25 @@ _SIDES = {
 }
 """Rows and columns of the images, by how a network's name begins, where 64 are too few or not what it was made for."""
 
-_DETECTORS = {
+_SINGLE_STAGE_SIDES = {
     "fcos_resnet50_fpn": 320,
     "retinanet_resnet50_fpn": 320,
     "retinanet_resnet50_fpn_v2": 320,
     "ssd300_vgg16": 300,
     "ssdlite320_mobilenet_v3_large": 320,
 }
+_TWO_STAGE_SIDE = 128
+_TWO_STAGE_DETECTIONS = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 50,
+    "fasterrcnn_mobilenet_v3_large_fpn": 50,
+    "fasterrcnn_resnet50_fpn": 50,
+    "fasterrcnn_resnet50_fpn_v2": 50,
+    "keypointrcnn_resnet50_fpn": 10,
+    "maskrcnn_resnet50_fpn": 20,
+    "maskrcnn_resnet50_fpn_v2": 20,
+}
+"""How many things are found in an image at most: each costs the more the more is said of it."""
+_TWO_STAGE_PROPOSALS = 100
 
 
 _TIMM = {
@@ -111,7 +124,7 @@ class Row:
         )
 
     def _packaging(self, network: nn.Module) -> Packaging:
-        if isinstance(network, Dense):
+        if isinstance(network, Detector):
             return network.packaging(self.spec)
         return _PACKAGINGS[self.task](self.spec, self.normalisation)
 
@@ -174,16 +187,35 @@ def _torchvision_segmenters() -> list[Row]:
 
 
 def _torchvision_detectors() -> list[Row]:
-    return [
+    single_stage = [
         Row(
             "torchvision",
             name,
             pb.TASK_DETECT,
-            partial(torchvision_detectors.build, name, 91, side, side),
+            partial(architectures.build, name, 91, side, side),
             side,
         )
-        for name, side in _DETECTORS.items()
+        for name, side in _SINGLE_STAGE_SIDES.items()
     ]
+    two_stage = [
+        Row(
+            "torchvision",
+            name,
+            pb.TASK_DETECT,
+            partial(
+                architectures.build,
+                name,
+                2 if name.startswith("keypoint") else 21,
+                _TWO_STAGE_SIDE,
+                _TWO_STAGE_SIDE,
+                rpn_post_nms_top_n_test=_TWO_STAGE_PROPOSALS,
+                box_detections_per_img=detections,
+            ),
+            _TWO_STAGE_SIDE,
+        )
+        for name, detections in _TWO_STAGE_DETECTIONS.items()
+    ]
+    return single_stage + two_stage
 
 
 def _timm() -> list[Row]:

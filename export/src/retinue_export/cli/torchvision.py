@@ -1,5 +1,6 @@
 """`retinue-export torchvision`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,22 +10,41 @@ from retinue_export.cli.build import build
 from retinue_export.cli.options import FullPrecision, Heatmap, Labels, Out, Version, Weights
 
 
-def torchvision(
+def torchvision(  # noqa: PLR0913 (a command's options are its parameters)
     architecture: Annotated[
-        str, typer.Argument(help="torchvision's name of a classifier, such as mobilenet_v2.")
+        str,
+        typer.Argument(
+            help="torchvision's name of a classifier, segmenter or detector, such as mobilenet_v2."
+        ),
     ],
+    *,
     name: Annotated[str, typer.Option(help="The bundle's name.")],
     out: Out,
     version: Version = 1,
     weights: Weights = None,
     labels: Labels = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows and columns of a segmenter's or detector's input: 640, or 480x640 (height x width).",
+            show_default="what torchvision scales the shorter side to",
+        ),
+    ] = None,
+    keypoints: Annotated[
+        Path | None,
+        typer.Option(
+            help="For Keypoint R-CNN: a text file, one keypoint a line; without it torchvision's own."
+        ),
+    ] = None,
     full_precision: FullPrecision = False,
     heatmap: Heatmap = True,
 ) -> None:
-    """Export one of torchvision's image classifiers as a bundle."""
+    """Export one of torchvision's classifiers, segmenters or detectors as a bundle."""
     bundle.require_free(out, name, version)
     build(
-        lambda: torchvision_models.candidate(architecture, name, weights, labels, full_precision),
+        lambda: torchvision_models.candidate(
+            architecture, name, weights, labels, full_precision, size, keypoints
+        ),
         out,
         version,
         heatmap=heatmap,

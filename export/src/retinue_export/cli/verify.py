@@ -40,7 +40,7 @@ def verify(
         else:
             expected = reference.load(folder, manifest, weights, module)
         opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
-        measured = parity.compare(
+        measured = expected.compare(
             expected.run,
             parity.runner(opened, expected.feeds),
             expected.images,

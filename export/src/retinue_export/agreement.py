@@ -1,0 +1,101 @@
+"""How far two detectors agree that need not keep the same one of two boxes of equal worth.
+
+What suppression keeps depends on the order of scores, and where two scores are equal but for rounding, another box may
+remain. So what is counted here is how many detections the other side has too, where `parity` measures distances.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from retinue.v1 import manifest_pb2 as pb
+
+from retinue_export import parity
+from retinue_export.inputs import batches
+from retinue_export.parity import Outputs, Runner
+
+Values = NDArray[Any]
+
+
+def _cells_apart(first: Values, second: Values) -> NDArray[np.bool_]:
+    """Which cells of masks [n,m,m] differ by more than 0.01 in their probability."""
+    apart: NDArray[np.bool_] = np.abs(first - second) > 0.01
+    return apart
+
+
+def _keypoints_apart(first: Values, second: Values) -> NDArray[np.bool_]:
+    """Which keypoints [n,K,3] are more than half a pixel apart, or differ by more than 0.01 in their score."""
+    apart: NDArray[np.bool_] = np.any(np.abs(first - second) > np.array([0.5, 0.5, 0.01]), axis=-1)
+    return apart
+
+
+_APART: dict[str, Callable[[Values, Values], NDArray[np.bool_]]] = {
+    "masks": _cells_apart,
+    "keypoints": _keypoints_apart,
+}
+
+
+def parts_apart(expected: Outputs, actual: Outputs) -> dict[str, float]:
+    """What part of two answers to the same images is not the same.
+
+    Args:
+        expected: `boxes`, `scores`, `classes` of N images, and `masks` or `keypoints` where there are such.
+        actual: likewise.
+
+    Returns:
+        `detections`: see `parity.disagreement`. `masks` and `keypoints`: of the detections that both sides have, the
+        part of the cells that differ by more than 0.01, and the part of the keypoints that are more than half a pixel
+        apart or differ by more than 0.01 in their score. Without an entry for what neither side has.
+    """
+    rows = [
+        (parity.comparable(expected, row), parity.comparable(actual, row))
+        for row in range(len(expected["scores"]))
+    ]
+    if not any(len(side["scores"]) for row in rows for side in row):
+        return {}
+    parts = {"detections": parity.disagreement(expected, actual)}
+    for name, find_apart in _APART.items():
+        if name not in expected:
+            continue
+        apart = []
+        for first, second in rows:
+            left, right = parity.counterparts(first, second)
+            apart.append(find_apart(first[name][left], second[name][right]).ravel())
+        if every := np.concatenate(apart).size:
+            parts[name] = float(np.concatenate(apart).sum() / every)
+    return parts
+
+
+def compare(
+    reference: Runner,
+    candidate: Runner,
+    images: NDArray[np.uint8],
+    batch_sizes: Sequence[int],
+    tolerances: Mapping[str, float] = parity.TOLERANCES,
+) -> list[pb.OutputParity]:
+    """Compares two runners on the same images, as `parity.compare` does.
+
+    Returns:
+        One entry for each of `parts_apart`, the largest and the mean over the batch sizes; none where nothing is found.
+    """
+    found: dict[str, list[float]] = {}
+    for size in batch_sizes:
+        expected, actual = run(reference, images, size), run(candidate, images, size)
+        for name, part in parts_apart(expected, actual).items():
+            found.setdefault(name, []).append(part)
+    return [
+        pb.OutputParity(
+            output=name,
+            max_difference=float(np.max(parts)),
+            mean_difference=float(np.mean(parts)),
+            tolerance=tolerances[name],
+        )
+        for name, parts in found.items()
+    ]
+
+
+def run(runner: Runner, images: NDArray[np.uint8], size: int) -> Outputs:
+    """Runs all images in batches of one size."""
+    answers = [runner(batch) for batch in batches(images, size)]
+    return {name: np.concatenate([answer[name] for answer in answers])[: len(images)] for name in answers[0]}
