@@ -24,43 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19retinue/v1/manifest.proto\x12\nretinue.v1\"\x9f\x04\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1e\n\x04task\x18\x03 \x01(\x0e\x32\x10.retinue.v1.Task\x12%\n\x05input\x18\x04 \x01(\x0b\x32\x16.retinue.v1.ImageInput\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12+\n\x06\x64\x65tect\x18\x06 \x01(\x0b\x32\x19.retinue.v1.DetectOptionsH\x00\x12-\n\x07segment\x18\x07 \x01(\x0b\x32\x1a.retinue.v1.SegmentOptionsH\x00\x12/\n\x08\x63lassify\x18\x10 \x01(\x0b\x32\x1b.retinue.v1.ClassifyOptionsH\x00\x12\r\n\x05opset\x18\x08 \x01(\x05\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\"\n\x06source\x18\n \x01(\x0b\x32\x12.retinue.v1.Source\x12(\n\tprecision\x18\x0b \x01(\x0e\x32\x15.retinue.v1.Precision\x12/\n\x07quality\x18\x0c \x03(\x0b\x32\x1e.retinue.v1.QualityMeasurement\x12-\n\x06parity\x18\r \x01(\x0b\x32\x1d.retinue.v1.ParityCertificate\x12\x12\n\ncreated_at\x18\x0e \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x0f \x01(\tB\x0e\n\x0ctask_options\"\xc1\x01\n\nImageInput\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\"\n\x06\x63olour\x18\x03 \x01(\x0e\x32\x12.retinue.v1.Colour\x12&\n\x06resize\x18\x04 \x01(\x0b\x32\x16.retinue.v1.ResizeRule\x12\x16\n\x0e\x64raft_decoding\x18\x05 \x01(\x08\x12\x30\n\rnormalisation\x18\x06 \x01(\x0b\x32\x19.retinue.v1.Normalisation\"0\n\rNormalisation\x12\x0c\n\x04mean\x18\x01 \x03(\x01\x12\x11\n\tdeviation\x18\x02 \x03(\x01\"\x8d\x01\n\nResizeRule\x12$\n\x04mode\x18\x01 \x01(\x0e\x32\x16.retinue.v1.ResizeMode\x12\x30\n\rinterpolation\x18\x02 \x01(\x0e\x32\x19.retinue.v1.Interpolation\x12\x14\n\x0cshorter_side\x18\x03 \x01(\x05\x12\x11\n\tpad_value\x18\x04 \x01(\x05\"@\n\x0f\x43lassifyOptions\x12\x16\n\x0eheatmap_height\x18\x01 \x01(\x05\x12\x15\n\rheatmap_width\x18\x02 \x01(\x05\"\xeb\x01\n\rDetectOptions\x12\x16\n\x0emax_detections\x18\x01 \x01(\x05\x12\x11\n\tmin_score\x18\x02 \x01(\x02\x12\x19\n\x11nms_iou_threshold\x18\x03 \x01(\x02\x12\x1f\n\x17\x64\x65\x66\x61ult_score_threshold\x18\x04 \x01(\x02\x12\x1d\n\x15\x61\x64justable_thresholds\x18\x05 \x01(\x08\x12\x13\n\x0bmax_regions\x18\x06 \x01(\x05\x12\x13\n\x0bmask_height\x18\x07 \x01(\x05\x12\x12\n\nmask_width\x18\x08 \x01(\x05\x12\x16\n\x0ekeypoint_names\x18\t \x03(\t\"T\n\x0eSegmentOptions\x12\x12\n\nmap_height\x18\x01 \x01(\x05\x12\x11\n\tmap_width\x18\x02 \x01(\x05\x12\x1b\n\x13\x62\x61\x63kground_class_id\x18\x03 \x01(\x05\"k\n\x06Source\x12\x11\n\tframework\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07weights\x18\x03 \x01(\t\x12\x0f\n\x07licence\x18\x04 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x05 \x01(\t\"\x8e\x01\n\x12QualityMeasurement\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x01(\x05\x12(\n\tprecision\x18\x05 \x01(\x0e\x32\x15.retinue.v1.Precision\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"\xc3\x01\n\x11ParityCertificate\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0f\n\x07\x65ngines\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x01(\x05\x12\x13\n\x0b\x62\x61tch_sizes\x18\x05 \x03(\x05\x12)\n\x07outputs\x18\x06 \x03(\x0b\x32\x18.retinue.v1.OutputParity\x12*\n\x08rounding\x18\x07 \x03(\x0b\x32\x18.retinue.v1.OutputParity\"b\n\x0cOutputParity\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x16\n\x0emax_difference\x18\x02 \x01(\x01\x12\x17\n\x0fmean_difference\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01*R\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_CLASSIFY\x10\x01\x12\x0f\n\x0bTASK_DETECT\x10\x02\x12\x10\n\x0cTASK_SEGMENT\x10\x03*A\n\x06\x43olour\x12\x16\n\x12\x43OLOUR_UNSPECIFIED\x10\x00\x12\x0e\n\nCOLOUR_RGB\x10\x01\x12\x0f\n\x0b\x43OLOUR_GREY\x10\x02*\x87\x01\n\nResizeMode\x12\x1b\n\x17RESIZE_MODE_UNSPECIFIED\x10\x00\x12(\n$RESIZE_MODE_SHORTER_SIDE_CENTER_CROP\x10\x01\x12\x19\n\x15RESIZE_MODE_LETTERBOX\x10\x02\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x03*\x80\x01\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x03*~\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03\x12\x1a\n\x16PRECISION_FP16_WEIGHTS\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19retinue/v1/manifest.proto\x12\nretinue.v1\"\xfd\x04\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1e\n\x04task\x18\x03 \x01(\x0e\x32\x10.retinue.v1.Task\x12%\n\x05input\x18\x04 \x01(\x0b\x32\x16.retinue.v1.ImageInput\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12+\n\x06\x64\x65tect\x18\x06 \x01(\x0b\x32\x19.retinue.v1.DetectOptionsH\x00\x12-\n\x07segment\x18\x07 \x01(\x0b\x32\x1a.retinue.v1.SegmentOptionsH\x00\x12/\n\x08\x63lassify\x18\x10 \x01(\x0b\x32\x1b.retinue.v1.ClassifyOptionsH\x00\x12\r\n\x05opset\x18\x08 \x01(\x05\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\"\n\x06source\x18\n \x01(\x0b\x32\x12.retinue.v1.Source\x12(\n\tprecision\x18\x0b \x01(\x0e\x32\x15.retinue.v1.Precision\x12/\n\x07quality\x18\x0c \x03(\x0b\x32\x1e.retinue.v1.QualityMeasurement\x12-\n\x06parity\x18\r \x01(\x0b\x32\x1d.retinue.v1.ParityCertificate\x12\x12\n\ncreated_at\x18\x0e \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x0f \x01(\t\x12,\n\x06speeds\x18\x11 \x03(\x0b\x32\x1c.retinue.v1.SpeedMeasurement\x12.\n\x0cquantisation\x18\x12 \x01(\x0b\x32\x18.retinue.v1.QuantisationB\x0e\n\x0ctask_options\"\xc1\x01\n\nImageInput\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\"\n\x06\x63olour\x18\x03 \x01(\x0e\x32\x12.retinue.v1.Colour\x12&\n\x06resize\x18\x04 \x01(\x0b\x32\x16.retinue.v1.ResizeRule\x12\x16\n\x0e\x64raft_decoding\x18\x05 \x01(\x08\x12\x30\n\rnormalisation\x18\x06 \x01(\x0b\x32\x19.retinue.v1.Normalisation\"0\n\rNormalisation\x12\x0c\n\x04mean\x18\x01 \x03(\x01\x12\x11\n\tdeviation\x18\x02 \x03(\x01\"\x8d\x01\n\nResizeRule\x12$\n\x04mode\x18\x01 \x01(\x0e\x32\x16.retinue.v1.ResizeMode\x12\x30\n\rinterpolation\x18\x02 \x01(\x0e\x32\x19.retinue.v1.Interpolation\x12\x14\n\x0cshorter_side\x18\x03 \x01(\x05\x12\x11\n\tpad_value\x18\x04 \x01(\x05\"@\n\x0f\x43lassifyOptions\x12\x16\n\x0eheatmap_height\x18\x01 \x01(\x05\x12\x15\n\rheatmap_width\x18\x02 \x01(\x05\"\xeb\x01\n\rDetectOptions\x12\x16\n\x0emax_detections\x18\x01 \x01(\x05\x12\x11\n\tmin_score\x18\x02 \x01(\x02\x12\x19\n\x11nms_iou_threshold\x18\x03 \x01(\x02\x12\x1f\n\x17\x64\x65\x66\x61ult_score_threshold\x18\x04 \x01(\x02\x12\x1d\n\x15\x61\x64justable_thresholds\x18\x05 \x01(\x08\x12\x13\n\x0bmax_regions\x18\x06 \x01(\x05\x12\x13\n\x0bmask_height\x18\x07 \x01(\x05\x12\x12\n\nmask_width\x18\x08 \x01(\x05\x12\x16\n\x0ekeypoint_names\x18\t \x03(\t\"T\n\x0eSegmentOptions\x12\x12\n\nmap_height\x18\x01 \x01(\x05\x12\x11\n\tmap_width\x18\x02 \x01(\x05\x12\x1b\n\x13\x62\x61\x63kground_class_id\x18\x03 \x01(\x05\"k\n\x06Source\x12\x11\n\tframework\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07weights\x18\x03 \x01(\t\x12\x0f\n\x07licence\x18\x04 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x05 \x01(\t\"\x8e\x01\n\x12QualityMeasurement\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x01(\x05\x12(\n\tprecision\x18\x05 \x01(\x0e\x32\x15.retinue.v1.Precision\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"\xc3\x01\n\x11ParityCertificate\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0f\n\x07\x65ngines\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x01(\x05\x12\x13\n\x0b\x62\x61tch_sizes\x18\x05 \x03(\x05\x12)\n\x07outputs\x18\x06 \x03(\x0b\x32\x18.retinue.v1.OutputParity\x12*\n\x08rounding\x18\x07 \x03(\x0b\x32\x18.retinue.v1.OutputParity\"b\n\x0cOutputParity\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x16\n\x0emax_difference\x18\x02 \x01(\x01\x12\x17\n\x0fmean_difference\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\"\x8d\x01\n\x10SpeedMeasurement\x12(\n\tprecision\x18\x01 \x01(\x0e\x32\x15.retinue.v1.Precision\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x19\n\x11images_per_second\x18\x05 \x01(\x01\"d\n\x0cQuantisation\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x02 \x01(\t\x12\x1a\n\x12\x63\x61libration_images\x18\x03 \x01(\x05\x12\x13\n\x0b\x66loat_nodes\x18\x04 \x03(\t*R\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_CLASSIFY\x10\x01\x12\x0f\n\x0bTASK_DETECT\x10\x02\x12\x10\n\x0cTASK_SEGMENT\x10\x03*A\n\x06\x43olour\x12\x16\n\x12\x43OLOUR_UNSPECIFIED\x10\x00\x12\x0e\n\nCOLOUR_RGB\x10\x01\x12\x0f\n\x0b\x43OLOUR_GREY\x10\x02*\x87\x01\n\nResizeMode\x12\x1b\n\x17RESIZE_MODE_UNSPECIFIED\x10\x00\x12(\n$RESIZE_MODE_SHORTER_SIDE_CENTER_CROP\x10\x01\x12\x19\n\x15RESIZE_MODE_LETTERBOX\x10\x02\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x03*\x80\x01\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x03*~\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03\x12\x1a\n\x16PRECISION_FP16_WEIGHTS\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.v1.manifest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=1919
-  _globals['_TASK']._serialized_end=2001
-  _globals['_COLOUR']._serialized_start=2003
-  _globals['_COLOUR']._serialized_end=2068
-  _globals['_RESIZEMODE']._serialized_start=2071
-  _globals['_RESIZEMODE']._serialized_end=2206
-  _globals['_INTERPOLATION']._serialized_start=2209
-  _globals['_INTERPOLATION']._serialized_end=2337
-  _globals['_PRECISION']._serialized_start=2339
-  _globals['_PRECISION']._serialized_end=2465
+  _globals['_TASK']._serialized_start=2259
+  _globals['_TASK']._serialized_end=2341
+  _globals['_COLOUR']._serialized_start=2343
+  _globals['_COLOUR']._serialized_end=2408
+  _globals['_RESIZEMODE']._serialized_start=2411
+  _globals['_RESIZEMODE']._serialized_end=2546
+  _globals['_INTERPOLATION']._serialized_start=2549
+  _globals['_INTERPOLATION']._serialized_end=2677
+  _globals['_PRECISION']._serialized_start=2679
+  _globals['_PRECISION']._serialized_end=2805
   _globals['_MODELMANIFEST']._serialized_start=42
-  _globals['_MODELMANIFEST']._serialized_end=585
-  _globals['_IMAGEINPUT']._serialized_start=588
-  _globals['_IMAGEINPUT']._serialized_end=781
-  _globals['_NORMALISATION']._serialized_start=783
-  _globals['_NORMALISATION']._serialized_end=831
-  _globals['_RESIZERULE']._serialized_start=834
-  _globals['_RESIZERULE']._serialized_end=975
-  _globals['_CLASSIFYOPTIONS']._serialized_start=977
-  _globals['_CLASSIFYOPTIONS']._serialized_end=1041
-  _globals['_DETECTOPTIONS']._serialized_start=1044
-  _globals['_DETECTOPTIONS']._serialized_end=1279
-  _globals['_SEGMENTOPTIONS']._serialized_start=1281
-  _globals['_SEGMENTOPTIONS']._serialized_end=1365
-  _globals['_SOURCE']._serialized_start=1367
-  _globals['_SOURCE']._serialized_end=1474
-  _globals['_QUALITYMEASUREMENT']._serialized_start=1477
-  _globals['_QUALITYMEASUREMENT']._serialized_end=1619
-  _globals['_PARITYCERTIFICATE']._serialized_start=1622
-  _globals['_PARITYCERTIFICATE']._serialized_end=1817
-  _globals['_OUTPUTPARITY']._serialized_start=1819
-  _globals['_OUTPUTPARITY']._serialized_end=1917
+  _globals['_MODELMANIFEST']._serialized_end=679
+  _globals['_IMAGEINPUT']._serialized_start=682
+  _globals['_IMAGEINPUT']._serialized_end=875
+  _globals['_NORMALISATION']._serialized_start=877
+  _globals['_NORMALISATION']._serialized_end=925
+  _globals['_RESIZERULE']._serialized_start=928
+  _globals['_RESIZERULE']._serialized_end=1069
+  _globals['_CLASSIFYOPTIONS']._serialized_start=1071
+  _globals['_CLASSIFYOPTIONS']._serialized_end=1135
+  _globals['_DETECTOPTIONS']._serialized_start=1138
+  _globals['_DETECTOPTIONS']._serialized_end=1373
+  _globals['_SEGMENTOPTIONS']._serialized_start=1375
+  _globals['_SEGMENTOPTIONS']._serialized_end=1459
+  _globals['_SOURCE']._serialized_start=1461
+  _globals['_SOURCE']._serialized_end=1568
+  _globals['_QUALITYMEASUREMENT']._serialized_start=1571
+  _globals['_QUALITYMEASUREMENT']._serialized_end=1713
+  _globals['_PARITYCERTIFICATE']._serialized_start=1716
+  _globals['_PARITYCERTIFICATE']._serialized_end=1911
+  _globals['_OUTPUTPARITY']._serialized_start=1913
+  _globals['_OUTPUTPARITY']._serialized_end=2011
+  _globals['_SPEEDMEASUREMENT']._serialized_start=2014
+  _globals['_SPEEDMEASUREMENT']._serialized_end=2155
+  _globals['_QUANTISATION']._serialized_start=2157
+  _globals['_QUANTISATION']._serialized_end=2257
 # @@protoc_insertion_point(module_scope)

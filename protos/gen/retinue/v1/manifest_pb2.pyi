@@ -187,6 +187,8 @@ class ModelManifest(_message.Message):
     PARITY_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SPEEDS_FIELD_NUMBER: _builtins.int
+    QUANTISATION_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """The version of this format. 1."""
     name: _builtins.str
@@ -235,6 +237,14 @@ class ModelManifest(_message.Message):
     def parity(self) -> Global___ParityCertificate:
         """How far the graph is from the PyTorch module it was exported from."""
 
+    @_builtins.property
+    def speeds(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpeedMeasurement]:
+        """How fast the network ran when it was exported, in each precision that was tried. Empty where none was chosen by speed."""
+
+    @_builtins.property
+    def quantisation(self) -> Global___Quantisation:
+        """How the network was brought to 8-bit integers. Set for PRECISION_INT8 only."""
+
     def __init__(
         self,
         *,
@@ -254,10 +264,12 @@ class ModelManifest(_message.Message):
         parity: Global___ParityCertificate | None = ...,
         created_at: _builtins.str = ...,
         description: _builtins.str = ...,
+        speeds: _abc.Iterable[Global___SpeedMeasurement] | None = ...,
+        quantisation: Global___Quantisation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "detect", b"detect", "input", b"input", "parity", b"parity", "segment", b"segment", "source", b"source", "task_options", b"task_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "detect", b"detect", "input", b"input", "parity", b"parity", "quantisation", b"quantisation", "segment", b"segment", "source", b"source", "task_options", b"task_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "created_at", b"created_at", "description", b"description", "detect", b"detect", "format_version", b"format_version", "input", b"input", "labels", b"labels", "name", b"name", "opset", b"opset", "parity", b"parity", "precision", b"precision", "quality", b"quality", "segment", b"segment", "sha256", b"sha256", "source", b"source", "task", b"task", "task_options", b"task_options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "created_at", b"created_at", "description", b"description", "detect", b"detect", "format_version", b"format_version", "input", b"input", "labels", b"labels", "name", b"name", "opset", b"opset", "parity", b"parity", "precision", b"precision", "quality", b"quality", "quantisation", b"quantisation", "segment", b"segment", "sha256", b"sha256", "source", b"source", "speeds", b"speeds", "task", b"task", "task_options", b"task_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task_options: _TypeAlias = _typing.Literal["detect", "segment", "classify"]  # noqa: Y015
     _WhichOneofArgType_task_options: _TypeAlias = _typing.Literal["task_options", b"task_options"]  # noqa: Y015
@@ -558,9 +570,12 @@ class QualityMeasurement(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """The measure: "top1_accuracy", "map_50", "map_50_95", "mean_iou", ..."""
+    """The measure: "top1_accuracy", "map_50", "map_50_95", "mean_iou", ...; or how often a network of fewer bits answers
+    as it did in 32-bit floating point, which needs no labels: "top1_agreement" (images with the same most probable
+    class), "pixel_agreement" (pixels with the same class), "detection_agreement" (detections that the other has too).
+    """
     value: _builtins.float
-    """What was measured, on the scale of the measure; for the four above in [0, 1]."""
+    """What was measured, on the scale of the measure; for all of the above in [0, 1]."""
     dataset: _builtins.str
     """The labelled set, such as "Fashion-MNIST test split"."""
     images: _builtins.int
@@ -618,8 +633,10 @@ class ParityCertificate(_message.Message):
 
     @_builtins.property
     def rounding(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputParity]:
-        """What rounding or quantising the weights changed, one entry for each graph output. Compares the reference with the
-        module before its weights were rounded. Empty where they were not.
+        """What fewer bits changed, one entry for each graph output. For PRECISION_FP16_WEIGHTS it compares the reference with
+        the module before its weights were rounded. For PRECISION_FP16 and PRECISION_INT8 it compares the reference with
+        the graph that is in the bundle, while `outputs` compares it with the graph before that was converted. Empty for
+        PRECISION_FP32.
         """
 
     def __init__(
@@ -660,7 +677,10 @@ class OutputParity(_message.Message):
     mean_difference: _builtins.float
     """The mean absolute difference, in the same unit."""
     tolerance: _builtins.float
-    """The largest max_difference under which the bundle counts as equal. 0 in `rounding`, which has no bound."""
+    """The largest max_difference under which the bundle counts as equal. In `rounding` of PRECISION_FP16 and
+    PRECISION_INT8: under which the bundle, compared again, still counts as what was exported; 0 in other `rounding`,
+    which has no bound.
+    """
     def __init__(
         self,
         *,
@@ -676,3 +696,77 @@ class OutputParity(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutputParity: _TypeAlias = OutputParity  # noqa: Y015
+
+@_typing.final
+class SpeedMeasurement(_message.Message):
+    """How fast a network ran in one precision, without decoding, as the server runs it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRECISION_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    precision: Global___Precision.ValueType
+    """In which precision it ran."""
+    provider: _builtins.str
+    """The ONNX Runtime execution provider that ran it, such as "CPUExecutionProvider"."""
+    device: _builtins.str
+    """The machine: the processor with the number of threads used, or the GPU."""
+    batch_size: _builtins.int
+    """The batch size at which it was fastest."""
+    images_per_second: _builtins.float
+    """Images a second at that size, of one instance."""
+    def __init__(
+        self,
+        *,
+        precision: Global___Precision.ValueType = ...,
+        provider: _builtins.str = ...,
+        device: _builtins.str = ...,
+        batch_size: _builtins.int = ...,
+        images_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "device", b"device", "images_per_second", b"images_per_second", "precision", b"precision", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpeedMeasurement: _TypeAlias = SpeedMeasurement  # noqa: Y015
+
+@_typing.final
+class Quantisation(_message.Message):
+    """How a network was brought to 8-bit integers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    CALIBRATION_IMAGES_FIELD_NUMBER: _builtins.int
+    FLOAT_NODES_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """What was done, in words."""
+    calibration: _builtins.str
+    """The name of the folder whose images the ranges of values were measured on."""
+    calibration_images: _builtins.int
+    """How many images that were."""
+    @_builtins.property
+    def float_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The nodes of the exported graph that were kept in 32-bit floating point."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        calibration: _builtins.str = ...,
+        calibration_images: _builtins.int = ...,
+        float_nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_images", b"calibration_images", "float_nodes", b"float_nodes", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quantisation: _TypeAlias = Quantisation  # noqa: Y015
