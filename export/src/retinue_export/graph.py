@@ -40,14 +40,20 @@ class PixelsIn(nn.Module):
         self.network = network
         scale = 1 / (255 * torch.tensor(deviation, dtype=torch.float64))
         offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(deviation, dtype=torch.float64)
-        self.register_buffer("scale", scale.float().view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("offset", offset.float().view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("scale", scale.float(), persistent=False)
+        self.register_buffer("offset", offset.float(), persistent=False)
         self.scale: Tensor
         self.offset: Tensor
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Brings uint8 [N,H,W,C] to the network's float32 [N,C,H,W]."""
-        return images.permute(0, 3, 1, 2).contiguous().float() * self.scale + self.offset
+        """Brings uint8 [N,H,W,C] to the network's float32 [N,C,H,W].
+
+        Whole rows are multiplied by rows: a factor for each of three neighbouring values costs a runtime ten times as
+        much, and runtimes of 8-bit integers want the channels last.
+        """
+        width = images.shape[2]
+        rows = images.float() * self.scale.repeat(width, 1) + self.offset.repeat(width, 1)
+        return rows.permute(0, 3, 1, 2).contiguous()
 
     def forward(self, images: Tensor) -> Tensor:
         """Runs the network on uint8 [N,H,W,C]."""
@@ -166,7 +172,7 @@ def export(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.Model
     except OnnxExporterError as error:
         cause = error.__cause__ or error
         raise ExportError(
-            f"PyTorch's exporter cannot follow the module: {_first_line(cause)} (docs/export.md says what to do)."
+            f"PyTorch's exporter cannot follow the module: {first_line(cause)} (docs/export.md says what to do)."
         ) from error
     assert program is not None
     model = program.model_proto
@@ -191,7 +197,7 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line that says something, without the full stop."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__).rstrip(".")

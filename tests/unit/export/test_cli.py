@@ -159,8 +159,8 @@ def test_verify_finds_a_graph_that_computes_something_else(
 ) -> None:
     folder = copy_of(models, tmp_path / "changed")
     model = onnx.load(folder / "model.onnx")
-    (offset,) = (tensor for tensor in model.graph.initializer if tensor.name == "offset")
-    offset.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(offset) + 0.5, "offset"))
+    scale, _offset = (tensor for tensor in model.graph.initializer if list(tensor.dims) == [6, 3])
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
     onnx.save(model, folder / "model.onnx")
     text = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     text["sha256"] = manifest_file.file_sha256(folder / "model.onnx")

@@ -49,7 +49,8 @@ class Tags(HTMLParser):
 
 def test_parameters_bytes_and_work_are_those_counted_by_hand(bundle: Path) -> None:
     found = facts.read(bundle)
-    convolution, linear, pixels = 8 * 3 * 9 + 8, 8 * 3 + 3, 3 + 3
+    # What pixels are multiplied by, and what is added, is stored for a row of them.
+    convolution, linear, pixels = 8 * 3 * 9 + 8, 8 * 3 + 3, 2 * 6 * 3
     assert found.parameters == convolution + linear + pixels
     # Only the convolution's weights are worth storing in 16 bits.
     assert found.stored_bytes["float16"] == 2 * 8 * 3 * 9
@@ -304,3 +305,23 @@ def test_a_manifest_whose_own_numbers_are_none_gives_valid_json(tmp_path: Path) 
 def test_a_folder_that_is_not_there_is_refused() -> None:
     with pytest.raises(ExportError, match="cannot be read"):
         facts.read(Path("nowhere.onnx"))
+
+
+def test_how_a_network_was_quantised_and_how_fast_it_ran_is_told() -> None:
+    manifest = tiny.candidate().manifest
+    assert not {"quantised", "speed"} & set(_with_input(manifest))
+    manifest.quantisation.method = "static"
+    manifest.quantisation.calibration = "photos"
+    manifest.quantisation.calibration_images = 96
+    manifest.quantisation.float_nodes.append("softmax")
+    manifest.speeds.add(
+        precision=pb.PRECISION_INT8, provider="CPU", device="this", batch_size=4, images_per_second=12.5
+    )
+    told = _with_input(manifest)
+    assert told["quantised"] == "static; on 96 images of photos; 1 nodes stay in float"
+    assert told["speed"] == "int8 12.5 images/s at batch 4 (CPU, this)"
+
+
+def _with_input(manifest: pb.ModelManifest) -> dict[str, str]:
+    manifest.input.CopyFrom(assembly.image_input(tiny.SPEC, tiny.NORMALISATION))
+    return manifest_text.facts(manifest)
