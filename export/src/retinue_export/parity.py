@@ -30,7 +30,6 @@ Compare = Callable[
 BATCH_SIZES = (1, 2, 7, 32)
 FEW_BATCH_SIZES = (1, 2, 5)
 """For networks that take their time over each image."""
-_LEAST_COMPARED = 0.05
 TOLERANCES: Mapping[str, float] = {
     "probabilities": 1e-4,
     "heatmap": 1e-2,
@@ -124,32 +123,40 @@ def compare(
     ]
 
 
-def disagreement(expected: Outputs, actual: Outputs) -> float:
-    """The part of the detections of score 0.05 and more that the other side does not have.
-
-    A detection is had by the other side where it has one of the same class whose box overlaps by more than 0.99 and
-    whose score is within 0.001.
+def disagreement(
+    expected: Outputs,
+    actual: Outputs,
+    least_score: float = 0.05,
+    overlap: float = 0.99,
+    score_distance: float = 1e-3,
+) -> float:
+    """The part of the detections that the other side does not have: none of the same class that is alike enough.
 
     Args:
         expected: `boxes`, `scores` and `classes` of N images, as a bundle gives them.
         actual: likewise.
+        least_score: detections of lower score are not counted.
+        overlap: the intersection over union must be higher than this.
+        score_distance: scores may be this far apart.
     """
     alone = total = 0
     for row in range(len(expected["scores"])):
-        first, second = comparable(expected, row), comparable(actual, row)
-        matched = len(counterparts(first, second)[0])
+        first, second = comparable(expected, row, least_score), comparable(actual, row, least_score)
+        matched = len(counterparts(first, second, overlap, score_distance)[0])
         alone += len(first["scores"]) + len(second["scores"]) - 2 * matched
         total += len(first["scores"]) + len(second["scores"])
     return alone / max(1, total)
 
 
-def comparable(outputs: Outputs, row: int) -> Detections:
-    """The detections of one image whose score is 0.05 or more."""
-    chosen = outputs["scores"][row] >= _LEAST_COMPARED
+def comparable(outputs: Outputs, row: int, least_score: float = 0.05) -> Detections:
+    """The detections of one image whose score is high enough."""
+    chosen = outputs["scores"][row] >= least_score
     return {name: values[row][chosen] for name, values in outputs.items()}
 
 
-def counterparts(first: Detections, second: Detections) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def counterparts(
+    first: Detections, second: Detections, overlap: float = 0.99, score_distance: float = 1e-3
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which detections of an image are the same on both sides, as `disagreement` says; each is that of one other only.
 
     Returns:
@@ -157,8 +164,8 @@ def counterparts(first: Detections, second: Detections) -> tuple[NDArray[np.intp
     """
     overlaps = box_iou(torch.from_numpy(first["boxes"]), torch.from_numpy(second["boxes"])).numpy()
     same = (
-        (overlaps > 0.99)
-        & (np.abs(first["scores"][:, np.newaxis] - second["scores"]) <= 1e-3)
+        (overlaps > overlap)
+        & (np.abs(first["scores"][:, np.newaxis] - second["scores"]) <= score_distance)
         & (first["classes"][:, np.newaxis] == second["classes"])
     )
     left, right = linear_sum_assignment(~same)

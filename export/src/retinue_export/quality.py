@@ -7,20 +7,43 @@ server's own code.
 import contextlib
 import io
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export.inputs import Uint8, prepare_one
-from retinue_export.parity import Runner
-from retinue_export.scenes import Scene
+from retinue_export.parity import Outputs, Runner, disagreement
 from retinue_server.vision import detect, segment
 from retinue_server.vision.spec import InputSpec
 
+NO_CLASS = 255
+"""What a class map says of pixels that are not to be counted, where it is no class."""
 _BATCH = 32
+
+
+class Labelled(Protocol):
+    """A picture and what is in it."""
+
+    @property
+    def image(self) -> Uint8:
+        """uint8 [H,W,3], RGB."""
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """float32 [K,4], x1,y1,x2,y2 in pixels of `image`."""
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """int64 [K], class ids of the boxes."""
+
+    @property
+    def class_map(self) -> Uint8:
+        """uint8 [H,W], the class of each pixel."""
 
 
 def top1_accuracy(runner: Runner, images: Uint8, labels: NDArray[np.int64]) -> float:
@@ -38,8 +61,40 @@ def top1_accuracy(runner: Runner, images: Uint8, labels: NDArray[np.int64]) -> f
     return right / len(images)
 
 
+def agreement(
+    task: pb.Task.ValueType, reference: Runner, runner: Runner, images: Uint8, least_score: float
+) -> dict[str, float]:
+    """How often a network answers as another does, which needs no labels.
+
+    Args:
+        task: of both.
+        reference: answers in full precision.
+        runner: answers in fewer bits.
+        images: uint8 [N,H,W,C], prepared.
+        least_score: of a detector's detections, those that count.
+
+    Returns:
+        `top1_agreement`, the share of images with the same most probable class; `pixel_agreement`, the share of pixels
+        with the same class; or `detection_agreement`, the share of detections that the other side has too, of the same
+        class and with an intersection over union above 0.5.
+    """
+    expected, actual = (_answers(side, images) for side in (reference, runner))
+    if task == pb.TASK_CLASSIFY:
+        first, second = (side["probabilities"].argmax(axis=1) for side in (expected, actual))
+        return {"top1_agreement": float((first == second).mean())}
+    if task == pb.TASK_SEGMENT:
+        return {"pixel_agreement": float((expected["class_map"] == actual["class_map"]).mean())}
+    apart = disagreement(expected, actual, least_score, overlap=0.5, score_distance=1.0)
+    return {"detection_agreement": 1 - apart}
+
+
+def _answers(runner: Runner, images: Uint8) -> Outputs:
+    answers = [runner(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
 def average_precision(
-    runner: Runner, scenes: Sequence[Scene], spec: InputSpec, class_names: Sequence[str]
+    runner: Runner, scenes: Sequence[Labelled], spec: InputSpec, class_names: Sequence[str]
 ) -> dict[str, float]:
     """Mean average precision by the COCO protocol, boxes in the original scenes' pixels.
 
@@ -84,7 +139,13 @@ def average_precision(
     return {"map_50": float(evaluation.stats[1]), "map_50_95": float(evaluation.stats[0])}
 
 
-def mean_iou(runner: Runner, scenes: Sequence[Scene], spec: InputSpec, classes: int) -> float:
+def mean_iou(
+    runner: Runner,
+    scenes: Sequence[Labelled],
+    spec: InputSpec,
+    classes: int,
+    background: int | None = 0,
+) -> float:
     """Intersection over union of each class over all pixels of all scenes, averaged over the classes.
 
     Args:
@@ -92,28 +153,36 @@ def mean_iou(runner: Runner, scenes: Sequence[Scene], spec: InputSpec, classes: 
         scenes: what to segment; class maps are compared at their size.
         spec: how scenes are prepared.
         classes: how many there are, background included.
+        background: the class of pixels that a centre crop cuts off, see `segment.to_original`.
     """
     confusion = np.zeros((classes, classes), np.int64)
     for group in _groups(scenes):
         prepared = [prepare_one(Image.fromarray(scene.image), spec) for scene in group]
         maps = runner(np.stack([pixels for pixels, _ in prepared]))["class_map"]
         for scene, class_map, (_, frame) in zip(group, maps, prepared, strict=True):
-            answered = segment.to_original(segment.checked(class_map, classes), frame, background=0)
-            pairs = scene.class_map.astype(np.int64) * classes + answered
-            confusion += np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
+            answered = segment.to_original(segment.checked(class_map, classes), frame, background=background)
+            truth = scene.class_map
+            counted = truth < classes
+            pairs = truth[counted].astype(np.int64) * classes + answered[counted]
+            confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     shared = np.diag(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - shared
     return float((shared[union > 0] / union[union > 0]).mean())
 
 
-def _groups(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
+def _groups(scenes: Sequence[Labelled]) -> list[tuple[Labelled, ...]]:
     """Cuts scenes into groups that run together."""
     return [tuple(scenes[start : start + _BATCH]) for start in range(0, len(scenes), _BATCH)]
 
 
-def _coco_dataset(scenes: Sequence[Scene], class_names: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+def _coco_dataset(
+    scenes: Sequence[Labelled], class_names: Sequence[str]
+) -> dict[str, list[dict[str, object]]]:
     annotations: list[dict[str, object]] = []
+    images: list[dict[str, object]] = []
     for number, scene in enumerate(scenes, start=1):
+        height, width = scene.image.shape[:2]
+        images.append({"id": number, "height": height, "width": width})
         for (x1, y1, x2, y2), class_id in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
             annotations.append(
                 {
@@ -127,10 +196,7 @@ def _coco_dataset(scenes: Sequence[Scene], class_names: Sequence[str]) -> dict[s
             )
     return {
         "info": [],
-        "images": [
-            {"id": number, "height": scene.image.shape[0], "width": scene.image.shape[1]}
-            for number, scene in enumerate(scenes, start=1)
-        ],
+        "images": images,
         "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],
         "annotations": annotations,
     }

@@ -1,18 +1,17 @@
 """The images that bundles are compared on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from retinue_export import image_folders
 from retinue_export.errors import ExportError
 from retinue_export.inputs import MAX_PIXELS, sample_photos
 from retinue_server.errors import ImageError
 from retinue_server.vision import decode
-
-_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,7 @@ class Picture:
         Raises:
             ImageError: likewise.
         """
-        image = self.open()
-        flat = decode.load_flat(image, grey=False).convert("RGB")
-        turned = decode.orientation(image)
-        return flat.transpose(decode.UPRIGHT[turned]) if turned in decode.UPRIGHT else flat
+        return image_folders.upright(self.open())
 
 
 def from_folder(folder: Path) -> list[Picture]:
@@ -55,11 +51,11 @@ def from_folder(folder: Path) -> list[Picture]:
     """
     if not folder.is_dir():
         raise ExportError(f"There is no folder {folder}: give --images a folder of image files.")
-    found = sorted(_image_files(folder))
+    found = image_folders.images_below(folder)
     if not found:
         raise ExportError(
             f"There is no image in {folder}: files are taken whose names end in "
-            f"{', '.join(sorted(_SUFFIXES))}."
+            f"{', '.join(sorted(image_folders.SUFFIXES))}."
         )
     return [Picture(path.relative_to(folder).as_posix(), partial(_read, path)) for path in found]
 
@@ -67,13 +63,6 @@ def from_folder(folder: Path) -> list[Picture]:
 def samples() -> list[Picture]:
     """The sample images of scikit-image and scikit-learn."""
     return [Picture(name, lambda data=data: data) for name, data in sample_photos().items()]  # type: ignore[misc]
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in _SUFFIXES and not hidden and not path.is_dir():
-            yield path
 
 
 def _read(path: Path) -> bytes:
