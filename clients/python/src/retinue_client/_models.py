@@ -26,8 +26,9 @@ class Quality:
     """One figure measured on labelled images.
 
     Attributes:
-        metric: "top1_accuracy", "map_50", "map_50_95", "mean_iou", ...
-        value: What was measured, on the scale of the measure; for the four above in [0, 1].
+        metric: "top1_accuracy", "map_50", "map_50_95", "mean_iou", ...; or how often a network of fewer bits
+            answers as it did in fp32: "top1_agreement", "pixel_agreement", "detection_agreement".
+        value: What was measured, on the scale of the measure; for all of the above in [0, 1].
         dataset: The labelled set.
         images: How many images were measured.
         precision: "fp32", "fp16", "int8" or "fp16_weights": of the network that was measured.

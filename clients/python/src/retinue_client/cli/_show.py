@@ -98,7 +98,11 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
 
 def _quality(model: ModelInfo) -> str:
     """The figures of the network as it is served; those of other precisions stand beside them in the manifest."""
-    served = [entry for entry in model.quality if entry.engine == "onnxruntime"] or list(model.quality)
+    served = [
+        entry
+        for entry in model.quality
+        if entry.engine == "onnxruntime" and entry.precision == model.precision
+    ] or list(model.quality)
     return ", ".join(f"{_METRIC_NAMES.get(entry.metric, entry.metric)} {entry.value:.3f}" for entry in served)
 
 
