@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import machine, memory, serve, startup
+from benchmarks import machine, memory, quantisation, serve, startup
 
-_SCENARIOS = {"serve": serve, "startup": startup, "memory": memory}
+_SCENARIOS = {"serve": serve, "startup": startup, "memory": memory, "quantisation": quantisation}
 
 
 def main(names: list[str]) -> None:

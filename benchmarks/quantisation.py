@@ -1,0 +1,153 @@
+"""INT8 against FP32 on the CPU: images a second of the bare network, and how often both answer alike.
+
+Both take turns in one process, so that what else the machine does hits them alike; the ratio is the result. MobileNetV2
+has torchvision's own weights where they were fetched, ResNet-50 random but live ones, whose answers mean nothing: those
+are not compared.
+"""
+
+import time
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
+from torch import nn
+
+from benchmarks.machine import ROOT
+from benchmarks.photos import jpegs
+from retinue_export import graph, inputs, precision, quality, torchvision_models, weight_files
+from retinue_export.catalogue.liveness import enliven
+from retinue_export.image_folders import Calibration
+from retinue_export.packaging import Packaging, classifier
+from retinue_export.parity import Runner
+
+THREADS = 2
+BATCH = 8
+_MODELS = ("resnet50", "mobilenet_v2")
+_WEIGHTS = ROOT / ".work" / "weights" / "mobilenet_v2-b0353104.pth"
+_RANDOM = "random"
+_CROPS = 160
+"""Of the photos; every fourth is held back from calibration."""
+_SMALLEST_CROP = 0.6
+
+
+def run(rounds: int = 30) -> dict[str, Any]:
+    """Quantises each network and measures it `rounds` times in turn with its original."""
+    torch.set_num_threads(THREADS)
+    return {"threads": THREADS, "batch": BATCH, "networks": [_network(name, rounds) for name in _MODELS]}
+
+
+def _network(name: str, rounds: int) -> dict[str, Any]:
+    preset = torchvision_models.find_preset(name)
+    packaging = classifier(preset.spec, preset.normalisation)
+    images = inputs.prepared(_crops(), preset.spec)
+    network, weights = _weighted(name, packaging, images)
+    began = time.perf_counter()
+    content = packaging.graph(graph.folded(network)).SerializeToString()
+    exported = time.perf_counter()
+    held_back = images[::4]
+    calibration = Calibration("crops", np.delete(images, np.s_[::4], axis=0), held_back)
+    quantised = precision.convert(content, pb.PRECISION_INT8, calibration, packaging.feeds).content
+    done = time.perf_counter()
+    runs = {"fp32": _runner(content), "int8": _runner(quantised)}
+    seconds = _fastest(runs, images[:BATCH], rounds)
+    return {
+        "network": name,
+        "weights": weights,
+        "export_seconds": exported - began,
+        "quantise_seconds": done - exported,
+        "megabytes": {"fp32": len(content) / 1e6, "int8": len(quantised) / 1e6},
+        "images_per_second": {kind: BATCH / took for kind, took in seconds.items()},
+        "ratio": seconds["fp32"] / seconds["int8"],
+        "same_top1": {
+            "held_back_crops": _agreement(runs, held_back) if weights != _RANDOM else None,
+            "sample_images": _agreement(runs, inputs.photos(preset.spec)) if weights != _RANDOM else None,
+        },
+    }
+
+
+def _agreement(runs: dict[str, Runner], images: npt.NDArray[np.uint8]) -> dict[str, float]:
+    found = quality.agreement(pb.TASK_CLASSIFY, runs["fp32"], runs["int8"], images, 0)
+    return {"images": len(images), "share": found["top1_agreement"]}
+
+
+def _weighted(name: str, packaging: Packaging, images: npt.NDArray[np.uint8]) -> tuple[nn.Module, str]:
+    """Builds a network with the weights there are."""
+    torch.manual_seed(0)
+    network = torchvision_models.build_network(name, 1000).eval()
+    if name == "mobilenet_v2" and _WEIGHTS.is_file():
+        weight_files.load_into(network, weight_files.read(_WEIGHTS), name)
+        return network, _WEIGHTS.name
+    normalisation = packaging.normalisation
+    normalise = graph.PixelsIn(nn.Identity(), normalisation.mean, normalisation.deviation)
+    enliven(network, normalise(torch.from_numpy(images[:16])))
+    return network, _RANDOM
+
+
+def _runner(content: bytes) -> Runner:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.inter_op_num_threads = 1
+    # As in the server.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: {"probabilities": session.run(["probabilities"], {"images": images})[0]}
+
+
+def _fastest(runs: dict[str, Runner], batch: npt.NDArray[np.uint8], rounds: int) -> dict[str, float]:
+    """Seconds of the fastest run of each: other work on the machine only ever makes one slower."""
+    fastest = dict.fromkeys(runs, float("inf"))
+    for runner in runs.values():
+        runner(batch)
+    for _ in range(rounds):
+        for kind, runner in runs.items():
+            began = time.perf_counter()
+            runner(batch)
+            fastest[kind] = min(fastest[kind], time.perf_counter() - began)
+    return fastest
+
+
+def _crops() -> list[Image.Image]:
+    """Random parts of the photos of every scenario, always the same."""
+    photos = [Image.open(BytesIO(encoded)) for encoded in jpegs()]
+    random = np.random.default_rng(0)
+    cut = []
+    for number in range(_CROPS):
+        photo = photos[number % len(photos)]
+        scale = random.uniform(_SMALLEST_CROP, 1)
+        width, height = int(photo.width * scale), int(photo.height * scale)
+        left = int(random.integers(0, photo.width - width + 1))
+        top = int(random.integers(0, photo.height - height + 1))
+        cut.append(photo.crop((left, top, left + width, top + height)))
+    return cut
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = [
+        f"Batches of {result['batch']} on {result['threads']} threads, without decoding.",
+        "",
+        "| network | weights | FP32 images/s | INT8 images/s | INT8 over FP32 | same top-1: held-back crops "
+        "| same top-1: sample images | export s | quantise s | FP32 MB | INT8 MB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['network']} | {row['weights']} | {row['images_per_second']['fp32']:.0f} "
+        f"| {row['images_per_second']['int8']:.0f} | {row['ratio']:.2f} "
+        f"| {_share(row['same_top1']['held_back_crops'])} | {_share(row['same_top1']['sample_images'])} "
+        f"| {row['export_seconds']:.1f} | {row['quantise_seconds']:.1f} "
+        f"| {row['megabytes']['fp32']:.1f} | {row['megabytes']['int8']:.1f} |"
+        for row in result["networks"]
+    ]
+    return "\n".join(lines)
+
+
+def _share(agreement: dict[str, float] | None) -> str:
+    if agreement is None:
+        return "-"
+    return f"{100 * agreement['share']:.1f} % of {agreement['images']:.0f}"
