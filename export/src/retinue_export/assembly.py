@@ -1,7 +1,8 @@
-"""From a trained network to a bundle: fold, round, export, compare with PyTorch, measure, write."""
+"""From a trained network to a bundle: fold, round, export, compare with PyTorch, convert, measure, write."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import bundle, graph, parity
+from retinue_export import bundle, graph, parity, quality
+from retinue_export import precision as precisions
+from retinue_export.errors import ExportError
+from retinue_export.image_folders import Calibration
 from retinue_export.packaging import Normalisation, Packaging
 from retinue_export.parity import Runner
+from retinue_export.precision import Form, Precision, Wanted
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 Measure = Callable[[Runner], dict[str, float]]
@@ -59,7 +64,6 @@ class Candidate:
         parity_images: gives uint8 [N,H,W,C], real inputs to compare on.
         parity_inputs: what these are, for people.
         quality: how to measure it, or None where no labelled set exists.
-        full_precision: whether to leave the weights as trained instead of rounding them to 16 bits.
     """
 
     manifest: pb.ModelManifest
@@ -68,7 +72,6 @@ class Candidate:
     parity_images: Callable[[], NDArray[np.uint8]]
     parity_inputs: str
     quality: Quality | None = None
-    full_precision: bool = field(default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Exported:
 
     Attributes:
         original: the network, batch normalisation folded where that is possible.
-        shipped: what the graph computes: likewise, weights rounded to 16 bits unless full precision is wanted.
+        shipped: what the graph computes: likewise, weights rounded to 16 bits where that is wanted.
         content: model.onnx.
     """
 
@@ -86,40 +89,60 @@ class Exported:
     content: bytes
 
 
-def export(candidate: Candidate) -> Exported:
+def export(candidate: Candidate, precision: pb.Precision.ValueType = pb.PRECISION_FP16_WEIGHTS) -> Exported:
     """Makes the graph of a candidate.
+
+    Args:
+        candidate: see there.
+        precision: PRECISION_FP16_WEIGHTS, or PRECISION_FP32 to leave the weights as trained.
 
     Raises:
         ExportError: PyTorch's exporter cannot follow the network.
     """
+    halves = precision == pb.PRECISION_FP16_WEIGHTS
     original = graph.folded(candidate.network)
-    shipped = original if candidate.full_precision else graph.rounded_to_fp16(original)
+    shipped = graph.rounded_to_fp16(original) if halves else original
     model = candidate.packaging.graph(shipped)
-    if not candidate.full_precision:
+    if halves:
         graph.store_as_fp16(model)
     onnx.checker.check_model(model, full_check=True)
     return Exported(original, shipped, model.SerializeToString())
 
 
-def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
+def build(
+    candidate: Candidate,
+    out: Path,
+    version: int,
+    stage: Stage,
+    wanted: Wanted = Wanted(),  # noqa: B008 (immutable)
+    note: Stage = lambda _text: None,
+) -> Path:
     """Makes the bundle of a candidate.
+
+    Args:
+        candidate: see there.
+        out: the folder of all models.
+        version: of the bundle.
+        stage: told what begins.
+        wanted: in which number format.
+        note: told which format was tried in vain, and why.
 
     Returns:
         The version folder.
 
     Raises:
-        ParityError: the graph does not compute what the network does; nothing is written.
-        ExportError: the version exists already, or cannot be written.
+        ParityError: the graph does not compute what the network does, or loses too much in the format that is wanted;
+            nothing is written.
+        ExportError: the graph cannot be made or converted, or the version exists already, or cannot be written.
     """
     bundle.require_free(out, candidate.manifest.name, version)
     stage("exporting")
-    exported = export(candidate)
+    exported = export(candidate, wanted.exported)
     manifest = pb.ModelManifest()
     manifest.CopyFrom(candidate.manifest)
     manifest.input.CopyFrom(image_input(candidate.packaging.spec, candidate.packaging.normalisation))
     candidate.packaging.describe(manifest)
     manifest.opset = graph.OPSET
-    manifest.precision = pb.PRECISION_FP32 if candidate.full_precision else pb.PRECISION_FP16_WEIGHTS
     stage("comparing with PyTorch")
     manifest.parity.CopyFrom(_certificate(candidate, exported))
     parity.check(manifest.parity.outputs)
@@ -127,15 +150,102 @@ def build(candidate: Candidate, out: Path, version: int, stage: Stage) -> Path:
         stage("measuring quality")
         reference = candidate.packaging.reference(candidate.network)
         _measure(manifest, candidate.quality, reference, pb.PRECISION_FP32, "pytorch")
-        _measure(
-            manifest,
-            candidate.quality,
-            parity.runner(parity.session(exported.content), candidate.packaging.feeds),
-            manifest.precision,
-            "onnxruntime",
-        )
+    make = partial(_form, candidate, exported, manifest, wanted)
+    if wanted.precision is Precision.AUTO:
+        form = _fastest(make, manifest, wanted, stage, note)
+    else:
+        (precision,) = wanted.conversions or (wanted.exported,)
+        stage(f"making {precisions.short_name(precision)}")
+        form = make(precision)
+    manifest.precision = form.precision
+    if form.quantisation is not None:
+        manifest.quantisation.CopyFrom(form.quantisation)
+    manifest.parity.rounding.extend(form.rounding)
+    manifest.parity.engines = precisions.engines(form.precision)
     stage("writing")
-    return bundle.write(out, manifest, version, exported.content)
+    return bundle.write(out, manifest, version, form.content)
+
+
+def _form(
+    candidate: Candidate,
+    exported: Exported,
+    manifest: pb.ModelManifest,
+    wanted: Wanted,
+    precision: pb.Precision.ValueType,
+) -> Form:
+    """Makes the graph of one number format, notes its quality, and holds what it lost against what it may lose.
+
+    Raises:
+        ParityError: it lost more.
+        ExportError: the graph cannot be converted.
+    """
+    feeds = candidate.packaging.feeds
+    converted = precision in precisions.CONVERTED
+    form = (
+        precisions.convert(exported.content, precision, wanted.calibration, feeds)
+        if converted
+        else Form(precision, exported.content)
+    )
+    runner = precisions.runner(form.content, precision, feeds)
+    if candidate.quality is not None:
+        _measure(manifest, candidate.quality, runner, precision, "onnxruntime")
+    if converted:
+        reference = candidate.packaging.reference(exported.original)
+        images, packaging = candidate.parity_images(), candidate.packaging
+        rounding = packaging.compare(reference, runner, images, packaging.batch_sizes)
+        precisions.allow_again(rounding)
+        form = replace(form, rounding=rounding)
+        before = parity.runner(parity.session(exported.content), feeds)
+        agreement = (
+            _agreement(manifest, before, images, candidate.parity_inputs)
+            if precision == pb.PRECISION_FP16
+            else _agreement_held_back(manifest, before, wanted.calibration)
+        )
+        _measure(manifest, agreement, runner, precision, "onnxruntime")
+    if precision == pb.PRECISION_FP16:
+        precisions.check_fp16(form.rounding, manifest.quality)
+    precisions.check_drop(manifest.quality, precision, wanted.max_drop)
+    return form
+
+
+def _fastest(
+    make: Callable[[pb.Precision.ValueType], Form],
+    manifest: pb.ModelManifest,
+    wanted: Wanted,
+    stage: Stage,
+    note: Stage,
+) -> Form:
+    """Makes all formats worth trying, leaves out those that lose too much, and takes the fastest."""
+    assert wanted.provider is not None
+    forms = [make(wanted.exported)]
+    for precision in wanted.conversions:
+        name = precisions.short_name(precision)
+        stage(f"trying {name}")
+        try:
+            forms.append(make(precision))
+        except ExportError as error:
+            note(f"{name} is not taken: {error}")
+    stage("measuring speed")
+    return precisions.fastest(forms, manifest, wanted.provider)
+
+
+def _agreement_held_back(
+    manifest: pb.ModelManifest, before: Runner, calibration: Calibration | None
+) -> Quality:
+    assert calibration is not None
+    described = f"images of {calibration.folder} held back from calibration"
+    return _agreement(manifest, before, calibration.held_back, described)
+
+
+def _agreement(
+    manifest: pb.ModelManifest, before: Runner, images: NDArray[np.uint8], described: str
+) -> Quality:
+    task, least_score = manifest.task, manifest.detect.default_score_threshold
+    return Quality(
+        f"{described}, against fp32",
+        len(images),
+        lambda runner: quality.agreement(task, before, runner, images, least_score),
+    )
 
 
 def image_input(spec: InputSpec, normalisation: Normalisation) -> pb.ImageInput:
@@ -164,11 +274,11 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
         trained = packaging.reference(candidate.network)
         unrounded = packaging.reference(exported.original)
         parity.check(packaging.compare(trained, unrounded, images, packaging.batch_sizes[-1:]))
-    if not candidate.full_precision:
+    halved = exported.shipped is not exported.original
+    if halved:
         described += ", weights rounded to 16-bit floats"
     certificate = pb.ParityCertificate(
         reference=described,
-        engines=parity.engines(),
         inputs=candidate.parity_inputs,
         images=len(images),
         batch_sizes=packaging.batch_sizes,
@@ -181,7 +291,7 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
     )
     if not certificate.outputs:
         certificate.inputs += "; the reference finds nothing on them, so there was nothing to compare"
-    if not candidate.full_precision:
+    if halved:
         before = packaging.reference(exported.original)
         for entry in packaging.compare(before, reference, images, packaging.batch_sizes[-1:]):
             entry.tolerance = 0

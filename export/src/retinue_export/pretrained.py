@@ -86,7 +86,6 @@ def candidate(
     name: str,
     weights: Path | None,
     labels: Path | None,
-    full_precision: bool = False,
 ) -> Candidate:
     """Prepares a network for export.
 
@@ -96,7 +95,6 @@ def candidate(
         name: the bundle's name.
         weights: see `weight_files.read`; the library's own are downloaded where it is None.
         labels: a text file with one label a line; the library's own where it is None.
-        full_precision: see `Candidate`.
 
     Raises:
         ExportError: the library has no such network, or the files do not fit it.
@@ -146,7 +144,6 @@ def candidate(
         packaging=preset.packaging(network, preset.spec),
         parity_images=lambda: photos(preset.spec),
         parity_inputs=described,
-        full_precision=full_precision,
     )
 
 

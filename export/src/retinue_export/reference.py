@@ -97,6 +97,10 @@ def load(
     elif module is not None and not manifest.source.weights_sha256:
         shipped = _shipped(origin.network(), manifest)
         weights_from = f"{module}, as it builds them now; where it draws them at random, they are others"
+    elif manifest.precision == pb.PRECISION_INT8:
+        raise ExportError(
+            "An int8 bundle holds its weights in 8 bits only: verify it with --weights, the file it was exported from."
+        )
     else:
         shipped = graph.folded(origin.network())
         load_initialisers(shipped, onnx.load(folder / manifest_file.MODEL_FILE))

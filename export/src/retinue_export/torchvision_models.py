@@ -46,7 +46,6 @@ def candidate(
     name: str,
     weights: Path | None,
     labels: Path | None,
-    full_precision: bool = False,
     size: str | None = None,
     keypoints: Path | None = None,
 ) -> Candidate:
@@ -57,7 +56,6 @@ def candidate(
         name: see `pretrained.candidate`, as the following.
         weights: likewise.
         labels: likewise.
-        full_precision: likewise.
         size: "520", or "480x640", rows first; torchvision's own where it is None.
         keypoints: a text file with one name a line, of what Keypoint R-CNN finds of each thing; torchvision's own
             where it is None.
@@ -73,7 +71,6 @@ def candidate(
         name,
         weights,
         labels,
-        full_precision,
     )
 
 

@@ -33,7 +33,6 @@ def candidate(
     normalisation: Normalisation,
     labels: Path,
     weights: Path | None,
-    full_precision: bool = False,
 ) -> Candidate:
     """Prepares a network of the user's own for export.
 
@@ -45,7 +44,6 @@ def candidate(
         normalisation: what the module expects to be done to them.
         labels: a text file with one label a line, by class id.
         weights: see `weight_files.read`; None keeps the weights that the module was built with.
-        full_precision: see `Candidate`.
 
     Raises:
         ExportError: a file cannot be used, or the module is not one of this task.
@@ -76,7 +74,6 @@ def candidate(
         packaging=packaging(task, spec, normalisation),
         parity_images=lambda: inputs.photos(spec),
         parity_inputs=inputs.PHOTOS_DESCRIPTION,
-        full_precision=full_precision,
     )
 
 

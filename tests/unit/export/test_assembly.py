@@ -13,6 +13,7 @@ from retinue_export import assembly
 from retinue_export.assembly import Quality
 from retinue_export.errors import ParityError
 from retinue_export.packaging import SingleOutput
+from retinue_export.precision import Precision, Wanted
 from retinue_server.bundle import manifest as manifest_file
 
 
@@ -42,7 +43,7 @@ def test_the_certificate_names_only_what_was_done_to_the_module(tmp_path: Path) 
     folded = assembly.build(tiny.candidate(), tmp_path, 1, ignore)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(8 * 6 * 3, 3)).eval()
     unfolded = assembly.build(
-        replace(tiny.candidate(), network=plain, full_precision=True), tmp_path, 2, ignore
+        replace(tiny.candidate(), network=plain), tmp_path, 2, ignore, Wanted(Precision.FP32)
     )
     assert manifest_file.read(folded).parity.reference == (
         "tests.tiny.network, batch normalisation folded into the convolutions, weights rounded to 16-bit floats"

@@ -6,9 +6,18 @@ from typing import Annotated
 import typer
 
 from retinue_export import bundle, input_options, user_module
+from retinue_export.cli.asked import (
+    Asked,
+    CalibrationOption,
+    LabelledOption,
+    MaxDropOption,
+    PrecisionOption,
+    ProviderOption,
+)
 from retinue_export.cli.build import build
-from retinue_export.cli.options import FullPrecision, Heatmap, Out, Version
+from retinue_export.cli.options import Heatmap, Out, Version
 from retinue_export.input_options import Interpolation, UserTask
+from retinue_export.precision import Precision
 from retinue_server.vision.spec import ResizeMode
 
 
@@ -55,7 +64,11 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
     pad_value: Annotated[
         int, typer.Option(min=0, max=255, help="For letterbox: the grey around the image.")
     ] = 0,
-    full_precision: FullPrecision = False,
+    precision: PrecisionOption = Precision.FP16_WEIGHTS,
+    calibration: CalibrationOption = None,
+    labelled: LabelledOption = None,
+    max_drop: MaxDropOption = None,
+    provider: ProviderOption = None,
     heatmap: Heatmap = True,
 ) -> None:
     """Export a network of your own: a Python file that builds it, and a file with its weights."""
@@ -64,10 +77,9 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
         size, mean, std, grey, resize, shorter_side, interpolation, pad_value
     )
     build(
-        lambda: user_module.candidate(
-            target, name, task.in_manifest, spec, normalisation, labels, weights, full_precision
-        ),
+        lambda: user_module.candidate(target, name, task.in_manifest, spec, normalisation, labels, weights),
         out,
         version,
+        Asked(precision, calibration, labelled, max_drop, provider),
         heatmap=heatmap,
     )

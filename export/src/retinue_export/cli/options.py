@@ -24,9 +24,6 @@ Labels = Annotated[
     Path | None,
     typer.Option("--labels", help="A text file, one label a line; without it the library's own."),
 ]
-FullPrecision = Annotated[
-    bool, typer.Option("--full-precision", help="Keep weights in 32 bits instead of rounding to 16.")
-]
 Heatmap = Annotated[
     bool,
     typer.Option(

@@ -16,8 +16,17 @@ def print_differences(
     measured: Sequence[pb.OutputParity],
     images: int,
     batch_sizes: Sequence[int],
+    recorded: Sequence[pb.OutputParity] | None = None,
 ) -> None:
-    """Prints what was measured beside what the certificate says."""
+    """Prints what was measured beside what the certificate says.
+
+    Args:
+        manifest: the bundle's.
+        measured: now.
+        images: how many were compared now.
+        batch_sizes: at which sizes.
+        recorded: what was measured of the same graph at export; the certificate's `outputs` where it is None.
+    """
     certificate = manifest.parity
     sizes = ", ".join(map(str, batch_sizes))
     table = Table(
@@ -26,15 +35,15 @@ def print_differences(
     )
     for heading in ("output", "largest", "mean", "allowed", "largest at export", "by rounding"):
         table.add_column(heading)
-    recorded = {entry.output: entry.max_difference for entry in certificate.outputs}
-    rounding = {entry.output: f"{entry.max_difference:.2g}" for entry in certificate.rounding}
+    at_export = {entry.output: f"{entry.max_difference:.2g}" for entry in recorded or certificate.outputs}
+    by_rounding = {entry.output: f"{entry.max_difference:.2g}" for entry in certificate.rounding}
     for entry in measured:
         table.add_row(
             entry.output,
             f"{entry.max_difference:.2g}",
             f"{entry.mean_difference:.2g}",
             f"{entry.tolerance:.2g}",
-            f"{recorded[entry.output]:.2g}" if entry.output in recorded else "-",
-            rounding.get(entry.output, "-"),
+            at_export.get(entry.output, "-"),
+            by_rounding.get(entry.output, "-"),
         )
     console.print(table)

@@ -6,8 +6,17 @@ from typing import Annotated
 import typer
 
 from retinue_export import bundle, torchvision_models
+from retinue_export.cli.asked import (
+    Asked,
+    CalibrationOption,
+    LabelledOption,
+    MaxDropOption,
+    PrecisionOption,
+    ProviderOption,
+)
 from retinue_export.cli.build import build
-from retinue_export.cli.options import FullPrecision, Heatmap, Labels, Out, Version, Weights
+from retinue_export.cli.options import Heatmap, Labels, Out, Version, Weights
+from retinue_export.precision import Precision
 
 
 def torchvision(  # noqa: PLR0913 (a command's options are its parameters)
@@ -36,16 +45,19 @@ def torchvision(  # noqa: PLR0913 (a command's options are its parameters)
             help="For Keypoint R-CNN: a text file, one keypoint a line; without it torchvision's own."
         ),
     ] = None,
-    full_precision: FullPrecision = False,
+    precision: PrecisionOption = Precision.FP16_WEIGHTS,
+    calibration: CalibrationOption = None,
+    labelled: LabelledOption = None,
+    max_drop: MaxDropOption = None,
+    provider: ProviderOption = None,
     heatmap: Heatmap = True,
 ) -> None:
     """Export one of torchvision's classifiers, segmenters or detectors as a bundle."""
     bundle.require_free(out, name, version)
     build(
-        lambda: torchvision_models.candidate(
-            architecture, name, weights, labels, full_precision, size, keypoints
-        ),
+        lambda: torchvision_models.candidate(architecture, name, weights, labels, size, keypoints),
         out,
         version,
+        Asked(precision, calibration, labelled, max_drop, provider),
         heatmap=heatmap,
     )

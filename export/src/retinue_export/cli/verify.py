@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_export import bundle, parity, reference
+from retinue_export import bundle, parity, precision, reference
 from retinue_export.adoption import adopted as adopted_bundle
 from retinue_export.cli.options import BundleFolder, version_folder
 from retinue_export.cli.show import console, print_differences
@@ -34,21 +34,28 @@ def verify(
     manifest = manifest_file.read(folder)
     manifest_file.check_hash(folder, manifest)
     other_side = bundle.other_side(manifest)
+    recorded = precision.at_export(manifest)
+    converted = precision.is_converted(manifest)
     with console.status(f"comparing with {other_side}"):
         if adopted is not None:
             expected = adopted_bundle.reference(folder, manifest, adopted)
         else:
             expected = reference.load(folder, manifest, weights, module)
-        opened = parity.session((folder / manifest_file.MODEL_FILE).read_bytes())
+        content = (folder / manifest_file.MODEL_FILE).read_bytes()
         measured = expected.compare(
             expected.run,
-            parity.runner(opened, expected.feeds),
+            precision.runner(content, precision.compared_as(manifest), expected.feeds),
             expected.images,
             expected.batch_sizes,
             expected.tolerances,
         )
+    if converted:
+        for entry in measured:
+            entry.tolerance = recorded[entry.output].tolerance if entry.output in recorded else 0
     _print_certificate(folder, manifest, measured, expected)
     parity.check(measured, other_side)
+    if converted:
+        precision.check_means(measured, recorded)
 
 
 def _print_certificate(
@@ -59,8 +66,11 @@ def _print_certificate(
 ) -> None:
     certificate = manifest.parity
     console.print(f"[bold]{folder}[/]  sha256 {manifest.sha256[:16]}... as the manifest says")
+    console.print(f"  computes   in {precision.short_name(manifest.precision)}")
     console.print(f"  reference  {certificate.reference}", soft_wrap=True)
     console.print(f"  weights    {expected.weights_from}", soft_wrap=True)
     console.print(f"  inputs     {certificate.inputs}", soft_wrap=True)
-    console.print(f"  engines    {parity.engines()}; at export {certificate.engines}", soft_wrap=True)
-    print_differences(manifest, measured, len(expected.images), expected.batch_sizes)
+    engines = precision.engines(precision.compared_as(manifest))
+    console.print(f"  engines    {engines}; at export {certificate.engines}", soft_wrap=True)
+    recorded = list(precision.at_export(manifest).values())
+    print_differences(manifest, measured, len(expected.images), expected.batch_sizes, recorded)

@@ -33,6 +33,8 @@ def facts(manifest: pb.ModelManifest) -> dict[str, str]:
         "detections": _detections(manifest),
         "class map": _class_map(manifest),
         "precision": precision(manifest.precision),
+        "quantised": _quantisation(manifest.quantisation),
+        "speed": ", ".join(map(_speed, manifest.speeds)),
         "network": source.architecture,
         "weights": source.weights,
         "licence": source.licence,
@@ -77,6 +79,22 @@ def _detections(manifest: pb.ModelManifest) -> str:
         f"({options.default_score_threshold:g} unless asked otherwise), "
         f"merged where they overlap by more than {percent(options.nms_iou_threshold)}"
         f"{' unless asked otherwise' if options.adjustable_thresholds else ''}{''.join(more)}"
+    )
+
+
+def _quantisation(done: pb.Quantisation) -> str:
+    if not done.method:
+        return ""
+    return (
+        f"{done.method}; on {done.calibration_images} images of {done.calibration}; "
+        f"{len(done.float_nodes)} nodes stay in float"
+    )
+
+
+def _speed(measured: pb.SpeedMeasurement) -> str:
+    return (
+        f"{precision(measured.precision)} {measured.images_per_second:.4g} images/s at batch {measured.batch_size} "
+        f"({measured.provider}, {measured.device})"
     )
 
 
