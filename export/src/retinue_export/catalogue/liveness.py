@@ -103,7 +103,7 @@ def _spread_answers(network: nn.Module, images: Tensor) -> None:
         last.bias *= scale
 
 
-def _centre(layer: "Layer", network: nn.Module, images: Tensor) -> None:
+def _centre(layer: Layer, network: nn.Module, images: Tensor) -> None:
     """Brings a layer's answers to mean 0 in each channel, and to deviation 1."""
     answers = _answers(layer, partial(network, images))
     means = _means(answers)

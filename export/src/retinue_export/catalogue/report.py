@@ -18,7 +18,8 @@ from retinue_export.errors import ExportError
 _DISTANCES = {
     pb.TASK_CLASSIFY: "a probability",
     pb.TASK_SEGMENT: "the part of the pixels that have another class",
-    pb.TASK_DETECT: "the part of the detections without counterpart: same class, IoU above 0.99, score within 0.001",
+    pb.TASK_DETECT: "the part of the detections without counterpart (same class, IoU above 0.99, score within 0.001), "
+    "or of their masks' cells or keypoints, whichever is larger",
 }
 
 
@@ -34,7 +35,8 @@ _HEADING = f"""# The catalogue
 Every architecture that `retinue-export` exports, written by `make catalogue`. Each was built with random weights, made
 to answer something (constant weights drawn, normalisation statistics taken from photos, the last layers scaled),
 exported with a dynamic batch, and compared with PyTorch on photos at batches of {", ".join(map(str, BATCH_SIZES))}.
-Detectors are compared with torchvision's own answers, its post-processing included.
+Detectors are compared with torchvision's own answers, its post-processing included; two-stage ones look at 100
+proposals there instead of 1,000, and find 10 to 50 things at most.
 
 *Difference* is the largest found between PyTorch and ONNX Runtime, *spread* the same between PyTorch's own answers to
 the two most similar of the photos: where it is small, a small difference means nothing. Weights are stored in 16

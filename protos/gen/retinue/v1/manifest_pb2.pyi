@@ -669,10 +669,16 @@ class OutputParity(_message.Message):
     MEAN_DIFFERENCE_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
     output: _builtins.str
-    """The graph output."""
+    """The graph output; `detections` for a detector's boxes, scores and classes together, where they are counted and not
+    measured.
+    """
     max_difference: _builtins.float
     """The largest absolute difference over all inputs and batch sizes, in the output's own unit (scores: 1, boxes: input
-    pixels). For class maps: the largest share of pixels of one image that differ, in [0, 1].
+    pixels). For class maps: the largest share of pixels of one image that differ, in [0, 1]. For `detections`: the
+    largest share, at one batch size, of those over score 0.05 that the other side does not have, with the same class, an
+    overlap over 0.99 and a score within 0.001; for `masks` and `keypoints` beside it: of the detections that both sides
+    have, the share of the masks' cells that differ by more than 0.01, and of the keypoints that are more than half a
+    pixel apart or differ by more than 0.01 in their score.
     """
     mean_difference: _builtins.float
     """The mean absolute difference, in the same unit."""
