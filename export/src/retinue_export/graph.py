@@ -4,7 +4,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.onnx import OnnxExporterError
 
 from retinue_export.errors import ExportError
+from retinue_export.translations import TRANSLATIONS
 
 OPSET = 20
 IR_VERSION = 10
@@ -83,10 +84,13 @@ class Detecting(PixelsIn):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Maps uint8 [N,H,W,C] to boxes float32 [N,A,4] inside the input, and scores float32 [N,classes,A]."""
         boxes, answer = self.network(self.normalise(images))
+        return self.inside(boxes, images), self.scores(answer)
+
+    def inside(self, boxes: Tensor, images: Tensor) -> Tensor:
+        """Cuts boxes off at the edges of images, uint8 [N,H,W,C]."""
         height, width = images.shape[1:3]
         x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-        inside = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
-        return inside, self.scores(answer)
+        return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
 
     def scores(self, answer: Tensor) -> Tensor:
         """Scores float32 [N,classes,A], as the network gives them."""
@@ -99,6 +103,15 @@ class DetectingByLogits(Detecting):
     def scores(self, answer: Tensor) -> Tensor:
         """Scores float32 [N,classes,A]."""
         return answer.transpose(1, 2).sigmoid()
+
+
+class DetectingInRegions(Detecting):
+    """Likewise, where the network looks at regions that come with each image."""
+
+    def forward(self, images: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """See `Detecting`; regions are float32 [N,R,4], x1,y1,x2,y2 in input pixels, unused rows 0."""
+        boxes, answer = self.network(self.normalise(images), regions)
+        return self.inside(boxes, images), self.scores(answer)
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -116,8 +129,11 @@ def folded(module: nn.Module) -> nn.Module:
             assert isinstance(part, nn.Sequential)
             for place in range(len(part) - 1):
                 convolution, norm = part[place], part[place + 1]
-                if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-                    part[place] = fuse_conv_bn_eval(convolution, norm)
+                if type(norm) is not nn.BatchNorm2d:
+                    continue
+                if type(convolution) in (nn.Conv2d, nn.ConvTranspose2d):
+                    transposed = type(convolution) is nn.ConvTranspose2d
+                    part[place] = fuse_conv_bn_eval(convolution, norm, transposed)
                     part[place + 1] = nn.Identity()
     if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return module
@@ -142,30 +158,37 @@ def rounded_to_fp16(module: nn.Module) -> nn.Module:
     return module
 
 
-def export(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
-    """Exports a module of one input with a dynamic batch.
+def export(
+    module: nn.Module, example: Tensor, outputs: list[str], further: Mapping[str, Tensor] | None = None
+) -> onnx.ModelProto:
+    """Exports a module with a dynamic batch.
 
     Args:
-        module: takes `images`, a batch first; returns one tensor or a tuple of tensors, batch first.
+        module: takes `images`, a batch first, and what is in `further`; returns one tensor or a tuple of tensors, batch
+            first.
         example: an input of batch size 2 or more.
         outputs: the graph's names for what the module returns.
+        further: examples of its other inputs, of the same batch size, by their names.
 
     Returns:
-        The graph: input `images`, outputs as named, first dimension of all of them `batch`, without traces of the
-        machine that made it.
+        The graph: inputs `images` and those of `further`, outputs as named, first dimension of all of them `batch`,
+        without traces of the machine that made it.
 
     Raises:
         ExportError: PyTorch's exporter cannot follow the module, or not for every batch size.
     """
+    examples = {"images": example, **(further or {})}
+    batch = torch.export.Dim("batch", min=1, max=4096)
     try:
         with quiet():
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
+                tuple(examples.values()),
                 dynamo=True,
-                input_names=["images"],
+                input_names=list(examples),
                 output_names=outputs,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+                dynamic_shapes=tuple({0: batch} for _ in examples),
+                custom_translation_table=TRANSLATIONS,
                 opset_version=OPSET,
                 verbose=False,
             )

@@ -1,6 +1,7 @@
 """Real images to compare and measure with, prepared by the same code that prepares them in the server."""
 
 import io
+import zlib
 from collections.abc import Iterable
 from importlib.resources import files
 from itertools import islice
@@ -101,6 +102,27 @@ def prepare_one(image: Image.Image, spec: InputSpec) -> tuple[Uint8, resize.Fram
     """Prepares one image: its pixels, uint8 [H,W,C], and the frame that leads back to the original."""
     pixels = np.empty((spec.height, spec.width, spec.channels), np.uint8)
     return pixels, resize.prepare(image, spec, pixels)
+
+
+def regions(images: Uint8, count: int) -> NDArray[np.float32]:
+    """Draws regions of all sizes in images, always the same in the same image.
+
+    Args:
+        images: uint8 [N,H,W,C].
+        count: rows for each image, of which a quarter stays unused.
+
+    Returns:
+        float32 [N,count,4], x1,y1,x2,y2 in pixels; unused rows are 0.
+    """
+    whole = np.array([images.shape[2], images.shape[1]])
+    drawn = np.zeros((len(images), count, 4), np.float32)
+    used = count - count // 4
+    for image, rows in zip(images, drawn, strict=True):
+        random = np.random.default_rng(zlib.crc32(image.tobytes()))
+        sides = whole * random.uniform(0.1, 1, (used, 2))
+        corners = random.uniform(0, 1, (used, 2)) * (whole - sides)
+        rows[:used] = np.concatenate([corners, corners + sides], axis=1)
+    return drawn
 
 
 def batches(images: Uint8, size: int) -> Iterable[Uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor, nn
 
-from retinue_export import graph, nms, parity
+from retinue_export import graph, inputs, nms, parity
 from retinue_export.parity import Outputs, Runner
 from retinue_server.vision.spec import InputSpec
 
@@ -53,7 +53,7 @@ class Packaging(ABC):
 
         @torch.no_grad()
         def run(images: NDArray[np.uint8]) -> Outputs:
-            return self._named(module(torch.from_numpy(images)))
+            return self._named(module(torch.from_numpy(images), *self.further(images).values()))
 
         return run
 
@@ -67,6 +67,10 @@ class Packaging(ABC):
     ) -> list[pb.OutputParity]:
         """Compares two runners of such networks: see `parity.compare`."""
         return parity.compare(reference, candidate, images, batch_sizes, tolerances)
+
+    def further(self, images: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """What the wrapped network takes beside images, in this order, a batch first."""
+        return {}
 
     def feeds(self, images: NDArray[np.uint8]) -> Outputs:
         """What the graph takes beside images, by name, when nobody asks for anything special."""
@@ -140,6 +144,7 @@ class DetectorPackaging(Packaging):
         normalisation: see `Packaging`.
         suppression: which of the boxes are detections.
         wrapper: the module between pixels and scores.
+        regions: how many regions an image the network looks at; 0 where it finds objects by itself.
     """
 
     def __init__(
@@ -148,10 +153,12 @@ class DetectorPackaging(Packaging):
         normalisation: Normalisation,
         suppression: nms.Suppression,
         wrapper: type[graph.Detecting] = graph.Detecting,
+        regions: int = 0,
     ) -> None:
         super().__init__(spec, normalisation)
         self.suppression = suppression
-        self._wrapper = wrapper
+        self.regions = regions
+        self._wrapper = graph.DetectingInRegions if regions else wrapper
 
     def module(self, network: nn.Module) -> nn.Module:
         """See `Packaging`."""
@@ -159,13 +166,21 @@ class DetectorPackaging(Packaging):
 
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""
-        dense = graph.export(self.module(network), self.example(), ["dense_boxes", "dense_scores"])
+        example = self.example()
+        dense = graph.export(
+            self.module(network), example, ["dense_boxes", "dense_scores"], self.further(example.numpy())
+        )
         nms.append(dense, "dense_boxes", "dense_scores", self.suppression, adjustable=True)
         return dense
 
     def feeds(self, images: NDArray[np.uint8]) -> Outputs:
         """See `Packaging`."""
-        return nms.thresholds(self.suppression, len(images))
+        further = {name: values.numpy() for name, values in self.further(images).items()}
+        return nms.thresholds(self.suppression, len(images)) | further
+
+    def further(self, images: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """See `Packaging`."""
+        return {"regions": torch.from_numpy(inputs.regions(images, self.regions))} if self.regions else {}
 
     def describe(self, manifest: pb.ModelManifest) -> None:
         """See `Packaging`."""
@@ -173,6 +188,7 @@ class DetectorPackaging(Packaging):
         manifest.detect.min_score = self.suppression.min_score
         manifest.detect.nms_iou_threshold = self.suppression.iou_threshold
         manifest.detect.adjustable_thresholds = True
+        manifest.detect.max_regions = self.regions
 
     def _named(self, answer: Tensor | tuple[Tensor, ...]) -> Outputs:
         boxes, scores = answer

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tests.unit.export import tiny
 from torch import nn
+from torchvision.ops import roi_pool
 
 from retinue_export import graph, parity
+from retinue_export.zoo import region_boxes
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,19 @@ class _Separate(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.norm(self.first(images))
+
+
+def test_batch_normalisation_behind_an_upsampling_convolution_is_folded_too() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)).eval()
+    norm = network[1]
+    for values in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        values.uniform_(0.5, 2)
+    folded = graph.folded(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    images = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), network(images), atol=1e-6, rtol=1e-5)
 
 
 class _Branching(_Separate):
@@ -160,3 +175,32 @@ def test_a_class_map_names_the_highest_class_of_each_pixel() -> None:
     assert class_map.dtype == torch.uint8
     assert class_map.shape == (2, 8, 6)
     assert torch.equal(logits.argmax(1), class_map.long())
+
+
+class _Pooling(nn.Module):
+    """Means of the largest values in each region, and where it is."""
+
+    def forward(self, images: torch.Tensor, regions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = roi_pool(images.permute(0, 3, 1, 2).float(), region_boxes.rois(regions), (2, 3), 0.5)
+        return pooled.mean(dim=(2, 3)).reshape(-1, regions.shape[1], 3), regions * 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_graph_takes_regions_beside_images_and_pools_what_is_in_them(
+    pooling: onnx.ModelProto, batch: int
+) -> None:
+    session = parity.session(pooling.SerializeToString())
+    images = tiny.images(batch)
+    # 4.9 and 5 are on both sides of where a place of the map begins.
+    regions = np.array([[0, 0, 6, 8], [1, 4.9, 5, 8], [1, 5, 5, 8], [0, 0, 0, 0]], np.float32)
+    regions = np.tile(regions, (batch, 1, 1)) * np.linspace(0.5, 1, batch, dtype=np.float32)[:, None, None]
+    actual = session.run(["pooled", "twice"], {"images": images, "regions": regions})
+    expected = _Pooling()(torch.from_numpy(images), torch.from_numpy(regions))
+    for found, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def pooling() -> onnx.ModelProto:
+    images = torch.zeros(2, 8, 6, 3, dtype=torch.uint8)
+    return graph.export(_Pooling(), images, ["pooled", "twice"], {"regions": torch.zeros(2, 4, 4)})
