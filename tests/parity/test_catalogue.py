@@ -15,15 +15,24 @@ from retinue_export.catalogue.proof import LIMITS, prove
 from retinue_export.errors import ExportError, ParityError
 from retinue_export.packaging import SingleOutput
 
+NAMED = {
+    *("lenet_5", "alexnet", "zfnet", "vgg16", "googlenet", "resnet152", "densenet121", "fashion_cnn"),
+    *("mobilenet_v2", "shufflenet_v2_x1_0", "overfeat", "rcnn", "fast_rcnn", "rfcn", "yolo_v1", "yolo_v3"),
+    *("ssd300_vgg16", "fcn_32s", "fcn_16s", "fcn_8s", "deconvnet", "fashion_detector", "fashion_segmenter"),
+}
+"""The networks that anyone would look for."""
 CROSS_SECTION = (
     "convnextv2_atto",
     "deit_tiny_patch16_224",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fashion_detector",
+    "fast_rcnn",
     "fcn_8s",
     "googlenet",
     "legacy_seresnet50",
     "lenet_5",
     "mobilenet_v3_small",
+    "rcnn",
     "regnet_y_400mf",
     "resnet18",
     "shufflenet_v2_x0_5",
@@ -46,6 +55,10 @@ def test_every_classifier_segmenter_and_detector_of_torchvision_is_in_it(
 ) -> None:
     listed = {row.name for row in rows.all_rows() if row.source == "torchvision" and row.task == task}
     assert listed == set(torchvision.models.list_models(module=module))
+
+
+def test_the_classics_and_retinues_own_networks_are_in_it() -> None:
+    assert {row.name for row in rows.all_rows()} >= NAMED
 
 
 @pytest.mark.slow

@@ -22,6 +22,12 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 ANSWER_DEVIATION = 3.0
 """Standard deviation between images of each logit."""
+BACKGROUND = 9.0
+"""Mean of a segmenter's first logit, so that most pixels are background, and clearly, as they are after training.
+
+Without it the two best classes of many pixels are so near to each other that rounding decides, above all in DeconvNet,
+where it also decides which of two nearly equal places of a map is its maximum.
+"""
 _NEGLIGIBLE = 0.01
 """A constant factor below this lets a branch count for nothing."""
 _BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
@@ -44,12 +50,13 @@ def enliven(network: nn.Module, images: Tensor) -> None:
         network: in evaluation mode, returns logits [N,K] or [N,K,h,w]; its seed is torch's own.
         images: float32 [N,C,H,W], two or more that differ, as the network takes them.
     """
-    _redraw_constants(network)
-    _take_statistics(network, partial(network, images))
+    redraw_constants(network)
+    take_statistics(network, partial(network, images))
     _spread_answers(network, images)
 
 
-def _redraw_constants(network: nn.Module) -> None:
+def redraw_constants(network: nn.Module) -> None:
+    """Draws in place what is the same everywhere and would let a part of the network count for nothing."""
     for part in network.modules():
         is_batch_norm = isinstance(part, _BATCH_NORMS)
         factors, biases = (_BATCH_NORM_FACTORS, _BATCH_NORM_BIASES) if is_batch_norm else (_FACTORS, _BIASES)
@@ -65,7 +72,7 @@ def _redraw_constants(network: nn.Module) -> None:
                 parameter.uniform_(*factors)
 
 
-def _take_statistics(network: nn.Module, run: Callable[[], object]) -> None:
+def take_statistics(network: nn.Module, run: Callable[[], object]) -> None:
     """Lets normalisation layers of a network see what comes when it runs."""
     norms = [part for part in network.modules() if isinstance(part, _BATCH_NORMS)]
     if not norms:
@@ -80,7 +87,7 @@ def _take_statistics(network: nn.Module, run: Callable[[], object]) -> None:
 
 
 def _spread_answers(network: nn.Module, images: Tensor) -> None:
-    """Brings each logit to mean 0, and to a deviation that leaves the softmax neither flat nor saturated."""
+    """Brings logits to mean 0, and to a deviation that leaves the softmax neither flat nor saturated."""
     with _layers_run(network) as layers:
         logits = network(images)
     heads = [layer for layer in layers if _channels(layer) == logits.shape[1]]
@@ -94,6 +101,8 @@ def _spread_answers(network: nn.Module, images: Tensor) -> None:
         logits = network(images)
     means = _means(logits)
     scale = ANSWER_DEVIATION / (logits.movedim(1, -1) - means).std().clamp(min=1e-30)
+    if logits.ndim == 4:
+        means[0] -= BACKGROUND / scale
     if biased is not None:
         assert biased.bias is not None
         biased.bias -= means
@@ -162,7 +171,7 @@ def enliven_detector(detector: Detector, images: Tensor) -> None:
         detector: in evaluation mode.
         images: float32 [N,3,H,W], two or more that differ, as the network takes them.
     """
-    _redraw_constants(detector)
+    redraw_constants(detector)
     if isinstance(detector, TwoStage):
         _enliven_two_stage(detector, images)
     else:
@@ -172,7 +181,7 @@ def enliven_detector(detector: Detector, images: Tensor) -> None:
 
 def _enliven_single_stage(dense: Dense, images: Tensor) -> None:
     run = partial(dense, images)
-    _take_statistics(dense, run)
+    take_statistics(dense, run)
     wanted = _DETECTOR_HEADS[type(dense)]
     head = dense.detector.head
     for layer in _last_convolutions(head.classification_head):
@@ -188,17 +197,17 @@ def _enliven_two_stage(network: TwoStage, images: Tensor) -> None:
     detector = network.detector
     rpn, heads = detector.rpn, detector.roi_heads
     run = partial(network.own_answers_to, images)
-    _take_statistics(detector.backbone, partial(detector.backbone, images))
+    take_statistics(detector.backbone, partial(detector.backbone, images))
     _spread(rpn.head.cls_logits, _OBJECTNESS, run)
     _spread(rpn.head.bbox_pred, _REGION_BOXES, run)
-    _take_statistics(heads.box_head, run)
+    take_statistics(heads.box_head, run)
     _spread(heads.box_predictor.cls_score, _REGION_CLASSES, run)
     heads.box_predictor.cls_score.bias[0] += 1 + math.log(
         network.classes - 1
     )  # more than all classes together
     _spread(heads.box_predictor.bbox_pred, _REGION_BOXES, run)
     if heads.has_mask():
-        _take_statistics(heads.mask_head, run)
+        take_statistics(heads.mask_head, run)
         _spread(heads.mask_predictor.mask_fcn_logits, _CELLS, run)
     if heads.has_keypoint():
         _spread(heads.keypoint_predictor.kps_score_lowres, _CELLS, run)

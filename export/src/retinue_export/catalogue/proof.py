@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import nn
 
 from retinue_export import agreement, assembly, graph, inputs, parity
 from retinue_export.assembly import Candidate, Exported
+from retinue_export.catalogue.heads import enliven_heads
 from retinue_export.catalogue.liveness import enliven, enliven_detector
 from retinue_export.catalogue.rows import Row
 from retinue_export.errors import ExportError, ParityError
-from retinue_export.packaging import Normalisation
+from retinue_export.packaging import Packaging
 from retinue_export.parity import Outputs, Runner
 from retinue_export.torchvision_detectors.detector import Detector
 
@@ -82,7 +84,7 @@ def prove(row: Row) -> Proof:
     images = inputs.photos(row.spec)
     network = row.build().eval()
     candidate = row.candidate(network)
-    _enliven(network, candidate.packaging.normalisation, images)
+    _enliven(network, row, candidate.packaging, images[:_ENLIVENING])
 
     start = time.monotonic()
     exported = assembly.export(candidate)
@@ -127,11 +129,14 @@ def distance(first: Outputs, second: Outputs) -> float:
     return float(np.abs(values.astype(np.float64) - second[name].astype(np.float64)).max())
 
 
-def _enliven(network: nn.Module, normalisation: Normalisation, images: NDArray[np.uint8]) -> None:
+def _enliven(network: nn.Module, row: Row, packaging: Packaging, images: NDArray[np.uint8]) -> None:
+    normalisation = packaging.normalisation
     normalise = graph.PixelsIn(nn.Identity(), normalisation.mean, normalisation.deviation)
-    pixels = normalise(torch.from_numpy(images[:_ENLIVENING]))
+    pixels = normalise(torch.from_numpy(images))
     if isinstance(network, Detector):
         enliven_detector(network, pixels)
+    elif row.heads:
+        enliven_heads(network, row.heads, partial(network, pixels, *packaging.further(images).values()))
     else:
         enliven(network, pixels)
 

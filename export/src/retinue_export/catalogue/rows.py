@@ -12,11 +12,25 @@ from torch import nn
 
 from retinue_export import inputs, timm_models, torchvision_models
 from retinue_export.assembly import Candidate
+from retinue_export.catalogue.heads import Head
 from retinue_export.errors import ExportError
-from retinue_export.packaging import Normalisation, Packaging, classifier, segmenter
+from retinue_export.nms import Suppression
+from retinue_export.packaging import DetectorPackaging, Normalisation, Packaging, classifier, segmenter
+from retinue_export.recipes.catalog import RECIPES
 from retinue_export.torchvision_detectors import architectures
 from retinue_export.torchvision_detectors.detector import Detector
-from retinue_export.zoo import deconvnet, fcn, lenet, zfnet
+from retinue_export.zoo import (
+    deconvnet,
+    fast_rcnn,
+    fcn,
+    lenet,
+    overfeat,
+    rcnn,
+    rfcn,
+    yolo,
+    yolo_v3,
+    zfnet,
+)
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -30,6 +44,8 @@ _SIDES = {
 }
 """Rows and columns of the images, by how a network's name begins, where 64 are too few or not what it was made for."""
 
+_REGIONS = 8
+"""How many regions of an image are looked at, two of them unused."""
 _SINGLE_STAGE_SIDES = {
     "fcos_resnet50_fpn": 320,
     "retinanet_resnet50_fpn": 320,
@@ -85,13 +101,15 @@ class Row:
     """An architecture.
 
     Attributes:
-        source: where it comes from: torchvision, timm, or zoo.
+        source: where it comes from: torchvision, timm, zoo, or retinue for those that it trains itself.
         name: its name there.
         task: what it answers.
         build: makes it with random weights.
         side: rows and columns of the images it is compared on.
         grey: whether these have one channel instead of three.
         normalisation: what is done to them; detectors have their own.
+        packaging: how it becomes a graph, where its task alone does not say it.
+        heads: what a detector says of objects, where it is not one of torchvision's.
     """
 
     source: str
@@ -101,17 +119,13 @@ class Row:
     side: int
     grey: bool = False
     normalisation: Normalisation = IMAGENET
+    packaging: Packaging | None = None
+    heads: tuple[Head, ...] = ()
 
     @property
     def spec(self) -> InputSpec:
         """How the images are prepared."""
-        return InputSpec(
-            height=self.side,
-            width=self.side,
-            grey=self.grey,
-            resize_mode=ResizeMode.STRETCH,
-            resample=Image.Resampling.BILINEAR,
-        )
+        return self.packaging.spec if self.packaging is not None else _spec(self.side, self.grey)
 
     def candidate(self, network: nn.Module) -> Candidate:
         """Prepares the network, built by `build`, for export."""
@@ -126,7 +140,19 @@ class Row:
     def _packaging(self, network: nn.Module) -> Packaging:
         if isinstance(network, Detector):
             return network.packaging(self.spec)
+        if self.packaging is not None:
+            return self.packaging
         return _PACKAGINGS[self.task](self.spec, self.normalisation)
+
+
+def _spec(side: int, grey: bool = False) -> InputSpec:
+    return InputSpec(
+        height=side,
+        width=side,
+        grey=grey,
+        resize_mode=ResizeMode.STRETCH,
+        resample=Image.Resampling.BILINEAR,
+    )
 
 
 def task_name(task: pb.Task.ValueType) -> str:
@@ -142,6 +168,7 @@ def all_rows() -> list[Row]:
         *_torchvision_detectors(),
         *_timm(),
         *_zoo(),
+        *_retinue(),
     ]
 
 
@@ -235,4 +262,67 @@ def _zoo() -> list[Row]:
         Row("zoo", "fcn_16s", pb.TASK_SEGMENT, fcn.fcn_16s, _SIDE),
         Row("zoo", "fcn_8s", pb.TASK_SEGMENT, fcn.fcn_8s, _SIDE),
         Row("zoo", "deconvnet", pb.TASK_SEGMENT, deconvnet.DeconvNet, deconvnet.SIDE),
+        *_zoo_detectors(),
+    ]
+
+
+def _zoo_detectors() -> list[Row]:
+    of_regions = (Head("classes", 0, 2), Head("boxes", 0, 0.3))
+    return [
+        _detector(
+            *("overfeat", overfeat.OverFeat, overfeat.SIDE, Suppression(max_detections=1, min_score=0)),
+            heads=(
+                Head("classes.6", 0, 4),
+                Head("box.6", 0.25, 0.08, 0, 2),
+                Head("box.6", 0.75, 0.08, 2, 4),
+            ),
+        ),
+        _detector("rcnn", rcnn.RCNN, 128, Suppression(50), of_regions, _REGIONS),
+        _detector("fast_rcnn", fast_rcnn.FastRCNN, 128, Suppression(50), of_regions, _REGIONS),
+        _detector("rfcn", rfcn.RFCN, 128, Suppression(50), of_regions, _REGIONS),
+        _detector(
+            *("yolo_v1", yolo.YoloV1, yolo.SIDE, Suppression(50)),
+            heads=(
+                Head("dense.4", 0, 0.3, 0, 980),
+                Head("dense.4", 0, 0.2, 980, 1078),
+                Head("dense.4", 0.5, 0.15, 1078, 1470),
+            ),
+        ),
+        _detector(
+            *("yolo_v3", yolo_v3.YoloV3, 96, Suppression(50)),
+            heads=(
+                Head("heads.?.1", 0, 0.5, 0, 4, period=85),
+                Head("heads.?.1", -4, 1.5, 4, 5, period=85),
+                Head("heads.?.1", -5, 2, 5, 85, period=85),
+            ),
+        ),
+    ]
+
+
+def _detector(
+    name: str,
+    build: Callable[[], nn.Module],
+    side: int,
+    suppression: Suppression,
+    heads: tuple[Head, ...],
+    regions: int = 0,
+) -> Row:
+    packaging = DetectorPackaging(_spec(side), IMAGENET, suppression, regions=regions)
+    return Row("zoo", name, pb.TASK_DETECT, build, side, packaging=packaging, heads=heads)
+
+
+def _retinue() -> list[Row]:
+    heads = {"fashion-detector": (Head("class_branch.2", -4, 1.5), Head("box_branch.1", 1, 0.3))}
+    return [
+        Row(
+            "retinue",
+            name.replace("-", "_"),
+            recipe.manifest.task,
+            recipe.network,
+            recipe.packaging.spec.height,
+            grey=recipe.packaging.spec.grey,
+            packaging=recipe.packaging,
+            heads=heads.get(name, ()),
+        )
+        for name, recipe in RECIPES.items()
     ]
