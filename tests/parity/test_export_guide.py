@@ -14,7 +14,7 @@ from tests.server_process import ROOT, running_server
 from tests.unit.export import foreign
 
 from retinue_client import Client
-from retinue_export import user_module
+from retinue_export import user_code
 
 GUIDE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -32,9 +32,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "lenet.py").write_text(block("python", "LeNet-5"), encoding="utf-8")
     (tmp_path / "digits.txt").write_text("".join(f"{digit}\n" for digit in DIGITS), encoding="utf-8")
     torch.manual_seed(7)
-    save_file(
-        user_module.build(f"{tmp_path / 'lenet.py'}:build").state_dict(), tmp_path / "lenet.safetensors"
-    )
+    save_file(user_code.build(f"{tmp_path / 'lenet.py'}:build").state_dict(), tmp_path / "lenet.safetensors")
     pixels = np.random.default_rng(3).integers(0, 256, (32, 32), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "three.png")
     return tmp_path
@@ -52,7 +50,7 @@ def test_the_guide_leads_to_a_served_model(folder: Path) -> None:
             served = client.classify(folder / "three.png", model="lenet-5", top_k=10)
 
     pixels = torch.from_numpy(np.array(Image.open(folder / "three.png"), np.float32) / 255)
-    network = user_module.build(f"{folder / 'lenet.py'}:build").eval()
+    network = user_code.build(f"{folder / 'lenet.py'}:build").eval()
     network.load_state_dict(_rounded(folder / "lenet.safetensors"))
     with torch.no_grad():
         expected = network((pixels - 0.1307).view(1, 1, 32, 32) / 0.3081).softmax(1)[0]

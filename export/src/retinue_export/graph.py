@@ -23,6 +23,7 @@ from retinue_export.translations import TRANSLATIONS
 OPSET = 20
 IR_VERSION = 10
 """What opset 20 came with; newer ones shut out older runtimes."""
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _SMALLEST_STORED = 64
 """Initialisers of fewer values than this stay as they are: a Cast node would take more room."""
 
@@ -129,10 +130,9 @@ def folded(module: nn.Module) -> nn.Module:
             assert isinstance(part, nn.Sequential)
             for place in range(len(part) - 1):
                 convolution, norm = part[place], part[place + 1]
-                if type(norm) is not nn.BatchNorm2d:
-                    continue
-                if type(convolution) in (nn.Conv2d, nn.ConvTranspose2d):
-                    transposed = type(convolution) is nn.ConvTranspose2d
+                if type(convolution) in _CONVOLUTIONS and type(norm) is nn.BatchNorm2d:
+                    assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
+                    transposed = isinstance(convolution, nn.ConvTranspose2d)
                     part[place] = fuse_conv_bn_eval(convolution, norm, transposed)
                     part[place + 1] = nn.Identity()
     if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):

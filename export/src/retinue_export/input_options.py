@@ -8,10 +8,15 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export.errors import ExportError
+from retinue_export.nms import Suppression
 from retinue_export.packaging import Normalisation
+from retinue_export.user_answer import Answer
 from retinue_server.bundle.manifest import MAX_INPUT_SIDE
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
+_MOST_ROWS = 10_000
+"""Of detections, and of regions: far more than anyone looks at, and as many as memory holds."""
+_SCORE_THRESHOLD = 0.5
 _SIZE_PATTERN = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 
 
@@ -20,6 +25,7 @@ class UserTask(StrEnum):
 
     CLASSIFY = "classify"
     SEGMENT = "segment"
+    DETECT = "detect"
 
     @property
     def in_manifest(self) -> pb.Task.ValueType:
@@ -96,6 +102,61 @@ def parse_size(size: str) -> tuple[int, int]:
             f"--size {size} is no size: give 224, or 240x320 (height x width), up to {MAX_INPUT_SIDE}."
         )
     return height, width
+
+
+def parse_answer(
+    task: UserTask,
+    max_detections: int | None,
+    min_score: float | None,
+    iou_threshold: float | None,
+    score_threshold: float | None,
+    regions: int | None,
+) -> Answer:
+    """Reads the options of what a network answers, of which all but the task are a detector's; None where not given.
+
+    Args:
+        task: the network's.
+        max_detections: see `Suppression`, as the next two.
+        min_score: in [0, 1).
+        iou_threshold: in [0, 1].
+        score_threshold: see `Answer`; by default 0.5, or `min_score` where that is higher.
+        regions: see `Answer`.
+
+    Raises:
+        ExportError: an option has no meaning, or is out of its range.
+    """
+    given = {
+        "--max-detections": max_detections,
+        "--min-score": min_score,
+        "--iou-threshold": iou_threshold,
+        "--score-threshold": score_threshold,
+        "--regions": regions,
+    }
+    for option, value in given.items():
+        if value is None:
+            continue
+        if task is not UserTask.DETECT:
+            raise ExportError(f"{option} has no meaning with --task {task}.")
+        if isinstance(value, int) and not 1 <= value <= _MOST_ROWS:
+            raise ExportError(f"{option} {value} must be 1 to {_MOST_ROWS}.")
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ExportError(f"{option} {value:g} must be 0 to 1.")
+    usual = Suppression()
+    suppression = Suppression(
+        usual.max_detections if max_detections is None else max_detections,
+        usual.min_score if min_score is None else min_score,
+        usual.iou_threshold if iou_threshold is None else iou_threshold,
+    )
+    if score_threshold is None:
+        score_threshold = max(_SCORE_THRESHOLD, suppression.min_score)
+    if not suppression.min_score < 1:
+        raise ExportError("--min-score 1 leaves no detection: scores must be higher.")
+    if score_threshold < suppression.min_score:
+        raise ExportError(
+            f"--score-threshold {score_threshold:g} is below --min-score {suppression.min_score:g}: "
+            "what the graph drops cannot be returned."
+        )
+    return Answer(task.in_manifest, suppression, score_threshold, regions or 0)
 
 
 def _levels(option: str, text: str, channels: int) -> tuple[float, ...]:

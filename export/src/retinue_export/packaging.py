@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor, nn
 
-from retinue_export import graph, inputs, nms, parity
+from retinue_export import agreement, graph, inputs, nms, parity
 from retinue_export.parity import Outputs, Runner
 from retinue_server.vision.spec import InputSpec
 
@@ -193,3 +193,20 @@ class DetectorPackaging(Packaging):
     def _named(self, answer: Tensor | tuple[Tensor, ...]) -> Outputs:
         boxes, scores = answer
         return nms.reference(boxes, scores, self.suppression)
+
+
+class CountedDetections(DetectorPackaging):
+    """Packages detectors that are compared by counting the detections that both sides have: see `agreement`."""
+
+    batch_sizes = parity.FEW_BATCH_SIZES
+
+    @staticmethod
+    def compare(
+        reference: Runner,
+        candidate: Runner,
+        images: NDArray[np.uint8],
+        batch_sizes: Sequence[int],
+        tolerances: Mapping[str, float] = parity.TOLERANCES,
+    ) -> list[pb.OutputParity]:
+        """See `Packaging`."""
+        return agreement.compare(reference, candidate, images, batch_sizes, tolerances)

@@ -14,6 +14,7 @@ from retinue_export import inputs, label_files, user_module, weight_files
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation, Packaging, classifier
+from retinue_export.user_answer import Answer
 from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec
@@ -159,7 +160,7 @@ def _check(network: nn.Module, preset: Preset, manifest: pb.ModelManifest) -> No
     if preset.task == pb.TASK_DETECT:
         manifest.detect.default_score_threshold = _SCORE_THRESHOLD
         return
-    shape = user_module.check(network, preset.task, preset.spec)
+    shape = Answer(preset.task).check(network, preset.spec)
     if preset.task == pb.TASK_SEGMENT:
         user_module.describe_class_map(manifest, shape)
 

@@ -27,7 +27,7 @@ from retinue_export import (
     pretrained,
     timm_models,
     torchvision_models,
-    user_module,
+    user_code,
     weight_files,
 )
 from retinue_export.errors import ExportError
@@ -35,6 +35,7 @@ from retinue_export.packaging import Normalisation, Packaging
 from retinue_export.parity import BATCH_SIZES, TOLERANCES, Compare, Feeds, Runner
 from retinue_export.pretrained import Preset
 from retinue_export.recipes.catalog import RECIPES
+from retinue_export.user_answer import Answer
 from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 
@@ -85,7 +86,7 @@ def load(
         manifest: its manifest, validated.
         weights: the file that the bundle was exported from; None takes the weights out of the bundle, or from `module`
             where the bundle was exported without a file.
-        module: for a network of the user's own: `FILE.py:NAME`, see `user_module.build`.
+        module: for a network of the user's own: `FILE.py:NAME`, or `package.module:NAME`, see `user_code.build`.
 
     Raises:
         ExportError: the bundle's architecture is unknown here, or the weights are others than the bundle's.
@@ -171,7 +172,7 @@ def _origin(manifest: pb.ModelManifest, module: str | None) -> _Origin:
             return _library_origin(manifest, find(architecture.removeprefix(prefix), manifest))
     raise ExportError(
         f"The bundle's architecture, {architecture or 'which it does not name'}, is unknown here: "
-        "give --module FILE.py:FUNCTION if a file of yours builds it."
+        "give --module FILE.py:FUNCTION, or package.module:FUNCTION, if code of yours builds it."
     )
 
 
@@ -196,12 +197,12 @@ def _user_origin(
     normalisation = Normalisation(
         tuple(manifest.input.normalisation.mean), tuple(manifest.input.normalisation.deviation)
     )
-    packaging = user_module.packaging(manifest.task, spec, normalisation)
-    network = user_module.build(module)
-    user_module.check(network, manifest.task, spec)
+    answer = Answer.of_bundle(manifest)
+    network = user_code.build(module)
+    answer.check(network, spec)
     return _Origin(
         lambda: network,
-        packaging,
+        answer.packaging(spec, normalisation),
         lambda: inputs.photos(spec),
         load,
     )

@@ -1,13 +1,16 @@
 """The command line's options for a network's input."""
 
+import math
 from typing import Any
 
 import pytest
 from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import input_options
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation
+from retinue_export.input_options import Interpolation, UserTask
+from retinue_export.nms import Suppression
 from retinue_server.vision.spec import ResizeMode
 
 DEFAULTS: dict[str, Any] = {
@@ -64,3 +67,39 @@ def test_all_options_reach_the_input() -> None:
 def test_an_option_that_makes_no_sense_is_refused_by_name(option: str, value: object, said: str) -> None:
     with pytest.raises(ExportError, match=said):
         input_options.parse(**DEFAULTS | {option: value})
+
+
+NOT_GIVEN: dict[str, Any] = dict.fromkeys(
+    ("max_detections", "min_score", "iou_threshold", "score_threshold", "regions")
+)
+
+
+def test_a_detectors_options_have_defaults() -> None:
+    answer = input_options.parse_answer(UserTask.DETECT, **NOT_GIVEN)
+    assert (answer.task, answer.regions, answer.score_threshold) == (pb.TASK_DETECT, 0, 0.5)
+    assert answer.suppression == Suppression()
+
+
+def test_a_score_that_the_graph_drops_is_not_returned_by_default() -> None:
+    answer = input_options.parse_answer(UserTask.DETECT, **NOT_GIVEN | {"min_score": 0.7})
+    assert answer.score_threshold == 0.7
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        (UserTask.CLASSIFY, {"regions": 5}, "--regions has no meaning with --task classify"),
+        (UserTask.SEGMENT, {"min_score": 0.0}, "--min-score has no meaning with --task segment"),
+        (UserTask.DETECT, {"max_detections": 0}, "--max-detections 0 must be 1 to"),
+        (UserTask.DETECT, {"regions": 10_001}, "--regions 10001 must be 1 to"),
+        (UserTask.DETECT, {"iou_threshold": 1.5}, "--iou-threshold 1.5 must be 0 to 1"),
+        (UserTask.DETECT, {"min_score": math.nan}, "--min-score nan must be 0 to 1"),
+        (UserTask.DETECT, {"min_score": 1.0}, "--min-score 1 leaves no detection"),
+        (UserTask.DETECT, {"score_threshold": 0.01}, "--score-threshold 0.01 is below --min-score 0.05"),
+    ],
+)
+def test_an_option_of_detectors_that_makes_no_sense_is_refused_by_name(
+    task: UserTask, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ExportError, match=said):
+        input_options.parse_answer(task, **NOT_GIVEN | options)

@@ -91,14 +91,6 @@ def test_maps_are_spread_through_the_last_layer_that_has_a_bias() -> None:
     assert len(logits.argmax(dim=1).unique()) > 1
 
 
-def test_most_places_of_a_map_are_clearly_background() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 21, 3), nn.Conv2d(21, 21, 1)).eval()
-    enliven(network, images())
-    answers = network(images()).argmax(dim=1)
-    assert 0.6 < (answers == 0).float().mean().item() < 0.95
-
-
 def test_the_same_seed_gives_the_same_weights() -> None:
     answers = []
     for _ in range(2):

@@ -8,7 +8,7 @@ import torch
 from retinue.v1 import manifest_pb2 as pb
 from safetensors.torch import save_file
 
-from retinue_export import cli, user_module
+from retinue_export import cli, parity, user_code
 from retinue_export.errors import ExportError
 from retinue_server.bundle import manifest as manifest_file
 
@@ -17,6 +17,7 @@ import dataclasses
 
 import torch
 from torch import nn
+from torchvision.ops import roi_pool
 
 from widths import WIDTH
 
@@ -77,6 +78,50 @@ class Grey(Classifier):
         return super().forward(images[:, :1])
 
 
+class Detector(nn.Module):
+    # Three boxes, and how red and how green the image is around each.
+
+    def forward(self, images):
+        means = torch.nn.functional.adaptive_avg_pool2d(images[:, :2], (3, 1)).flatten(2)
+        boxes = torch.tensor([[0.0, 0, 10, 4], [1, 4, 10, 8], [0, 7, 9, 12]])
+        return boxes.expand(images.shape[0], -1, -1), means.sigmoid()
+
+
+class InRegions(nn.Module):
+    # How bright each region is in red and in green, pooled.
+
+    def forward(self, images, regions):
+        numbers = torch.arange(images.shape[0], dtype=regions.dtype).view(-1, 1, 1)
+        rois = torch.cat([numbers.expand(-1, regions.shape[1], 1), regions], dim=2).flatten(0, 1)
+        pooled = roi_pool(images[:, :2].contiguous(), rois, 2).mean(dim=(2, 3))
+        area = (regions[..., 2] - regions[..., 0]) * (regions[..., 3] - regions[..., 1])
+        scores = pooled.reshape(-1, regions.shape[1], 2).sigmoid() * (area > 0).unsqueeze(2)
+        return regions, scores.transpose(1, 2)
+
+
+class AlwaysFinds(InRegions):
+    def forward(self, images, regions):
+        boxes, scores = super().forward(images, regions)
+        return boxes, scores + 0.1
+
+
+class Unbounded(Detector):
+    def forward(self, images):
+        boxes, scores = super().forward(images)
+        return boxes, scores * 20 - 10
+
+
+class BoxesLast(Detector):
+    def forward(self, images):
+        boxes, scores = super().forward(images)
+        return boxes.transpose(1, 2), scores
+
+
+class Triple(Detector):
+    def forward(self, images):
+        return *super().forward(images), images
+
+
 def broken():
     raise RuntimeError("no such layer")
 
@@ -92,10 +137,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder, to work in: a Python file, one that it imports, labels and weights."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(SOURCE, encoding="utf-8")
+    (tmp_path / "needing.py").write_text("import not_installed\n", encoding="utf-8")
+    (tmp_path / "two.txt").write_text("red\ngreen\n", encoding="utf-8")
     (tmp_path / "widths.py").write_text("WIDTH = 4\n", encoding="utf-8")
     (tmp_path / "labels.txt").write_text("background\ncat\ndog\n", encoding="utf-8")
     torch.manual_seed(0)
-    network = user_module.build("mine.py:Classifier")
+    network = user_code.build("mine.py:Classifier")
     torch.nn.init.normal_(network.get_parameter("dense.weight"), std=3)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     return tmp_path
@@ -113,6 +160,10 @@ def export(
 ) -> tuple[object, str]:
     code, _, err = run(capsys, "module", target, *OPTIONS, "--labels", labels, "--out", "out", *more)
     return code, err
+
+
+def detector(capsys: pytest.CaptureFixture[str], target: str, *more: str) -> tuple[object, str]:
+    return export(capsys, target, "--task", "detect", *more, labels="two.txt")
 
 
 def test_a_classifier_becomes_a_bundle_that_verifies(
@@ -181,12 +232,85 @@ def test_a_segmenter_keeps_its_own_weights_and_finds_the_background(
     assert (code, "as it builds them now" in out) == (0, True)
 
 
+@pytest.mark.parametrize("options", [(), ("--regions", "6")])
+def test_a_detector_becomes_a_bundle_that_verifies(
+    options: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = "mine.py:InRegions" if options else "mine.py:Detector"
+    suppression = ("--min-score", "0.2", "--iou-threshold", "0.4")
+    assert detector(capsys, target, *suppression, *options) == (0, "")
+    manifest = manifest_file.read(folder / "out" / "mine" / "1")
+    assert manifest.task == pb.TASK_DETECT
+    described = manifest.detect
+    # As many rows as there are pairs of box and class, which are fewer than 100.
+    assert (described.max_detections, described.max_regions) == ((12, 6) if options else (6, 0))
+    assert described.min_score == pytest.approx(0.2)
+    assert described.nms_iou_threshold == pytest.approx(0.4)
+    assert described.default_score_threshold == pytest.approx(0.5)
+    assert ("6 regions drawn in each" in manifest.parity.inputs) == bool(options)
+    session = parity.session((folder / "out" / "mine" / "1" / "model.onnx").read_bytes())
+    assert ("regions" in {value.name for value in session.get_inputs()}) == bool(options)
+    code, out, _ = run(capsys, "verify", "out/mine", "--module", target)
+    assert (code, "detections" in out) == (0, True)
+
+
+def test_a_network_of_a_package_is_named_as_python_names_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "letters.txt").write_text("".join(f"{letter}\n" for letter in "abcdefghij"), encoding="utf-8")
+    target = "retinue_export.zoo.lenet:LeNet5"
+    options = ("--name", "lenet", "--size", "32", "--grey", "--mean", "0.5", "--std", "0.25", "--out", "out")
+    code, _, err = run(capsys, "module", target, *options, "--labels", "letters.txt", "--full-precision")
+    assert (code, err) == (0, "")
+    assert manifest_file.read(folder / "out" / "lenet" / "1").source.architecture == target
+
+
+def test_a_package_of_the_working_directory_is_found(folder: Path) -> None:
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "networks.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Identity()\n", encoding="utf-8"
+    )
+    assert isinstance(user_code.build("mypackage.networks:build"), torch.nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "said"),
+    [
+        ("mine.py:Classifier", (), "returns a Tensor, not a pair of boxes [N, A, 4] in input pixels"),
+        ("mine.py:Triple", (), "returns a tuple, not a pair of boxes"),
+        ("mine.py:BoxesLast", (), "returns torch.float32 [2, 4, 3] and torch.float32 [2, 2, 3]"),
+        ("mine.py:Unbounded", (), "end in a sigmoid or a softmax"),
+        ("mine.py:Detector", ("--regions", "6"), "cannot take float32 [2, 3, 12, 10] and [2, 6, 4]"),
+        ("mine.py:InRegions", (), "cannot take float32 [2, 3, 12, 10]"),
+        ("mine.py:AlwaysFinds", ("--regions", "6"), "finds something in regions that are all 0"),
+    ],
+)
+def test_a_detector_that_cannot_be_used_is_refused_in_one_sentence(
+    target: str, options: tuple[str, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = detector(capsys, target, *options)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(folder.rglob("*.onnx"))
+
+
+def test_a_detectors_labels_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = export(capsys, "mine.py:Detector", "--task", "detect")
+    assert code == 2
+    assert "labels.txt has 3 labels, but the module answers 2 classes" in err
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
         ("mine.py", "FILE.py:FUNCTION"),
         ("mine.txt:build", "FILE.py:FUNCTION"),
         ("none.py:build", "There is no Python file none.py"),
+        ("no/such:build", "package.module:FUNCTION"),
+        ("retinue_export.zoo.lenet6:LeNet6", "Python finds no module retinue_export.zoo.lenet6"),
+        ("retinue_export.zoo.lenet:LeNet6", "retinue_export.zoo.lenet has no function `LeNet6`"),
+        ("needing:build", "ModuleNotFoundError: No module named 'not_installed'"),
         ("mine.py:nothing", "no function `nothing`"),
         ("mine.py:broken", "RuntimeError: no such layer"),
         ("mine.py:number", "makes a int, not a torch.nn.Module"),
@@ -211,11 +335,10 @@ def test_a_module_that_cannot_be_used_is_refused_in_one_sentence(
 def test_the_line_that_raised_is_named(folder: Path) -> None:
     line = next(number for number, text in enumerate(SOURCE.splitlines(), start=1) if "no such layer" in text)
     with pytest.raises(ExportError, match=rf"\(line {line}\)"):
-        user_module.build("mine.py:broken")
+        user_code.build("mine.py:broken")
 
 
 def test_a_wrong_number_of_labels_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "two.txt").write_text("cat\ndog\n", encoding="utf-8")
     code, err = export(capsys, "mine.py:Classifier", labels="two.txt")
     assert code == 2
     assert "two.txt has 2 labels, but the module answers 3 classes" in err

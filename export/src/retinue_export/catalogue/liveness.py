@@ -22,12 +22,6 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 ANSWER_DEVIATION = 3.0
 """Standard deviation between images of each logit."""
-BACKGROUND = 9.0
-"""Mean of a segmenter's first logit, so that most pixels are background, and clearly, as they are after training.
-
-Without it the two best classes of many pixels are so near to each other that rounding decides, above all in DeconvNet,
-where it also decides which of two nearly equal places of a map is its maximum.
-"""
 _NEGLIGIBLE = 0.01
 """A constant factor below this lets a branch count for nothing."""
 _BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
@@ -87,7 +81,7 @@ def take_statistics(network: nn.Module, run: Callable[[], object]) -> None:
 
 
 def _spread_answers(network: nn.Module, images: Tensor) -> None:
-    """Brings logits to mean 0, and to a deviation that leaves the softmax neither flat nor saturated."""
+    """Brings each logit to mean 0, and to a deviation that leaves the softmax neither flat nor saturated."""
     with _layers_run(network) as layers:
         logits = network(images)
     heads = [layer for layer in layers if _channels(layer) == logits.shape[1]]
@@ -101,8 +95,6 @@ def _spread_answers(network: nn.Module, images: Tensor) -> None:
         logits = network(images)
     means = _means(logits)
     scale = ANSWER_DEVIATION / (logits.movedim(1, -1) - means).std().clamp(min=1e-30)
-    if logits.ndim == 4:
-        means[0] -= BACKGROUND / scale
     if biased is not None:
         assert biased.bias is not None
         biased.bias -= means

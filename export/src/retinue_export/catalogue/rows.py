@@ -15,7 +15,7 @@ from retinue_export.assembly import Candidate
 from retinue_export.catalogue.heads import Head
 from retinue_export.errors import ExportError
 from retinue_export.nms import Suppression
-from retinue_export.packaging import DetectorPackaging, Normalisation, Packaging, classifier, segmenter
+from retinue_export.packaging import CountedDetections, Normalisation, Packaging, classifier, segmenter
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.torchvision_detectors import architectures
 from retinue_export.torchvision_detectors.detector import Detector
@@ -109,7 +109,7 @@ class Row:
         grey: whether these have one channel instead of three.
         normalisation: what is done to them; detectors have their own.
         packaging: how it becomes a graph, where its task alone does not say it.
-        heads: what a detector says of objects, where it is not one of torchvision's.
+        heads: how the network is made live, where this is neither by its logits nor one of torchvision's detectors.
     """
 
     source: str
@@ -261,7 +261,12 @@ def _zoo() -> list[Row]:
         Row("zoo", "fcn_32s", pb.TASK_SEGMENT, fcn.fcn_32s, _SIDE),
         Row("zoo", "fcn_16s", pb.TASK_SEGMENT, fcn.fcn_16s, _SIDE),
         Row("zoo", "fcn_8s", pb.TASK_SEGMENT, fcn.fcn_8s, _SIDE),
-        Row("zoo", "deconvnet", pb.TASK_SEGMENT, deconvnet.DeconvNet, deconvnet.SIDE),
+        Row(
+            *("zoo", "deconvnet", pb.TASK_SEGMENT, deconvnet.DeconvNet, deconvnet.SIDE),
+            # Rounding decides which of two nearly equal places of a map is its maximum, and so where it is put back. As
+            # in a trained network, most pixels are clearly background, and their class does not depend on it.
+            heads=(Head("score", 0, 3), Head("score", 10, 3, 0, 1)),
+        ),
         *_zoo_detectors(),
     ]
 
@@ -307,7 +312,7 @@ def _detector(
     heads: tuple[Head, ...],
     regions: int = 0,
 ) -> Row:
-    packaging = DetectorPackaging(_spec(side), IMAGENET, suppression, regions=regions)
+    packaging = CountedDetections(_spec(side), IMAGENET, suppression, regions=regions)
     return Row("zoo", name, pb.TASK_DETECT, build, side, packaging=packaging, heads=heads)
 
 

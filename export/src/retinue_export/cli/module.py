@@ -25,7 +25,8 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
     target: Annotated[
         str,
         typer.Argument(
-            metavar="FILE.py:FUNCTION", help="What builds the torch.nn.Module when called without arguments."
+            metavar="FILE.py:FUNCTION",
+            help="What builds the torch.nn.Module when called without arguments; or package.module:FUNCTION.",
         ),
     ],
     *,
@@ -64,6 +65,30 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
     pad_value: Annotated[
         int, typer.Option(min=0, max=255, help="For letterbox: the grey around the image.")
     ] = 0,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a detector: how many detections of an image are kept, at most.", show_default="100"
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Likewise: what a detection must score, at least.", show_default="0.05"),
+    ] = None,
+    iou_threshold: Annotated[
+        float | None,
+        typer.Option(help="Likewise: two boxes of a class that overlap more are one.", show_default="0.6"),
+    ] = None,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(help="Likewise: what is returned when a request does not say.", show_default="0.5"),
+    ] = None,
+    regions: Annotated[
+        int | None,
+        typer.Option(
+            help="Likewise: how many regions of an image it takes beside images.", show_default="none"
+        ),
+    ] = None,
     precision: PrecisionOption = Precision.FP16_WEIGHTS,
     calibration: CalibrationOption = None,
     labelled: LabelledOption = None,
@@ -71,13 +96,16 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
     provider: ProviderOption = None,
     heatmap: Heatmap = True,
 ) -> None:
-    """Export a network of your own: a Python file that builds it, and a file with its weights."""
+    """Export a network of your own: code that builds it, and a file with its weights."""
     bundle.require_free(out, name, version)
     spec, normalisation = input_options.parse(
         size, mean, std, grey, resize, shorter_side, interpolation, pad_value
     )
+    answer = input_options.parse_answer(
+        task, max_detections, min_score, iou_threshold, score_threshold, regions
+    )
     build(
-        lambda: user_module.candidate(target, name, task.in_manifest, spec, normalisation, labels, weights),
+        lambda: user_module.candidate(target, name, answer, spec, normalisation, labels, weights),
         out,
         version,
         Asked(precision, calibration, labelled, max_drop, provider),

@@ -22,7 +22,9 @@ def verify(
     ] = None,
     module: Annotated[
         str | None,
-        typer.Option(metavar="FILE.py:FUNCTION", help="For a network of your own: what builds it."),
+        typer.Option(
+            metavar="FILE.py:FUNCTION", help="For a network of your own: what builds it, as for `module`."
+        ),
     ] = None,
     adopted: Annotated[
         Path | None,

@@ -1,19 +1,16 @@
 """What all of torchvision's detectors have in common: how they are packaged, and what they are compared with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from retinue_export import agreement, parity
 from retinue_export.nms import Suppression
-from retinue_export.packaging import DetectorPackaging, Normalisation
+from retinue_export.packaging import CountedDetections, Normalisation
 from retinue_export.parity import Outputs, Runner
 from retinue_server.vision.spec import InputSpec
 
@@ -92,26 +89,13 @@ class Detector(nn.Module, ABC):
         return torch.where(of_class, best.unsqueeze(1), 0.0)
 
 
-class OwnPackaging(DetectorPackaging):
+class OwnPackaging(CountedDetections):
     """Packages a detector that is compared with torchvision's own code: the reference takes a `Detector`."""
-
-    batch_sizes = parity.FEW_BATCH_SIZES
 
     def reference(self, network: nn.Module) -> Runner:
         """See `Packaging`."""
         assert isinstance(network, Detector)
         return own_runner(network)
-
-    @staticmethod
-    def compare(
-        reference: Runner,
-        candidate: Runner,
-        images: NDArray[np.uint8],
-        batch_sizes: Sequence[int],
-        tolerances: Mapping[str, float] = parity.TOLERANCES,
-    ) -> list[pb.OutputParity]:
-        """See `Packaging`; counts detections."""
-        return agreement.compare(reference, candidate, images, batch_sizes, tolerances)
 
 
 def own_runner(detector: Detector) -> Runner:
