@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import agreement, assembly, graph, inputs, parity
+from retinue_export import agreement, assembly, graph, parity
 from retinue_export.assembly import Candidate, Exported
 from retinue_export.catalogue.heads import enliven_heads
 from retinue_export.catalogue.liveness import enliven, enliven_detector
@@ -71,20 +71,26 @@ class Proof:
     export_seconds: float
 
 
-def prove(row: Row) -> Proof:
-    """Exports a network of random, but live, weights with a dynamic batch, and compares it at batches 1, 2 and 5.
+def live(row: Row) -> Candidate:
+    """Builds a row's network, always with the same random, but live, weights."""
+    torch.manual_seed(SEED)
+    network = row.build().eval()
+    candidate = row.candidate(network)
+    _enliven(network, row, candidate.packaging, candidate.parity_images()[:_ENLIVENING])
+    return candidate
 
-    A detector is compared with torchvision's own, post-processing included.
+
+def prove(row: Row) -> Proof:
+    """Exports a live network with a dynamic batch, and compares it at batches 1, 2 and 5.
+
+    A detector of torchvision's is compared with torchvision's own answers, its post-processing included.
 
     Raises:
         ExportError: PyTorch cannot export it, or answers all images too much alike for the comparison to mean anything.
         ParityError: the graph differs.
     """
-    torch.manual_seed(SEED)
-    images = inputs.photos(row.spec)
-    network = row.build().eval()
-    candidate = row.candidate(network)
-    _enliven(network, row, candidate.packaging, images[:_ENLIVENING])
+    candidate = live(row)
+    images = candidate.parity_images()
 
     start = time.monotonic()
     exported = assembly.export(candidate)
@@ -105,7 +111,7 @@ def prove(row: Row) -> Proof:
         )
     return Proof(
         row=row,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=sum(parameter.numel() for parameter in candidate.network.parameters()),
         spread=spread,
         difference=difference,
         file_bytes=len(exported.content),
