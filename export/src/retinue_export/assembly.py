@@ -17,7 +17,7 @@ from retinue_export import precision as precisions
 from retinue_export.errors import ExportError
 from retinue_export.image_folders import Calibration
 from retinue_export.packaging import Normalisation, Packaging
-from retinue_export.parity import Runner
+from retinue_export.parity import Feeds, Runner
 from retinue_export.precision import Form, Precision, Wanted
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -152,7 +152,7 @@ def build(
         _measure(manifest, candidate.quality, reference, pb.PRECISION_FP32, "pytorch")
     make = partial(_form, candidate, exported, manifest, wanted)
     if wanted.precision is Precision.AUTO:
-        form = _fastest(make, manifest, wanted, stage, note)
+        form = _fastest(make, manifest, wanted, candidate.packaging.feeds, stage, note)
     else:
         (precision,) = wanted.conversions or (wanted.exported,)
         stage(f"making {precisions.short_name(precision)}")
@@ -212,6 +212,7 @@ def _fastest(
     make: Callable[[pb.Precision.ValueType], Form],
     manifest: pb.ModelManifest,
     wanted: Wanted,
+    feeds: Feeds,
     stage: Stage,
     note: Stage,
 ) -> Form:
@@ -226,7 +227,7 @@ def _fastest(
         except ExportError as error:
             note(f"{name} is not taken: {error}")
     stage("measuring speed")
-    return precisions.fastest(forms, manifest, wanted.provider)
+    return precisions.fastest(forms, manifest, feeds, wanted.provider)
 
 
 def _agreement_held_back(

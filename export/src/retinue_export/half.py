@@ -32,6 +32,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
             op_block_list=DEFAULT_OP_BLOCK_LIST,
             node_block_list=sorted(trunk.outside(model)),
         )
+        _remove_twins(converted.graph)
         _remove_round_trips(converted.graph)
         ONNXModel(converted).topological_sort()
         graph.strip(converted)
@@ -86,6 +87,15 @@ def _widen(tensor: onnx.TensorProto) -> None:
 
 def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=kind)
+
+
+def _remove_twins(converted: onnx.GraphProto) -> None:
+    """Keeps one of the casts that the converter puts before each node in 32 bits that takes the same value."""
+    made: set[str] = set()
+    for node in list(converted.node):
+        if node.op_type == "Cast" and node.output[0] in made:
+            converted.node.remove(node)
+        made.update(node.output)
 
 
 def _remove_round_trips(converted: onnx.GraphProto) -> None:

@@ -226,7 +226,7 @@ def check_drop(
             )
 
 
-def fastest(forms: Sequence[Form], manifest: pb.ModelManifest, provider: Provider) -> Form:
+def fastest(forms: Sequence[Form], manifest: pb.ModelManifest, feeds: Feeds, provider: Provider) -> Form:
     """Measures how fast forms run, notes it in the manifest, and names the fastest.
 
     Raises:
@@ -236,7 +236,7 @@ def fastest(forms: Sequence[Form], manifest: pb.ModelManifest, provider: Provide
     trial.CopyFrom(manifest)
     for form in forms:
         trial.precision = form.precision
-        manifest.speeds.append(speed.measure(form.content, trial, provider))
+        manifest.speeds.append(speed.measure(form.content, trial, feeds, provider))
     rates = [measured.images_per_second for measured in manifest.speeds]
     return forms[rates.index(max(rates))]
 

@@ -8,8 +8,8 @@ import torch
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export.inputs import Uint8
+from retinue_export.parity import Feeds
 from retinue_server.bundle import manifest as manifest_file
-from retinue_server.feeds import Feeds
 from retinue_server.runtime import profile, providers
 from retinue_server.runtime.session import Session, Threads
 
@@ -32,12 +32,15 @@ def choose(requested: providers.Requested) -> providers.Provider:
     )
 
 
-def measure(content: bytes, manifest: pb.ModelManifest, provider: providers.Provider) -> pb.SpeedMeasurement:
+def measure(
+    content: bytes, manifest: pb.ModelManifest, feeds: Feeds, provider: providers.Provider
+) -> pb.SpeedMeasurement:
     """Runs a graph at growing batch sizes.
 
     Args:
         content: model.onnx.
         manifest: its task, input and labels; its precision is noted.
+        feeds: what it takes beside images.
         provider: what runs it.
 
     Raises:
@@ -49,10 +52,9 @@ def measure(content: bytes, manifest: pb.ModelManifest, provider: providers.Prov
         path = Path(folder) / manifest_file.MODEL_FILE
         path.write_bytes(content)
         session = Session(path, manifest, provider, _THREADS)
-    feeds = Feeds(manifest)
 
     def run(images: Uint8) -> None:
-        session.run(images, feeds.typical(len(images)))
+        session.run(images, feeds(images))
 
     measured = [
         profile.measure(run, shape, on_gpu=provider.on_gpu, budget_seconds=_SECONDS) for _ in range(_ROUNDS)

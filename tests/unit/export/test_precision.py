@@ -75,6 +75,25 @@ def test_in_fp16_values_outside_of_the_layers_are_never_rounded_between_two_oper
     assert len(casts) == 3
 
 
+def test_a_value_that_two_operators_outside_of_the_layers_take_is_widened_once() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, (8, 6))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found = self.layer(images).flatten(1)
+            return found.exp() - found.sigmoid()
+
+    torch.manual_seed(0)
+    model = PACKAGING.graph(Twice())
+    exact, halved = (
+        parity.runner(parity.session(one.SerializeToString()))(tiny.images(9))["probabilities"]
+        for one in (model, half.to_fp16(model))
+    )
+    np.testing.assert_allclose(halved, exact, atol=0.01)
+
+
 def test_emulated_16_bits_round_what_a_cpu_would_not(graph: onnx.ModelProto) -> None:
     converted = half.to_fp16(graph)
     exact, on_cpu, emulated = (
@@ -252,7 +271,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         speed,
         "measure",
-        lambda _content, manifest, provider: pb.SpeedMeasurement(
+        lambda _content, manifest, _feeds, provider: pb.SpeedMeasurement(
             precision=manifest.precision, provider=provider.name, images_per_second=RATES[manifest.precision]
         ),
     )
@@ -290,7 +309,7 @@ def test_speed_is_measured_with_the_servers_session(graph: onnx.ModelProto) -> N
     manifest = tiny.candidate().manifest
     manifest.input.CopyFrom(assembly.image_input(tiny.SPEC, tiny.NORMALISATION))
     manifest.precision = pb.PRECISION_FP32
-    measured = speed.measure(graph.SerializeToString(), manifest, speed.choose("cpu"))
+    measured = speed.measure(graph.SerializeToString(), manifest, no_feeds, speed.choose("cpu"))
     assert measured.provider == "CPUExecutionProvider"
     assert measured.images_per_second > 0
     assert measured.batch_size >= 1

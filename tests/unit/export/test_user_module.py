@@ -260,7 +260,7 @@ def test_a_network_of_a_package_is_named_as_python_names_it(
     (folder / "letters.txt").write_text("".join(f"{letter}\n" for letter in "abcdefghij"), encoding="utf-8")
     target = "retinue_export.zoo.lenet:LeNet5"
     options = ("--name", "lenet", "--size", "32", "--grey", "--mean", "0.5", "--std", "0.25", "--out", "out")
-    code, _, err = run(capsys, "module", target, *options, "--labels", "letters.txt", "--full-precision")
+    code, _, err = run(capsys, "module", target, *options, "--labels", "letters.txt", "--precision", "fp32")
     assert (code, err) == (0, "")
     assert manifest_file.read(folder / "out" / "lenet" / "1").source.architecture == target
 
