@@ -118,8 +118,9 @@ class DetectingInRegions(Detecting):
 def folded(module: nn.Module) -> nn.Module:
     """Merges batch normalisation into the convolutions before it.
 
-    Inside `nn.Sequential` wherever one follows the other; elsewhere where torch.fx can follow the module. Only what is
-    exactly PyTorch's own is merged: classes made from them may standardise weights first, or activate afterwards.
+    Inside `nn.Sequential` wherever one follows the other; elsewhere where torch.fx can follow the module, or a part of
+    it. Only what is exactly PyTorch's own is merged: classes made from them may standardise weights first, or activate
+    afterwards.
 
     Returns:
         A copy in evaluation mode that computes the same up to rounding; `module` stays as it is.
@@ -135,11 +136,17 @@ def folded(module: nn.Module) -> nn.Module:
                     transposed = isinstance(convolution, nn.ConvTranspose2d)
                     part[place] = fuse_conv_bn_eval(convolution, norm, transposed)
                     part[place + 1] = nn.Identity()
-    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
+    return _fused(module)
+
+
+def _fused(module: nn.Module) -> nn.Module:
+    if not {nn.Conv2d, nn.BatchNorm2d} <= {type(part) for part in module.modules()}:
         return module
     try:
         fused: nn.Module = fuse(module)
     except Exception:  # the module's own code, run on what is no tensor, may raise anything
+        for name, part in module.named_children():
+            setattr(module, name, _fused(part))
         return module
     return fused.eval()
 

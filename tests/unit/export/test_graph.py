@@ -69,6 +69,25 @@ def test_batch_normalisation_outside_of_a_sequential_is_folded_too() -> None:
     assert not any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Separate()).modules())
 
 
+class _BranchingOutside(nn.Module):
+    """A branch that cannot be traced, around a part that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = _Separate()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.part(images) if images.sum() > 0 else images
+
+
+def test_parts_are_folded_where_the_whole_cannot_be_traced() -> None:
+    network = _BranchingOutside().eval()
+    folded = graph.folded(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    images = torch.rand(2, 3, 8, 6)
+    torch.testing.assert_close(folded(images), network(images))
+
+
 class _Activating(nn.BatchNorm2d):
     """Batch normalisation and what follows it in one."""
 
