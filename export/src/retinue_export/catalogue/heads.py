@@ -40,7 +40,7 @@ def enliven_heads(network: nn.Module, heads: Iterable[Head], run: Callable[[], o
 
     Args:
         network: in evaluation mode; its seed is torch's own.
-        heads: what it says of objects; layers that do not depend on each other.
+        heads: what it says of objects: layers that do not depend on each other, no channel of them twice.
         run: runs it on two or more images that differ.
     """
     redraw_constants(network)

@@ -265,7 +265,7 @@ def _zoo() -> list[Row]:
             *("zoo", "deconvnet", pb.TASK_SEGMENT, deconvnet.DeconvNet, deconvnet.SIDE),
             # Rounding decides which of two nearly equal places of a map is its maximum, and so where it is put back. As
             # in a trained network, most pixels are clearly background, and their class does not depend on it.
-            heads=(Head("score", 0, 3), Head("score", 10, 3, 0, 1)),
+            heads=(Head("score", 10, 3, past=1), Head("score", 0, 3, first=1)),
         ),
         *_zoo_detectors(),
     ]

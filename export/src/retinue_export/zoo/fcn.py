@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from retinue_export.zoo.initial_weights import he_initialised
+
 _PADDING = 100
 """Around the image, so that even of a small one something is left for the 7 by 7 convolution."""
 _POOL_3, _POOL_4 = 17, 24
@@ -45,6 +47,7 @@ class FCN(nn.Module):
             self.up_8 = bilinear(classes, 2)
             self.score_8 = nn.Conv2d(256, classes, 1)
         self.up = bilinear(classes, stride)
+        he_initialised(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps float32 [N,3,H,W] to logits [N,classes,H,W]."""
