@@ -46,8 +46,8 @@ NETWORKS: Mapping[str, str] = {
     "deconvolution network": "deconvnet",
 }
 IMAGES = 3
-LABELS = 128
-"""As many as a detector's or segmenter's classes, or more."""
+LABELS = {pb.TASK_DETECT: 1000, pb.TASK_SEGMENT: 128}
+"""As many as there are classes, or more."""
 
 
 def written(
@@ -56,8 +56,7 @@ def written(
     """Writes a bundle without the comparison that export makes: the served answers are compared here."""
     manifest = candidate.manifest
     packaging = candidate.packaging
-    probabilities = answers.get("probabilities")
-    classes = LABELS if probabilities is None else probabilities.shape[1]
+    classes = LABELS.get(manifest.task) or answers["probabilities"].shape[1]
     manifest.labels.extend(f"class {number}" for number in range(classes))
     manifest.input.CopyFrom(assembly.image_input(packaging.spec, packaging.normalisation))
     manifest.opset = graph.OPSET
