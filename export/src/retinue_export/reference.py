@@ -39,6 +39,8 @@ from retinue_export.user_answer import Answer
 from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 
+_FOLDED_CONSTANT = "_tensor_constant"
+"""How torch.fx begins the names of constants that it finds in a module's code."""
 _LIBRARIES: dict[str, Callable[[str, pb.ModelManifest], Preset]] = {
     torchvision_models.PREFIX: torchvision_models.preset_of,
     timm_models.PREFIX: lambda name, manifest: timm_models.find_preset(name, manifest.source.weights_sha256),
@@ -125,7 +127,8 @@ def load(
 def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
     """Copies a graph's weights into the network that it was exported from.
 
-    Counters of batch normalisation, which no graph has, stay as they are. A bias of zeros, which export drops, is known
+    What is no weight stays as it is: counters of batch normalisation, and what the module's code computes from nothing,
+    such as the numbers of rows, which folding has made a constant. A bias of zeros, which export drops, is known
     by its layer: a Conv or Gemm that has the layer's weight and adds nothing.
 
     Raises:
@@ -140,7 +143,7 @@ def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
     for name, value in network.state_dict().items():
         layer, _, part = f"network.{name}".rpartition(".")
         tensor = stored.get(f"{layer}.{part}")
-        if part == "num_batches_tracked":
+        if part == "num_batches_tracked" or part.startswith(_FOLDED_CONSTANT):
             continue
         if tensor is None and part == "bias" and f"{layer}.weight" in adds_nothing:
             value.zero_()

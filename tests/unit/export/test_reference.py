@@ -38,7 +38,21 @@ def densenet() -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("make", [resnet, densenet])
+class Weighing(nn.Module):
+    """Its code makes a constant, and has batch normalisation that is folded by tracing the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.dense = nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.convolution(images)) * torch.arange(6)
+        return self.dense(maps.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("make", [resnet, densenet, Weighing])
 def test_the_weights_of_a_graph_give_the_module_back(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = exported(make())
