@@ -71,7 +71,7 @@ def compare(
     reference: Runner,
     candidate: Runner,
     images: NDArray[np.uint8],
-    batch_sizes: Sequence[int],
+    batch_sizes: Sequence[int] = parity.FEW_BATCH_SIZES,
     tolerances: Mapping[str, float] = parity.TOLERANCES,
 ) -> list[pb.OutputParity]:
     """Compares two runners on the same images, as `parity.compare` does.

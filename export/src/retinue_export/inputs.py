@@ -3,6 +3,7 @@
 import io
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.resources import files
 from itertools import islice
 
@@ -54,6 +55,7 @@ FEW_PHOTOS_DESCRIPTION = f"the first {_FEW} sample images of scikit-image, prepa
 """Photos for networks that take their time over each."""
 
 
+@lru_cache(maxsize=1)
 def photos(spec: InputSpec) -> Uint8:
     """Prepares the sample images of scikit-image and scikit-learn, and quarters of some: uint8 [32,H,W,C]."""
     encoded = list(sample_photos().values())

@@ -1,7 +1,7 @@
 """How a network of each task becomes a graph that keeps the bundle contract, and what the graph must agree with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ class Packaging(ABC):
 
     batch_sizes: Sequence[int] = parity.BATCH_SIZES
     """At which graph and network are compared."""
+    compare = staticmethod(parity.compare)
+    """Compares two runners of such networks."""
 
     def __init__(self, spec: InputSpec, normalisation: Normalisation) -> None:
         self.spec = spec
@@ -56,17 +58,6 @@ class Packaging(ABC):
             return self._named(module(torch.from_numpy(images), *self.further(images).values()))
 
         return run
-
-    @staticmethod
-    def compare(
-        reference: Runner,
-        candidate: Runner,
-        images: NDArray[np.uint8],
-        batch_sizes: Sequence[int],
-        tolerances: Mapping[str, float] = parity.TOLERANCES,
-    ) -> list[pb.OutputParity]:
-        """Compares two runners of such networks: see `parity.compare`."""
-        return parity.compare(reference, candidate, images, batch_sizes, tolerances)
 
     def further(self, images: NDArray[np.uint8]) -> dict[str, Tensor]:
         """What the wrapped network takes beside images, in this order, a batch first."""
@@ -199,14 +190,4 @@ class CountedDetections(DetectorPackaging):
     """Packages detectors that are compared by counting the detections that both sides have: see `agreement`."""
 
     batch_sizes = parity.FEW_BATCH_SIZES
-
-    @staticmethod
-    def compare(
-        reference: Runner,
-        candidate: Runner,
-        images: NDArray[np.uint8],
-        batch_sizes: Sequence[int],
-        tolerances: Mapping[str, float] = parity.TOLERANCES,
-    ) -> list[pb.OutputParity]:
-        """See `Packaging`."""
-        return agreement.compare(reference, candidate, images, batch_sizes, tolerances)
+    compare = staticmethod(agreement.compare)

@@ -1,12 +1,13 @@
 """What a model's graph takes beside images, made for each batch."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_server.errors import RetinueError
 from retinue_server.results import DetectOptions, Options
 from retinue_server.runtime import contract
 from retinue_server.vision import regions
@@ -14,6 +15,20 @@ from retinue_server.vision.regions import Regions
 from retinue_server.vision.resize import Frame
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Asked(Protocol):
+    """What came with an image."""
+
+    @property
+    def options(self) -> Options:
+        """What the caller wants of it."""
+        ...
+
+    @property
+    def regions(self) -> Regions | None:
+        """Where to look, in its own pixels."""
+        ...
 
 
 class Feeds:
@@ -27,26 +42,23 @@ class Feeds:
         self._detect = manifest.detect
         self._whole_input = (0, 0, manifest.input.width, manifest.input.height)
 
-    def make(
-        self, options: Sequence[Options], given: Sequence[Regions | None], frames: Sequence[Frame | None]
-    ) -> Arrays:
-        """Makes them for a batch whose requests may run together.
+    def make(self, asked: Sequence[Asked], frames: Iterable[Frame | RetinueError]) -> Arrays:
+        """Makes them for a batch whose images may run together.
 
         Args:
-            options: What the caller of each image wants.
-            given: The regions of each image, in its own pixels.
-            frames: How each image lies in the input; None where it could not be read.
+            asked: What came with each image.
+            frames: How each image lies in the input, or why it could not be read.
         """
         made: dict[str, npt.NDArray[Any]] = {}
         if self._detect.adjustable_thresholds:
-            wanted = [one for one in options if isinstance(one, DetectOptions)]
+            wanted = [one.options for one in asked if isinstance(one.options, DetectOptions)]
             made[contract.SCORE_THRESHOLD] = np.array([one.score_threshold for one in wanted], np.float32)
             made[contract.IOU_THRESHOLD] = np.array([wanted[0].iou_threshold], np.float32)
         if rows := self._detect.max_regions:
-            made[contract.REGIONS] = np.zeros((len(given), rows, 4), np.float32)
-            for row, boxes, frame in zip(made[contract.REGIONS], given, frames, strict=True):
-                if boxes is not None and frame is not None:
-                    row[: len(boxes)] = regions.to_input(boxes, frame)
+            made[contract.REGIONS] = np.zeros((len(asked), rows, 4), np.float32)
+            for row, one, frame in zip(made[contract.REGIONS], asked, frames, strict=True):
+                if one.regions is not None and isinstance(frame, Frame):
+                    row[: len(one.regions)] = regions.to_input(one.regions, frame)
         return made
 
     def typical(self, images: int) -> Arrays:

@@ -113,11 +113,7 @@ class Pipeline:
         if len(errors) == batch_size:
             return list(errors)
 
-        feeds = self._feeds.make(
-            [work.options for work in items],
-            [work.regions for work in items],
-            [None if isinstance(frame, RetinueError) else frame for frame, _ in prepared],
-        )
+        feeds = self._feeds.make(items, (frame for frame, _ in prepared))
         extra = frozenset().union(*(work.options.extra_outputs for work in items))
         with self._device:
             began = time.perf_counter()

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,14 @@ from google.protobuf import json_format
 from onnx import TensorProto, helper, numpy_helper
 from retinue.v1 import manifest_pb2
 from tests.unit.export import foreign
+from tests.unit.export.command import run
 from torch import nn
 
-from retinue_export import cli, inputs
 from retinue_export.adoption import external_data, reading
 from retinue_export.errors import ExportError
 from retinue_server.bundle import manifest as manifest_file
 
 NAMES = ["cat", "dog", "mug"]
-
-
-@pytest.fixture(autouse=True)
-def _photos_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "photos", _photos)
-
-
-_photos = cache(inputs.photos)
 
 
 @pytest.fixture
@@ -49,15 +40,6 @@ def classifier(tmp_path: Path) -> Path:
 @pytest.fixture
 def told(labels: Path) -> list[str]:
     return ["--mean", "0,0,0", "--std", "1,1,1", "--resize", "stretch", "--labels", str(labels)]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    captured = capsys.readouterr()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code, captured.out, captured.err
 
 
 def adopt(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> tuple[int, str, str]:

@@ -2,8 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +40,6 @@ PREPROCESSOR = {
     "rescale_factor": 1 / 255,
     "size": {"height": 64, "width": 64},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _photos_prepared_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "photos", cache(inputs.photos))
-        yield
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export import tiny
+from tests.unit.export.command import run
 from torch import nn
 
 from retinue_export import cli
@@ -19,16 +20,6 @@ from retinue_export.recipes.catalog import RECIPES
 from retinue_export.recipes.recipe import Recipe
 from retinue_export.training import Report
 from retinue_server.bundle import manifest as manifest_file
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    captured = capsys.readouterr()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code, captured.out, captured.err
-
 
 RECIPE = Recipe(
     manifest=pb.ModelManifest(

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from tests import colour_bundles
 from tests.unit.export import tiny
+from tests.unit.export.command import run
 from torch import nn
 
-from retinue_export import assembly, cli, feature_grid, feature_maps
+from retinue_export import assembly, feature_grid, feature_maps
 from retinue_export.errors import ExportError
 from retinue_export.feature_maps import Layer
 from retinue_export.graph import PixelsIn
@@ -29,13 +30,6 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     Image.fromarray(tiny.images(1)[0]).save(path)
     return path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(map(str, arguments)))
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
 
 
 def size_of(path: Path) -> tuple[int, int]:

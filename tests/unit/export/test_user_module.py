@@ -7,8 +7,9 @@ import pytest
 import torch
 from retinue.v1 import manifest_pb2 as pb
 from safetensors.torch import save_file
+from tests.unit.export.command import run
 
-from retinue_export import cli, parity, user_code
+from retinue_export import parity, user_code
 from retinue_export.errors import ExportError
 from retinue_server.bundle import manifest as manifest_file
 
@@ -146,13 +147,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.nn.init.normal_(network.get_parameter("dense.weight"), std=3)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
 
 
 def export(

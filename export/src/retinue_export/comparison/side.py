@@ -11,6 +11,7 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import nms, parity
 from retinue_export.errors import ExportError
+from retinue_export.graph import first_line
 from retinue_export.parity import Outputs, Runner
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec
@@ -50,7 +51,7 @@ class Side:
         try:
             outputs = self.runner(np.stack(images))
         except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise ExportError(f"{self.folder}: the graph cannot be run: {_first_line(error)}.") from error
+            raise ExportError(f"{self.folder}: the graph cannot be run: {first_line(error)}.") from error
         needed = _NEEDED[self.manifest.task]
         if any(len(outputs[name]) != len(images) for name in needed):
             raise ExportError(f"{self.folder}: the graph does not give one answer an image; export it again.")
@@ -72,7 +73,7 @@ def open_bundle(folder: Path) -> Side:
     try:
         opened = parity.session(path.read_bytes())
     except Exception as error:  # ONNX Runtime's exceptions share no other base
-        raise ExportError(f"{path} cannot be opened: {_first_line(error)}.") from error
+        raise ExportError(f"{path} cannot be opened: {first_line(error)}.") from error
     _check(path, manifest, opened)
     suppression = nms.Suppression(
         manifest.detect.max_detections, manifest.detect.min_score, manifest.detect.nms_iou_threshold
@@ -88,7 +89,3 @@ def _check(path: Path, manifest: pb.ModelManifest, opened: onnxruntime.Inference
         raise ExportError(f"{path} has no output `{missing[0]}`, which its task needs: export it again.")
     if "images" not in {value.name for value in opened.get_inputs()}:
         raise ExportError(f"{path} has no input `images`: export it again.")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

@@ -8,6 +8,7 @@ import onnxruntime
 from onnx import checker, shape_inference
 
 from retinue_export.errors import ExportError
+from retinue_export.graph import first_line
 
 Shape = tuple[int | None, ...]
 """The length of each dimension, None where it is not known."""
@@ -90,7 +91,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
         checker.check_model(model)
         graph = shape_inference.infer_shapes(model, data_prop=True).graph
     except (checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        raise ExportError(f"The graph is not valid ONNX: {_first_line(error)}.") from error
+        raise ExportError(f"The graph is not valid ONNX: {first_line(error)}.") from error
     shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.value_info, *graph.input, *graph.output):
         if value.type.tensor_type.HasField("shape"):
@@ -114,10 +115,6 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
         ):  # its exceptions share no other base; the graph may use operators that it does not have
             return model
         return onnx.load(options.optimized_model_filepath)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
