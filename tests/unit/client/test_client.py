@@ -17,13 +17,11 @@ from retinue_client import (
     DeadlineExceededError,
     ImageError,
     InvalidRequestError,
-    Keypoint,
     ModelNotFoundError,
     OverloadedError,
     ResponseError,
     ServerUnreachableError,
     UnavailableError,
-    WithRegions,
 )
 
 Code = grpc.StatusCode
@@ -109,44 +107,6 @@ def test_every_kind_of_image_arrives(ask, tmp_path):
     assert labels == ["path", "path", "bytes", "5x3 order 1", "5x3 order 3"]
 
 
-def test_detections_arrive_as_arrays_in_the_frame_of_the_image(ask):
-    found = ask("detect", b"x")
-    assert found.boxes.dtype == np.float32
-    assert found.boxes.tolist() == [[1, 2, 11, 22], [5.5, 6.5, 30, 20]]
-    assert found.class_ids.tolist() == [2, 0]
-    assert found.labels == ("x", "bag")
-    assert (found.image_width, found.image_height) == (64, 48)
-
-
-def test_no_detections_are_an_empty_sequence(ask, server):
-    server.service.alter_response = lambda response: response.outcomes[0].result.ClearField("detections")
-    found = ask("detect", b"x")
-    assert len(found) == 0
-    assert found.boxes.shape == (0, 4)
-
-
-def test_masks_and_keypoints_come_with_the_objects_where_there_are_any(ask):
-    plain, full = ask("detect", b"x"), ask("detect", b"x", masks=True)
-    assert (plain.masks, plain.keypoints, plain[0].mask, plain[0].keypoints) == ((), (), None, ())
-    assert full[1].mask.label == "bag"
-    shown = full[0].mask.decode()
-    assert shown.shape == (48, 64)
-    assert shown[2:12, 1:9].all()
-    assert shown.sum() == 80
-    assert full[0].keypoints == (Keypoint("tip", 6, 12, 3.5),)
-    assert full.filter(labels="bag").keypoints == full.keypoints[1:]
-    assert "mask" not in plain[0].to_dict()
-    assert full[0].to_dict()["keypoints"] == [{"name": "tip", "x": 6, "y": 12, "score": 3.5}]
-
-
-def test_masks_and_keypoints_are_drawn(ask):
-    picture = Image.new("RGB", (640, 480))
-    plain, full = (np.asarray(ask("detect", b"x", masks=masks).draw(picture), int) for masks in (False, True))
-    inside, tip = np.s_[95:105, 15:25], np.s_[119:121, 59:61]
-    assert (full[inside] != plain[inside]).all(axis=2).any()
-    assert (full[tip] != plain[tip]).any()
-
-
 def test_a_heatmap_comes_when_it_is_asked_for(ask):
     plain, hot = ask("classify", b"x"), ask("classify", b"x", heatmap=True)
     with pytest.raises(LookupError, match="heatmap=True"):
@@ -182,31 +142,6 @@ def test_a_heatmap_is_painted_where_it_is_hot(ask):
     assert hot[0] > hot[2] + 40  # yellow
     assert cold[0] == cold[1] == cold[2]  # grey
     assert drawn.shape[0] > 400  # the name and the scale
-
-
-def test_regions_travel_with_their_image(ask, server):
-    corners = [(1, 2, 3, 4), (5.5, 6, 7, 8)]
-    ask("detect", [b"x", WithRegions(b"y", corners), WithRegions(b"z", np.array(corners)[:1])])
-    (request,) = server.service.requests
-    sent = [
-        [(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions] for image in request.images
-    ]
-    assert sent == [[], corners, corners[:1]]
-    assert [image.encoded for image in request.images] == [b"x", b"y", b"z"]
-
-
-@pytest.mark.parametrize("regions", [[1, 2, 3, 4], [[1, 2, 3]], "everywhere", [["a", "b", "c", "d"]]])
-def test_what_are_no_regions_is_a_type_error(ask, server, regions):
-    with pytest.raises(TypeError, match="Regions are"):
-        ask("detect", WithRegions(b"x", regions))
-    assert server.service.requests == []
-
-
-def test_an_image_with_regions_can_be_drawn_on_and_named_in_errors(ask):
-    source = WithRegions(np.zeros((48, 64, 3), np.uint8), [(0, 0, 5, 5)])
-    assert ask("detect", source).draw(source).width >= 64
-    with pytest.raises(ImageError, match="no-such-file"):
-        ask("detect", WithRegions("no-such-file.jpg", [(0, 0, 5, 5)]))
 
 
 @pytest.mark.parametrize("mask_format", ["png", "raw", "coco_rle"])

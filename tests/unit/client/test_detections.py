@@ -1,0 +1,77 @@
+"""What `detect` asks and answers: boxes, masks, keypoints, and regions to look at."""
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from retinue_client import (
+    ImageError,
+    Keypoint,
+    WithRegions,
+)
+
+Code = grpc.StatusCode
+
+
+def test_detections_arrive_as_arrays_in_the_frame_of_the_image(ask):
+    found = ask("detect", b"x")
+    assert found.boxes.dtype == np.float32
+    assert found.boxes.tolist() == [[1, 2, 11, 22], [5.5, 6.5, 30, 20]]
+    assert found.class_ids.tolist() == [2, 0]
+    assert found.labels == ("x", "bag")
+    assert (found.image_width, found.image_height) == (64, 48)
+
+
+def test_no_detections_are_an_empty_sequence(ask, server):
+    server.service.alter_response = lambda response: response.outcomes[0].result.ClearField("detections")
+    found = ask("detect", b"x")
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+
+
+def test_masks_and_keypoints_come_with_the_objects_where_there_are_any(ask):
+    plain, full = ask("detect", b"x"), ask("detect", b"x", masks=True)
+    assert (plain.masks, plain.keypoints, plain[0].mask, plain[0].keypoints) == ((), (), None, ())
+    assert full[1].mask.label == "bag"
+    shown = full[0].mask.decode()
+    assert shown.shape == (48, 64)
+    assert shown[2:12, 1:9].all()
+    assert shown.sum() == 80
+    assert full[0].keypoints == (Keypoint("tip", 6, 12, 3.5),)
+    assert full.filter(labels="bag").keypoints == full.keypoints[1:]
+    assert "mask" not in plain[0].to_dict()
+    assert full[0].to_dict()["keypoints"] == [{"name": "tip", "x": 6, "y": 12, "score": 3.5}]
+
+
+def test_masks_and_keypoints_are_drawn(ask):
+    picture = Image.new("RGB", (640, 480))
+    plain, full = (np.asarray(ask("detect", b"x", masks=masks).draw(picture), int) for masks in (False, True))
+    inside, tip = np.s_[95:105, 15:25], np.s_[119:121, 59:61]
+    assert (full[inside] != plain[inside]).all(axis=2).any()
+    assert (full[tip] != plain[tip]).any()
+
+
+def test_regions_travel_with_their_image(ask, server):
+    corners = [(1, 2, 3, 4), (5.5, 6, 7, 8)]
+    ask("detect", [b"x", WithRegions(b"y", corners), WithRegions(b"z", np.array(corners)[:1])])
+    (request,) = server.service.requests
+    sent = [
+        [(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions] for image in request.images
+    ]
+    assert sent == [[], corners, corners[:1]]
+    assert [image.encoded for image in request.images] == [b"x", b"y", b"z"]
+
+
+@pytest.mark.parametrize("regions", [[1, 2, 3, 4], [[1, 2, 3]], "everywhere", [["a", "b", "c", "d"]]])
+def test_what_are_no_regions_is_a_type_error(ask, server, regions):
+    with pytest.raises(TypeError, match="Regions are"):
+        ask("detect", WithRegions(b"x", regions))
+    assert server.service.requests == []
+
+
+def test_an_image_with_regions_can_be_drawn_on_and_named_in_errors(ask):
+    source = WithRegions(np.zeros((48, 64, 3), np.uint8), [(0, 0, 5, 5)])
+    assert ask("detect", source).draw(source).width >= 64
+    with pytest.raises(ImageError, match="no-such-file"):
+        ask("detect", WithRegions("no-such-file.jpg", [(0, 0, 5, 5)]))

@@ -1,0 +1,307 @@
+"""What `retinue-export adopt` refuses: one sentence, exit code 2, and nothing written."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from tests.unit.export import foreign
+from tests.unit.export.adopting import NAMES, adopt, assert_refused, edited
+from tests.unit.export.command import run
+from torch import nn
+
+from retinue_export.adoption import external_data, reading
+from retinue_export.errors import ExportError
+
+
+def test_what_is_no_onnx_file_is_refused(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.onnx"
+    assert_refused(capsys, missing, told, "There is no ONNX file")
+    for content in (b"", b"PK\x03\x04 a zip file", b"\x00" * 100):
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(content)
+        assert_refused(capsys, path, told, "is no ONNX file")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_was_cut_short_is_refused(
+    share: float, classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = classifier.read_bytes()
+    classifier.write_bytes(content[: int(len(content) * share)])
+    assert_refused(capsys, classifier, told, "plain.onnx is no")
+
+
+def test_a_file_larger_than_protobuf_can_hold_is_not_read(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "huge.onnx"
+    with path.open("wb") as file:
+        file.truncate(reading.MAX_BYTES + 1)
+    assert_refused(capsys, path, told, "more than the 2147483647")
+
+
+def test_a_custom_operator_is_refused_by_name(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "DeformableConv"
+        model.graph.node[0].domain = "my.ops"
+        model.opset_import.append(helper.make_opsetid("my.ops", 1))
+
+    assert_refused(capsys, edited(classifier, change), told, "my.ops:DeformableConv", "standard operators")
+
+
+def test_a_custom_operator_inside_of_a_branch_is_found(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        branch = helper.make_graph(
+            [helper.make_node("Odd", [], ["odd"], domain="my.ops")],
+            "branch",
+            [],
+            [helper.make_tensor_value_info("odd", TensorProto.FLOAT, None)],
+        )
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+        model.graph.node.append(
+            helper.make_node("If", ["yes"], ["chosen"], then_branch=branch, else_branch=branch)
+        )
+        model.opset_import.append(helper.make_opsetid("my.ops", 1))
+
+    assert_refused(capsys, edited(classifier, change), told, "my.ops:Odd")
+
+
+def test_an_operator_that_the_runtime_does_not_have_is_told_in_its_words(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "NoSuchThing"
+        model.graph.node[0].domain = "com.microsoft"
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    assert_refused(capsys, edited(classifier, change), told, "ONNX Runtime cannot load", "NoSuchThing")
+
+
+class _TwoImages(nn.Module):
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left - right).mean((2, 3))
+
+
+def test_a_graph_of_several_images_is_refused(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+    path = foreign.export(_TwoImages(), tmp_path / "two.onnx", images, ["left", "right"], ["y"])
+    assert_refused(
+        capsys, path, told, "must have one input", "`left` float [1,3,8,8], `right` float [1,3,8,8]"
+    )
+
+
+def test_images_of_four_channels_are_refused(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign.export(
+        foreign.Classifier(3, channels=4), tmp_path / "four.onnx", (torch.rand(1, 4, 8, 8),), ["x"], ["y"]
+    )
+    assert_refused(capsys, path, told, "neither 1 channel (grey) nor 3 (RGB)")
+
+
+def test_a_wrong_number_of_labels_is_refused(
+    tmp_path: Path, classifier: Path, told: list[str], labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels.write_text("cat\ndog\n")
+    assert_refused(capsys, classifier, told, "answers 3 classes", "labels.txt names 2")
+    yolo = foreign.ultralytics(foreign.YoloV8(3), tmp_path / "yolo.onnx", NAMES)
+    assert_refused(capsys, yolo, ["--labels", str(labels)], "answers 3 classes", "labels.txt names 2")
+
+
+@pytest.mark.parametrize("names", ["{0: 'cat', 2: 'dog'}", "__import__('os')", "[" * 5000, "{}"])
+def test_names_in_metadata_that_are_none_must_be_told(
+    names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign.ultralytics(foreign.YoloV8(3), tmp_path / "yolo.onnx", NAMES)
+
+    def change(model: onnx.ModelProto) -> None:
+        (entry,) = [entry for entry in model.metadata_props if entry.key == "names"]
+        entry.value = names
+
+    assert_refused(capsys, edited(path, change), [], "Give --labels FILE")
+
+
+class _NotANumber(nn.Module):
+    """Answers NaN to what is bright."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (0.9 - images).sqrt().mean((2, 3))
+
+
+def test_an_answer_that_is_no_number_is_refused(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign.export(_NotANumber(), tmp_path / "nan.onnx", (torch.rand(1, 3, 8, 8),), ["x"], ["y"])
+    assert_refused(capsys, path, told, "answers a photo with NaN in `y`")
+
+
+def test_logits_that_are_told_to_be_probabilities_are_refused(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(capsys, classifier, [*told, "--no-softmax"], "no probabilities", "give --softmax")
+
+
+def test_what_looks_like_probabilities_without_a_softmax_must_be_told(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Shares(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            powers = images.mean((2, 3)).exp()
+            return powers / powers.sum(1, keepdim=True)
+
+    path = foreign.export(
+        Shares(), tmp_path / "shares.onnx", (torch.rand(1, 3, 8, 8),), ["x"], ["y"], {"x": {0: "n"}}
+    )
+    assert_refused(capsys, path, told, "--softmax or --no-softmax")
+    assert adopt(capsys, path, *told, "--no-softmax")[0] == 0
+
+
+def test_another_size_than_the_graphs_is_refused(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(capsys, classifier, [*told, "--size", "64"], "takes images of 32x32, and --size says 64")
+
+
+def test_a_graph_that_names_no_channels_may_still_be_told_to_be_grey(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(capsys, classifier, [*told, "--grey"], "takes 3 channels, and --grey says one")
+
+
+def test_an_output_must_be_chosen_where_there_are_several(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Two(nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images.mean((2, 3)), images.amax((2, 3))
+
+    path = foreign.export(Two(), tmp_path / "two.onnx", (torch.rand(1, 3, 8, 8),), ["x"], ["mean", "most"])
+    assert_refused(capsys, path, told, "--output NAME")
+    assert_refused(capsys, path, [*told, "--output", "least"], "no output `least`; it has `mean`, `most`")
+    assert adopt(capsys, path, *told, "--output", "most", "--softmax")[0] == 0
+
+
+def test_a_torchvision_detector_is_sent_to_its_own_export(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Finished(nn.Module):
+        """As torchvision's detectors answer: another number of rows for each image."""
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            values = images[0, 0, :, 0]
+            kept = torch.nonzero(values > 0.5)[:, 0]
+            return images[0, 0, :, :4][kept], (values[kept] * 3).long(), values[kept]
+
+    path = foreign.export(
+        Finished(),
+        tmp_path / "detector.onnx",
+        (torch.rand(1, 3, 8, 8),),
+        ["images"],
+        ["boxes", "labels", "scores"],
+        {"boxes": {0: "detections"}, "labels": {0: "detections"}, "scores": {0: "detections"}},
+    )
+    assert_refused(capsys, path, told, "one of torchvision's detectors", "retinue-export torchvision")
+
+
+def test_masks_of_hugging_face_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Panoptic(nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images.mean((2, 3)), images[:, :1]
+
+    outputs = ("logits", "pred_masks")
+    path = foreign.hugging_face(Panoptic(), tmp_path / "panoptic", NAMES, {"size": 64}, outputs)
+    assert_refused(capsys, path, [], "answers masks of its own (`pred_masks`)")
+
+
+# External data
+
+
+def with_external_data(classifier: Path) -> Path:
+    model = onnx.load(classifier)
+    onnx.save_model(model, classifier, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return classifier
+
+
+def relocate(path: Path, location: str) -> Path:
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_external_data_beside_the_file_is_put_inside(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_external_data(classifier)
+    assert adopt(capsys, path, *told)[0] == 0
+    model = onnx.load(path.parent / "models" / "it" / "1" / "model.onnx", load_external_data=False)
+    assert all(not tensor.external_data for tensor in model.graph.initializer)
+    assert run(capsys, "verify", str(path.parent / "models" / "it"), "--adopted", str(path))[0] == 0
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "inner/../../weights.bin", "/etc/hostname", ""])
+def test_external_data_outside_of_the_folder_is_refused(
+    location: str,
+    tmp_path: Path,
+    told: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    path = foreign.export(
+        foreign.Classifier(3), folder / "plain.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"]
+    )
+    with_external_data(path)
+    (folder / "weights.bin").rename(tmp_path / "weights.bin")
+    monkeypatch.setattr(external_data._Place, "read", lambda _self: pytest.fail("it was read"))
+    assert_refused(capsys, relocate(path, location), told, "outside of its folder")
+
+
+def test_a_link_that_leads_outside_of_the_folder_is_refused(
+    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = foreign.export(
+        foreign.Classifier(3), folder / "plain.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"]
+    )
+    with_external_data(path)
+    (folder / "weights.bin").rename(tmp_path / "weights.bin")
+    os.symlink(tmp_path / "weights.bin", folder / "weights.bin")
+    assert_refused(capsys, path, told, "outside of its folder")
+
+
+def test_external_data_that_is_missing_or_cut_short_is_refused(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_external_data(classifier)
+    data = path.parent / "weights.bin"
+    content = data.read_bytes()
+    data.write_bytes(content[:-10])
+    assert_refused(capsys, path, told, "weights.bin is too short for the weight")
+    data.unlink()
+    assert_refused(capsys, path, told, "that file is missing")
+
+
+def test_external_data_that_no_single_file_could_hold_is_not_read(classifier: Path) -> None:
+    path = with_external_data(classifier)
+    model = onnx.load(path, load_external_data=False)
+    with pytest.raises(ExportError, match="more than 2 GB"):
+        external_data.embed(model, path, 100)
+    assert np.all([tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer])
