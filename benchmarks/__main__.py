@@ -4,19 +4,26 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import machine, memory, quantisation, serve, startup
+from benchmarks import cuda, machine, memory, quantisation, serve, startup
 
-_SCENARIOS = {"serve": serve, "startup": startup, "memory": memory, "quantisation": quantisation}
+_SCENARIOS = {
+    "serve": serve,
+    "startup": startup,
+    "memory": memory,
+    "quantisation": quantisation,
+    "cuda": cuda,
+}
+_WITH_GPU = {"cuda"}
 
 
 def main(names: list[str]) -> None:
-    """Runs the named scenarios, or all."""
+    """Runs the named scenarios, or all that need no GPU."""
     unknown = [name for name in names if name not in _SCENARIOS]
     if unknown:
         raise SystemExit(f"no scenario {unknown[0]!r}: there are {', '.join(_SCENARIOS)}.")
     facts = machine.facts()
     print(f"{machine.sentence(facts)}\n")
-    for name in names or list(_SCENARIOS):
+    for name in names or [name for name in _SCENARIOS if name not in _WITH_GPU]:
         scenario = _SCENARIOS[name]
         result = scenario.run()
         path = Path(__file__).parent / "results" / f"{name}.json"

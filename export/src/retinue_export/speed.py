@@ -13,8 +13,8 @@ from retinue_server.bundle import manifest as manifest_file
 from retinue_server.runtime import profile, providers
 from retinue_server.runtime.session import Session, Threads
 
-_SECONDS = 1.0
-"""After so long no larger batch is tried."""
+_SECONDS = 0.5
+"""After so long no larger batch is tried, see `profile.measure`."""
 _ROUNDS = 3
 """The fastest of so many measurements counts, since other work on the machine only ever makes one slower."""
 _THREADS = Threads(1, 1)

@@ -91,6 +91,11 @@ def test_the_first_run_of_a_size_does_not_count() -> None:
     assert measured(network) == Profile(max_batch_size=1, images_per_second=pytest.approx(1000))
 
 
+def test_larger_batches_are_tried_however_long_the_first_run_of_each_takes() -> None:
+    network = Network(lambda size: 0.001 + (3 if size not in network.sizes[:-1] else 0))
+    assert measured(network, on_gpu=True).max_batch_size == 128
+
+
 def test_a_run_that_was_disturbed_does_not_count() -> None:
     network = Network(lambda size: 0.001 * size * (3 if len(network.sizes) % 4 == 2 else 1))
     assert measured(network).images_per_second == pytest.approx(1000)
