@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import cuda, machine, memory, quantisation, serve, startup
+from benchmarks import cuda, cuda_agreement, machine, memory, quantisation, serve, startup
 
 _SCENARIOS = {
     "serve": serve,
@@ -12,8 +12,9 @@ _SCENARIOS = {
     "memory": memory,
     "quantisation": quantisation,
     "cuda": cuda,
+    "cuda_agreement": cuda_agreement,
 }
-_WITH_GPU = {"cuda"}
+_WITH_GPU = {"cuda", "cuda_agreement"}
 
 
 def main(names: list[str]) -> None:

@@ -42,21 +42,23 @@ class Feeds:
         self._detect = manifest.detect
         self._whole_input = (0, 0, manifest.input.width, manifest.input.height)
 
-    def make(self, asked: Sequence[Asked], frames: Iterable[Frame | RetinueError]) -> Arrays:
+    def make(self, asked: Sequence[Asked], frames: Iterable[Frame | RetinueError], batch_size: int) -> Arrays:
         """Makes them for a batch whose images may run together.
 
         Args:
             asked: What came with each image.
             frames: How each image lies in the input, or why it could not be read.
+            batch_size: How many rows the batch has; what lies in those past the images is of no interest.
         """
         made: dict[str, npt.NDArray[Any]] = {}
         if self._detect.adjustable_thresholds:
             wanted = [one.options for one in asked if isinstance(one.options, DetectOptions)]
-            made[contract.SCORE_THRESHOLD] = np.array([one.score_threshold for one in wanted], np.float32)
+            made[contract.SCORE_THRESHOLD] = np.ones(batch_size, np.float32)
+            made[contract.SCORE_THRESHOLD][: len(wanted)] = [one.score_threshold for one in wanted]
             made[contract.IOU_THRESHOLD] = np.array([wanted[0].iou_threshold], np.float32)
         if rows := self._detect.max_regions:
-            made[contract.REGIONS] = np.zeros((len(asked), rows, 4), np.float32)
-            for row, one, frame in zip(made[contract.REGIONS], asked, frames, strict=True):
+            made[contract.REGIONS] = np.zeros((batch_size, rows, 4), np.float32)
+            for row, one, frame in zip(made[contract.REGIONS][: len(asked)], asked, frames, strict=True):
                 if one.regions is not None and isinstance(frame, Frame):
                     row[: len(one.regions)] = regions.to_input(one.regions, frame)
         return made

@@ -62,7 +62,8 @@ class Pipeline:
 
     On a CPU the calling thread decodes its own batch: no hop, no idle core, warm caches. In front of a GPU a pool of
     decoders fills the batch, and the network runs one batch at a time, so that the engine's other thread decodes the
-    next batch meanwhile.
+    next batch meanwhile. A GPU's libraries take a second or more over each batch size that is new to them, so batches
+    are filled up there to the next power of two: those sizes were run when the model was measured.
 
     Args:
         network: What runs the batch.
@@ -113,12 +114,13 @@ class Pipeline:
         if len(errors) == batch_size:
             return list(errors)
 
-        feeds = self._feeds.make(items, (frame for frame, _ in prepared))
+        rows = self._rows(batch_size)
+        feeds = self._feeds.make(items, (frame for frame, _ in prepared), rows)
         extra = frozenset().union(*(work.options.extra_outputs for work in items))
         with self._device:
             began = time.perf_counter()
-            # An unreadable image's row holds what was there before; its output is dropped.
-            outputs = self._network.run(slab[:batch_size], feeds, extra)
+            # The row of an unreadable image, or of none, holds what was there before; its output is dropped.
+            outputs = self._network.run(slab[:rows], feeds, extra)
             inference_seconds = time.perf_counter() - began
 
         answers: list[Answer | RetinueError] = []
@@ -151,6 +153,12 @@ class Pipeline:
         except Exception as error:
             frame = _alone(error)
         return frame, time.perf_counter() - began
+
+    def _rows(self, batch_size: int) -> int:
+        """How many rows the network runs for so many images."""
+        if self._decoders is None:
+            return batch_size
+        return min(1 << (batch_size - 1).bit_length(), self._max_batch_size)
 
     def _new_slab(self) -> npt.NDArray[np.uint8]:
         spec = self._spec

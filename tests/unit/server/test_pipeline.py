@@ -210,6 +210,25 @@ def test_in_front_of_a_gpu_one_batch_is_decoded_while_another_runs(network: Fake
     assert [len(batch) for batch in network.batches] == [1, 2]
 
 
+@pytest.mark.parametrize(("images", "rows"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 6), (6, 6)])
+def test_a_gpu_runs_only_sizes_that_were_measured(network: FakeNetwork, images: int, rows: int) -> None:
+    one = Pipeline(network, SPEC, NO_FEEDS, mean_level, max_batch_size=6, decoders=Decoders())
+    answers = one.run([work(10 * number) for number in range(images)])
+    assert [answer.result[0] for answer in answers] == [10 * number for number in range(images)]  # type: ignore[index,union-attr]
+    assert [len(batch) for batch in network.batches] == [rows]
+
+
+def test_rows_without_an_image_have_thresholds_and_regions_too(network: FakeNetwork) -> None:
+    options = pb.DetectOptions(max_detections=9, adjustable_thresholds=True, max_regions=2)
+    feeds = Feeds(pb.ModelManifest(task=pb.TASK_DETECT, detect=options))
+    asked = [replace(work(10), options=wanting(score_threshold=0.25), regions=np.zeros((1, 4), np.float32))]
+    pipeline(network, decoders=Decoders(), feeds=feeds).run(asked * 3)
+    (fed,) = network.fed
+    assert fed["score_threshold"].tolist() == [0.25, 0.25, 0.25, 1]
+    assert fed["regions"].shape == (4, 2, 4)
+    assert fed["iou_threshold"].shape == (1,)
+
+
 def wanting(**changes: Any) -> DetectOptions:
     plain = DetectOptions(score_threshold=0.5, max_detections=9, class_ids=None, iou_threshold=0.6)
     return replace(plain, **changes)

@@ -16,8 +16,7 @@ from retinue_server.errors import StartupError
 
 _log = structlog.get_logger(__name__)
 
-# ONNX Runtime's severities.
-_WARNING = 2
+# The highest of ONNX Runtime's severities.
 _FATAL = 4
 
 CPU = "CPUExecutionProvider"
@@ -146,14 +145,17 @@ def _why_no_folder(options: ProviderOptions) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps ONNX Runtime from printing what it misses: the one sentence that matters is the caller's."""
+    """Keeps ONNX Runtime from printing what it misses: the one sentence that matters is the caller's.
+
+    Its log stays off, since on a GPU it goes on to print a line for each kernel that cuDNN tries in vain. What fails in
+    earnest is raised.
+    """
     ort.set_default_logger_severity(_FATAL)
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
             yield
     finally:
-        ort.set_default_logger_severity(_WARNING)
         if printed.getvalue():
             _log.debug("provider_probe", printed=printed.getvalue())
 
