@@ -1,7 +1,7 @@
 """Exported graphs on an NVIDIA GPU: whether they answer as on the CPU, and what FP16 changes there.
 
-Weights are random but live, see `retinue_export.catalogue`, so what FP16 changes is no loss of quality. Beside it stands
-what the export tool's emulation of FP16 foretells.
+Weights are random but live, see `retinue_export.catalogue`, so what FP16 changes is no loss of quality. Beside it
+stands what the export tool's emulation of FP16 foretells.
 """
 
 import json
