@@ -107,8 +107,17 @@ def detector(models: Path, name: str = "colour-detector", version: int = 1) -> P
     )
 
 
-def region_detector(models: Path, name: str = "colour-regions", version: int = 1) -> Path:
-    """Judges up to three regions by their mean channels / 255; its left half is its mask, its middle its keypoint."""
+def region_detector(
+    models: Path, name: str = "colour-regions", version: int = 1, max_regions: int = 3
+) -> Path:
+    """Judges regions by their mean channels / 255; its left half is its mask, its middle its keypoint.
+
+    Args:
+        models: the folder of all models.
+        name: the bundle's.
+        version: the bundle's.
+        max_regions: how many it looks at, and finds.
+    """
     from retinue_export import nms
     from retinue_export.nms import Suppression
 
@@ -121,7 +130,7 @@ def region_detector(models: Path, name: str = "colour-regions", version: int = 1
         helper.make_node("Squeeze", ["images_shape"], ["image_count"]),
         helper.make_node("Range", ["nought", "image_count", "one"], ["numbers"]),
         helper.make_node("Unsqueeze", ["numbers", "last_axis"], ["column"]),
-        helper.make_node("Concat", ["images_shape", "three"], ["numbers_shape"], axis=0),
+        helper.make_node("Concat", ["images_shape", "region_count"], ["numbers_shape"], axis=0),
         helper.make_node("Expand", ["column", "numbers_shape"], ["repeated"]),
         helper.make_node("Reshape", ["repeated", "any"], ["image_of_region"]),
         helper.make_node(
@@ -132,7 +141,7 @@ def region_detector(models: Path, name: str = "colour-regions", version: int = 1
             output_width=1,
             coordinate_transformation_mode="half_pixel",
         ),
-        helper.make_node("Reshape", ["means", "by_three_by_three"], ["by_region"]),
+        helper.make_node("Reshape", ["means", "by_region_by_class"], ["by_region"]),
         helper.make_node("ReduceMax", ["regions", "last_axis"], ["furthest"], keepdims=1),
         helper.make_node("Greater", ["furthest", "zero"], ["used"]),
         helper.make_node("Where", ["used", "by_region", "zero"], ["judged"]),
@@ -140,8 +149,8 @@ def region_detector(models: Path, name: str = "colour-regions", version: int = 1
         helper.make_node("Identity", ["regions"], ["dense_boxes"]),
     ]
     outputs = [
-        helper.make_tensor_value_info("dense_boxes", TensorProto.FLOAT, ["N", 3, 4]),
-        helper.make_tensor_value_info("dense_scores", TensorProto.FLOAT, ["N", 3, 3]),
+        helper.make_tensor_value_info("dense_boxes", TensorProto.FLOAT, ["N", max_regions, 4]),
+        helper.make_tensor_value_info("dense_scores", TensorProto.FLOAT, ["N", 3, max_regions]),
     ]
     constants = [
         numpy_helper.from_array(np.array(255, np.float32), "white"),
@@ -149,8 +158,8 @@ def region_detector(models: Path, name: str = "colour-regions", version: int = 1
         numpy_helper.from_array(np.array([-1, 4]), "any_by_four"),
         numpy_helper.from_array(np.array([-1]), "any"),
         numpy_helper.from_array(np.array([-1]), "last_axis"),
-        numpy_helper.from_array(np.array([-1, 3, 3]), "by_three_by_three"),
-        numpy_helper.from_array(np.array([3]), "three"),
+        numpy_helper.from_array(np.array([-1, max_regions, 3]), "by_region_by_class"),
+        numpy_helper.from_array(np.array([max_regions]), "region_count"),
         numpy_helper.from_array(np.array(0), "nought"),
         numpy_helper.from_array(np.array(1), "one"),
         numpy_helper.from_array(
@@ -164,18 +173,18 @@ def region_detector(models: Path, name: str = "colour-regions", version: int = 1
         numpy_helper.from_array(np.array([8, 8]), "mask_size"),
     ]
     options = pb.DetectOptions(
-        max_detections=3,
+        max_detections=max_regions,
         nms_iou_threshold=0.5,
         default_score_threshold=0.5,
         adjustable_thresholds=True,
-        max_regions=3,
+        max_regions=max_regions,
         mask_height=8,
         mask_width=8,
         keypoint_names=["middle"],
     )
 
     def finish(graph: onnx.ModelProto) -> None:
-        nms.append(graph, "dense_boxes", "dense_scores", Suppression(3, 0, 0.5), adjustable=True)
+        nms.append(graph, "dense_boxes", "dense_scores", Suppression(max_regions, 0, 0.5), adjustable=True)
         graph.graph.node.extend(
             [
                 helper.make_node("MatMul", ["boxes", "middle"], ["middles"]),
@@ -186,11 +195,13 @@ def region_detector(models: Path, name: str = "colour-regions", version: int = 1
                 helper.make_node("Expand", ["left_half", "masks_shape"], ["masks"]),
             ]
         )
-        graph.graph.input.append(helper.make_tensor_value_info("regions", TensorProto.FLOAT, ["N", 3, 4]))
+        graph.graph.input.append(
+            helper.make_tensor_value_info("regions", TensorProto.FLOAT, ["N", max_regions, 4])
+        )
         graph.graph.output.extend(
             [
-                helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["N", 3, 1, 3]),
-                helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["N", 3, 8, 8]),
+                helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["N", max_regions, 1, 3]),
+                helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["N", max_regions, 8, 8]),
             ]
         )
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,18 @@ def test_an_image_with_regions_that_cannot_be_looked_at_fails_alone(regions: Con
     assert "region 0 is no rectangle" in outcomes[3].error.message
     # A region beside the image shows nothing.
     assert found(outcomes[4]) == []
+
+
+def test_thousands_of_regions_are_judged_and_more_than_a_request_may_have_refused(tmp_path: Path) -> None:
+    most = 2000  # the proposals of an image in R-CNN's paper
+    colour_bundles.region_detector(tmp_path, max_regions=most)
+    corners = [(x, y, x + 0.4, y + 0.5) for x in range(WIDTH) for y in range(25)]
+    with running_server(tmp_path) as server, connected(server.grpc_address) as connection:
+        outcomes = connection.detect(photo(*corners), photo(LEFT), score_threshold=0.4).outcomes
+        refusal = refused(lambda: connection.detect(*[photo(*corners)] * 9))
+    assert len(found(outcomes[0])) == most
+    assert found(outcomes[1]) == [("red", LEFT)]
+    assert refusal.reason == "TOO_MANY_REGIONS"
 
 
 def test_regions_for_a_model_that_looks_at_the_whole_image_are_refused(colour: Connection) -> None:

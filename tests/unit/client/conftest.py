@@ -244,6 +244,12 @@ def _model(name: str, task: int, provider: str = "CPUExecutionProvider") -> pb.M
     if task == manifest_pb2.TASK_DETECT:
         manifest.detect.max_detections = 100
         manifest.detect.default_score_threshold = 0.25
+        manifest.detect.adjustable_thresholds = True
+        manifest.detect.max_regions = 4
+        manifest.detect.mask_height = manifest.detect.mask_width = 28
+        manifest.detect.keypoint_names.append("tip")
+    if task == manifest_pb2.TASK_CLASSIFY:
+        manifest.classify.heatmap_height = manifest.classify.heatmap_width = 7
     if task == manifest_pb2.TASK_SEGMENT:
         manifest.segment.background_class_id = 0
     execution = pb.Execution(

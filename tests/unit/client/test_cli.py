@@ -324,6 +324,12 @@ def test_models_are_a_table(retinue):
     assert "CPU " in first
 
 
+def test_the_table_of_models_says_what_a_detector_can_do(retinue):
+    _, classifier, detector, segmenter = retinue("models").stdout.splitlines()
+    assert "detect (regions, masks, keypoints)" in detector
+    assert "(" not in classifier + segmenter
+
+
 def test_models_in_json_are_one_a_line(retinue):
     names = [line["name"] for line in lines(retinue("models", "--json"))]
     assert names == ["a-classifier", "b-detector", "c-segmenter"]
@@ -361,6 +367,11 @@ def test_what_is_no_region_is_refused(retinue, server, photos, region):
     assert result.exit_code == 2
     assert "X1,Y1,X2,Y2" in result.stderr
     assert server.service.requests == []
+
+
+def test_the_help_says_where_masks_are_seen(retinue):
+    usage = " ".join(retinue("detect", "--help", env={"COLUMNS": "200"}).stdout.split())
+    assert "which pixels show each object, seen with --json or --draw only" in usage
 
 
 def test_the_usage_names_an_image_once(retinue):

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +24,7 @@ from retinue_client import (
     ServerUnreachableError,
     UnavailableError,
 )
+from retinue_client._draw import draw_heatmap
 
 Code = grpc.StatusCode
 
@@ -142,6 +144,13 @@ def test_a_heatmap_is_painted_where_it_is_hot(ask):
     assert hot[0] > hot[2] + 40  # yellow
     assert cold[0] == cold[1] == cold[2]  # grey
     assert drawn.shape[0] > 400  # the name and the scale
+
+
+def test_the_name_below_a_heatmap_is_the_label_as_it_is_and_a_percentage(ask):
+    picture = Image.new("RGB", (600, 400))
+    answer = ask("classify", b"100% cotton", heatmap=True)
+    expected = draw_heatmap(picture, answer.heatmap, "100% cotton 75.0 %")
+    assert answer.draw_heatmap(picture) == expected
 
 
 @pytest.mark.parametrize("mask_format", ["png", "raw", "coco_rle"])
@@ -282,6 +291,25 @@ def test_models_are_listed_with_what_a_caller_needs(ask):
     assert (detector.max_detections, detector.default_score_threshold) == (100, 0.25)
     assert segmenter.background_class_id == 0
     assert classifier.to_dict()["quality"][0]["dataset"] == "Fashion-MNIST test split"
+
+
+def test_models_say_what_they_can_do(ask):
+    classifier, detector, segmenter = ask("list_models")
+    assert (classifier.gives_heatmaps, segmenter.gives_heatmaps, detector.gives_heatmaps) == (
+        True,
+        False,
+        False,
+    )
+    assert (detector.max_regions, detector.keypoint_names) == (4, ("tip",))
+    assert (detector.gives_masks, detector.adjustable_thresholds) == (True, True)
+    assert (classifier.max_regions, classifier.keypoint_names) == (0, ())
+    assert (classifier.gives_masks, classifier.adjustable_thresholds) == (False, False)
+
+
+def test_models_become_json(ask):
+    for model in ask("list_models"):
+        fields = model.to_dict()
+        assert json.loads(json.dumps(fields)) == fields
 
 
 def test_models_are_listed_by_task_and_found_by_name(ask):

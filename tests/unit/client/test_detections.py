@@ -8,6 +8,7 @@ from PIL import Image
 from retinue_client import (
     ImageError,
     Keypoint,
+    ResponseError,
     WithRegions,
 )
 
@@ -42,6 +43,31 @@ def test_masks_and_keypoints_come_with_the_objects_where_there_are_any(ask):
     assert full.filter(labels="bag").keypoints == full.keypoints[1:]
     assert "mask" not in plain[0].to_dict()
     assert full[0].to_dict()["keypoints"] == [{"name": "tip", "x": 6, "y": 12, "score": 3.5}]
+
+
+def test_a_mask_that_is_missing_is_an_error_of_the_answer(ask, server):
+    def without(response):
+        response.outcomes[0].result.detections[1].mask_counts = b""
+
+    server.service.alter_response = without
+    with pytest.raises(ResponseError, match="without a mask"):
+        ask("detect", b"x", masks=True)
+    assert len(ask("detect", b"x")) == 2
+
+
+def test_nothing_found_needs_no_mask(ask, server):
+    server.service.alter_response = lambda response: response.outcomes[0].result.ClearField("detections")
+    assert len(ask("detect", b"x", masks=True)) == 0
+
+
+def test_objects_without_keypoints_are_drawn_beside_one_that_has_some(ask, server):
+    def without(response):
+        response.outcomes[0].result.detections[1].ClearField("keypoints")
+
+    server.service.alter_response = without
+    found = ask("detect", b"x", masks=True)
+    assert [len(points) for points in found.keypoints] == [1, 0]
+    assert found.draw(Image.new("RGB", (640, 480))).size == (640, 480)
 
 
 def test_masks_and_keypoints_are_drawn(ask):

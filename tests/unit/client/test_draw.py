@@ -98,6 +98,38 @@ def test_colours_are_counted_from_the_first_class_that_has_one():
     draw.draw_segmentation(image, class_map, [], first_coloured=1)
 
 
+def test_the_surest_mask_lies_on_top():
+    image = Image.new("RGB", (600, 400), GREY)
+    left, both = np.array([[True, False]]), np.ones((400, 600), bool)
+    drawn = draw.draw_masks(image, iter([left, both]), np.array([700, 3]))
+    for x, class_id in ((150, 700), (450, 3)):
+        tint = tuple(round((a + b) / 2) for a, b in zip(GREY, colour_of_class(class_id), strict=True))
+        assert drawn.getpixel((x, 200)) == pytest.approx(tint, abs=1)
+    assert image.getcolors() == [(600 * 400, GREY)]
+
+
+def test_what_no_mask_shows_is_not_tinted():
+    image = Image.new("RGB", (600, 400), GREY)
+    nowhere = np.zeros((400, 600), bool)
+    for masks in ([], [nowhere, nowhere]):
+        drawn = draw.draw_masks(image, masks, np.arange(len(masks)))
+        assert drawn.getcolors() == [(600 * 400, GREY)]
+
+
+def test_masks_are_blended_with_the_image_once(monkeypatch):
+    blended = []
+    blend = Image.blend
+
+    def count(*args):
+        blended.append(args)
+        return blend(*args)
+
+    monkeypatch.setattr(Image, "blend", count)
+    masks = [np.eye(50, dtype=bool)] * 20
+    draw.draw_masks(Image.new("RGB", (50, 50), GREY), masks, np.arange(20))
+    assert len(blended) == 1
+
+
 def test_a_class_map_of_another_size_is_scaled_to_the_image():
     image = Image.new("RGB", (600, 400), GREY)
     class_map = np.array([[-1, 700]], dtype=np.int32)

@@ -42,6 +42,10 @@ def fields(task: str = "TASK_CLASSIFY", /, **changes: Any) -> dict[str, Any]:
             "min_score": 0.05,
             "nms_iou_threshold": 0.5,
             "default_score_threshold": 0.4,
+            "max_regions": 20,
+            "mask_height": 28,
+            "mask_width": 14,
+            "keypoint_names": ["nose", "left_eye"],
         }
     if task == "TASK_SEGMENT":
         valid["segment"] = {"map_height": 56, "map_width": 40, "background_class_id": -1}
@@ -131,6 +135,14 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
     ("TASK_DETECT", "detect__nms_iou_threshold", "Infinity"),
     ("TASK_DETECT", "detect__default_score_threshold", "-Infinity"),
     ("TASK_DETECT", "detect__default_score_threshold", 2),
+    ("TASK_DETECT", "detect__max_regions", -1),
+    ("TASK_DETECT", "detect__max_regions", 4097),
+    ("TASK_DETECT", "detect__mask_height", -1),
+    ("TASK_DETECT", "detect__mask_height", 8193),
+    ("TASK_DETECT", "detect__mask_width", 0),
+    ("TASK_DETECT", "detect__mask_width", 8193),
+    ("TASK_DETECT", "detect__keypoint_names", ["nose", ""]),
+    ("TASK_DETECT", "detect__keypoint_names", ["nose", "nose"]),
     ("TASK_SEGMENT", "segment__map_height", 0),
     ("TASK_SEGMENT", "segment__map_height", 8193),
     ("TASK_SEGMENT", "segment__map_width", 0),

@@ -62,3 +62,9 @@ def test_what_a_crop_cuts_off_of_a_region_is_lost_and_all_of_one_leaves_nothing(
     inside = to_input(regions, frame_of(ResizeMode.SHORTER_SIDE_CENTER_CROP, 200, 50))
     np.testing.assert_allclose(inside, [[0, 0, 50, 100], [0, 0, 0, 0], [0, 20, 10, 100]], atol=0.5)
     assert inside.dtype == np.float32
+
+
+def test_what_lies_beside_the_image_is_lost_in_a_letterbox_too():
+    regions = checked([(0, -100, 100, 150), (0, 52, 100, 90)])
+    inside = to_input(regions, frame_of(ResizeMode.LETTERBOX, 200, 50))
+    np.testing.assert_allclose(inside, [[0, 37.5, 50, 62.5], [0, 0, 0, 0]], atol=0.5)

@@ -17,6 +17,7 @@ MODEL_FILE = "model.onnx"
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_INPUT_SIDE = 8192
+MAX_REGIONS = 4096
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # What to do about a file that nobody can mend.
@@ -24,6 +25,7 @@ _REPLACE = "copy or export the bundle again"
 
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
+_OPTIONS = {pb.TASK_CLASSIFY: "classify", pb.TASK_DETECT: "detect", pb.TASK_SEGMENT: "segment"}
 _RESIZE_MODES = {
     pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP: ResizeMode.SHORTER_SIDE_CENTER_CROP,
     pb.RESIZE_MODE_LETTERBOX: ResizeMode.LETTERBOX,
@@ -123,10 +125,11 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
             "name",
             "must be letters, digits, '.', '_' and '-'",
         ),
+        (manifest.task in _OPTIONS, "task", "must be a known task"),
         (
-            manifest.task in (pb.TASK_CLASSIFY, pb.TASK_DETECT, pb.TASK_SEGMENT),
+            manifest.WhichOneof("task_options") in (None, _OPTIONS.get(manifest.task)),
             "task",
-            "must be a known task",
+            f"must be the one that `{manifest.WhichOneof('task_options')}` belongs to",
         ),
         (1 <= image.height <= MAX_INPUT_SIDE, "input.height", f"must be 1 to {MAX_INPUT_SIDE}"),
         (1 <= image.width <= MAX_INPUT_SIDE, "input.width", f"must be 1 to {MAX_INPUT_SIDE}"),
@@ -166,19 +169,8 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
 
 def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
     if manifest.task == pb.TASK_CLASSIFY:
-        height, width = manifest.classify.heatmap_height, manifest.classify.heatmap_width
-        return [
-            (
-                0 <= height <= MAX_INPUT_SIDE,
-                "classify.heatmap_height",
-                f"must be 0, for none, to {MAX_INPUT_SIDE}",
-            ),
-            (
-                (1 <= width <= MAX_INPUT_SIDE) if height else width == 0,
-                "classify.heatmap_width",
-                f"must be 1 to {MAX_INPUT_SIDE}, or 0 where heatmap_height is",
-            ),
-        ]
+        classify = manifest.classify
+        return _optional_size("classify.heatmap", classify.heatmap_height, classify.heatmap_width)
     if manifest.task == pb.TASK_DETECT:
         detect = manifest.detect
         return [
@@ -186,6 +178,17 @@ def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
             (_is_unit(detect.min_score), "detect.min_score", "must be in [0, 1]"),
             (_is_unit(detect.nms_iou_threshold), "detect.nms_iou_threshold", "must be in [0, 1]"),
             (_is_unit(detect.default_score_threshold), "detect.default_score_threshold", "must be in [0, 1]"),
+            (
+                0 <= detect.max_regions <= MAX_REGIONS,
+                "detect.max_regions",
+                f"must be 0, for none, to {MAX_REGIONS}",
+            ),
+            *_optional_size("detect.mask", detect.mask_height, detect.mask_width),
+            (
+                all(detect.keypoint_names) and len(set(detect.keypoint_names)) == len(detect.keypoint_names),
+                "detect.keypoint_names",
+                "must be names, each once",
+            ),
         ]
     if manifest.task == pb.TASK_SEGMENT:
         segment = manifest.segment
@@ -204,6 +207,18 @@ def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
             (len(manifest.labels) <= 65536, "labels", "must be at most 65536 for a class map"),
         ]
     return []
+
+
+def _optional_size(what: str, height: int, width: int) -> list[tuple[bool, str, str]]:
+    """Checks the size of a map that a graph may give."""
+    return [
+        (0 <= height <= MAX_INPUT_SIDE, f"{what}_height", f"must be 0, for none, to {MAX_INPUT_SIDE}"),
+        (
+            (1 <= width <= MAX_INPUT_SIDE) if height else width == 0,
+            f"{what}_width",
+            f"must be 1 to {MAX_INPUT_SIDE}, or 0 where {what.rpartition('.')[2]}_height is",
+        ),
+    ]
 
 
 def _is_normalisation(image: pb.ImageInput) -> bool:

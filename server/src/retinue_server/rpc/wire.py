@@ -5,9 +5,9 @@ taken would cost gigabytes before anybody could count its images.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 
 from google.protobuf.message import DecodeError
+from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.errors import InvalidRequestError
@@ -16,8 +16,11 @@ from retinue_server.errors import InvalidRequestError
 _IMAGES = pb.ClassifyRequest.IMAGES_FIELD_NUMBER
 # Names of classes, above all.
 _MOST_OTHER_FIELDS = 4096
-# It has one; later versions may have more.
+# Besides regions it has one; later versions may have more.
 _MOST_IMAGE_FIELDS = 16
+_REGIONS = image_pb2.Image.REGIONS_FIELD_NUMBER
+# Of all images together.
+_MOST_REGIONS = 16384
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
 _VARINT_BYTES = 10
@@ -31,25 +34,25 @@ def check_fields(data: bytes, *, max_images: int) -> None:
         max_images: More are refused.
 
     Raises:
-        InvalidRequestError: It has too many images, or too many other fields.
+        InvalidRequestError: It has too many images, regions or other fields.
         DecodeError: It is no message at all.
     """
-    images = others = 0
+    images = regions = others = 0
     for number, start, end in _fields(data, 0, len(data)):
         if number != _IMAGES:
             others += 1
         else:
             images += 1
-            inner = islice(_fields(data, start, end), _MOST_IMAGE_FIELDS + 1)
-            if sum(1 for _ in inner) > _MOST_IMAGE_FIELDS:
-                raise InvalidRequestError(
-                    f"image {images - 1} has more than {_MOST_IMAGE_FIELDS} fields; set `encoded` or `raw`, once.",
-                    reason="TOO_MANY_FIELDS",
-                )
+            regions += _count_regions(data, start, end, images - 1)
         if images > max_images:
             raise InvalidRequestError(
                 f"the request has too many images: at most {max_images} are taken; split it into several.",
                 reason="TOO_MANY_IMAGES",
+            )
+        if regions > _MOST_REGIONS:
+            raise InvalidRequestError(
+                f"the request has more than {_MOST_REGIONS} regions; split it into several.",
+                reason="TOO_MANY_REGIONS",
             )
         if others > _MOST_OTHER_FIELDS:
             raise InvalidRequestError(
@@ -57,6 +60,29 @@ def check_fields(data: bytes, *, max_images: int) -> None:
                 "none for all.",
                 reason="TOO_MANY_FIELDS",
             )
+
+
+def _count_regions(data: bytes, start: int, end: int, image: int) -> int:
+    """Counts an image's regions, up to one more than a whole request may have.
+
+    Raises:
+        InvalidRequestError: The image has too many other fields.
+    """
+    regions = others = 0
+    for number, _, _ in _fields(data, start, end):
+        if number == _REGIONS:
+            regions += 1
+        else:
+            others += 1
+        if others > _MOST_IMAGE_FIELDS:
+            raise InvalidRequestError(
+                f"image {image} has more than {_MOST_IMAGE_FIELDS} fields besides its regions; set `encoded` or "
+                "`raw`, once.",
+                reason="TOO_MANY_FIELDS",
+            )
+        if regions > _MOST_REGIONS:
+            break
+    return regions
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:

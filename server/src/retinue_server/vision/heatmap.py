@@ -56,7 +56,7 @@ def to_original(evidence: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[
     most = levels.max()
     heatmap = np.zeros((height, width), np.uint8)
     if most > 0:
-        heatmap[first_y:end_y, first_x:end_x] = np.rint(levels * (255 / most))
+        heatmap[first_y:end_y, first_x:end_x] = np.rint(levels / most * 255)
     return heatmap
 
 

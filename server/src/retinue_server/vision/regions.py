@@ -52,10 +52,15 @@ def checked(corners: Sequence[tuple[float, float, float, float]]) -> Regions:
 
 
 def to_input(regions: Regions, frame: Frame) -> Regions:
-    """Brings regions of the original image into the input's pixels, clipped to it; what is cut off is all 0."""
+    """Brings regions of the original image into the input's pixels.
+
+    They are clipped to the part of the input that shows the image; a region outside of that is all 0.
+    """
     scale = np.array((frame.scale_x, frame.scale_y) * 2)
     offset = np.array((frame.offset_x, frame.offset_y) * 2)
-    limit = np.array((frame.input_width, frame.input_height) * 2)
-    inside: Regions = np.clip(regions * scale + offset, 0, limit).astype(np.float32)
+    left, top, right, bottom = frame.valid
+    inside: Regions = np.clip(regions * scale + offset, (left, top) * 2, (right, bottom) * 2).astype(
+        np.float32
+    )
     inside[(inside[:, :2] >= inside[:, 2:]).any(axis=1)] = 0
     return inside
