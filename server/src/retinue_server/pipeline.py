@@ -63,14 +63,14 @@ class Pipeline:
     On a CPU the calling thread decodes its own batch: no hop, no idle core, warm caches. In front of a GPU a pool of
     decoders fills the batch, and the network runs one batch at a time, so that the engine's other thread decodes the
     next batch meanwhile. A GPU's libraries take a second or more over each batch size that is new to them, so batches
-    are filled up there to the next power of two: those sizes were run when the model was measured.
+    are filled up there to one of the sizes that were run when the model was measured.
 
     Args:
         network: What runs the batch.
         spec: What images it takes.
         feeds: Makes what it takes beside images.
         postprocess: Makes a result of a row of its outputs.
-        max_batch_size: The most images of one batch.
+        batch_sizes: Ascending; the last is the most images of one batch.
         decoders: Pool that decodes in front of a GPU; None where the calling thread does it.
     """
 
@@ -81,14 +81,14 @@ class Pipeline:
         feeds: Feeds,
         postprocess: Postprocess,
         *,
-        max_batch_size: int,
+        batch_sizes: Sequence[int],
         decoders: Executor | None = None,
     ) -> None:
         self._network = network
         self._spec = spec
         self._feeds = feeds
         self._postprocess = postprocess
-        self._max_batch_size = max_batch_size
+        self._batch_sizes = batch_sizes
         self._decoders = decoders
         self._device: AbstractContextManager[Any] = threading.Lock() if decoders else nullcontext()
         # Slabs are handed out and back under the interpreter's lock: as many exist as batches ever ran at once.
@@ -97,7 +97,7 @@ class Pipeline:
     @property
     def max_batch_size(self) -> int:
         """The most images of one batch."""
-        return self._max_batch_size
+        return self._batch_sizes[-1]
 
     def run(self, items: Sequence[Work]) -> list[Answer | RetinueError]:
         """Answers each image, in order; one that cannot be read gets its error and costs the others nothing."""
@@ -158,11 +158,11 @@ class Pipeline:
         """How many rows the network runs for so many images."""
         if self._decoders is None:
             return batch_size
-        return min(1 << (batch_size - 1).bit_length(), self._max_batch_size)
+        return next(size for size in self._batch_sizes if size >= batch_size)
 
     def _new_slab(self) -> npt.NDArray[np.uint8]:
         spec = self._spec
-        return np.zeros((self._max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
+        return np.zeros((self.max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
 
 
 def _alone(error: Exception) -> RetinueError:

@@ -40,6 +40,6 @@ def served_model(
         class_ids=ids_by_label(manifest.labels),
         batcher=batcher,
         threads=Threads(2, 1),
-        profile=Profile(8, 123.4),
+        profile=Profile((1, 2, 4, 8), 123.4),
         memory_bytes=1000,
     )

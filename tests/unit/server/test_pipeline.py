@@ -85,7 +85,7 @@ def pipeline(
     decoders: Executor | None = None,
     feeds: Feeds = NO_FEEDS,
 ) -> Pipeline:
-    return Pipeline(network, SPEC, feeds, postprocess, max_batch_size=4, decoders=decoders)
+    return Pipeline(network, SPEC, feeds, postprocess, batch_sizes=(1, 2, 4), decoders=decoders)
 
 
 def test_each_image_gets_the_answer_of_its_row(network: FakeNetwork) -> None:
@@ -212,7 +212,7 @@ def test_in_front_of_a_gpu_one_batch_is_decoded_while_another_runs(network: Fake
 
 @pytest.mark.parametrize(("images", "rows"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 6), (6, 6)])
 def test_a_gpu_runs_only_sizes_that_were_measured(network: FakeNetwork, images: int, rows: int) -> None:
-    one = Pipeline(network, SPEC, NO_FEEDS, mean_level, max_batch_size=6, decoders=Decoders())
+    one = Pipeline(network, SPEC, NO_FEEDS, mean_level, batch_sizes=(1, 2, 4, 6), decoders=Decoders())
     answers = one.run([work(10 * number) for number in range(images)])
     assert [answer.result[0] for answer in answers] == [10 * number for number in range(images)]  # type: ignore[index,union-attr]
     assert [len(batch) for batch in network.batches] == [rows]

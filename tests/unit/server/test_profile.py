@@ -16,8 +16,11 @@ class Network:
         self._cost = cost
         self.now = 100.0
         self.sizes: list[int] = []
+        self.most = 1000
 
     def run(self, images: npt.NDArray[np.uint8]) -> None:
+        if len(images) > self.most:
+            raise MemoryError
         assert images.dtype == np.uint8
         assert images.shape[1:] == SHAPE
         assert images.flags.c_contiguous
@@ -76,7 +79,7 @@ def test_one_size_without_gain_is_no_reason_to_end() -> None:
 
 def test_a_slow_network_is_not_tried_for_long() -> None:
     network = Network(lambda size: 0.2)
-    assert measured(network) == Profile(max_batch_size=1, images_per_second=pytest.approx(5))
+    assert measured(network) == Profile((1,), pytest.approx(5))
     assert set(network.sizes) == {1}
 
 
@@ -88,12 +91,30 @@ def test_a_long_run_is_not_repeated() -> None:
 
 def test_the_first_run_of_a_size_does_not_count() -> None:
     network = Network(lambda size: 0.001 * size + (0.05 if size not in network.sizes[:-1] else 0))
-    assert measured(network) == Profile(max_batch_size=1, images_per_second=pytest.approx(1000))
+    assert measured(network) == Profile((1,), pytest.approx(1000))
 
 
 def test_larger_batches_are_tried_however_long_the_first_run_of_each_takes() -> None:
     network = Network(lambda size: 0.001 + (3 if size not in network.sizes[:-1] else 0))
     assert measured(network, on_gpu=True).max_batch_size == 128
+
+
+def test_first_runs_of_minutes_end_the_trying() -> None:
+    network = Network(lambda size: 0.001 + (40 if size not in network.sizes[:-1] else 0))
+    assert measured(network, on_gpu=True).batch_sizes == (1, 2)
+
+
+def test_a_batch_that_does_not_fit_ends_the_trying() -> None:
+    network = Network(lambda size: 0.001)
+    network.most = 8
+    assert measured(network, on_gpu=True).batch_sizes == (1, 2, 4, 8)
+
+
+def test_a_network_that_cannot_run_one_image_is_refused() -> None:
+    network = Network(lambda size: 0.001)
+    network.most = 0
+    with pytest.raises(MemoryError):
+        measured(network)
 
 
 def test_a_run_that_was_disturbed_does_not_count() -> None:

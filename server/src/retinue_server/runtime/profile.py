@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
+
+_log = structlog.get_logger(__name__)
 
 # The smallest batch within this share of the best rate is kept: a larger one only adds latency and memory.
 _WORTH_IT = 0.97
 _LARGEST_BATCH = {False: 16, True: 128}
 _MOST_RUNS = 3
 _ENOUGH_SECONDS = 0.02
+_LONGEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +24,17 @@ class Profile:
     """What a network costs here.
 
     Attributes:
-        max_batch_size: The largest batch worth running.
-        images_per_second: One instance's rate at that batch, decoding not counted.
+        batch_sizes: The sizes that were run, from 1 up to the largest worth running.
+        images_per_second: One instance's rate at the largest, decoding not counted.
     """
 
-    max_batch_size: int
+    batch_sizes: tuple[int, ...]
     images_per_second: float
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch worth running."""
+        return self.batch_sizes[-1]
 
 
 def measure(
@@ -42,27 +51,42 @@ def measure(
         run: Runs the network on uint8 [N,H,W,C].
         image_shape: H, W, C.
         on_gpu: Whether large batches are likely to pay.
-        budget_seconds: After so long no larger batch is tried; the first run of a size, in which a GPU's libraries
-            choose their kernels, does not count.
+        budget_seconds: After so long no larger batch is tried. The first run of a size, in which a GPU's libraries
+            choose their kernels, does not count, unless these take minutes together.
         clock: Seconds; a test may drive it.
+
+    Raises:
+        Exception: The network cannot run one image. A larger batch that it cannot run only ends the trying.
     """
     noise = np.random.default_rng(0)
+    began = clock()
     rates: dict[int, float] = {}
     spent = 0.0
     size = 1
     while size <= _LARGEST_BATCH[on_gpu]:
         images = noise.integers(0, 256, (size, *image_shape), dtype=np.uint8)
-        durations = _seconds(run, images, clock)
+        try:
+            durations = _seconds(run, images, clock)
+        except Exception as error:
+            if size == 1:
+                raise
+            # Such as too little memory on a GPU.
+            _log.warning("batch_size_refused", size=size, reason=str(error))
+            break
         rates[size] = size / max(min(durations), 1e-9)
-        best = max(rates.values())
         spent += sum(durations)
+        best = max(rates.values())
         # The next size costs about twice all this one did; two sizes in a row without gain mean the peak is behind.
-        if spent > budget_seconds or (size >= 4 and max(rates[size], rates[size // 2]) < best):
+        if (
+            spent > budget_seconds
+            or clock() - began > _LONGEST_SECONDS
+            or (size >= 4 and max(rates[size], rates[size // 2]) < best)
+        ):
             break
         size *= 2
     best = max(rates.values())
     chosen = min(size for size, rate in rates.items() if rate >= _WORTH_IT * best)
-    return Profile(max_batch_size=chosen, images_per_second=rates[chosen])
+    return Profile(tuple(size for size in rates if size <= chosen), rates[chosen])
 
 
 def _seconds(
