@@ -65,7 +65,8 @@ class DetectOptions(CallOptions, total=False):
         max_detections: The most detections of one image, at least 1. Left out means all.
         classes: Only these classes, by name. Left out means every class.
         iou_threshold: Two boxes of one class that overlap more than this are one detection, in [0, 1]. Left
-            out means the model's own; a model whose graph has it fixed takes no other.
+            out means the model's own; a model whose graph has it fixed takes no other. A server older than
+            this option ignores it and does not say so.
         masks: Whether to say which pixels show each object, for models that can.
     """
 
@@ -267,6 +268,9 @@ def _detections(
     with_masks: bool, result: pb.DetectionList, timing: Timing, model: str, version: int
 ) -> Detections:
     found = result.detections
+    # The counts of a mask without a pixel are not empty: they say how many zeros there are.
+    if with_masks and not all(one.mask_counts for one in found):
+        raise ResponseError("The server answered without a mask: it is older than this client.")
     height, width = result.image_height, result.image_width
     masks = (RleMask(one.class_id, one.label, one.mask_counts, height, width) for one in found)
     keypoints = tuple(

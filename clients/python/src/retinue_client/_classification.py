@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from retinue_client._draw import draw_classification, draw_heatmap
+from retinue_client._draw import draw_classification, draw_heatmap, score_text
 from retinue_client._images import ImageSource, open_upright
 from retinue_client._masks import heatmap_from_png
 from retinue_client._timing import Timing, provenance
@@ -129,5 +129,5 @@ class Classification:
             ResponseError: The heatmap cannot be decoded.
         """
         heatmap = self.heatmap
-        name = f"{self.classes[0].label} {self.classes[0].score:.1%}" if self.classes else ""
-        return draw_heatmap(open_upright(image), heatmap, name.replace("%", " %"))
+        name = f"{self.classes[0].label} {score_text(self.classes[0].score)}" if self.classes else ""
+        return draw_heatmap(open_upright(image), heatmap, name)

@@ -210,7 +210,8 @@ class Detections(Sequence[Detection]):
         masks = (mask.decode() for mask in self.masks)
         shown = draw_masks(picture, masks, self.class_ids) if self.masks else picture
         keypoints = [
-            np.array([(point.x, point.y) for point in points]) * scale[:2] for points in self.keypoints
+            np.array([(point.x, point.y) for point in points]).reshape(-1, 2) * scale[:2]
+            for points in self.keypoints
         ]
         return draw_detections(shown, self.boxes * scale, self.class_ids, self.labels, self.scores, keypoints)
 

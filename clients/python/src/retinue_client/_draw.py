@@ -96,7 +96,7 @@ def draw_classification(image: Image.Image, classes: Sequence[tuple[int, str, fl
             )
         draw.text(
             (canvas.width - margin, middle),
-            f"{score:.1%}".replace("%", " %"),
+            score_text(score),
             _PANEL_TEXT,
             style.font,
             anchor="rm",
@@ -155,15 +155,18 @@ def draw_masks(
 
     Args:
         image: RGB, upright.
-        masks: D of bool [h, w], of any size: each is scaled to the image.
+        masks: D of bool [h, w], the surest first, of any size: each is scaled to the image. A pixel of several
+            belongs to the surest.
         class_ids: int [D].
     """
-    tinted = image.copy()
+    coloured = image.copy()
+    painted = np.zeros((image.height, image.width), np.bool_)
     for mask, class_id in zip(masks, class_ids, strict=True):
-        shown = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
-        colour = Image.new("RGB", image.size, colour_of_class(int(class_id)))
-        tinted.paste(Image.blend(image, colour, _MASK_OPACITY), mask=shown)
-    return tinted
+        shown = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)) & ~painted
+        painted |= shown
+        coloured.paste(colour_of_class(int(class_id)), mask=Image.fromarray(shown))
+    # Where nothing is painted both are the image, and so is their blend.
+    return Image.blend(image, coloured, _MASK_OPACITY)
 
 
 def draw_segmentation(
@@ -223,6 +226,11 @@ def draw_heatmap(image: Image.Image, heatmap: npt.NDArray[np.uint8], name: str) 
     text = style.fit(name, left - 2 * margin)
     draw.text((margin, top + style.row / 2), text, _PANEL_TEXT, style.font, anchor="lm")
     return canvas
+
+
+def score_text(score: float) -> str:
+    """A score in [0, 1] as people read it: "12.3 %"."""
+    return f"{100 * score:.1f} %"
 
 
 def _enlarge(image: Image.Image) -> Image.Image:

@@ -31,7 +31,8 @@ class WithRegions:
 
     Attributes:
         image: The image.
-        regions: [R, 4] numbers, x_min, y_min, x_max, y_max in the image's pixels as a person sees it.
+        regions: [R, 4] numbers, x_min, y_min, x_max, y_max in the image's pixels as a person sees it. A server
+            older than regions ignores them and does not say so.
     """
 
     image: PlainImage

@@ -65,6 +65,12 @@ class ModelInfo:
         default_score_threshold: For detectors: the score from which a detection is returned when none is
             named.
         max_detections: For detectors: the most detections of one image.
+        max_regions: For detectors: how many given regions of an image it judges; 0 where it looks at the whole
+            image.
+        gives_masks: Whether it can say which pixels show each object.
+        keypoint_names: The keypoints it finds of each object, in their order; empty where it finds none.
+        adjustable_thresholds: Whether it takes another `iou_threshold` than its own.
+        gives_heatmaps: Whether it can say where the most probable class is seen.
         background_class_id: For segmenters: the class of pixels that belong to no object, or None.
         provider: The ONNX Runtime execution provider that runs it, such as "CPUExecutionProvider".
         requested_provider: "auto", "cpu", "cuda" or "tensorrt".
@@ -94,6 +100,11 @@ class ModelInfo:
     created_at: str
     default_score_threshold: float | None
     max_detections: int | None
+    max_regions: int
+    gives_masks: bool
+    keypoint_names: tuple[str, ...]
+    adjustable_thresholds: bool
+    gives_heatmaps: bool
     background_class_id: int | None
     provider: str
     requested_provider: str
@@ -109,6 +120,7 @@ class ModelInfo:
         """The fields as values that JSON knows."""
         fields = asdict(self)
         fields["labels"] = list(self.labels)
+        fields["keypoint_names"] = list(self.keypoint_names)
         fields["quality"] = list(fields["quality"])
         return fields
 
@@ -156,6 +168,11 @@ def model_info(model: vision_service_pb2.Model) -> ModelInfo:
         created_at=manifest.created_at,
         default_score_threshold=manifest.detect.default_score_threshold if kind == "detect" else None,
         max_detections=manifest.detect.max_detections if kind == "detect" else None,
+        max_regions=manifest.detect.max_regions,
+        gives_masks=manifest.detect.mask_height > 0,
+        keypoint_names=tuple(manifest.detect.keypoint_names),
+        adjustable_thresholds=manifest.detect.adjustable_thresholds,
+        gives_heatmaps=manifest.classify.heatmap_height > 0,
         background_class_id=background if background >= 0 else None,
         provider=execution.provider,
         requested_provider=execution.requested_provider,

@@ -72,7 +72,10 @@ IouThreshold = Annotated[
         help="Boxes of one class that overlap more than this are one object, in [0, 1]; the model's own by default.",
     ),
 ]
-Masks = Annotated[bool, typer.Option("--masks", help="Also say which pixels show each object.")]
+Masks = Annotated[
+    bool,
+    typer.Option("--masks", help="Also say which pixels show each object, seen with --json or --draw only."),
+]
 Regions = Annotated[
     list[str] | None,
     typer.Option(

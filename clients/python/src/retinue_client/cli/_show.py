@@ -84,7 +84,7 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
         table.add_row(
             model.name,
             str(model.version),
-            model.task,
+            _task(model),
             f"{model.input_width}x{model.input_height} {model.colour}",
             f"{len(model.labels):,}",
             _quality(model),
@@ -94,6 +94,17 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
         )
     fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
     return Group(table, *(Text(f"fallback: {reason}", "yellow") for reason in sorted(fallbacks)))
+
+
+def _task(model: ModelInfo) -> str:
+    """What it answers, and of a detector whether it needs regions and what else it says of an object."""
+    features = {
+        "regions": model.max_regions > 0,
+        "masks": model.gives_masks,
+        "keypoints": bool(model.keypoint_names),
+    }
+    named = ", ".join(name for name, has in features.items() if has)
+    return f"{model.task} ({named})" if named else model.task
 
 
 def _quality(model: ModelInfo) -> str:
