@@ -67,7 +67,7 @@ models: $(VENV)/.develop
 
 ## catalogue: export every architecture of the catalogue and 100 of timm's, compare each with PyTorch, write docs/catalogue.md
 catalogue: $(VENV)/.develop
-	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --page docs/catalogue.md
+	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --jobs 2 --page docs/catalogue.md
 
 ## bench: measure the server beside its roofline on this machine and print the tables
 bench: $(VENV)/.develop

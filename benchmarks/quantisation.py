@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.machine import ROOT
 from benchmarks.photos import jpegs
-from retinue_export import graph, inputs, precision, quality, torchvision_models, weight_files
+from retinue_export import folding, graph, inputs, precision, quality, torchvision_models, weight_files
 from retinue_export.catalogue.liveness import enliven
 from retinue_export.image_folders import Calibration
 from retinue_export.packaging import Packaging, classifier
@@ -47,7 +47,7 @@ def _network(name: str, rounds: int) -> dict[str, Any]:
     images = inputs.prepared(_crops(), preset.spec)
     network, weights = _weighted(name, packaging, images)
     began = time.perf_counter()
-    content = packaging.graph(graph.folded(network)).SerializeToString()
+    content = packaging.graph(folding.folded(network)).SerializeToString()
     exported = time.perf_counter()
     held_back = images[::4]
     calibration = Calibration("crops", np.delete(images, np.s_[::4], axis=0), held_back)

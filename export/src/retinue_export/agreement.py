@@ -19,15 +19,15 @@ Values = NDArray[Any]
 
 
 def _cells_apart(first: Values, second: Values) -> NDArray[np.bool_]:
-    """Which cells of masks [n,m,m] differ by more than 0.01 in their probability."""
-    apart: NDArray[np.bool_] = np.abs(first - second) > 0.01
-    return apart
+    """Which cells of masks [n,m,m] differ by more than 0.01 in their probability, or are no number."""
+    near: NDArray[np.bool_] = np.abs(first - second) <= 0.01
+    return ~near
 
 
 def _keypoints_apart(first: Values, second: Values) -> NDArray[np.bool_]:
-    """Which keypoints [n,K,3] are more than half a pixel apart, or differ by more than 0.01 in their score."""
-    apart: NDArray[np.bool_] = np.any(np.abs(first - second) > np.array([0.5, 0.5, 0.01]), axis=-1)
-    return apart
+    """Which keypoints [n,K,3] are more than half a pixel apart, differ by more than 0.01 in score, or are none."""
+    near: NDArray[np.bool_] = np.all(np.abs(first - second) <= np.array([0.5, 0.5, 0.01]), axis=-1)
+    return ~near
 
 
 _APART: dict[str, Callable[[Values, Values], NDArray[np.bool_]]] = {
@@ -55,15 +55,17 @@ def parts_apart(expected: Outputs, actual: Outputs) -> dict[str, float]:
     if not any(len(side["scores"]) for row in rows for side in row):
         return {}
     parts = {"detections": parity.disagreement(expected, actual)}
+    matched = [(first, second, *parity.counterparts(first, second)) for first, second in rows]
     for name, find_apart in _APART.items():
-        if name not in expected:
-            continue
-        apart = []
-        for first, second in rows:
-            left, right = parity.counterparts(first, second)
-            apart.append(find_apart(first[name][left], second[name][right]).ravel())
-        if every := np.concatenate(apart).size:
-            parts[name] = float(np.concatenate(apart).sum() / every)
+        if name in expected:
+            apart = np.concatenate(
+                [
+                    find_apart(first[name][left], second[name][right]).ravel()
+                    for first, second, left, right in matched
+                ]
+            )
+            if apart.size:
+                parts[name] = float(apart.mean())
     return parts
 
 

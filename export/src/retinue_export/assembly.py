@@ -12,7 +12,7 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import bundle, graph, parity, quality
+from retinue_export import bundle, folding, graph, parity, quality
 from retinue_export import precision as precisions
 from retinue_export.errors import ExportError
 from retinue_export.image_folders import Calibration
@@ -100,7 +100,7 @@ def export(candidate: Candidate, precision: pb.Precision.ValueType = pb.PRECISIO
         ExportError: PyTorch's exporter cannot follow the network.
     """
     halves = precision == pb.PRECISION_FP16_WEIGHTS
-    original = graph.folded(candidate.network)
+    original = folding.folded(candidate.network)
     shipped = graph.rounded_to_fp16(original) if halves else original
     model = candidate.packaging.graph(shipped)
     if halves:

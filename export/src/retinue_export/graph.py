@@ -13,17 +13,15 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.onnx import OnnxExporterError
 
+from retinue_export import nodes
 from retinue_export.errors import ExportError
 from retinue_export.translations import TRANSLATIONS
 
 OPSET = 20
 IR_VERSION = 10
 """What opset 20 came with; newer ones shut out older runtimes."""
-_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _SMALLEST_STORED = 64
 """Initialisers of fewer values than this stay as they are: a Cast node would take more room."""
 
@@ -115,42 +113,6 @@ class DetectingInRegions(Detecting):
         return self.inside(boxes, images), self.scores(answer)
 
 
-def folded(module: nn.Module) -> nn.Module:
-    """Merges batch normalisation into the convolutions before it.
-
-    Inside `nn.Sequential` wherever one follows the other; elsewhere where torch.fx can follow the module, or a part of
-    it. Only what is exactly PyTorch's own is merged: classes made from them may standardise weights first, or activate
-    afterwards.
-
-    Returns:
-        A copy in evaluation mode that computes the same up to rounding; `module` stays as it is.
-    """
-    module = copy.deepcopy(module).eval()
-    for part in module.modules():
-        if type(part).forward is nn.Sequential.forward:
-            assert isinstance(part, nn.Sequential)
-            for place in range(len(part) - 1):
-                convolution, norm = part[place], part[place + 1]
-                if type(convolution) in _CONVOLUTIONS and type(norm) is nn.BatchNorm2d:
-                    assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
-                    transposed = isinstance(convolution, nn.ConvTranspose2d)
-                    part[place] = fuse_conv_bn_eval(convolution, norm, transposed)
-                    part[place + 1] = nn.Identity()
-    return _fused(module)
-
-
-def _fused(module: nn.Module) -> nn.Module:
-    if not {nn.Conv2d, nn.BatchNorm2d} <= {type(part) for part in module.modules()}:
-        return module
-    try:
-        fused: nn.Module = fuse(module)
-    except Exception:  # the module's own code, run on what is no tensor, may raise anything
-        for name, part in module.named_children():
-            setattr(module, name, _fused(part))
-        return module
-    return fused.eval()
-
-
 @torch.no_grad()
 def rounded_to_fp16(module: nn.Module) -> nn.Module:
     """Rounds every weight of two or more dimensions to the nearest 16-bit float.
@@ -218,13 +180,14 @@ def export(
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps PyTorch's exporter from logging and printing each way that it tries, and from warning of its own past."""
-    logging.disable(logging.WARNING)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 def first_line(error: BaseException) -> str:
@@ -240,18 +203,19 @@ def strip(model: onnx.ModelProto) -> None:
     model.producer_version = ""
     model.doc_string = ""
     del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    model.graph.doc_string = ""
-    del model.graph.value_info[:]
-    parts: tuple[Any, ...] = (
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.initializer,
-    )
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    """Likewise of a graph, and of those inside its operators."""
+    del graph.value_info[:]
+    parts: tuple[Any, ...] = (graph, *graph.node, *graph.input, *graph.output, *graph.initializer)
     for part in parts:
         part.doc_string = ""
         del part.metadata_props[:]
+    for node in graph.node:
+        for inner in nodes.inner_graphs(node):
+            _strip_graph(inner)
 
 
 def store_as_fp16(model: onnx.ModelProto) -> None:
@@ -274,8 +238,8 @@ def store_as_fp16(model: onnx.ModelProto) -> None:
         stored = numpy_helper.from_array(half, f"{tensor.name}.fp16")
         casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=TensorProto.FLOAT))
         kept.append(stored)
-    nodes = [*casts, *model.graph.node]
+    ordered = [*casts, *model.graph.node]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend(ordered)

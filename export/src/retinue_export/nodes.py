@@ -1,5 +1,6 @@
-"""Nodes that are written one by one into a graph that exists already."""
+"""Nodes of a graph that exists already: read, and written into it one by one."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,20 @@ class Builder:
         outputs = results or [f"{name}.{number}" for number in range(count)]
         self._graph.node.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
         return outputs
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node, such as the branches of an If."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def values_used(node: onnx.NodeProto) -> Iterator[str]:
+    """The names of what a node takes, and of what the nodes inside it take."""
+    yield from node.input
+    for graph in inner_graphs(node):
+        for inner in graph.node:
+            yield from values_used(inner)
+        yield from (value.name for value in graph.output)

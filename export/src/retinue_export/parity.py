@@ -225,7 +225,8 @@ def _detection_differences(expected: Outputs, actual: Outputs) -> dict[str, NDAr
         cost = np.abs(first["scores"][:, np.newaxis].astype(np.float64) - second["scores"])
         cost = cost + np.abs(first["boxes"][:, np.newaxis].astype(np.float64) - second["boxes"]).max(axis=2)
         cost = cost + 1e3 * (first["classes"][:, np.newaxis] != second["classes"])
-        left, right = linear_sum_assignment(cost)
+        # What is no number has to be matched too, so that it shows in the differences.
+        left, right = linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9))
         boxes.append(np.abs(first["boxes"][left].astype(np.float64) - second["boxes"][right]).ravel())
         scores.append(np.abs(first["scores"][left].astype(np.float64) - second["scores"][right]))
         classes.append((first["classes"][left] != second["classes"][right]).astype(np.float64))

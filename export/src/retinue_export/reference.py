@@ -20,6 +20,7 @@ from torch import nn
 
 from retinue_export import (
     bundle,
+    folding,
     graph,
     heatmaps,
     inputs,
@@ -39,8 +40,6 @@ from retinue_export.user_answer import Answer
 from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 
-_FOLDED_CONSTANT = "_tensor_constant"
-"""How torch.fx begins the names of constants that it finds in a module's code."""
 _LIBRARIES: dict[str, Callable[[str, pb.ModelManifest], Preset]] = {
     torchvision_models.PREFIX: torchvision_models.preset_of,
     timm_models.PREFIX: lambda name, manifest: timm_models.find_preset(name, manifest.source.weights_sha256),
@@ -105,7 +104,7 @@ def load(
             "An int8 bundle holds its weights in 8 bits only: verify it with --weights, the file it was exported from."
         )
     else:
-        shipped = graph.folded(origin.network())
+        shipped = folding.folded(origin.network())
         load_initialisers(shipped, onnx.load(folder / manifest_file.MODEL_FILE))
         weights_from = (
             "the bundle itself: shows that the graph computes what the PyTorch module defines, "
@@ -127,9 +126,8 @@ def load(
 def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
     """Copies a graph's weights into the network that it was exported from.
 
-    What is no weight stays as it is: counters of batch normalisation, and what the module's code computes from nothing,
-    such as the numbers of rows, which folding has made a constant. A bias of zeros, which export drops, is known
-    by its layer: a Conv or Gemm that has the layer's weight and adds nothing.
+    Counters of batch normalisation stay as they are. A bias of zeros, which export drops, is known by its layer: a
+    Conv or Gemm that has the layer's weight and adds nothing.
 
     Raises:
         ExportError: the graph has no weight of that name and shape.
@@ -143,7 +141,7 @@ def load_initialisers(network: nn.Module, model: onnx.ModelProto) -> None:
     for name, value in network.state_dict().items():
         layer, _, part = f"network.{name}".rpartition(".")
         tensor = stored.get(f"{layer}.{part}")
-        if part == "num_batches_tracked" or part.startswith(_FOLDED_CONSTANT):
+        if part == "num_batches_tracked":
             continue
         if tensor is None and part == "bias" and f"{layer}.weight" in adds_nothing:
             value.zero_()
@@ -227,5 +225,5 @@ def _from_file(origin: _Origin, manifest: pb.ModelManifest, weights: Path) -> nn
 
 
 def _shipped(network: nn.Module, manifest: pb.ModelManifest) -> nn.Module:
-    shipped = graph.folded(network)
+    shipped = folding.folded(network)
     return graph.rounded_to_fp16(shipped) if manifest.precision == pb.PRECISION_FP16_WEIGHTS else shipped

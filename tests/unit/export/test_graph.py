@@ -8,130 +8,19 @@ from tests.unit.export import tiny
 from torch import nn
 from torchvision.ops import roi_pool
 
-from retinue_export import graph, parity
+from retinue_export import folding, graph, parity
 from retinue_export.zoo import region_boxes
 
 
 @pytest.fixture(scope="module")
 def module() -> nn.Module:
-    rounded = graph.rounded_to_fp16(graph.folded(tiny.network()))
+    rounded = graph.rounded_to_fp16(folding.folded(tiny.network()))
     return graph.Classifying(rounded, tiny.NORMALISATION.mean, tiny.NORMALISATION.deviation).eval()
 
 
 @pytest.fixture(scope="module")
 def model(module: nn.Module) -> onnx.ModelProto:
     return graph.export(module, torch.zeros(2, 8, 6, 3, dtype=torch.uint8), ["probabilities"])
-
-
-def test_folding_removes_batch_normalisation_and_changes_nothing_else() -> None:
-    network = tiny.network()
-    folded = graph.folded(network)
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
-    assert any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
-    images = torch.randn(4, 3, 8, 6)
-    with torch.no_grad():
-        torch.testing.assert_close(folded(images), network(images), atol=1e-6, rtol=1e-5)
-
-
-class _Separate(nn.Module):
-    """Batch normalisation outside of a Sequential."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.first(images))
-
-
-def test_batch_normalisation_behind_an_upsampling_convolution_is_folded_too() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.ConvTranspose2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)).eval()
-    norm = network[1]
-    for values in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
-        values.uniform_(0.5, 2)
-    folded = graph.folded(network)
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
-    images = torch.randn(2, 3, 5, 5)
-    with torch.no_grad():
-        torch.testing.assert_close(folded(images), network(images), atol=1e-6, rtol=1e-5)
-
-
-class _Branching(_Separate):
-    """Likewise, and with a branch on values that cannot be traced."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images) if images.sum() > 0 else images
-
-
-def test_batch_normalisation_outside_of_a_sequential_is_folded_too() -> None:
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Separate()).modules())
-
-
-class _BranchingOutside(nn.Module):
-    """A branch that cannot be traced, around a part that can."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = _Separate()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.part(images) if images.sum() > 0 else images
-
-
-def test_parts_are_folded_where_the_whole_cannot_be_traced() -> None:
-    network = _BranchingOutside().eval()
-    folded = graph.folded(network)
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
-    images = torch.rand(2, 3, 8, 6)
-    torch.testing.assert_close(folded(images), network(images))
-
-
-class _Activating(nn.BatchNorm2d):
-    """Batch normalisation and what follows it in one."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images).relu()
-
-
-class _Standardised(nn.Conv2d):
-    """A convolution that takes no notice of how large its weights are."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.conv2d(images, self.weight / self.weight.std(), self.bias)
-
-
-class _Backwards(nn.Sequential):
-    """Parts that are not run in their order."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        for part in reversed(self):
-            images = part(images)
-        return images
-
-
-@pytest.mark.parametrize(
-    "network",
-    [
-        nn.Sequential(nn.Conv2d(3, 3, 1), _Activating(3)),
-        nn.Sequential(_Standardised(3, 3, 1), nn.BatchNorm2d(3)),
-        _Backwards(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
-    ],
-    ids=lambda network: "-".join(type(part).__name__ for part in network.modules()),
-)
-def test_what_only_looks_as_if_it_could_be_folded_computes_the_same(network: nn.Module) -> None:
-    torch.manual_seed(0)
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_()
-            part.running_var.uniform_(0.5, 2)
-    images = torch.randn(4, 3, 8, 6)
-    torch.testing.assert_close(graph.folded(network)(images), network.eval()(images))
-
-
-def test_a_module_that_cannot_be_traced_stays_as_it_is() -> None:
-    assert any(isinstance(part, nn.BatchNorm2d) for part in graph.folded(_Branching()).modules())
 
 
 def test_rounded_weights_survive_16_bits_unchanged() -> None:
@@ -170,7 +59,7 @@ def test_storing_weights_in_16_bits_makes_the_graph_smaller_and_changes_no_numbe
 
 
 def test_weights_that_16_bits_would_change_stay_in_32() -> None:
-    module = graph.Classifying(graph.folded(tiny.network()), *map(tuple, ((0.5,) * 3, (0.2,) * 3)))
+    module = graph.Classifying(folding.folded(tiny.network()), *map(tuple, ((0.5,) * 3, (0.2,) * 3)))
     model = graph.export(module, torch.zeros(2, 8, 6, 3, dtype=torch.uint8), ["probabilities"])
     before = model.SerializeToString()
     graph.store_as_fp16(model)

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import DenseNet, ResNet
 from torchvision.models.resnet import BasicBlock
 
-from retinue_export import graph, parity, reference
+from retinue_export import folding, graph, parity, reference
 from retinue_export.errors import ExportError
 from retinue_export.packaging import classifier
 
@@ -17,7 +17,7 @@ PACKAGING = classifier(tiny.SPEC, tiny.NORMALISATION)
 
 def exported(network: nn.Module) -> onnx.ModelProto:
     """The graph of a network, as a bundle holds it."""
-    model = PACKAGING.graph(graph.rounded_to_fp16(graph.folded(network)))
+    model = PACKAGING.graph(graph.rounded_to_fp16(folding.folded(network)))
     graph.store_as_fp16(model)
     return model
 
@@ -56,7 +56,7 @@ class Weighing(nn.Module):
 def test_the_weights_of_a_graph_give_the_module_back(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = exported(make())
-    rebuilt = graph.folded(make())
+    rebuilt = folding.folded(make())
     reference.load_initialisers(rebuilt, model)
     actual = parity.runner(parity.session(model.SerializeToString()))
     parity.check(parity.compare(PACKAGING.reference(rebuilt), actual, tiny.images(9)))
@@ -86,4 +86,4 @@ def test_a_bias_that_the_graph_holds_elsewhere_is_not_taken_for_zeros() -> None:
         node.input[:] = ["elsewhere" if name == bias.name else name for name in node.input]
     bias.name = "elsewhere"
     with pytest.raises(ExportError, match=r"`network\.5\.bias` of shape \(3,\)"):
-        reference.load_initialisers(graph.folded(network), model)
+        reference.load_initialisers(folding.folded(network), model)

@@ -22,7 +22,7 @@ from retinue_export.parity import Outputs, Runner
 from retinue_export.torchvision_detectors.detector import Detector
 
 SEED = 0
-BATCH_SIZES = (1, 2, 5)
+BATCH_SIZES = parity.FEW_BATCH_SIZES
 IMAGES = 5
 """How many photos are compared."""
 _ENLIVENING = 16
@@ -123,9 +123,9 @@ def distance(first: Outputs, second: Outputs) -> float:
     """How far apart two answers are.
 
     Returns:
-        The largest difference of a probability, the part of the pixels that have another class, or the part of the
-        detections that the other answer does not have, or of their masks or keypoints, whichever is largest; not a
-        number where an answer holds what is none.
+        The largest difference of a probability, not a number where an answer holds what is none; the part of the pixels
+        that have another class; or the part of the detections that the other answer does not have, or of their masks or
+        keypoints, whichever is largest.
     """
     if "boxes" in first:
         return max(agreement.parts_apart(first, second).values(), default=0.0)

@@ -54,7 +54,7 @@ _SINGLE_STAGE_SIDES = {
     "ssdlite320_mobilenet_v3_large": 320,
 }
 _TWO_STAGE_SIDE = 128
-_TWO_STAGE_DETECTIONS = {
+TWO_STAGE_DETECTIONS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": 50,
     "fasterrcnn_mobilenet_v3_large_fpn": 50,
     "fasterrcnn_resnet50_fpn": 50,
@@ -64,7 +64,7 @@ _TWO_STAGE_DETECTIONS = {
     "maskrcnn_resnet50_fpn_v2": 20,
 }
 """How many things are found in an image at most: each costs the more the more is said of it."""
-_TWO_STAGE_PROPOSALS = 100
+TWO_STAGE_PROPOSALS = 100
 
 
 _TIMM = {
@@ -232,15 +232,15 @@ def _torchvision_detectors() -> list[Row]:
             partial(
                 architectures.build,
                 name,
-                2 if name.startswith("keypoint") else 21,
+                2 if architectures.has_keypoints(name) else 21,
                 _TWO_STAGE_SIDE,
                 _TWO_STAGE_SIDE,
-                rpn_post_nms_top_n_test=_TWO_STAGE_PROPOSALS,
+                rpn_post_nms_top_n_test=TWO_STAGE_PROPOSALS,
                 box_detections_per_img=detections,
             ),
             _TWO_STAGE_SIDE,
         )
-        for name, detections in _TWO_STAGE_DETECTIONS.items()
+        for name, detections in TWO_STAGE_DETECTIONS.items()
     ]
     return single_stage + two_stage
 

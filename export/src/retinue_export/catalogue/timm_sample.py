@@ -28,12 +28,14 @@ def draw(count: int, seed: int) -> list[Row]:
     Raises:
         ExportError: timm does not have so many.
     """
+    if not count:
+        return []
     names = timm_models.classifiers()
     random.Random(seed).shuffle(names)
     rows: list[Row] = []
     for name in names:
         if len(rows) == count:
-            return rows
+            break
         side, parameters = _smallest_run(name)
         if parameters <= MOST_PARAMETERS:
             rows.append(replace(timm_row(name, side), build=partial(_build, name, side)))

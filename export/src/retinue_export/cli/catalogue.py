@@ -31,6 +31,9 @@ def catalogue(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="What --timm-sample draws with.")] = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many to prove at once, each with its part of the cores.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the architectures that can be exported, or prove that each can."""
@@ -44,8 +47,8 @@ def catalogue(
         report.list_rows(console, [*chosen, *drawn], as_json)
         return
     progress = Console(stderr=True, highlight=False)
-    results = report.prove_all(progress, chosen)
-    of_sample = report.prove_all(progress, drawn)
+    results = report.prove_all(progress, chosen, jobs)
+    of_sample = report.prove_all(progress, drawn, jobs)
     if as_json:
         report.print_json(console, [results, of_sample])
     if page is not None:
