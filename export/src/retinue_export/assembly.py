@@ -97,7 +97,7 @@ def export(candidate: Candidate, precision: pb.Precision.ValueType = pb.PRECISIO
         precision: PRECISION_FP16_WEIGHTS, or PRECISION_FP32 to leave the weights as trained.
 
     Raises:
-        ExportError: PyTorch's exporter cannot follow the network.
+        ExportError: PyTorch's exporter cannot follow the network, or its graph is too large for a file.
     """
     halves = precision == pb.PRECISION_FP16_WEIGHTS
     original = folding.folded(candidate.network)
@@ -105,6 +105,10 @@ def export(candidate: Candidate, precision: pb.Precision.ValueType = pb.PRECISIO
     model = candidate.packaging.graph(shipped)
     if halves:
         graph.store_as_fp16(model)
+    if (size := model.ByteSize()) > onnx.checker.MAXIMUM_PROTOBUF:
+        raise ExportError(
+            f"The graph takes {size / 1e9:.1f} GB, and ONNX files end at 2 GB: --precision fp16-weights takes half."
+        )
     onnx.checker.check_model(model, full_check=True)
     return Exported(original, shipped, model.SerializeToString())
 
@@ -134,6 +138,7 @@ def build(
         ParityError: the graph does not compute what the network does, or loses too much in the format that is wanted;
             nothing is written.
         ExportError: the graph cannot be made or converted, or the version exists already, or cannot be written.
+        BundleError: the server would refuse what was made.
     """
     bundle.require_free(out, candidate.manifest.name, version)
     stage("exporting")
@@ -227,7 +232,7 @@ def _fastest(
         except ExportError as error:
             note(f"{name} is not taken: {error}")
     stage("measuring speed")
-    return precisions.fastest(forms, manifest, feeds, wanted.provider)
+    return precisions.fastest(forms, manifest, feeds, wanted.provider, note)
 
 
 def _agreement_held_back(
@@ -297,6 +302,7 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
         for entry in packaging.compare(before, reference, images, packaging.batch_sizes[-1:]):
             entry.tolerance = 0
             certificate.rounding.append(entry)
+        precisions.check_rounding(certificate.rounding, "With weights of 16 bits")
     return certificate
 
 

@@ -18,16 +18,19 @@ def folded(module: nn.Module) -> nn.Module:
         A copy in evaluation mode that computes the same up to rounding; `module` stays as it is.
     """
     module = copy.deepcopy(module).eval()
-    traces = {part: _trace(part) for part in module.modules() if _has_norms(part)}
+    traces = {part: _trace(part) for part in module.modules() if part._modules}
     runs = Counter(part.get_submodule(str(node.target)) for part, trace in traces.items() for node in trace)
     names = Counter(part for _, part in module.named_modules(remove_duplicate=False))
     for part, trace in traces.items():
-        for convolution_name, norm_name in _pairs(trace):
-            convolution, norm = part.get_submodule(convolution_name), part.get_submodule(norm_name)
-            alone = all(runs[one] == names[one] == 1 for one in (convolution, norm))
-            if alone and (merged := _merged(convolution, norm)) is not None:
-                part.set_submodule(convolution_name, merged)
-                part.set_submodule(norm_name, nn.Identity())
+        for before, after in _pairs(trace):
+            ways = _way(part, before, -1), _way(part, after, 0)
+            on_the_way = [part.get_submodule(name) for way in ways for name in way]
+            if all(runs[one] == names[one] == 1 and not _has_hooks(one) for one in on_the_way):
+                convolution_name, norm_name = (way[-1] for way in ways)
+                merged = _merged(part.get_submodule(convolution_name), part.get_submodule(norm_name))
+                if merged is not None:
+                    part.set_submodule(convolution_name, merged)
+                    part.set_submodule(norm_name, nn.Identity())
     return module
 
 
@@ -56,13 +59,23 @@ def _pairs(trace: Iterable[fx.Node]) -> Iterator[tuple[str, str]]:
             yield str(before.target), str(node.target)
 
 
-def _merged(convolution: nn.Module, norm: nn.Module) -> nn.Module | None:
-    """One convolution that computes what both do, or None where they are not what can be merged.
+def _way(part: nn.Module, name: str, place: int) -> list[str]:
+    """The names of a module in a part, and of what runs first (`place` 0) or last (-1) inside of a Sequential."""
+    names = [name]
+    while isinstance(inner := part.get_submodule(names[-1]), nn.Sequential) and len(inner):
+        if type(inner).forward is not nn.Sequential.forward:
+            break
+        names.append(f"{names[-1]}.{list(inner._modules)[place]}")
+    return names
 
-    Hooks, such as those of weight normalisation, change what a module computes.
-    """
-    if any(part._forward_hooks or part._forward_pre_hooks for part in (convolution, norm)):
-        return None
+
+def _has_hooks(part: nn.Module) -> bool:
+    """Whether there is what changes the values that a module computes, such as weight normalisation."""
+    return bool(part._forward_hooks or part._forward_pre_hooks)
+
+
+def _merged(convolution: nn.Module, norm: nn.Module) -> nn.Module | None:
+    """One convolution that computes what both do, or None where they are not what can be merged."""
     if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
         return None
     if type(convolution) is nn.Conv2d:
@@ -70,7 +83,3 @@ def _merged(convolution: nn.Module, norm: nn.Module) -> nn.Module | None:
     if type(convolution) is nn.ConvTranspose2d and convolution.groups == 1:
         return fuse_conv_bn_eval(convolution, norm, transpose=True)
     return None
-
-
-def _has_norms(part: nn.Module) -> bool:
-    return any(type(inner) is nn.BatchNorm2d for inner in part.modules() if inner is not part)

@@ -80,9 +80,13 @@ class Segmenting(PixelsIn):
 class Detecting(PixelsIn):
     """A detector up to suppression, from pixels to boxes and their scores; the network gives both."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Maps uint8 [N,H,W,C] to boxes float32 [N,A,4] inside the input, and scores float32 [N,classes,A]."""
-        boxes, answer = self.network(self.normalise(images))
+    def forward(self, images: Tensor, regions: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Maps uint8 [N,H,W,C] to boxes float32 [N,A,4] inside the input, and scores float32 [N,classes,A].
+
+        A network that looks at regions takes them too: float32 [N,R,4], x1,y1,x2,y2 in input pixels, unused rows 0.
+        """
+        pixels = self.normalise(images)
+        boxes, answer = self.network(pixels) if regions is None else self.network(pixels, regions)
         return self.inside(boxes, images), self.scores(answer)
 
     def inside(self, boxes: Tensor, images: Tensor) -> Tensor:
@@ -102,15 +106,6 @@ class DetectingByLogits(Detecting):
     def scores(self, answer: Tensor) -> Tensor:
         """Scores float32 [N,classes,A]."""
         return answer.transpose(1, 2).sigmoid()
-
-
-class DetectingInRegions(Detecting):
-    """Likewise, where the network looks at regions that come with each image."""
-
-    def forward(self, images: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """See `Detecting`; regions are float32 [N,R,4], x1,y1,x2,y2 in input pixels, unused rows 0."""
-        boxes, answer = self.network(self.normalise(images), regions)
-        return self.inside(boxes, images), self.scores(answer)
 
 
 @torch.no_grad()

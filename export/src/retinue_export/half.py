@@ -11,6 +11,8 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from retinue_export import graph, trunk
 from retinue_export.errors import ExportError
 
+_LARGEST = float(np.finfo(np.float16).max)
+
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Brings the weights and the arithmetic between a graph's layers to 16 bits.
@@ -21,7 +23,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         model: in 32 bits; stays as it is.
 
     Raises:
-        ExportError: the graph has no layers, or cannot be converted.
+        ExportError: the graph has no layers, has weights too large for 16 bits, or cannot be converted.
     """
     if not trunk.layers(model):
         raise ExportError("The network has no layer with weights (Conv, Gemm or MatMul) to compute in FP16.")
@@ -41,7 +43,23 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ExportError(
             f"The network cannot be converted to FP16: {graph.first_line(error)}. Export it with --precision fp32."
         ) from error
+    _check_range(model.graph, converted.graph)
     return converted
+
+
+def _check_range(before: onnx.GraphProto, converted: onnx.GraphProto) -> None:
+    """Refuses weights that the converter has silently brought down to the largest 16-bit float."""
+    halved = {tensor.name for tensor in converted.initializer if tensor.data_type == TensorProto.FLOAT16}
+    for tensor in before.initializer:
+        if tensor.name not in halved or tensor.data_type != TensorProto.FLOAT:
+            continue
+        sizes = np.abs(numpy_helper.to_array(tensor))
+        # What is infinite stays so.
+        if (too_large := sizes[(sizes > _LARGEST) & np.isfinite(sizes)]).size:
+            raise ExportError(
+                f"The network's weight `{tensor.name}` has values of up to {too_large.max():.3g}, and 16-bit floats "
+                f"end at {_LARGEST:,.0f}: export it with --precision fp32."
+            )
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -52,8 +52,7 @@ def calibration(folder: Path, spec: InputSpec) -> Calibration:
             f"{folder} has {len(paths)} images, and calibration needs at least {_LEAST_CALIBRATION_IMAGES}, "
             "better a hundred, like those that the model will see."
         )
-    places = range(len(paths))
-    kept = [path for place, path in zip(places, paths, strict=True) if place % _HELD_BACK_ONE_IN]
+    kept = [path for place, path in enumerate(paths) if place % _HELD_BACK_ONE_IN]
     held_back = paths[::_HELD_BACK_ONE_IN]
     return Calibration(
         folder=folder.resolve().name,

@@ -1,6 +1,7 @@
 """Folders of labelled images of the user's: how good a model is on them, before and after it loses bits."""
 
 import json
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from retinue_server.errors import ImageError
 from retinue_server.vision.spec import InputSpec
 
 ANNOTATIONS = "annotations.json"
+_MOST_ANNOTATION_BYTES = 1 << 28
 _BATCH = 32
+_SHOWN = 80
+"""So many characters of a file's name that cannot be right."""
 
 
 def read(folder: Path, manifest: pb.ModelManifest, spec: InputSpec) -> Quality:
@@ -27,7 +31,7 @@ def read(folder: Path, manifest: pb.ModelManifest, spec: InputSpec) -> Quality:
 
     Classifiers: a folder for each class, of its label's or its id's name, images inside. Detectors: images, and their
     boxes in `annotations.json`, in COCO's format. Segmenters: images, and for each a PNG of the same name, but for the
-    suffix, whose levels, or palette entries, are class ids; 255 is left out.
+    suffix, and of the upright image's size, whose levels, or palette entries, are class ids; 255 is left out.
 
     Args:
         folder: see above.
@@ -35,7 +39,7 @@ def read(folder: Path, manifest: pb.ModelManifest, spec: InputSpec) -> Quality:
         spec: how images are prepared.
 
     Raises:
-        ExportError: the folder is not laid out so, has no images, or one of them cannot be read.
+        ExportError: the folder is not laid out so, has no images, labels nothing, or one of them cannot be read.
     """
     if not folder.is_dir():
         raise ExportError(f"There is no folder {folder} of labelled images.")
@@ -127,30 +131,29 @@ def _of_classes(folder: Path, name: str, labels: Sequence[str], spec: InputSpec)
 
 def _with_boxes(folder: Path, labels: Sequence[str]) -> list[Photo]:
     path = folder / ANNOTATIONS
+    content = _annotations(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         names = {entry["id"]: entry["name"] for entry in content["categories"]}
-        files = {entry["id"]: folder / entry["file_name"] for entry in content["images"]}
-        boxes: dict[Any, list[list[float]]] = {number: [] for number in files}
+        files = {entry["id"]: _inside(entry["file_name"], path) for entry in content["images"]}
+        boxes: dict[Any, list[NDArray[np.float32]]] = {number: [] for number in files}
         classes: dict[Any, list[int]] = {number: [] for number in files}
         for entry in content["annotations"]:
             if entry.get("iscrowd"):
                 continue
-            x, y, width, height = map(float, entry["bbox"])
-            boxes[entry["image_id"]].append([x, y, x + width, y + height])
+            boxes[entry["image_id"]].append(_corners(entry["bbox"], path))
             classes[entry["image_id"]].append(_class_id(names[entry["category_id"]], labels, path))
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be read: {error.strerror}. A detector's labelled images lie beside their boxes in COCO's "
-            "format."
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ExportError(f"{path} is not in COCO's format: {type(error).__name__} {error}.") from error
     if not files:
         raise ExportError(f"{path} names no images.")
-    if missing := [image.name for image in files.values() if not image.is_file()]:
+    # Unlike Path.is_file, this takes any name: one too long for the file system is of no file either.
+    if missing := [image.name for image in files.values() if not os.path.isfile(image)]:
         raise ExportError(
-            f"{path} names {missing[0]}, which is not there ({len(missing)} of {len(files)} are not)."
+            f"{path} names {missing[0][:_SHOWN]!r}, which is not there ({len(missing)} of {len(files)} are not)."
+        )
+    if not any(boxes.values()):
+        raise ExportError(
+            f"{path} has no box to measure with (crowds are not counted): add the boxes of what is in the images."
         )
     return [
         Photo(
@@ -162,6 +165,49 @@ def _with_boxes(folder: Path, labels: Sequence[str]) -> list[Photo]:
     ]
 
 
+def _annotations(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_ANNOTATION_BYTES + 1)
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be read: {error.strerror}. A detector's labelled images lie beside their boxes in COCO's "
+            "format."
+        ) from error
+    if len(content) > _MOST_ANNOTATION_BYTES:
+        raise ExportError(
+            f"{path} is larger than {_MOST_ANNOTATION_BYTES} bytes: leave out segmentations, or some of the images."
+        )
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{path} is not in COCO's format: it is not JSON, or nested too deeply.") from error
+
+
+def _inside(name: str, path: Path) -> Path:
+    """The file of that name in the folder of the annotations, or below."""
+    relative = Path(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ExportError(
+            f"{path} names {name[:_SHOWN]!r}, outside of its folder: write each file_name relative to the folder, "
+            "without '..'."
+        )
+    return path.parent / relative
+
+
+def _corners(told: Sequence[float], path: Path) -> NDArray[np.float32]:
+    """x1,y1,x2,y2, of COCO's x, y, width and height."""
+    x, y, width, height = map(float, told)
+    with np.errstate(over="ignore"):
+        corners = np.array([x, y, x + width, y + height]).astype(np.float32)
+    if not (np.isfinite(corners).all() and (corners[2:] > corners[:2]).all()):
+        raise ExportError(
+            f"{path} has the bbox [{x:g}, {y:g}, {width:g}, {height:g}]: x and y must be finite, width and height more "
+            "than 0. Correct it, or leave it out."
+        )
+    return corners
+
+
 def _class_id(name: str, labels: Sequence[str], path: Path) -> int:
     if name in labels:
         return list(labels).index(name)
@@ -169,7 +215,8 @@ def _class_id(name: str, labels: Sequence[str], path: Path) -> int:
 
 
 def _with_masks(folder: Path, classes: int) -> list[Photo]:
-    masks = {path.stem: path for path in folder.glob("*.png")}
+    # Of photo.PNG and photo.png, which comes later, the second is the mask.
+    masks = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
     photos = [
         Photo(path, np.empty((0, 4), np.float32), np.empty(0, np.int64), masks[path.stem])
         for path in image_folders.images_below(folder)
@@ -179,13 +226,25 @@ def _with_masks(folder: Path, classes: int) -> list[Photo]:
         raise ExportError(
             f"{folder} has no image with a mask beside it: photo.jpg and photo.png, whose levels are class ids."
         )
+    counted = False
     for photo in photos:
         levels = photo.class_map
+        (height, width), (mask_height, mask_width) = photo.image.shape[:2], levels.shape
+        if (mask_height, mask_width) != (height, width):
+            raise ExportError(
+                f"{photo.mask} has {mask_width} x {mask_height} pixels, and {photo.path.name} {width} x {height}, "
+                "turned as its EXIF orientation says: draw the mask on the upright image, at its size."
+            )
         unknown = levels[(levels >= classes) & (levels != quality.NO_CLASS)]
         if unknown.size:
             raise ExportError(
                 f"{photo.mask} has the class id {unknown[0]}, and the model's are 0 to {classes - 1}."
             )
+        counted |= bool((levels < classes).any())
+    if not counted:
+        raise ExportError(
+            f"The masks in {folder} are {quality.NO_CLASS} throughout, which is not counted: give pixels class ids."
+        )
     return photos
 
 

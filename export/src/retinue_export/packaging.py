@@ -149,7 +149,7 @@ class DetectorPackaging(Packaging):
         super().__init__(spec, normalisation)
         self.suppression = suppression
         self.regions = regions
-        self._wrapper = graph.DetectingInRegions if regions else wrapper
+        self._wrapper = wrapper
 
     def module(self, network: nn.Module) -> nn.Module:
         """See `Packaging`."""

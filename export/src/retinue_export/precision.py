@@ -1,7 +1,7 @@
 """The number formats that a network can be exported in: what each may lose, and which is the fastest."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ import onnx
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import half, parity, quantisation, speed
-from retinue_export.errors import ParityError
+from retinue_export.errors import ExportError, ParityError
 from retinue_export.image_folders import Calibration
 from retinue_export.parity import TOLERANCES, Feeds, Runner
 from retinue_server.runtime.providers import Provider
@@ -170,6 +170,25 @@ def check_means(measured: Iterable[pb.OutputParity], recorded: Mapping[str, pb.O
             )
 
 
+def check_rounding(rounding: Iterable[pb.OutputParity], form: str) -> None:
+    """Holds what a number format of 16 bits changed in the answers against what it may change.
+
+    Args:
+        rounding: by how much outputs differ.
+        form: where they do, for the message: "In FP16".
+
+    Raises:
+        ParityError: it changed more, or made answers that are not finite.
+    """
+    for entry in rounding:
+        limit = _FP16_LARGEST.get(entry.output, math.inf)
+        if not (math.isfinite(entry.max_difference) and entry.max_difference <= limit):
+            raise ParityError(
+                f"{form} output `{entry.output}` differs by up to {entry.max_difference:.3g}: "
+                "export it with --precision fp32."
+            )
+
+
 def check_fp16(rounding: Iterable[pb.OutputParity], quality: Iterable[pb.QualityMeasurement]) -> None:
     """Holds what 16-bit arithmetic changed against what it may change.
 
@@ -178,15 +197,10 @@ def check_fp16(rounding: Iterable[pb.OutputParity], quality: Iterable[pb.Quality
         quality: among others, how often answers agree.
 
     Raises:
-        ParityError: it changed more, or overflowed.
+        ParityError: it changed more, or made answers that are not finite. An overflow that a later operator hides, as
+            Clip does, is held only against what it changed.
     """
-    for entry in rounding:
-        limit = _FP16_LARGEST.get(entry.output, math.inf)
-        if not entry.max_difference <= limit:
-            raise ParityError(
-                f"In FP16 output `{entry.output}` differs by up to {entry.max_difference:.3g}: "
-                "export it with --precision fp32."
-            )
+    check_rounding(rounding, "In FP16")
     for figure in quality:
         in_fp16 = figure.precision == pb.PRECISION_FP16 and figure.metric.endswith(_AGREEMENT)
         if in_fp16 and not figure.value >= _FP16_LEAST_AGREEMENT:
@@ -226,19 +240,43 @@ def check_drop(
             )
 
 
-def fastest(forms: Sequence[Form], manifest: pb.ModelManifest, feeds: Feeds, provider: Provider) -> Form:
+def fastest(
+    forms: Sequence[Form],
+    manifest: pb.ModelManifest,
+    feeds: Feeds,
+    provider: Provider,
+    note: Callable[[str], None] = lambda _text: None,
+) -> Form:
     """Measures how fast forms run, notes it in the manifest, and names the fastest.
 
+    Args:
+        forms: what to choose from.
+        manifest: of all of them.
+        feeds: what they take beside images.
+        provider: what runs them.
+        note: told which form cannot be run, and why; it is left out.
+
     Raises:
-        BundleError: the server would refuse one of them.
+        ExportError: none of them can be run.
     """
     trial = pb.ModelManifest()
     trial.CopyFrom(manifest)
+    rates: list[tuple[float, Form]] = []
     for form in forms:
         trial.precision = form.precision
-        manifest.speeds.append(speed.measure(form.content, trial, feeds, provider))
-    rates = [measured.images_per_second for measured in manifest.speeds]
-    return forms[rates.index(max(rates))]
+        try:
+            measured = speed.measure(form.content, trial, feeds, provider)
+        except ExportError as error:
+            note(f"{short_name(form.precision)} is not taken: {error}")
+            continue
+        manifest.speeds.append(measured)
+        rates.append((measured.images_per_second, form))
+    if not rates:
+        raise ExportError(
+            f"{provider.name} can run the network in no format: name one with --precision instead of auto, to export "
+            "it without a measurement."
+        )
+    return max(rates, key=lambda one: one[0])[1]
 
 
 def short_name(precision: pb.Precision.ValueType) -> str:

@@ -26,8 +26,8 @@ def download(url: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(url)
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), _digits(url), progress=False)
     except (OSError, RuntimeError) as error:
         raise ExportError(f"{url} could not be downloaded ({error}): give the file as --weights.") from error

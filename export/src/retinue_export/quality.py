@@ -108,6 +108,7 @@ def average_precision(
         `map_50` at an intersection over union of 0.5, and `map_50_95`, the mean over 0.5, 0.55, ..., 0.95.
     """
     found = []
+    sizes = []
     for start, group in enumerate(_groups(scenes)):
         prepared = [prepare_one(Image.fromarray(scene.image), spec) for scene in group]
         answers = runner(np.stack([pixels for pixels, _ in prepared]))
@@ -119,6 +120,7 @@ def average_precision(
                 frame,
                 score_threshold=0.0,
             )
+            sizes.append((frame.original_height, frame.original_width))
             number = start * _BATCH + row + 1
             corners = detections.boxes
             boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
@@ -130,7 +132,7 @@ def average_precision(
         return {"map_50": 0.0, "map_50_95": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO()
-        truth.dataset = _coco_dataset(scenes, class_names)
+        truth.dataset = _coco_dataset(scenes, sizes, class_names)
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
         evaluation.evaluate()
@@ -176,12 +178,12 @@ def _groups(scenes: Sequence[Labelled]) -> list[tuple[Labelled, ...]]:
 
 
 def _coco_dataset(
-    scenes: Sequence[Labelled], class_names: Sequence[str]
+    scenes: Sequence[Labelled], sizes: Sequence[tuple[int, int]], class_names: Sequence[str]
 ) -> dict[str, list[dict[str, object]]]:
+    """COCO's form of what is in scenes; `sizes` are their heights and widths, so that no image is read again."""
     annotations: list[dict[str, object]] = []
     images: list[dict[str, object]] = []
-    for number, scene in enumerate(scenes, start=1):
-        height, width = scene.image.shape[:2]
+    for number, (scene, (height, width)) in enumerate(zip(scenes, sizes, strict=True), start=1):
         images.append({"id": number, "height": height, "width": width})
         for (x1, y1, x2, y2), class_id in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
             annotations.append(

@@ -1,10 +1,8 @@
 """Graphs whose layers compute in 8-bit integers, by ranges of values measured on real images."""
 
-import contextlib
 import io
-import logging
 import tempfile
-from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +66,8 @@ def to_int8(model: onnx.ModelProto, images: Uint8, feeds: Feeds) -> Quantised:
     if not trunk.layers(model):
         raise ExportError("The network has no layer with weights (Conv, Gemm or MatMul) to quantise.")
     try:
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        # The quantiser logs what it warns everyone of, and prints.
+        with tempfile.TemporaryDirectory() as folder, graph.quiet(), redirect_stdout(io.StringIO()):
             plain, prepared, quantised = (Path(folder) / f"{number}.onnx" for number in range(3))
             onnx.save(model, plain)
             quant_pre_process(plain, prepared, skip_symbolic_shape=True)
@@ -118,17 +117,6 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
         return next(self._feeds, None)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the quantiser from printing, and from logging what it warns everyone of."""
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _float_nodes(quantised: onnx.ModelProto, original: set[str], kept: set[str]) -> list[str]:

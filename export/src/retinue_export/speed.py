@@ -2,16 +2,21 @@
 
 import platform
 import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
+import onnxruntime
 import torch
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_export.errors import ExportError
 from retinue_export.inputs import Uint8
 from retinue_export.parity import Feeds
 from retinue_server.bundle import manifest as manifest_file
+from retinue_server.errors import StartupError
 from retinue_server.runtime import profile, providers
-from retinue_server.runtime.session import Session, Threads
+from retinue_server.runtime.session import Session, Threads, explain
 
 _SECONDS = 0.5
 """After so long no larger batch is tried, see `profile.measure`."""
@@ -21,15 +26,26 @@ _THREADS = Threads(1, 1)
 """One of the server's instances, which have one thread each."""
 
 
-def choose(requested: providers.Requested) -> providers.Provider:
-    """Resolves a provider, see `retinue_server.runtime.providers.choose`.
+@cache
+def choose(requested: Literal["cpu", "cuda"]) -> providers.Provider:
+    """Resolves a provider, see `retinue_server.runtime.providers.choose`; a GPU is tried out once only.
 
     Raises:
-        StartupError: a GPU was asked for and cannot be had.
+        ExportError: a GPU was asked for and cannot be had.
     """
-    return providers.choose(
-        requested, gpu_device=0, gpu_memory_limit_bytes=0, cache_folder=Path("~/.cache/retinue")
-    )
+    try:
+        return providers.choose(
+            requested, gpu_device=0, gpu_memory_limit_bytes=0, cache_folder=Path("~/.cache/retinue")
+        )
+    except StartupError as error:
+        why = (
+            "the driver, or a library that ONNX Runtime needs for it, is missing or too old"
+            if providers.CUDA in onnxruntime.get_available_providers()
+            else "the installed ONNX Runtime has none; install retinue-export[gpu] instead of retinue-export[cpu]"
+        )
+        raise ExportError(
+            f"--provider {requested} cannot run here: {why}. With --provider cpu speed is measured on the CPU."
+        ) from error
 
 
 def measure(
@@ -44,21 +60,23 @@ def measure(
         provider: what runs it.
 
     Raises:
-        BundleError: the server would refuse the graph.
+        ExportError: the provider cannot run the graph, or the server would refuse it.
     """
     spec = manifest_file.input_spec(manifest)
     shape = (spec.height, spec.width, spec.channels)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / manifest_file.MODEL_FILE
-        path.write_bytes(content)
-        session = Session(path, manifest, provider, _THREADS)
+    try:
+        session = _opened(content, manifest, provider)
 
-    def run(images: Uint8) -> None:
-        session.run(images, feeds(images))
+        def run(images: Uint8) -> None:
+            session.run(images, feeds(images))
 
-    measured = [
-        profile.measure(run, shape, on_gpu=provider.on_gpu, budget_seconds=_SECONDS) for _ in range(_ROUNDS)
-    ]
+        measured = [
+            profile.measure(run, shape, on_gpu=provider.on_gpu, budget_seconds=_SECONDS)
+            for _ in range(_ROUNDS)
+        ]
+    except Exception as error:  # ONNX Runtime's exceptions share no other base
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise ExportError(f"{provider.name} cannot run the network: {explain(cause)}.") from error
     best = max(measured, key=lambda one: one.images_per_second)
     return pb.SpeedMeasurement(
         precision=manifest.precision,
@@ -67,6 +85,13 @@ def measure(
         batch_size=best.max_batch_size,
         images_per_second=best.images_per_second,
     )
+
+
+def _opened(content: bytes, manifest: pb.ModelManifest, provider: providers.Provider) -> Session:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / manifest_file.MODEL_FILE
+        path.write_bytes(content)
+        return Session(path, manifest, provider, _THREADS)
 
 
 def _gpu(number: int) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import nn
 
@@ -17,6 +18,7 @@ from retinue_export.pretrained import Preset
 from retinue_export.weight_files import State
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
+_UNCOMMON_SEED = 829_347_101
 PREFIX = "timm."
 """How a manifest begins the name of an architecture of timm's."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -177,13 +179,24 @@ def _load(network: nn.Module, state: State, architecture: str) -> None:
         weight_files.load_into(network, state, architecture)
     except ExportError as unlike:
         overlay = {"state_dict": state, "num_classes": network.num_classes, "label_offset": None}
+        make = partial(_same_random, architecture, num_classes=network.num_classes)
         try:
-            converted = _timm().create_model(
-                architecture, pretrained=True, num_classes=network.num_classes, pretrained_cfg_overlay=overlay
-            )
+            converted = make(pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
         except Exception:  # conversions expect what they know, and stumble over all else
             raise unlike from None
-        network.load_state_dict(converted.state_dict())
+        # Of some networks timm takes files that lack weights, and leaves these as they were drawn.
+        drawn = make().state_dict()
+        if any(value.ndim > 1 and torch.equal(value, converted[name]) for name, value in drawn.items()):
+            raise unlike from None
+        network.load_state_dict(converted)
+
+
+def _same_random(architecture: str, **options: Any) -> nn.Module:
+    """Builds a network whose random weights are the same each time, and hardly those that somebody trained from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_UNCOMMON_SEED)
+        network: nn.Module = _timm().create_model(architecture, **options)
+    return network
 
 
 def _download(name: str, config: dict[str, Any]) -> Path:

@@ -35,6 +35,8 @@ _TRAINED_ON = {
     pb.TASK_SEGMENT: "trained on photos of COCO with the classes of Pascal VOC",
     pb.TASK_DETECT: "trained on COCO",
 }
+_AUXILIARY = {"aux1", "aux2", "AuxLogits"}
+"""What GoogLeNet and Inception call the branches that only training needs."""
 _PAD_VALUE = 114
 """The grey that is nearest to the mean of the normalisation: what torchvision's detectors fill up with."""
 Size = tuple[int, int]
@@ -168,6 +170,7 @@ def _classifier(preset: partial[Preset], architecture: str, entry: WeightsEnum, 
             shorter_side=side,
         ),
         normalisation=Normalisation(tuple(transforms.mean), tuple(transforms.std)),
+        place=_place_classifier,
     )
 
 
@@ -229,6 +232,11 @@ def _spec(size: Size, resize_mode: ResizeMode) -> InputSpec:
     )
 
 
+def _place_classifier(network: nn.Module, state: State) -> tuple[nn.Module, State]:
+    """Leaves out the branches that only training needs, which torchvision's own files have."""
+    return network, {name: value for name, value in state.items() if not _AUXILIARY & set(name.split("."))}
+
+
 def _place_segmenter(network: nn.Module, state: State) -> tuple[nn.Module, State]:
     """Leaves out the branch that only training needs, which torchvision's own files have."""
     assert isinstance(network, _Logits)
@@ -242,9 +250,9 @@ def _place_detector(network: nn.Module, state: State) -> tuple[nn.Module, State]
 
 def build_network(architecture: str, classes: int) -> nn.Module:
     """Builds a classifier with random weights, such as "mobilenet_v2"."""
-    # Two older networks change the normalisation inside when they have torchvision's weights, have a branch for
-    # training only, and warn where they are not told how to initialise.
-    older = {"transform_input": True, "aux_logits": True, "init_weights": False}
+    # Two older networks change the normalisation inside when they have torchvision's weights, or have been trained
+    # further from these, have branches for training only, and warn where they are not told how to initialise.
+    older = {"transform_input": True, "aux_logits": False, "init_weights": False}
     extra = older if architecture in ("googlenet", "inception_v3") else {}
     network: nn.Module = torchvision.models.get_model(
         architecture, weights=None, num_classes=classes, **extra

@@ -111,6 +111,7 @@ class Answer:
             list(boxes.shape) != [count, *candidates, 4]
             or list(scores.shape) != [count, *classes, *candidates]
             or not (boxes.is_floating_point() and scores.is_floating_point())
+            or not scores.numel()
         ):
             raise ExportError(
                 f"The module returns {boxes.dtype} {list(boxes.shape)} and {scores.dtype} {list(scores.shape)} for "

@@ -36,7 +36,7 @@ def build(target: str) -> nn.Module:
         made = maker() if callable(maker) else None
     except ExportError:
         raise
-    except Exception as error:  # the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's code, which may raise anything, and leave
         raise ExportError(f"{target} cannot be built: {in_one_line(error, path)}") from error
     if not callable(maker):
         raise ExportError(f"{where} has no function `{name}`.")
@@ -51,7 +51,7 @@ def described(target: str) -> str:
     return f"{Path(where).name}:{name}"
 
 
-def in_one_line(error: Exception, path: Path | None = None) -> str:
+def in_one_line(error: BaseException, path: Path | None = None) -> str:
     """What was raised, and in which line of the file."""
     file = str(path.resolve()) if path is not None else None
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

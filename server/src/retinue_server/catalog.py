@@ -216,6 +216,13 @@ class Loader:
                 lambda images: session.run(images, feeds.typical(len(images))),
                 shape,
                 on_gpu=self._provider.on_gpu,
+                on_refusal=lambda size, error: _log.warning(
+                    "batch_size_refused",
+                    model=bundle.name,
+                    version=bundle.version,
+                    batch_size=size,
+                    reason=explain(error),
+                ),
             )
             if self._provider.on_gpu:
                 # A GPU's libraries take their time over each size anew for what only some requests ask for.

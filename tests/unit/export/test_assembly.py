@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export import tiny
 from torch import nn
@@ -69,3 +70,26 @@ def test_a_graph_that_differs_from_pytorch_is_not_written(
     with pytest.raises(ParityError, match="probabilities"):
         assembly.build(tiny.candidate(), tmp_path, 1, ignore)
     assert list(tmp_path.rglob("*")) == []
+
+
+class _Faint(nn.Module):
+    """Weights that 16-bit floats round to 0, on values as large as these are small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = tiny.network()
+        self.last = nn.Linear(3, 3, bias=False)
+        self.last.weight.data = 1e-9 * torch.eye(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(1e9 * self.network(images))
+
+
+def test_weights_that_16_bits_cannot_hold_are_refused_unless_they_are_kept(tmp_path: Path) -> None:
+    candidate = replace(tiny.candidate(), network=_Faint().eval())
+    with pytest.raises(
+        ParityError, match=r"With weights of 16 bits output `probabilities` differs by up to .* fp32"
+    ):
+        assembly.build(candidate, tmp_path, 1, ignore)
+    assert list(tmp_path.rglob("*")) == []
+    assembly.build(candidate, tmp_path, 1, ignore, Wanted(Precision.FP32))

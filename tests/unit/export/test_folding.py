@@ -119,6 +119,29 @@ def test_a_module_that_cannot_be_traced_stays_as_it_is() -> None:
     assert any(isinstance(part, nn.BatchNorm2d) for part in folding.folded(_Branching()).modules())
 
 
+class _DeepStem(nn.Module):
+    """Batch normalisation behind a Sequential that ends in a convolution, and in front of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 4, 1)
+        self.head = nn.Sequential(nn.Sequential(nn.BatchNorm2d(4)), nn.ReLU())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.last(self.norm(self.stem(images)).relu()))
+
+
+def test_batch_normalisation_before_and_behind_a_sequential_is_folded_too() -> None:
+    network = _live(_DeepStem())
+    folded = folding.folded(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    images = torch.randn(2, 3, 8, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), network(images), atol=1e-5, rtol=1e-5)
+
+
 class _Levels(nn.Module):
     """One convolution on two levels, with batch normalisation for each, as in EfficientDet."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export import tiny
 
@@ -97,6 +97,14 @@ def test_a_detectors_boxes_are_read_from_coco_annotations(tmp_path: Path) -> Non
     assert quality.measure(finding(0))["map_50_95"] == 0
 
 
+def box_of(bbox: list[float]) -> str:
+    return json.dumps(annotations(annotations=[{"image_id": 7, "category_id": 3, "bbox": bbox}]))
+
+
+def named(file_name: str) -> str:
+    return json.dumps(annotations(images=[{"id": 7, "file_name": file_name}]))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -106,13 +114,38 @@ def test_a_detectors_boxes_are_read_from_coco_annotations(tmp_path: Path) -> Non
         (json.dumps(annotations(images=[], annotations=[])), "names no images"),
         (json.dumps(annotations(categories=[{"id": 3, "name": "green"}])), "category 'green'"),
         (json.dumps(annotations(categories=[])), "not in COCO's format"),
-        (json.dumps(annotations()), r"names a\.png, which is not there"),
+        (json.dumps(annotations()), r"names 'a\.png', which is not there"),
+        ("[" * 100_000, "nested too deeply"),
+        (box_of([1, 2, 10**400, 4]), "not in COCO's format: OverflowError"),
+        (named("a" * 5000), r"names 'a{80}', which is not there"),
+        (named("/etc/hostname"), "names '/etc/hostname', outside of its folder"),
+        (named("photos/../../a.png"), "outside of its folder: write each file_name relative to the folder"),
+        (box_of([float("nan"), 2, 3, 4]), r"has the bbox \[nan, 2, 3, 4\]"),
+        (box_of([1, 2, float("inf"), 4]), r"has the bbox \[1, 2, inf, 4\]"),
+        (box_of([1e300, 2, 3, 4]), "x and y must be finite"),
+        (box_of([1, 2, 0, 4]), "width and height more than 0"),
+        (box_of([1, 2, 3, -4]), "width and height more than 0"),
     ],
 )
 def test_annotations_that_cannot_be_used_are_refused(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
         (tmp_path / "annotations.json").write_text(content)
     with pytest.raises(ExportError, match=said):
+        labelled.read(tmp_path, manifest(pb.TASK_DETECT), tiny.SPEC)
+
+
+@pytest.mark.parametrize("boxes", [[], annotations()["annotations"][1:]])
+def test_annotations_that_count_no_box_are_refused(tmp_path: Path, boxes: list[object]) -> None:
+    save(tmp_path / "a.png", RED)
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations(annotations=boxes)))
+    with pytest.raises(ExportError, match="has no box to measure with"):
+        labelled.read(tmp_path, manifest(pb.TASK_DETECT), tiny.SPEC)
+
+
+def test_annotations_are_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelled, "_MOST_ANNOTATION_BYTES", 99)
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations()))
+    with pytest.raises(ExportError, match="is larger than 99 bytes"):
         labelled.read(tmp_path, manifest(pb.TASK_DETECT), tiny.SPEC)
 
 
@@ -140,6 +173,43 @@ def test_a_segmenters_classes_are_read_from_masks_and_what_they_leave_out_is_not
     assert quality.images == 1
     assert quality.measure(columns(0, 0, 0, 2, 2, 1)) == {"mean_iou": 1}
     assert quality.measure(columns(0, 0, 0, 0, 2, 2))["mean_iou"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
+def test_the_case_of_a_masks_suffix_does_not_matter(tmp_path: Path) -> None:
+    save(tmp_path / "a.JPG", RED)
+    mask(tmp_path / "a.PNG", [0, 0, 0, 2, 2, 255])
+    assert labelled.read(tmp_path, segmenter(), tiny.SPEC).images == 1
+
+
+def test_of_two_pngs_the_one_in_lower_case_is_the_mask(tmp_path: Path) -> None:
+    save(tmp_path / "a.PNG", RED)
+    mask(tmp_path / "a.png", [0, 0, 0, 2, 2, 255])
+    assert labelled.read(tmp_path, segmenter(), tiny.SPEC).images == 1
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg", RED, (40, 30))
+    mask(tmp_path / "a.png", [0] * 20)
+    with pytest.raises(ExportError, match=r"a\.png has 20 x 8 pixels, and a\.jpg 40 x 30"):
+        labelled.read(tmp_path, segmenter(), tiny.SPEC)
+
+
+def test_a_mask_of_an_image_that_exif_turns_is_drawn_on_the_upright_one(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (6, 8), RED).save(tmp_path / "a.jpg", exif=exif)
+    mask(tmp_path / "a.png", [0] * 6)
+    with pytest.raises(ExportError, match=r"has 6 x 8 pixels, and a\.jpg 8 x 6, turned .* the upright image"):
+        labelled.read(tmp_path, segmenter(), tiny.SPEC)
+    Image.new("L", (8, 6)).save(tmp_path / "a.png")
+    assert labelled.read(tmp_path, segmenter(), tiny.SPEC).images == 1
+
+
+def test_masks_that_count_no_pixel_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg", RED)
+    mask(tmp_path / "a.png", [255] * 6)
+    with pytest.raises(ExportError, match="are 255 throughout"):
+        labelled.read(tmp_path, segmenter(), tiny.SPEC)
 
 
 def test_a_mask_of_unknown_classes_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Fewer bits: what they change is measured and written down, and a bundle that lost too much is never written."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export import tiny
 from torch import nn
 
-from retinue_export import assembly, half, parity, precision, quantisation, speed
+from retinue_export import assembly, half, parity, precision, quantisation, speed, trunk
 from retinue_export.assembly import Candidate, Quality
 from retinue_export.errors import ExportError, ParityError
 from retinue_export.image_folders import Calibration
@@ -130,13 +131,48 @@ def test_fp16_may_change_few_answers() -> None:
         precision.check_fp16([], [figure(0.94)])
 
 
+@pytest.mark.parametrize("largest", [np.inf, np.nan])
+@pytest.mark.parametrize("output", ["probabilities", "heatmap", "boxes"])
+def test_fp16_may_make_nothing_infinite(output: str, largest: float) -> None:
+    precision.check_fp16([pb.OutputParity(output=output, max_difference=0.01)], [])
+    with pytest.raises(ParityError, match=f"`{output}` differs by up to {largest}"):
+        precision.check_fp16([pb.OutputParity(output=output, max_difference=largest)], [])
+
+
+def scaled(graph: onnx.ModelProto, place: int, largest: float) -> onnx.ModelProto:
+    """The graph with weights of up to so much in one of its layers."""
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    name = trunk.layers(made)[place].input[1]
+    (tensor,) = (one for one in made.graph.initializer if one.name == name)
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(values * np.float32(largest / np.abs(values).max()), name))
+    return made
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_weights_too_large_for_16_bits_are_refused_not_clipped(graph: onnx.ModelProto, place: int) -> None:
+    half.to_fp16(scaled(graph, place, 6e4))
+    with pytest.raises(ExportError, match=r"values of up to 1e\+05, and 16-bit floats end at 65,504"):
+        half.to_fp16(scaled(graph, place, 1e5))
+
+
+def test_what_stays_in_32_bits_may_be_larger(graph: onnx.ModelProto) -> None:
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    (normalise,) = (node for node in made.graph.node if node.op_type == "Mul")
+    (tensor,) = (one for one in made.graph.initializer if one.name in normalise.input)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e6), tensor.name))
+    half.to_fp16(made)
+
+
 def test_what_is_too_large_for_16_bits_is_not_written(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         nn.Linear(4, 3),
     ).eval()
-    for layer, factor in ((network[0], 1e6), (network[2], 1e-6)):
+    for layer, factor in ((network[0], 1e5), (network[2], 1e-5)):
         assert isinstance(layer, nn.Conv2d)
         layer.weight.data *= factor
     candidate = replace(tiny.candidate(), network=network)
@@ -222,6 +258,15 @@ def test_a_network_without_layers_is_refused(convert: object) -> None:
         convert(pooled)
 
 
+def test_logging_that_was_off_stays_off(graph: onnx.ModelProto) -> None:
+    logging.disable(logging.ERROR)
+    try:
+        quantisation.to_int8(graph, tiny.images(9), no_feeds)
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def test_what_the_quantiser_cannot_do_is_told_in_one_sentence(
     graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,11 +350,50 @@ def test_in_front_of_a_gpu_auto_tries_fp16_too(tmp_path: Path, exported_once: No
     assert {one.precision for one in manifest.speeds} == set(RATES)
 
 
-def test_speed_is_measured_with_the_servers_session(graph: onnx.ModelProto) -> None:
+def described() -> pb.ModelManifest:
+    """What the tiny network's manifest says before its speed is measured."""
     manifest = tiny.candidate().manifest
     manifest.input.CopyFrom(assembly.image_input(tiny.SPEC, tiny.NORMALISATION))
     manifest.precision = pb.PRECISION_FP32
-    measured = speed.measure(graph.SerializeToString(), manifest, no_feeds, speed.choose("cpu"))
+    return manifest
+
+
+def test_auto_leaves_out_what_cannot_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(content: bytes, manifest: pb.ModelManifest, *_: object) -> pb.SpeedMeasurement:
+        if content == b"fails":
+            raise ExportError("It has no memory.")
+        return pb.SpeedMeasurement(precision=manifest.precision, images_per_second=float(content))
+
+    monkeypatch.setattr(speed, "measure", measure)
+    halved = precision.Form(pb.PRECISION_FP16, b"fails")
+    slow, fast = (precision.Form(pb.PRECISION_FP32, b"1"), precision.Form(pb.PRECISION_INT8, b"2"))
+    manifest, notes = described(), []
+    arguments = (manifest, no_feeds, speed.choose("cpu"), notes.append)
+    assert precision.fastest([slow, halved, fast], *arguments) is fast
+    assert notes == ["fp16 is not taken: It has no memory."]
+    assert [one.precision for one in manifest.speeds] == [pb.PRECISION_FP32, pb.PRECISION_INT8]
+    with pytest.raises(ExportError, match="can run the network in no format: name one with --precision"):
+        precision.fastest([halved], *arguments)
+
+
+def test_a_network_that_fails_while_it_is_measured_is_refused_in_one_sentence(
+    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory.\nAnd more."
+        )
+
+    provider = speed.choose("cpu")
+    with pytest.raises(ExportError, match=r"^CPUExecutionProvider cannot run the network: .*[Pp]rotobuf"):
+        speed.measure(b"no graph", described(), no_feeds, provider)
+    monkeypatch.setattr(speed.Session, "run", fail)
+    with pytest.raises(ExportError, match=r"cannot run the network: Failed to allocate memory\.$"):
+        speed.measure(graph.SerializeToString(), described(), no_feeds, provider)
+
+
+def test_speed_is_measured_with_the_servers_session(graph: onnx.ModelProto) -> None:
+    measured = speed.measure(graph.SerializeToString(), described(), no_feeds, speed.choose("cpu"))
     assert measured.provider == "CPUExecutionProvider"
     assert measured.images_per_second > 0
     assert measured.batch_size >= 1

@@ -8,7 +8,12 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export.test_cli import run
 
+from retinue_export import speed
+from retinue_export.cli.asked import Asked
+from retinue_export.errors import ExportError
+from retinue_export.precision import Precision
 from retinue_server.bundle import manifest as manifest_file
+from retinue_server.errors import StartupError
 
 MODULE = """
 import torch
@@ -74,6 +79,9 @@ def test_an_int8_bundle_is_measured_before_and_after_and_verified_again(
         (("--precision", "int8", "--provider", "cpu"), "no other use"),
         (("--precision", "int8", "--calibration", "none", "--max-drop", "5"), "There is no folder none"),
         (("--precision", "int8", "--calibration", "empty", "--max-drop", "5"), "empty has 0 images"),
+        (("--max-drop", "5"), "--max-drop has no meaning with --precision fp16-weights unless --labelled"),
+        (("--precision", "fp32", "--max-drop", "5"), "--max-drop has no meaning with --precision fp32"),
+        (("--precision", "fp16", "--max-drop", "5"), "--max-drop has no meaning with --precision fp16"),
         (("--labelled", "none"), "There is no folder none of labelled images"),
         (("--labelled", "photos"), "has no folders with images"),
     ],
@@ -95,13 +103,43 @@ def test_what_does_not_fit_together_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gpu_that_is_not_there_cannot_be_measured(
+def test_a_gpu_that_is_not_there_is_refused_before_weights_are_read(
     module: tuple[str, ...],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    (tmp_path / "net.py").write_text("raise AssertionError('read')")
     code, _, err = run(capsys, *module, "--precision", "auto", "--provider", "cuda")
     assert code == 2
-    assert "--provider cuda cannot run here" in err
+    assert "--provider cuda cannot run here: the installed ONNX Runtime has none" in err
+    assert "install retinue-export[gpu] instead of retinue-export[cpu]" in err
+    assert "retinue-server" not in err
+    assert "--provider auto" not in err
+
+
+def test_a_gpu_without_its_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **_options: object) -> None:
+        raise StartupError("Use --provider auto to fall back to the CPU.")
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("retinue_server.runtime.providers.choose", refuse)
+    speed.choose.cache_clear()
+    with pytest.raises(
+        ExportError, match=r"the driver, or a library .* With --provider cpu speed is measured"
+    ):
+        speed.choose("cuda")
+
+
+@pytest.mark.parametrize("calibration", [None, Path("photos")])
+def test_without_labels_and_int8_nothing_can_drop(
+    monkeypatch: pytest.MonkeyPatch, calibration: Path | None
+) -> None:
+    monkeypatch.setattr(speed, "choose", lambda requested: None)
+    asked = Asked(Precision.AUTO, calibration, max_drop=5, provider="cuda")
+    if calibration is None:
+        with pytest.raises(ExportError, match="--max-drop has no meaning with --precision auto unless"):
+            asked.check()
+    else:
+        asked.check()

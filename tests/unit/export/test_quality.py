@@ -63,6 +63,21 @@ def test_boxes_in_the_right_place_of_the_original_are_precise() -> None:
     assert figures == {"map_50": pytest.approx(1.0), "map_50_95": pytest.approx(1.0)}
 
 
+def test_each_picture_is_read_once() -> None:
+    read = []
+
+    class Counted:
+        boxes, classes, class_map = SCENES[0].boxes, SCENES[0].classes, SCENES[0].class_map
+
+        @property
+        def image(self) -> np.ndarray:
+            read.append(self)
+            return SCENES[0].image
+
+    quality.average_precision(detections(), [Counted(), Counted()], SPEC, ["a", "b"])
+    assert len(read) == 2
+
+
 def test_the_right_place_with_the_wrong_class_counts_nothing() -> None:
     assert quality.average_precision(detections(class_id=0), SCENES, SPEC, ["a", "b"])["map_50"] == 0
 

@@ -176,6 +176,12 @@ def test_weights_named_as_another_code_does_go_through_timms_own_conversion() ->
     assert all(torch.equal(value, published[name]) for name, value in network.state_dict().items())
 
 
+def test_a_file_that_lacks_weights_is_refused_where_timm_itself_would_take_it() -> None:
+    network = timm_models.build_network("dla34", 7)
+    with pytest.raises(ExportError, match="do not fit dla34"):
+        timm_models.find_preset("dla34").load(network, {"another.weight": torch.ones(2, 2)})
+
+
 def test_a_pickle_is_never_unpickled(tmp_path: Path) -> None:
     torch.save(timm_models.build_network(SMALL, 7), tmp_path / "whole.pth")
     with pytest.raises(ExportError, match="unpickling it could run code"):

@@ -176,6 +176,20 @@ def test_the_branch_of_a_segmenter_that_only_training_needs_is_left_out(tmp_path
         assert torch.equal(made.network(images), trained.eval()(images)["out"])
 
 
+@pytest.mark.parametrize("with_branches", [True, False])
+def test_so_are_those_of_googlenet_and_files_may_lack_them(with_branches: bool, tmp_path: Path) -> None:
+    trained = torchvision.models.googlenet(
+        num_classes=3, aux_logits=with_branches, transform_input=True, init_weights=False
+    )
+    path, labels = tmp_path / "googlenet.pth", tmp_path / "labels.txt"
+    torch.save(trained.state_dict(), path)
+    labels.write_text("road\nsea\ntree\n", encoding="utf-8")
+    made = torchvision_models.candidate("googlenet", "mine", path, labels)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(made.network.eval()(images), trained.eval()(images))
+
+
 @pytest.fixture(scope="module")
 def detector_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a detector of three kinds of things and the background."""

@@ -118,6 +118,12 @@ class BoxesLast(Detector):
         return boxes.transpose(1, 2), scores
 
 
+class Nothing(Detector):
+    def forward(self, images):
+        boxes, scores = super().forward(images)
+        return boxes[:, :0], scores[..., :0]
+
+
 class Triple(Detector):
     def forward(self, images):
         return *super().forward(images), images
@@ -129,6 +135,10 @@ def broken():
 
 def number():
     return 7
+
+
+def leaving():
+    raise SystemExit(0)
 """
 OPTIONS = ("--name", "mine", "--size", "12x10", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
 
@@ -273,6 +283,7 @@ def test_a_package_of_the_working_directory_is_found(folder: Path) -> None:
         ("mine.py:Classifier", (), "returns a Tensor, not a pair of boxes [N, A, 4] in input pixels"),
         ("mine.py:Triple", (), "returns a tuple, not a pair of boxes"),
         ("mine.py:BoxesLast", (), "returns torch.float32 [2, 4, 3] and torch.float32 [2, 2, 3]"),
+        ("mine.py:Nothing", (), "returns torch.float32 [2, 0, 4] and torch.float32 [2, 2, 0]"),
         ("mine.py:Unbounded", (), "end in a sigmoid or a softmax"),
         ("mine.py:Detector", ("--regions", "6"), "cannot take float32 [2, 3, 12, 10] and [2, 6, 4]"),
         ("mine.py:InRegions", (), "cannot take float32 [2, 3, 12, 10]"),
@@ -307,6 +318,7 @@ def test_a_detectors_labels_are_counted(folder: Path, capsys: pytest.CaptureFixt
         ("needing:build", "ModuleNotFoundError: No module named 'not_installed'"),
         ("mine.py:nothing", "no function `nothing`"),
         ("mine.py:broken", "RuntimeError: no such layer"),
+        ("mine.py:leaving", "SystemExit: 0"),
         ("mine.py:number", "makes a int, not a torch.nn.Module"),
         ("mine.py:Boxes", "returns a dict, not logits"),
         ("mine.py:Features", "not float logits [N, classes]"),

@@ -107,7 +107,16 @@ def test_first_runs_of_minutes_end_the_trying() -> None:
 def test_a_batch_that_does_not_fit_ends_the_trying() -> None:
     network = Network(lambda size: 0.001)
     network.most = 8
-    assert measured(network, on_gpu=True).batch_sizes == (1, 2, 4, 8)
+    refused: list[int] = []
+    profile = measure(
+        network.run,
+        SHAPE,
+        on_gpu=True,
+        clock=network.clock,
+        on_refusal=lambda size, _error: refused.append(size),
+    )
+    assert profile.batch_sizes == (1, 2, 4, 8)
+    assert refused == [16]
 
 
 def test_a_network_that_cannot_run_one_image_is_refused() -> None:

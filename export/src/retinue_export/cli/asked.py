@@ -10,6 +10,7 @@ from retinue_export import image_folders, labelled, speed
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.precision import DEFAULT_MAX_DROP, Precision, Wanted
+from retinue_server.runtime.providers import Provider
 
 PrecisionOption = Annotated[
     Precision,
@@ -61,7 +62,7 @@ class Asked:
         """Refuses what does not fit together, before anything takes time.
 
         Raises:
-            ExportError: see there.
+            ExportError: see there; or there is no such provider here.
         """
         quantises = self.precision in (Precision.INT8, Precision.AUTO)
         on_cpu = self.provider in (None, "cpu")
@@ -78,6 +79,12 @@ class Asked:
                 "INT8 changes answers: give --labelled FOLDER to measure what it costs, or --max-drop to say in how "
                 "many of 100 images an answer other than FP32's will do."
             )
+        if self.max_drop is not None and self.labelled is None and self.calibration is None:
+            raise ExportError(
+                f"--max-drop has no meaning with --precision {self.precision} unless --labelled FOLDER says how good "
+                "answers are."
+            )
+        self._provider()
 
     def read(self, candidate: Candidate) -> tuple[Candidate, Wanted]:
         """Reads the folders.
@@ -87,7 +94,6 @@ class Asked:
 
         Raises:
             ExportError: a folder cannot be used.
-            StartupError: there is no such provider here.
         """
         spec = candidate.packaging.spec
         if self.labelled is not None:
@@ -96,6 +102,9 @@ class Asked:
             precision=self.precision,
             calibration=image_folders.calibration(self.calibration, spec) if self.calibration else None,
             max_drop=DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop,
-            provider=speed.choose(self.provider or "cpu") if self.precision is Precision.AUTO else None,
+            provider=self._provider(),
         )
         return candidate, wanted
+
+    def _provider(self) -> Provider | None:
+        return speed.choose(self.provider or "cpu") if self.precision is Precision.AUTO else None

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import structlog
-
-_log = structlog.get_logger(__name__)
 
 # The smallest batch within this share of the best rate is kept: a larger one only adds latency and memory.
 _WORTH_IT = 0.97
@@ -43,6 +40,7 @@ def measure(
     *,
     on_gpu: bool,
     budget_seconds: float = 0.1,
+    on_refusal: Callable[[int, Exception], None] = lambda _size, _error: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Profile:
     """Runs batches of 1, 2, 4, ... until they stop paying or the budget is spent. Warms the network on the way.
@@ -53,6 +51,7 @@ def measure(
         on_gpu: Whether large batches are likely to pay.
         budget_seconds: After so long no larger batch is tried. The first run of a size, in which a GPU's libraries
             choose their kernels, does not count, unless these take minutes together.
+        on_refusal: Told of a batch size that the network cannot run, and why.
         clock: Seconds; a test may drive it.
 
     Raises:
@@ -71,7 +70,7 @@ def measure(
             if size == 1:
                 raise
             # Such as too little memory on a GPU.
-            _log.warning("batch_size_refused", size=size, reason=str(error))
+            on_refusal(size, error)
             break
         rates[size] = size / max(min(durations), 1e-9)
         spent += sum(durations)
