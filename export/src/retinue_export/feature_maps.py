@@ -13,6 +13,7 @@ from retinue_export.inspection import weights
 from retinue_export.inspection.layers import module_of
 from retinue_export.inspection.shapes import for_one_image
 from retinue_export.subgraph import leading_to
+from retinue_server.runtime.session import explain
 
 _INPUT = "images"
 _MAKE_MAPS = frozenset(
@@ -116,12 +117,15 @@ def compute(model: onnx.ModelProto, layer: Layer, image: NDArray[np.uint8]) -> N
         float32 [C,h,w].
 
     Raises:
-        ExportError: the layer needs more than the image.
+        ExportError: the layer needs more than the image, or the graph fails.
     """
     part = leading_to(model, [layer.tensor])
     inputs = [value.name for value in part.graph.input]
     if inputs != [_INPUT]:
         more = ", ".join(name for name in inputs if name != _INPUT)
         raise ExportError(f"{layer.name} needs more than an image: {more}.")
-    (maps,) = parity.session(part.SerializeToString()).run([layer.tensor], {_INPUT: image[np.newaxis]})
+    try:
+        (maps,) = parity.session(part.SerializeToString()).run([layer.tensor], {_INPUT: image[np.newaxis]})
+    except Exception as error:  # ONNX Runtime's exceptions share no other base
+        raise ExportError(f"The graph cannot be run as far as {layer.name}: {explain(error)}.") from error
     return np.asarray(maps[0], np.float32)

@@ -74,6 +74,8 @@ def parse(
         )
     if shorter_side and not crops:
         raise ExportError(f"--shorter-side has no meaning with --resize {resize}.")
+    if pad_value and resize is not ResizeMode.LETTERBOX:
+        raise ExportError(f"--pad-value has no meaning with --resize {resize}.")
     spec = InputSpec(
         height=height,
         width=width,

@@ -10,12 +10,14 @@ from retinue_export import inputs, label_files, weight_files
 from retinue_export.assembly import Candidate
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Normalisation
+from retinue_export.quantities import printable
 from retinue_export.user_answer import Answer
 from retinue_export.user_code import build, described
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec
 
 _BACKGROUNDS = ("background", "__background__")
+"""What pixels are called that belong to no object: here, and by torchvision."""
 _MOST_SEGMENT_CLASSES = 256
 """A class map is uint8."""
 
@@ -52,7 +54,7 @@ def candidate(
     )
     if weights is not None:
         weight_files.load_into(network, weight_files.read(weights), target)
-        source.weights = weights.name
+        source.weights = printable(weights.name)
         source.weights_sha256 = manifest_file.file_sha256(weights)
     names = label_files.read(labels)
     shape = answer.check(network, spec)
@@ -79,7 +81,7 @@ def describe_class_map(manifest: pb.ModelManifest, shape: Sequence[int]) -> None
     """Writes into a segmenter's manifest what its class map is.
 
     Args:
-        manifest: has its labels; those for no object are called "background" or "__background__".
+        manifest: has its labels; see `background_of` for those for no object.
         shape: of the logits, [N,K,h,w].
 
     Raises:
@@ -91,5 +93,9 @@ def describe_class_map(manifest: pb.ModelManifest, shape: Sequence[int]) -> None
             f"The module answers {len(names)} classes, and a class map has room for {_MOST_SEGMENT_CLASSES}."
         )
     manifest.segment.map_height, manifest.segment.map_width = shape[2:]
-    background = next((name for name in _BACKGROUNDS if name in names), None)
-    manifest.segment.background_class_id = -1 if background is None else names.index(background)
+    manifest.segment.background_class_id = background_of(names)
+
+
+def background_of(labels: Sequence[str]) -> int:
+    """The class id of pixels that belong to no object, whose label is "background" or "__background__"; -1 if none."""
+    return next((labels.index(name) for name in _BACKGROUNDS if name in labels), -1)

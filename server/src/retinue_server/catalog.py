@@ -24,8 +24,8 @@ from retinue_server.errors import (
     WrongTaskError,
 )
 from retinue_server.feeds import Feeds
-from retinue_server.pipeline import Pipeline, Work, together
-from retinue_server.results import Answer, Task
+from retinue_server.pipeline import Pipeline, together
+from retinue_server.results import Answer, Task, Work
 from retinue_server.runtime.memory import device_memory_used_bytes
 from retinue_server.runtime.profile import Profile, measure
 from retinue_server.runtime.providers import Provider

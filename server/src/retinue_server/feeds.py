@@ -1,34 +1,19 @@
 """What a model's graph takes beside images, made for each batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.errors import RetinueError
-from retinue_server.results import DetectOptions, Options
+from retinue_server.results import DetectOptions, Work
 from retinue_server.runtime import contract
 from retinue_server.vision import regions
-from retinue_server.vision.regions import Regions
 from retinue_server.vision.resize import Frame
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-
-
-class Asked(Protocol):
-    """What came with an image."""
-
-    @property
-    def options(self) -> Options:
-        """What the caller wants of it."""
-        ...
-
-    @property
-    def regions(self) -> Regions | None:
-        """Where to look, in its own pixels."""
-        ...
 
 
 class Feeds:
@@ -42,7 +27,7 @@ class Feeds:
         self._detect = manifest.detect
         self._whole_input = (0, 0, manifest.input.width, manifest.input.height)
 
-    def make(self, asked: Sequence[Asked], frames: Iterable[Frame | RetinueError], batch_size: int) -> Arrays:
+    def make(self, asked: Sequence[Work], frames: Iterable[Frame | RetinueError], batch_size: int) -> Arrays:
         """Makes them for a batch whose images may run together.
 
         Args:

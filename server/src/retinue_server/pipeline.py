@@ -6,19 +6,16 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import structlog
-from PIL import Image
 
 from retinue_server.errors import EngineError, RetinueError
 from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
-from retinue_server.results import Answer, DetectOptions, Options
-from retinue_server.vision.regions import Regions
+from retinue_server.results import Answer, DetectOptions, Work
 from retinue_server.vision.resize import Frame, prepare
 from retinue_server.vision.spec import InputSpec
 
@@ -33,21 +30,6 @@ class Network(Protocol):
     ) -> Mapping[str, npt.NDArray[Any]]:
         """Runs uint8 [N,H,W,C] and what else the network takes; returns arrays of N rows, those of `extra` too."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One image to answer.
-
-    Attributes:
-        image: Opened, not yet decoded.
-        options: What the caller wants of it.
-        regions: Where to look, in the image's own pixels, for models that must be told.
-    """
-
-    image: Image.Image
-    options: Options
-    regions: Regions | None = None
 
 
 def together(first: Work, second: Work) -> bool:

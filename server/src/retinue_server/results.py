@@ -1,10 +1,13 @@
-"""What callers ask for beyond the image, and what they get: plain values between `rpc` and the engine."""
+"""What callers ask for, and what they get: plain values between `rpc` and the engine."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+
+from retinue_server.vision.regions import Regions
 
 
 class Task(StrEnum):
@@ -81,6 +84,21 @@ class SegmentOptions:
 
 
 Options = ClassifyOptions | DetectOptions | SegmentOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One image to answer.
+
+    Attributes:
+        image: Opened, not yet decoded.
+        options: What the caller wants of it.
+        regions: Where to look, in the image's own pixels, for models that must be told.
+    """
+
+    image: Image.Image
+    options: Options
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True, slots=True)

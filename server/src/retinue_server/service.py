@@ -4,8 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from retinue_server.batching.engine import Engine
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import (
@@ -15,22 +13,7 @@ from retinue_server.errors import (
     UnavailableError,
 )
 from retinue_server.metrics import Metrics
-from retinue_server.pipeline import Work
-from retinue_server.results import Answer, Options
-from retinue_server.vision.regions import Regions
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One image of a request.
-
-    Attributes:
-        image: Opened, not yet decoded.
-        regions: Where to look, in its own pixels; None where the model looks at all of it.
-    """
-
-    image: Image.Image
-    regions: Regions | None
+from retinue_server.results import Answer, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +79,7 @@ class VisionService:
     async def answer(
         self,
         model: ServedModel,
-        images: Sequence[Picture | ImageError],
-        options: Options,
+        works: Sequence[Work | ImageError],
         *,
         arrived: float,
         deadline: float | None,
@@ -106,8 +88,7 @@ class VisionService:
 
         Args:
             model: Whose answer is wanted.
-            images: Images, or why one could not be opened.
-            options: What the caller wants of each.
+            works: Images, or why one could not be opened.
             arrived: When the request came, on time.monotonic.
             deadline: When the answer is worthless, on the same clock; None for never.
 
@@ -117,17 +98,13 @@ class VisionService:
             UnavailableError: The engine stopped meanwhile.
             EngineError: The engine failed on every image.
         """
-        works = [
-            Work(picture.image, options, picture.regions)
-            for picture in images
-            if not isinstance(picture, ImageError)
-        ]
-        ran = iter(await model.batcher.submit(works, deadline=deadline) if works else ())
+        opened = [work for work in works if isinstance(work, Work)]
+        ran = iter(await model.batcher.submit(opened, deadline=deadline) if opened else ())
         total_seconds = time.monotonic() - arrived
         outcomes: list[ImageOutcome] = []
-        for image in images:
-            if isinstance(image, ImageError):
-                outcomes.append(ImageOutcome(image, None, total_seconds))
+        for work in works:
+            if isinstance(work, ImageError):
+                outcomes.append(ImageOutcome(work, None, total_seconds))
             else:
                 done = next(ran)
                 outcomes.append(ImageOutcome(done.value, done.queue_seconds, total_seconds))

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         description="bytes of all requests being answered and of their replies; more are refused",
     )
     max_reply_bytes: int = Field(
-        256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the masks of one reply"
+        256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
     )
     max_concurrent_requests: int = Field(4096, ge=1, description="calls at once; more are refused")
     max_image_pixels: int = Field(

@@ -21,6 +21,7 @@ def assert_refused(capsys: pytest.CaptureFixture[str], path: Path, options: list
         assert part in err
     assert err.startswith("error: ")
     assert err.count("error: ") == 1
+    assert len(err.splitlines()) == 1
     assert not (path.parent / "models" / "it" / "1").exists()
 
 

@@ -1,6 +1,7 @@
 """What `retinue-export adopt` refuses: one sentence, exit code 2, and nothing written."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,15 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from tests import odd_bundles
 from tests.unit.export import foreign
 from tests.unit.export.adopting import NAMES, adopt, assert_refused, edited
 from tests.unit.export.command import run
 from torch import nn
 
-from retinue_export.adoption import external_data, reading
+from retinue_export.adoption import external_data
 from retinue_export.errors import ExportError
+from retinue_export.inspection import model_file
 
 
 def test_what_is_no_onnx_file_is_refused(
@@ -42,7 +45,7 @@ def test_a_file_larger_than_protobuf_can_hold_is_not_read(
 ) -> None:
     path = tmp_path / "huge.onnx"
     with path.open("wb") as file:
-        file.truncate(reading.MAX_BYTES + 1)
+        file.truncate(model_file.MAX_BYTES + 1)
     assert_refused(capsys, path, told, "more than the 2147483647")
 
 
@@ -120,7 +123,18 @@ def test_a_wrong_number_of_labels_is_refused(
     assert_refused(capsys, yolo, ["--labels", str(labels)], "answers 3 classes", "labels.txt names 2")
 
 
-@pytest.mark.parametrize("names", ["{0: 'cat', 2: 'dog'}", "__import__('os')", "[" * 5000, "{}"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "{0: 'cat', 2: 'dog'}",
+        "__import__('os')",
+        "[" * 5000,
+        "{}",
+        "{1e999: 'cat'}",
+        "{0: 'cat', 1: 'dog', 2: '\\ud800'}",
+        f"['cat', 'dog', 0x{'f' * 5000}]",
+    ],
+)
 def test_names_in_metadata_that_are_none_must_be_told(
     names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +239,80 @@ def test_masks_of_hugging_face_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert_refused(capsys, path, [], "answers masks of its own (`pred_masks`)")
 
 
+@pytest.mark.parametrize("shift", [0, -1])
+def test_a_class_map_with_ids_that_have_no_label_is_refused(
+    shift: int, tmp_path: Path, labels: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Decided(nn.Module):
+        """Decides itself; -1 would be 255 in a byte."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = foreign.Segmenter(3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images).argmax(1) + shift
+
+    path = foreign.export(Decided(), tmp_path / "map.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"])
+    if not shift:
+        assert adopt(capsys, path, *told)[0] == 0
+        shutil.rmtree(tmp_path / "models")
+        labels.write_text("cat\ndog\n")
+    assert_refused(capsys, path, told, f"classes from {shift} to {2 + shift}", "give --labels")
+
+
+def test_logits_without_a_row_for_each_query_are_no_detectors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Flat(foreign.Detr):
+        def forward(self, images: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits, boxes = super().forward(images, mask)
+            return logits[:, 0], boxes
+
+    levels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True}
+    outputs = ("logits", "pred_boxes")
+    path = foreign.hugging_face(Flat(4), tmp_path / "flat", NAMES, {"size": 64, **levels}, outputs)
+    assert_refused(capsys, path, [], "answers [N,4], not a detector's logits")
+
+
+def test_metadata_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = foreign.ultralytics(foreign.YoloV8(3), tmp_path / "yolo.onnx", NAMES)
+    path.write_bytes(path.read_bytes().replace(b"AGPL-3.0", b"AGPL\xff\xff.0"))
+    assert_refused(capsys, path, [], "is not UTF-8 text")
+
+
+def test_notes_for_nobody_may_have_any_encoding(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def note(model: onnx.ModelProto) -> None:
+        model.graph.node[0].doc_string = "network.py: caf00"
+
+    path = edited(classifier, note)
+    path.write_bytes(path.read_bytes().replace(b"caf00", b"caf\xe9\xff"))
+    assert adopt(capsys, path, *told)[0] == 0
+
+
+def test_a_file_whose_name_is_no_text_is_adopted(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = classifier.rename(classifier.with_name("caf\udce9.onnx"))
+    code, _, err = adopt(capsys, path, *told)
+    assert (code, err) == (0, "")
+    bundle = str(path.parent / "models" / "it")
+    assert run(capsys, "verify", bundle, "--adopted", str(path))[0] == 0
+
+
+def test_a_bundle_that_was_cut_short_is_not_verified_with_the_file(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adopt(capsys, classifier, *told)[0] == 0
+    folder = classifier.parent / "models" / "it" / "1"
+    odd_bundles.replace_model(folder, (folder / "model.onnx").read_bytes()[:-7])
+    code, _, err = run(capsys, "verify", str(folder), "--adopted", str(classifier))
+    assert code == 2
+    assert "model.onnx is no ONNX file, or was cut short" in err
+
+
 # External data
 
 
@@ -271,6 +359,23 @@ def test_external_data_outside_of_the_folder_is_refused(
     (folder / "weights.bin").rename(tmp_path / "weights.bin")
     monkeypatch.setattr(external_data._Place, "read", lambda _self: pytest.fail("it was read"))
     assert_refused(capsys, relocate(path, location), told, "outside of its folder")
+
+
+@pytest.mark.parametrize("location", ["weights\0.bin", "w" * 5000])
+def test_a_location_that_names_no_file_is_refused(
+    location: str, classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = relocate(with_external_data(classifier), location)
+    assert_refused(capsys, path, told, "which cannot be opened")
+
+
+def test_a_link_to_itself_is_refused(
+    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_external_data(classifier)
+    (path.parent / "weights.bin").unlink()
+    os.symlink("weights.bin", path.parent / "weights.bin")
+    assert_refused(capsys, path, told, "weights.bin")
 
 
 def test_a_link_that_leads_outside_of_the_folder_is_refused(

@@ -236,6 +236,16 @@ def test_a_segmenter_that_scales_to_a_fixed_batch_is_freed(tmp_path: Path, plain
     assert np.mean(answers(folder, images)["class_map"] != logits.argmax(axis=1)) < 1e-3
 
 
+@pytest.mark.parametrize(("name", "background"), [("background", 1), ("__background__", 1), ("sky", -1)])
+def test_the_background_is_found_by_either_name(
+    name: str, background: int, tmp_path: Path, plain: Told, labels: Path
+) -> None:
+    labels.write_text(f"cat\n{name}\nmug\n")
+    example = (torch.rand(1, 3, 32, 32),)
+    path = foreign.export(foreign.Segmenter(3), tmp_path / "map.onnx", example, ["x"], ["out"])
+    assert manifest_file.read(adopt(path, plain)).segment.background_class_id == background
+
+
 class _Mixing(nn.Module):
     """Turns the batch over into the features, which only works for the batch that it was exported for."""
 

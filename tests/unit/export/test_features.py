@@ -105,6 +105,13 @@ def test_a_layer_behind_what_finds_objects_has_no_one_map_for_an_image(tmp_path:
         feature_maps.compute(model, Layer("means", "means", "RoiAlign", (3, 1, 1)), tiny.images(1)[0])
 
 
+def test_a_graph_that_fails_is_told_in_the_runtimes_words(tmp_path: Path) -> None:
+    model = onnx.load(colour_bundles.classifier(tmp_path) / "model.onnx")
+    model.graph.node[0].op_type = "NoSuchThing"
+    with pytest.raises(ExportError, match=r"cannot be run as far as it: .*NoSuchThing"):
+        feature_maps.compute(model, Layer("it", "floats", "Conv", (8, 8, 3)), tiny.images(1)[0])
+
+
 def test_weights_do_not_count_in_what_is_run(bundle: Path) -> None:
     model = onnx.load(bundle / "model.onnx")
     part = leading_to(model, ["conv2d"])
@@ -122,7 +129,8 @@ def test_weights_do_not_count_in_what_is_run(bundle: Path) -> None:
         ({"--layer": ""}, "Give --layer, --image and --out"),
         ({"--image": "missing.png"}, "missing.png cannot be read: No such file or directory."),
         ({"--image": "text.txt"}, ""),
-        ({"--out": "grid.txt"}, "does not name a picture: end it in .png."),
+        ({"--out": "grid.txt"}, "does not name a picture: end it in .png, .jpg, .webp."),
+        ({"--out": "grid.xbm"}, "does not name a picture"),
         ({"--out": "missing/grid.png"}, "There is no folder missing to write grid.png to."),
         ({"--out": "folder.png"}, "folder.png cannot be written: Is a directory."),
     ],

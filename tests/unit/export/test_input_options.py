@@ -41,11 +41,13 @@ def test_all_options_reach_the_input() -> None:
         resize=ResizeMode.SHORTER_SIDE_CENTER_CROP,
         shorter_side=32,
         interpolation=Interpolation.NEAREST,
-        pad_value=7,
+        pad_value=0,
     )
-    assert (spec.grey, spec.channels, spec.shorter_side, spec.pad_value) == (True, 1, 32, 7)
+    assert (spec.grey, spec.channels, spec.shorter_side) == (True, 1, 32)
     assert spec.resample is Image.Resampling.NEAREST
     assert (normalisation.mean, normalisation.deviation) == ((0.25,), (0.5,))
+    padded, _ = input_options.parse(**DEFAULTS | {"resize": ResizeMode.LETTERBOX, "pad_value": 7})
+    assert padded.pad_value == 7
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ def test_all_options_reach_the_input() -> None:
         ("std", "1,1,1,1", "3 numbers"),
         ("resize", ResizeMode.SHORTER_SIDE_CENTER_CROP, "--shorter-side of 224"),
         ("shorter_side", 256, "no meaning with --resize stretch"),
+        ("pad_value", 7, "no meaning with --resize stretch"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_by_name(option: str, value: object, said: str) -> None:

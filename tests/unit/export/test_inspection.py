@@ -15,7 +15,9 @@ from tests.unit.export.test_cli import run
 
 from retinue_export import assembly, heatmaps
 from retinue_export.errors import ExportError
-from retinue_export.inspection import facts, layers, manifest_text, report, weights
+from retinue_export.inspection import facts, layers, manifest_text, model_file, report, weights
+from retinue_export.inspection.layers import Layer
+from retinue_export.precision import Precision
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -209,7 +211,29 @@ def test_what_is_no_graph_is_refused(
     path.write_bytes(content)
     code, _, err = run(capsys, "inspect", str(path))
     assert code == 2
-    assert "is not an ONNX file" in err
+    assert "is no ONNX file" in err
+
+
+def test_a_file_is_read_for_what_it_is_whatever_it_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = colour_bundles.classifier(tmp_path)
+    code, _, err = run(capsys, "inspect", str(bundle / "manifest.json"))
+    assert code == 2
+    assert "manifest.json is no ONNX file" in err
+    renamed = (bundle / "model.onnx").rename(bundle / "model.json")
+    assert facts.read(renamed).operators["Softmax"] == 1
+
+
+def test_a_file_larger_than_protobuf_can_hold_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "huge.onnx"
+    with path.open("wb") as file:
+        file.truncate(model_file.MAX_BYTES + 1)
+    code, _, err = run(capsys, "inspect", str(path))
+    assert code == 2
+    assert "more than the 2147483647" in err
 
 
 def test_names_that_are_no_text_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,8 +327,29 @@ def test_a_manifest_whose_own_numbers_are_none_gives_valid_json(tmp_path: Path) 
 
 
 def test_a_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ExportError, match="cannot be read"):
+    with pytest.raises(ExportError, match="There is no ONNX file"):
         facts.read(Path("nowhere.onnx"))
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_the_outermost_modules_are_never_summed(count: int) -> None:
+    found = [Layer(f"part{number}.conv", "Conv", None, 1, 1, 1) for number in range(count)]
+    assert len(layers.stages(found)) == count
+
+
+def test_precisions_are_spelt_as_on_the_command_line() -> None:
+    assert manifest_text.precision(pb.PRECISION_FP16_WEIGHTS) == Precision.FP16_WEIGHTS
+    assert manifest_text.precision(77) == "77"  # type: ignore[arg-type]
+
+
+def test_what_rounding_changed_is_said_with_its_bound_where_it_has_one(bundle: Path) -> None:
+    found = facts.read(bundle)
+    assert found.manifest is not None
+    (rounding,) = found.manifest.parity.rounding
+    assert "which has no bound" in report.page(found)
+    rounding.tolerance = 0.25
+    assert "which has no bound" not in report.page(found)
+    assert "up to 0.25 allowed when it is compared again" in report.page(found)
 
 
 def test_how_a_network_was_quantised_and_how_fast_it_ran_is_told() -> None:

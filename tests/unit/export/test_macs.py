@@ -43,6 +43,9 @@ def counted(text: str) -> list[int | None]:
             'g (float[N,6,7] x, float[7,5] w) => (float[N,6,5] y) { y = Einsum<equation="nij,jk->nik">(x, w) }',
             6 * 7 * 5,
         ),
+        # Nothing is multiplied.
+        ('g (float[N,6,7] x) => (float[N,7,6] y) { y = Einsum<equation="nij->nji">(x) }', 0),
+        ('g (float[N,6,7] x) => (float[N] y) { y = Einsum<equation="n...->n">(x) }', 0),
         ("g (uint8[N,6] x, int8[6,5] w) => (int32[N,5] y) { y = MatMulInteger(x, w) }", 6 * 5),
         # 2 heads, 6 queries, 9 keys, width 4 of queries and 5 of values.
         (

@@ -1,5 +1,7 @@
 """What preprocessor_config.json says, in the forms that its versions and kinds of networks have."""
 
+import math
+
 import pytest
 
 from retinue_export.adoption import preprocessor
@@ -157,6 +159,41 @@ def test_a_mobilevit_takes_blue_first_and_levels_as_they_are() -> None:
     facts = preprocessor.read(config, 3).facts
     assert facts["bgr"] is True
     assert (facts["mean"], facts["std"]) == ("0.0,0.0,0.0", "1.0,1.0,1.0")
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"size": {"shortest_edge": 224}, "crop_pct": 5e-324},
+        {"size": {"shortest_edge": HUGE}, "crop_pct": 0.9},
+        {"size": {"shortest_edge": HUGE}, "crop_size": 224, "do_center_crop": True},
+        {"size": {"shortest_edge": 224}, "crop_pct": HUGE},
+        {"size": HUGE, "feature_extractor_type": "LevitFeatureExtractor"},
+        {"size": HUGE},
+    ],
+)
+def test_a_geometry_of_absurd_numbers_must_be_told(config: dict[str, object]) -> None:
+    assert "resize" not in {name for name, value in read(**config).facts.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"image_mean": [HUGE, 0, 0]},
+        {"image_std": HUGE},
+        {"image_mean": [math.nan, 0, 0]},
+        {"image_std": [math.inf, 1, 1]},
+    ],
+)
+def test_levels_of_absurd_numbers_must_be_told(config: dict[str, object]) -> None:
+    assert "mean" not in read(size=224, **config).facts
+
+
+def test_an_absurd_factor_counts_for_none() -> None:
+    assert read(size=224, rescale_factor=HUGE).facts["mean"] == "0.5,0.5,0.5"
 
 
 def test_levels_of_which_nothing_is_said_must_be_told() -> None:

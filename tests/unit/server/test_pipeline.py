@@ -13,8 +13,8 @@ from tests import pictures
 
 from retinue_server.errors import EngineError, ImageError
 from retinue_server.feeds import Feeds
-from retinue_server.pipeline import Pipeline, Work, together
-from retinue_server.results import Answer, ClassifyOptions, DetectOptions, Options
+from retinue_server.pipeline import Pipeline, together
+from retinue_server.results import Answer, ClassifyOptions, DetectOptions, Options, Work
 from retinue_server.vision.decode import open_encoded, open_raw
 from retinue_server.vision.resize import Frame
 from retinue_server.vision.spec import InputSpec, ResizeMode

@@ -5,13 +5,21 @@ from tests.unit.server.served import served_model
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import Answer, Classification, MaskFormat, Segmentation, SegmentOptions, Task
+from retinue_server.results import (
+    Answer,
+    Classification,
+    MaskFormat,
+    Segmentation,
+    SegmentOptions,
+    Task,
+    Work,
+)
 from retinue_server.rpc.replies import classify_response, segment_response
 from retinue_server.rpc.requests import raw_mask_bytes
-from retinue_server.service import ImageOutcome, Picture
+from retinue_server.service import ImageOutcome
 
 WIDTH, HEIGHT = 30, 10
-IMAGE = Picture(Image.new("RGB", (WIDTH, HEIGHT)), None)
+IMAGE = Work(Image.new("RGB", (WIDTH, HEIGHT)), SegmentOptions(MaskFormat.RAW, True, None))
 MAP_WIDTH, MAP_HEIGHT = 20, 5
 
 

@@ -7,9 +7,8 @@ from tests.unit.server.served import served_model
 
 from retinue_server.catalog import ServedModel, ids_by_label
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import Task
+from retinue_server.results import ClassifyOptions, Task, Work
 from retinue_server.rpc.requests import classify_options, detect_options, open_image, segment_options
-from retinue_server.service import Picture
 
 BIRD, MACHINE = 1, 3
 
@@ -83,10 +82,14 @@ def test_what_the_graph_does_not_offer_is_refused() -> None:
 def test_an_image_brings_its_regions_or_fails_alone() -> None:
     box = image_pb2.BoundingBox(x_min=1, y_min=2, x_max=3, y_max=4)
     raw = image_pb2.RawImage(data=b"123", height=1, width=1)
-    opened = open_image(image_pb2.Image(raw=raw, regions=[box]), max_pixels=1, max_regions=1)
-    assert isinstance(opened, Picture)
+    opened = open_image(
+        image_pb2.Image(raw=raw, regions=[box]), ClassifyOptions(1, 0), max_pixels=1, max_regions=1
+    )
+    assert isinstance(opened, Work)
     assert opened.regions is not None
     assert opened.regions.tolist() == [[1, 2, 3, 4]]
-    refused = open_image(image_pb2.Image(raw=raw, regions=[box]), max_pixels=1, max_regions=0)
+    refused = open_image(
+        image_pb2.Image(raw=raw, regions=[box]), ClassifyOptions(1, 0), max_pixels=1, max_regions=0
+    )
     assert isinstance(refused, ImageError)
     assert refused.reason == "REGIONS_NOT_TAKEN"

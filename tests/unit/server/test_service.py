@@ -18,12 +18,11 @@ from retinue_server.errors import (
     UnavailableError,
 )
 from retinue_server.metrics import Metrics
-from retinue_server.pipeline import Work
-from retinue_server.results import Answer, ClassifyOptions
-from retinue_server.service import Picture, VisionService
+from retinue_server.results import Answer, ClassifyOptions, Work
+from retinue_server.service import VisionService
 
 OPTIONS = ClassifyOptions(1, 0)
-IMAGE = Picture(Image.new("RGB", (1, 1)), None)
+IMAGE = Work(Image.new("RGB", (1, 1)), OPTIONS)
 
 
 class FakeBatcher:
@@ -53,11 +52,9 @@ def service(metrics: Metrics) -> VisionService:
     return VisionService(Engine(instances=1), metrics)
 
 
-async def ask(
-    service: VisionService, batcher: FakeBatcher, images: Sequence[Picture | ImageError]
-) -> list[Any]:
+async def ask(service: VisionService, batcher: FakeBatcher, images: Sequence[Work | ImageError]) -> list[Any]:
     outcomes = await service.answer(
-        served_model("a", batcher=batcher), images, OPTIONS, arrived=time.monotonic(), deadline=None
+        served_model("a", batcher=batcher), images, arrived=time.monotonic(), deadline=None
     )
     return [outcome.value for outcome in outcomes]
 
@@ -138,7 +135,7 @@ async def test_the_time_of_each_image_is_told(service: VisionService) -> None:
     batcher = FakeBatcher(answer("good"))
     images = [IMAGE, ImageError("empty.")]
     good, bad = await service.answer(
-        served_model("a", batcher=batcher), images, OPTIONS, arrived=arrived, deadline=None
+        served_model("a", batcher=batcher), images, arrived=arrived, deadline=None
     )
     assert (good.queue_seconds, bad.queue_seconds) == (0.25, None)
     assert good.total_seconds == bad.total_seconds >= 1

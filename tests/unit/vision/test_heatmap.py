@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -96,10 +96,14 @@ def test_evidence_that_is_no_number_is_refused(bad: float) -> None:
     st.sampled_from(list(ResizeMode)),
     st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
-def test_any_image_and_any_map_fit(mode: ResizeMode, image: tuple[int, int], cells: tuple[int, int]) -> None:
+@example(CROP, (5000, 3), (7, 7), (40, 1))
+def test_any_image_and_any_map_fit(
+    mode: ResizeMode, image: tuple[int, int], cells: tuple[int, int], size: tuple[int, int]
+) -> None:
     width, height = image
-    heatmap = to_original(np.ones(cells, np.float32), frame_for(width, height, spec_of(mode)))
+    heatmap = to_original(np.ones(cells, np.float32), frame_for(width, height, spec_of(mode, *size)))
     assert heatmap.dtype == np.uint8
     assert max(heatmap.shape) == min(MAX_SIDE, max(image))
     assert heatmap.max() == 255

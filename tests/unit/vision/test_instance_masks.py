@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from retinue_server.errors import ImageError
-from retinue_server.vision import masks
+from retinue_server.vision import instance_masks, masks
 from retinue_server.vision.instance_masks import encode
 
 # pycocotools' own decoder, with NumPy 2.
@@ -75,6 +75,14 @@ def test_boxes_of_too_many_pixels_together_are_refused_before_anything_is_enlarg
     boxes = np.tile([0.0, 0.0, 5000.0, 5000.0], (5, 1))
     with pytest.raises(ImageError) as refused:
         encode(np.ones((5, 28, 28), np.float32), boxes, 5000, 5000)
+    assert refused.value.reason == "MASKS_TOO_LARGE"
+
+
+def test_masks_of_too_many_bytes_are_refused(monkeypatch):
+    monkeypatch.setattr(instance_masks, "MAX_BYTES", 100)
+    speckled = np.random.default_rng(0).random((3, 28, 28)).astype(np.float32)
+    with pytest.raises(ImageError, match="more than 100 bytes") as refused:
+        encode(speckled, np.tile([0.0, 0.0, 200.0, 200.0], (3, 1)), 200, 200)
     assert refused.value.reason == "MASKS_TOO_LARGE"
 
 

@@ -27,9 +27,12 @@ from retinue_export.adoption.ultralytics import Ultralytics
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.assembly import Stage
 from retinue_export.errors import ExportError
+from retinue_export.inspection import model_file
 from retinue_export.packaging import Normalisation
+from retinue_export.quantities import printable
 from retinue_export.reference import Reference
 from retinue_server.bundle import manifest as manifest_file
+from retinue_server.runtime.session import explain
 from retinue_server.vision.spec import InputSpec
 
 _RECORD = "retinue.adopted"
@@ -38,10 +41,11 @@ _HEADS: Mapping[str, type[Head]] = {
     kind.__name__: kind for kind in (Probabilities, ClassMap, Candidates, Rows, ReplacedSuppression, Queries)
 }
 _LARGE_PIXELS = 400 * 400
-_LARGE_BATCH_SIZES = (1, 2, 5)
-"""Of inputs with more pixels than that: what is computed between the layers of 32 of them may not fit in memory."""
+"""Of inputs with more, what is computed between the layers of 32 of them may not fit in memory."""
 _HALF_STEP = 2**-10
-"""How far two neighbouring 16-bit floats of at most 1 are apart, at most."""
+"""How far two neighbouring 16-bit floats are apart, at most, as a part of either."""
+_OPTIONS_OF_HEADS = ("softmax", "native_map", "max_detections", "iou_threshold", "score_threshold")
+"""Fields of `Told` that only some heads are made by."""
 _ROUNDING = 1e-4
 
 
@@ -99,6 +103,12 @@ def learn(foreign: Foreign, layout: Layout, facts: Facts) -> None:
     if facts.flag("grey") and foreign.channels == 3:
         raise ExportError(f"{foreign.path} takes 3 channels, and --grey says one: leave it out.")
     facts.learn("the graph", grey=True if foreign.channels == 1 else None)
+    if layout.told.bgr and facts.flag("grey"):
+        raise ExportError(f"--bgr has no meaning for {foreign.path}, which takes one channel: leave it out.")
+    output, names = layout.told.output, [value.name for value in foreign.outputs]
+    if output is not None and output not in names:
+        has = ", ".join(f"`{name}`" for name in names)
+        raise ExportError(f"{foreign.path} has no output `{output}`; it has {has}.")
     layout.learn(facts)
 
 
@@ -106,14 +116,28 @@ def understand(foreign: Foreign, layout: Layout, facts: Facts) -> Understood:
     """Runs the file on a black image, and finds out what its answers mean.
 
     Raises:
-        ExportError: facts are missing, or the file cannot be run or does not fit them.
+        ExportError: facts are missing, the file cannot be run or does not fit them, or something was told that has no
+            meaning for it.
     """
     pixels = facts.pixels()
     original = Original(foreign, pixels)
     spec = pixels.spec
     black = np.zeros((1, spec.height, spec.width, spec.channels), np.uint8)
     head = layout.head(facts, pixels, original.answers(black))
+    _refuse_unused(foreign, layout.told, head)
     return Understood(foreign, layout, facts, pixels, original, head)
+
+
+def _refuse_unused(foreign: Foreign, told: Told, head: Head) -> None:
+    """Refuses options by which nothing would change."""
+    silent = Told()
+    for name in _OPTIONS_OF_HEADS:
+        value = getattr(told, name)
+        if value != getattr(silent, name) and name not in head.options:
+            option = "no-softmax" if name == "softmax" and not value else name.replace("_", "-")
+            raise ExportError(
+                f"--{option} has no meaning for {foreign.path}, which is taken for {head.meaning}: leave it out."
+            )
 
 
 def build(understood: Understood, name: str, out: Path, version: int, stage: Stage) -> Path:
@@ -154,7 +178,7 @@ def reference(folder: Path, manifest: pb.ModelManifest, path: Path) -> Reference
     Raises:
         ExportError: it is another file, or the bundle was not adopted.
     """
-    model = onnx.load(folder / manifest_file.MODEL_FILE, load_external_data=False)
+    model = model_file.read(folder / manifest_file.MODEL_FILE).model
     record = {entry.key: entry.value for entry in model.metadata_props}.get(_RECORD)
     if record is None:
         raise ExportError("The bundle was not made by adopt: verify it without --adopted.")
@@ -202,6 +226,7 @@ def _read_back(record: str, manifest: pb.ModelManifest) -> tuple[Pixels, Head]:
 
 def _manifest(understood: Understood, name: str, model: ModelProto) -> pb.ModelManifest:
     foreign = understood.foreign
+    file_name = printable(foreign.path.name)
     producer = f"{foreign.model.producer_name} {foreign.model.producer_version}".strip() or "unknown"
     manifest = pb.ModelManifest(
         name=name,
@@ -210,11 +235,11 @@ def _manifest(understood: Understood, name: str, model: ModelProto) -> pb.ModelM
         opset=reading.opset(model),
         precision=_precision(foreign.model),
         description=foreign.metadata.get("description", "").strip()
-        or f"{foreign.path.name}, adopted: {understood.head.meaning}.",
+        or f"{file_name}, adopted: {understood.head.meaning}.",
         source=pb.Source(
             framework=producer,
-            architecture=f"{bundle.ADOPTED}{foreign.path.name}",
-            weights=foreign.path.name,
+            architecture=f"{bundle.ADOPTED}{file_name}",
+            weights=file_name,
             weights_sha256=foreign.sha256,
             licence=understood.layout.licence,
         ),
@@ -249,10 +274,10 @@ def _certificate(
         parity.check(parity.compare(expected, actual, images, (1,), tolerances), other_side)
         raise ExportError(
             f"{understood.foreign.path} gives other answers, or none, for several images at once than for one: "
-            f"{understood.layout.batch_advice}. ({reading.first_line(error)}.)"
+            f"{understood.layout.batch_advice}. ({explain(error)}.)"
         ) from error
     return pb.ParityCertificate(
-        reference=f"{understood.foreign.path.name} itself, on images normalised in NumPy",
+        reference=f"{printable(understood.foreign.path.name)} itself, on images normalised in NumPy",
         engines=f"{parity.engines()} on both sides",
         inputs=f"{inputs.PHOTOS_DESCRIPTION}; {seen}",
         images=len(images),
@@ -262,7 +287,7 @@ def _certificate(
 
 
 def _batch_sizes(spec: InputSpec) -> Sequence[int]:
-    return _LARGE_BATCH_SIZES if spec.height * spec.width > _LARGE_PIXELS else parity.BATCH_SIZES
+    return parity.FEW_BATCH_SIZES if spec.height * spec.width > _LARGE_PIXELS else parity.BATCH_SIZES
 
 
 def _tolerances(foreign: Foreign, spec: InputSpec) -> Mapping[str, float]:

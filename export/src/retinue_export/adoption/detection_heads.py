@@ -38,6 +38,11 @@ class _Detections(Head):
     default_threshold: float
 
     @property
+    def options(self) -> frozenset[str]:
+        """See `Head`."""
+        return frozenset({"max_detections", "score_threshold"})
+
+    @property
     def suppression(self) -> Suppression:
         """The same, as `nms` takes it."""
         return Suppression(self.max_detections, self.min_score, self.iou_threshold)
@@ -69,6 +74,11 @@ class Candidates(_Detections):
     candidates: int
     channels_last: bool
     corners: bool = False
+
+    @property
+    def options(self) -> frozenset[str]:
+        """See `Head`."""
+        return frozenset({"max_detections", "score_threshold", "iou_threshold"})
 
     @property
     def meaning(self) -> str:
@@ -164,6 +174,11 @@ class ReplacedSuppression(Candidates):
     """
 
     finished: str
+
+    @property
+    def options(self) -> frozenset[str]:
+        """See `Head`; the overlap is the file's own."""
+        return frozenset({"max_detections", "score_threshold"})
 
     @property
     def meaning(self) -> str:

@@ -10,6 +10,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from retinue_export.errors import ExportError
 
+_LONGEST_SHOWN = 80
+"""Characters of a location in a message."""
+
 
 def embed(model: ModelProto, path: Path, max_bytes: int) -> None:
     """Reads external data into the model, in place.
@@ -72,20 +75,23 @@ class _Place:
         """
         folder = self._model.parent.resolve()
         relative = Path(self._location)
-        if (
-            not self._location
-            or relative.is_absolute()
-            or ".." in relative.parts
-            or not self._file.resolve().is_relative_to(folder)
-        ):
+        try:
+            inside = bool(self._location) and self._file.resolve().is_relative_to(folder)
+            there = inside and self._file.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, a link to itself
             raise ExportError(
-                f"{self._model} keeps the weight `{self._tensor}` in {self._location!r}, outside of its folder, which "
+                f"{self._model} keeps the weight `{self._tensor}` in {self._shown}, which cannot be opened: save the "
+                "model again, with another location."
+            ) from error
+        if not inside or relative.is_absolute() or ".." in relative.parts:
+            raise ExportError(
+                f"{self._model} keeps the weight `{self._tensor}` in {self._shown}, outside of its folder, which "
                 "is refused: copy the file itself, no link to it, beside the model and save the model with a "
                 "relative location."
             )
-        if not self._file.is_file():
+        if not there:
             raise ExportError(
-                f"{self._model} keeps weights in {self._location!r} beside it, and that file is missing: copy it too."
+                f"{self._model} keeps weights in {self._shown} beside it, and that file is missing: copy it too."
             )
         available = self._file.stat().st_size - self._offset
         self.length = available if self._told_length is None else self._told_length
@@ -94,6 +100,12 @@ class _Place:
                 f"{self._file} is too short for the weight `{self._tensor}` of {self._model.name}: copy or export "
                 "both again."
             )
+
+    @property
+    def _shown(self) -> str:
+        """The location for people."""
+        end = "..." if len(self._location) > _LONGEST_SHOWN else ""
+        return repr(self._location[:_LONGEST_SHOWN] + end)
 
     def read(self) -> bytes:
         """Reads it.

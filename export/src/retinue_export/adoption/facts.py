@@ -21,6 +21,7 @@ _WANTED = {
     "mean": _LEVELS,
     "std": _LEVELS,
     "resize": f"--resize ({', '.join(ResizeMode)}: how an image is brought to the size)",
+    "interpolation": f"--interpolation ({', '.join(Interpolation)}: the filter of the resizing)",
     "labels": "--labels FILE (one name a line, by class id)",
     "task": "--task (classify, detect or segment)",
     "output": "--output NAME (which of its outputs is the answer)",
@@ -157,7 +158,7 @@ class Facts:
         Raises:
             ExportError: facts are missing, or do not fit together.
         """
-        self.require("size", "mean", "std", "resize", "labels")
+        self.require("size", "mean", "std", "resize", "interpolation", "labels")
         spec, normalisation = input_options.parse(
             self.text("size") or "",
             self.text("mean") or "",
@@ -165,10 +166,10 @@ class Facts:
             self.flag("grey"),
             ResizeMode(self.text("resize") or ""),
             int(self.text("shorter_side") or 0),
-            Interpolation(self.text("interpolation") or Interpolation.BILINEAR),
+            Interpolation(self.text("interpolation") or ""),
             int(self.text("pad_value") or 0),
         )
-        return Pixels(spec, normalisation, self.flag("bgr"))
+        return Pixels(spec, normalisation, self.flag("bgr") and not spec.grey)
 
     def lines(self) -> list[tuple[str, str, str]]:
         """Name, value and source of each, for people."""

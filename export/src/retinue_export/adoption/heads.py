@@ -12,6 +12,7 @@ from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor
 from torch.nn import functional
 
+from retinue_export.errors import ExportError
 from retinue_export.nodes import Builder
 from retinue_export.parity import Outputs
 
@@ -35,6 +36,11 @@ class Head(ABC):
     def meaning(self) -> str:
         """What the foreign outputs are taken for, in a few words."""
 
+    @property
+    def options(self) -> frozenset[str]:
+        """The fields of `Told` that it is made by, of those that not every head is."""
+        return frozenset()
+
     @abstractmethod
     def append(self, model: ModelProto, prefix: str, half: bool) -> None:
         """Adds its nodes to the graph, and makes its results the only outputs.
@@ -54,6 +60,9 @@ class Head(ABC):
 
         Returns:
             What the bundle's graph must answer.
+
+        Raises:
+            ExportError: they name classes that have no label.
         """
 
     @abstractmethod
@@ -85,6 +94,11 @@ class Probabilities(Head):
         if self.activation == Activation.NONE:
             return f"probabilities of {self.classes} classes"
         return f"logits of {self.classes} classes, made probabilities by {self.activation}"
+
+    @property
+    def options(self) -> frozenset[str]:
+        """See `Head`."""
+        return frozenset({"softmax"})
 
     def append(self, model: ModelProto, prefix: str, half: bool) -> None:
         """See `Head`."""
@@ -146,6 +160,11 @@ class ClassMap(Head):
         return f"{what}{f', scaled to {self.height}x{self.width}' if self.scaled else ''}"
 
     @property
+    def options(self) -> frozenset[str]:
+        """See `Head`; what the graph has decided is never scaled."""
+        return frozenset() if self.decided else frozenset({"native_map"})
+
+    @property
     def _in_bytes(self) -> bool:
         return self.classes <= MOST_IN_A_BYTE
 
@@ -179,6 +198,7 @@ class ClassMap(Head):
         kind = np.uint8 if self._in_bytes else np.int32
         values = answers[self.output]
         if self.decided:
+            self._check_ids(values)
             return {"class_map": values.reshape(len(values), self.height, self.width).astype(kind)}
         logits = floats(values)
         if self.scaled:
@@ -186,6 +206,16 @@ class ClassMap(Head):
                 logits, size=(self.height, self.width), mode="bilinear", align_corners=False
             )
         return {"class_map": logits.numpy().argmax(axis=1).astype(kind)}
+
+    def _check_ids(self, values: NDArray[np.generic]) -> None:
+        """Looks at ids before they are cast, after which -1 would be 255."""
+        found = np.unique(values)
+        if found.size and not (found[0] >= 0 and found[-1] < self.classes):
+            raise ExportError(
+                f"The graph answers classes from {found[0]} to {found[-1]}, and there are labels for 0 to "
+                f"{self.classes - 1}: give --labels with one line for each class; where an id means pixels to ignore, "
+                "export it without."
+            )
 
     def describe(self, manifest: pb.ModelManifest) -> None:
         """See `Head`."""

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from retinue_export.adoption import literals, preprocessor, yolo
 from retinue_export.adoption.detection_heads import Queries
-from retinue_export.adoption.facts import Facts, Told
+from retinue_export.adoption.facts import Facts, Task, Told
 from retinue_export.adoption.heads import Activation, Head
 from retinue_export.adoption.layout import Layout
 from retinue_export.adoption.reading import Foreign
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
+from retinue_export.input_options import Interpolation
 from retinue_export.parity import Outputs
 
 _INPUT = "pixel_values"
@@ -43,6 +44,7 @@ class HuggingFace(Layout):
         config = self._beside("config.json", self.told.config)
         if prepared is None:
             facts.notes.append("there is no preprocessor_config.json beside it: --preprocessor names one")
+            facts.learn("by default", interpolation=Interpolation.BILINEAR)
         else:
             path, content = prepared
             found = preprocessor.read(content, self.foreign.channels or 3)
@@ -62,13 +64,19 @@ class HuggingFace(Layout):
         """See `Layout`."""
         shape = self.shape(answers, _LOGITS)
         if _BOXES in answers:
-            return self._queries(facts, pixels, shape)
+            self.check_task(Task.DETECT)
+            return self._queries(facts, pixels, shape, self.shape(answers, _BOXES))
         if len(shape) == 3:
+            self.check_task(Task.SEGMENT)
             return self.segmenter(facts, pixels, answers, _LOGITS)
+        self.check_task(Task.CLASSIFY)
         return self.classifier(facts, answers, _LOGITS)
 
-    def _queries(self, facts: Facts, pixels: Pixels, shape: tuple[int, ...]) -> Queries:
-        yolo.refuse_iou(self.foreign, self.told)
+    def _queries(
+        self, facts: Facts, pixels: Pixels, shape: tuple[int, ...], boxes: tuple[int, ...]
+    ) -> Queries:
+        if len(shape) != 2 or boxes != (shape[0], 4):
+            raise self.unknown(shape, "a detector's logits [N,queries,classes] with a box for each query")
         queries, columns = shape
         classes = len(facts.labels())
         if columns != classes:  # then one more must be for no object
@@ -97,6 +105,10 @@ class HuggingFace(Layout):
             raise ExportError(
                 f"{self.foreign.path} has no output `{_LOGITS}`, but {', '.join(f'`{name}`' for name in names)}: "
                 "export it for image-classification, object-detection or semantic-segmentation."
+            )
+        if self.told.output not in (None, _LOGITS):
+            raise ExportError(
+                f"{self.foreign.path} answers in `{_LOGITS}`, and --output says `{self.told.output}`: leave it out."
             )
 
     def _beside(self, name: str, told: Path | None) -> tuple[Path, Mapping[str, object]] | None:

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinue_export.adoption import endings
-from retinue_export.adoption.facts import Facts, Told
+from retinue_export.adoption.facts import Facts, Task, Told
 from retinue_export.adoption.heads import Activation, ClassMap, Head, Probabilities
 from retinue_export.adoption.reading import Foreign
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
 from retinue_export.parity import Outputs
-
-_BACKGROUND = "background"
+from retinue_export.user_module import background_of
 
 
 class Layout(ABC):
@@ -68,7 +67,7 @@ class Layout(ABC):
         """
         shape = self.shape(answers, name)
         if not shape or any(size != 1 for size in shape[1:]):
-            raise self._unknown(shape, "a classifier's [N,classes]")
+            raise self.unknown(shape, "a classifier's [N,classes]")
         facts.check_labels(shape[0])
         ready = endings.is_probabilities(self.foreign.model.graph, name)
         if ready:
@@ -87,7 +86,7 @@ class Layout(ABC):
         shape, labels = self.shape(answers, name), facts.labels()
         decided = np.issubdtype(answers[name].dtype, np.integer)
         if len(shape) not in ((2, 3) if decided else (3,)) or (decided and len(shape) == 3 and shape[0] != 1):
-            raise self._unknown(shape, "a segmenter's logits [N,classes,h,w] or classes [N,h,w]")
+            raise self.unknown(shape, "a segmenter's logits [N,classes,h,w] or classes [N,h,w]")
         if not decided:
             facts.check_labels(shape[0])
             if shape[0] < 2:
@@ -103,7 +102,7 @@ class Layout(ABC):
             width=wanted[1],
             scaled=own != wanted,
             decided=decided,
-            background=labels.index(_BACKGROUND) if _BACKGROUND in labels else -1,
+            background=background_of(labels),
         )
 
     def shape(self, answers: Outputs, name: str) -> tuple[int, ...]:
@@ -119,7 +118,19 @@ class Layout(ABC):
             )
         return answers[name].shape[1:]
 
-    def _unknown(self, shape: tuple[int, ...], wanted: str) -> ExportError:
+    def check_task(self, task: Task) -> None:
+        """Holds what the file answers against what was told.
+
+        Raises:
+            ExportError: it is another task.
+        """
+        if self.told.task not in (None, task):
+            raise ExportError(
+                f"{self.foreign.path} is there to {task}, and --task says {self.told.task}: leave it out."
+            )
+
+    def unknown(self, shape: tuple[int, ...], wanted: str) -> ExportError:
+        """What to say of an output of another shape."""
         return ExportError(f"{self.foreign.path} answers [N,{','.join(map(str, shape))}], not {wanted}.")
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from retinue_export.errors import ExportError
 _MAX_LITERAL = 1 << 20
 _MAX_JSON_BYTES = 1 << 23
 _MAX_LABELS = 65536
+_MAX_INTEGER = 2**31 - 1
+"""Far more than any size; larger ones may be so long that Python will not print them."""
 
 
 def literal(text: str) -> object:
@@ -46,21 +49,40 @@ def names(told: object) -> tuple[str, ...] | None:
     if isinstance(told, Mapping):
         try:
             by_id = {int(key): value for key, value in told.items()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         if sorted(by_id) != list(range(len(told))):
             return None
         told = [by_id[number] for number in range(len(by_id))]
     if not isinstance(told, list | tuple) or not 0 < len(told) <= _MAX_LABELS:
         return None
-    labels = tuple(str(name).strip() for name in told)
+    labels = tuple(map(_label, told))
     return labels if all(labels) else None
 
 
 def integers(told: object, count: int) -> tuple[int, ...] | None:
-    """`count` positive integers, of a list of them or of one that stands for all; else None."""
+    """`count` integers from 1 to 2^31 - 1, of a list of them or of one that stands for all; else None."""
     values = [told] * count if isinstance(told, int) else told
     if not isinstance(values, list | tuple) or len(values) != count:
         return None
-    whole = tuple(value for value in values if isinstance(value, int) and value > 0)
+    whole = tuple(value for value in values if isinstance(value, int) and 0 < value <= _MAX_INTEGER)
     return whole if len(whole) == count else None
+
+
+def number(told: object) -> float | None:
+    """A finite number; else None."""
+    try:
+        value = float(told) if isinstance(told, int | float) else math.nan
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _label(told: object) -> str:
+    """A name as text that a manifest can hold; else nothing."""
+    try:
+        text = str(told).strip() if isinstance(told, str | int | float) else ""
+        text.encode()
+    except ValueError:  # an integer of too many digits, or half of a surrogate pair
+        return ""
+    return text

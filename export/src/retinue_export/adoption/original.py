@@ -8,10 +8,11 @@ from onnx import helper
 
 from retinue_export import parity
 from retinue_export.adoption.heads import Head
-from retinue_export.adoption.reading import Foreign, first_line
+from retinue_export.adoption.reading import Foreign
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
 from retinue_export.parity import Outputs, Runner
+from retinue_server.runtime.session import explain
 
 
 class Original:
@@ -31,7 +32,7 @@ class Original:
         try:
             self._session = parity.session(foreign.model.SerializeToString())
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-            raise ExportError(f"ONNX Runtime cannot load {foreign.path}: {first_line(error)}.") from error
+            raise ExportError(f"ONNX Runtime cannot load {foreign.path}: {explain(error)}.") from error
 
     def answers(self, images: NDArray[np.uint8]) -> Outputs:
         """The file's own outputs that have a row an image, by their names.
@@ -81,7 +82,7 @@ class Original:
             answers = self._session.run(names, fed)
         except Exception as error:  # likewise
             raise ExportError(
-                f"{foreign.path} cannot be run on {self._described(pixels)}: {first_line(error)}."
+                f"{foreign.path} cannot be run on {self._described(pixels)}: {explain(error)}."
             ) from error
         return {
             name: answer[: len(images)]

@@ -33,9 +33,6 @@ class Plain(Layout):
                 "the graph", output=_SEGMENTER_OUTPUT if _SEGMENTER_OUTPUT in outputs else next(iter(outputs))
             )
         chosen = facts.text("output")
-        if chosen is not None and chosen not in outputs:
-            names = ", ".join(f"`{name}`" for name in outputs)
-            raise ExportError(f"{self.foreign.path} has no output `{chosen}`; it has {names}.")
         if chosen is not None:
             facts.learn("its output's shape", task=_task(outputs[chosen]))
         elif len(outputs) > 1:

@@ -6,7 +6,7 @@ Source: transformers, `models/*/image_processing_*.py` and `image_processing_uti
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retinue_export.adoption.literals import integers
+from retinue_export.adoption.literals import integers, number
 from retinue_export.input_options import Interpolation
 from retinue_server.vision.spec import ResizeMode
 
@@ -17,6 +17,8 @@ _SHORTER_SIDE_KINDS = ("CLIP", "ConvNext", "MobileNetV", "PoolFormer", "Bit", "L
 _LEAST_UNCROPPED = 384
 """From this size on ConvNeXt's images are not cropped."""
 _LEVIT_ENLARGEMENT = 256 / 224
+_LEAST_SHARE = 0.01
+"""Of the shorter side in what it is scaled to before the crop; less is a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,15 @@ class Preparation:
 
 def read(config: Mapping[str, object], channels: int) -> Preparation:
     """Reads the content of a preprocessor_config.json, for a network that takes images of so many channels."""
-    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    told = config.get("image_processor_type") or config.get("feature_extractor_type")
+    kind = told if isinstance(told, str) else ""
     notes: list[str] = []
     facts = _geometry(config, kind, notes)
     resample = config.get("resample", 2)
     facts["interpolation"] = _RESAMPLING.get(resample) if isinstance(resample, int) else None
     if facts["interpolation"] is None:
-        notes.append(f"its filter, resample {resample}, is none of {', '.join(Interpolation)}")
+        shown = f", resample {resample}," if isinstance(resample, int | str) else ""
+        notes.append(f"its filter{shown} is none of {', '.join(Interpolation)}")
     facts.update(_levels(config, kind, channels, notes))
     if config.get("do_flip_channel_order"):
         facts["bgr"] = True
@@ -54,8 +58,8 @@ def _geometry(config: Mapping[str, object], kind: str, notes: list[str]) -> dict
         notes.append("it does not resize at all")
         return {"size": _text(crop)}
     size, shorter = _size(config.get("size"), kind)
-    share = config.get("crop_pct")
-    if shorter is not None and isinstance(share, int | float) and 0 < share <= 1:
+    share = number(config.get("crop_pct"))
+    if shorter is not None and share is not None and _LEAST_SHARE <= share <= 1:
         if crop is not None or shorter < _LEAST_UNCROPPED:
             return _cropped(crop or (shorter, shorter), int(shorter / share), notes)
         size, shorter = (shorter, shorter), None
@@ -89,13 +93,13 @@ def _cropped(crop: tuple[int, int], shorter_side: int, notes: list[str]) -> dict
 
 def _size(told: object, kind: str) -> tuple[tuple[int, int] | None, int | None]:
     """Height and width, or the shorter side; neither where it says something else."""
-    if isinstance(told, int):
-        if kind.startswith(_SHORTER_SIDE_KINDS):
-            return None, told
-        return (told, told), None
-    if isinstance(told, Mapping) and isinstance(told.get("shortest_edge"), int):
-        return None, told["shortest_edge"]
-    return _sides(told), None
+    shorter = told if isinstance(told, int) and kind.startswith(_SHORTER_SIDE_KINDS) else None
+    if isinstance(told, Mapping):
+        shorter = told.get("shortest_edge")
+    if shorter is None:
+        return _sides(told), None
+    found = integers(shorter, 1)
+    return None, None if found is None else found[0]
 
 
 def _sides(told: object) -> tuple[int, int] | None:
@@ -117,8 +121,8 @@ def _levels(config: Mapping[str, object], kind: str, channels: int, notes: list[
             return {}
     scale = 1.0
     if config.get("do_rescale", True):
-        factor = config.get("rescale_factor", 1 / 255)
-        scale = 255 * factor if isinstance(factor, int | float) and factor > 0 else 1.0
+        factor = number(config.get("rescale_factor", 1 / 255))
+        scale = 255 * factor if factor is not None and factor > 0 else 1.0
         scale = 1.0 if abs(scale - 1) < 1e-6 else scale
     else:
         scale = 255.0
@@ -138,5 +142,5 @@ def _levels(config: Mapping[str, object], kind: str, channels: int, notes: list[
 def _numbers(told: object, channels: int) -> list[float] | None:
     """Of a list, or one number for all channels."""
     values = told if isinstance(told, list) else [told] * channels
-    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    numbers = [found for found in map(number, values) if found is not None]
     return numbers if numbers and len(numbers) == len(values) else None

@@ -1,29 +1,21 @@
 """An ONNX file that somebody else made: read within bounds, checked, and its image input found."""
 
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from retinue_export.adoption import external_data
 from retinue_export.errors import ExportError
+from retinue_export.graph import first_line
+from retinue_export.inspection import model_file
 
-MAX_BYTES = 2**31 - 1
-"""What protobuf can hold in one message, and so all that one file without external data can be."""
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """Whose operators ONNX Runtime has."""
 _IMAGE_KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _MASK_INPUT = "pixel_mask"
-_RUNTIME_PREAMBLE = re.compile(
-    r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:.*? Status Message: )?(?:/\S+:\d+ .*? was false\. )?(?:Fatal error: )?",
-    re.DOTALL,
-)
-"""What ONNX Runtime puts before what it has to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +88,12 @@ def read(path: Path) -> Foreign:
     """Reads a foreign ONNX file.
 
     Raises:
-        ExportError: it cannot be read, is no ONNX file or not all of one, names files outside of its folder, has
-            operators that ONNX Runtime does not know, or not exactly one image input.
+        ExportError: see `model_file.read`; or it names files outside of its folder, has operators that ONNX Runtime
+            does not know, or not exactly one image input.
     """
-    content = _content(path)
-    model = _parsed(path, content)
-    external_data.embed(model, path, MAX_BYTES - len(content))
+    file = model_file.read(path)
+    model = file.model
+    external_data.embed(model, path, model_file.MAX_BYTES - file.size_bytes)
     _check_operators(path, model)
     try:
         onnx.checker.check_model(model)
@@ -110,7 +102,7 @@ def read(path: Path) -> Foreign:
     image, masks = _inputs(path, model.graph)
     return Foreign(
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=file.sha256,
         model=model,
         image=image,
         channels_first=_channels_first(path, image),
@@ -122,37 +114,6 @@ def read(path: Path) -> Foreign:
 def opset(model: ModelProto) -> int:
     """The version of the default operator set that a model uses."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-
-
-def first_line(error: Exception) -> str:
-    """What a library says of a failure: the first line that says something, without the full stop."""
-    lines = (line.strip() for line in _RUNTIME_PREAMBLE.sub("", str(error)).splitlines())
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")
-
-
-def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise ExportError(f"There is no ONNX file {path}.")
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ExportError(
-                f"{path} has {size} bytes, more than the {MAX_BYTES} that an ONNX file can have."
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _parsed(path: Path, content: bytes) -> ModelProto:
-    model = ModelProto()
-    try:
-        model.ParseFromString(content)
-    except DecodeError as error:
-        raise ExportError(f"{path} is no ONNX file, or was cut short: copy or export it again.") from error
-    if not model.graph.node or not model.opset_import:
-        raise ExportError(f"{path} is no ONNX file, or an empty one: it has no operators.")
-    return model
 
 
 def _check_operators(path: Path, model: ModelProto) -> None:

@@ -8,10 +8,10 @@ from retinue_export.adoption import literals, yolo
 from retinue_export.adoption.facts import Facts, Task
 from retinue_export.adoption.heads import Head
 from retinue_export.adoption.layout import Layout
-from retinue_export.adoption.reading import Foreign
+from retinue_export.adoption.reading import Foreign, Value
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation
+from retinue_export.input_options import Interpolation, parse_size
 from retinue_export.parity import Outputs
 from retinue_server.vision.spec import ResizeMode
 
@@ -46,10 +46,9 @@ class Ultralytics(Layout):
                 "Ultralytics shrinks images without antialiasing (OpenCV), here they are shrunk with it (Pillow)"
             )
         else:
-            sides = [int(side) for side in (facts.text("size") or "").split("x") if side.isdecimal()]
-            facts.learn(
-                rule, resize=ResizeMode.SHORTER_SIDE_CENTER_CROP, shorter_side=max(sides, default=None)
-            )
+            told = facts.text("size")
+            side = None if told is None else max(parse_size(told))
+            facts.learn(rule, resize=ResizeMode.SHORTER_SIDE_CENTER_CROP, shorter_side=side)
         facts.learn(rule, interpolation=Interpolation.BILINEAR)
         levels = _IMAGENET if task is Task.CLASSIFY and self._is_yolov5 else _LEVELS
         grey = self.foreign.channels == 1
@@ -59,13 +58,13 @@ class Ultralytics(Layout):
 
     def head(self, facts: Facts, pixels: Pixels, answers: Outputs) -> Head:
         """See `Layout`."""
-        output = self.foreign.outputs[0].name
+        output = self._output.name
         if facts.text("task") == Task.CLASSIFY:
             return self.classifier(facts, answers, output)
         shape = self.shape(answers, output)
         arguments = literals.literal(self.foreign.metadata.get("args", ""))
         if isinstance(arguments, dict) and arguments.get("nms") and shape[1:] == (yolo.ROW,):
-            return yolo.without_suppression(self.foreign, facts, self.told, pixels, shape[0])
+            return yolo.without_suppression(self.foreign, facts, self.told, pixels, output, shape[0])
         return yolo.detector(self.foreign, facts, self.told, output, shape, self._is_yolov5)
 
     @property
@@ -74,16 +73,24 @@ class Ultralytics(Layout):
         return self.foreign.metadata.get("license", "unknown")
 
     @property
+    def _output(self) -> Value:
+        """Its answer: the first of its outputs, where nothing was told."""
+        first = self.foreign.outputs[0]
+        return next((value for value in self.foreign.outputs if value.name == self.told.output), first)
+
+    @property
     def _is_yolov5(self) -> bool:
         return "task" not in self.foreign.metadata
 
     def _task(self) -> Task:
-        task = self.foreign.metadata.get("task")
-        if task is None:
-            return Task.CLASSIFY if len(self.foreign.outputs[0].shape or ()) == 2 else Task.DETECT
-        if task not in (Task.CLASSIFY, Task.DETECT):
+        told = self.foreign.metadata.get("task")
+        if told is None:
+            by_shape = Task.CLASSIFY if len(self._output.shape or ()) == 2 else Task.DETECT
+            told = self.told.task or by_shape
+        if told not in (Task.CLASSIFY, Task.DETECT):
             raise ExportError(
-                f"{self.foreign.path} is a network of Ultralytics for the task {task!r}: only detect and classify can "
+                f"{self.foreign.path} is a network of Ultralytics for the task {told!r}: only detect and classify can "
                 "be adopted."
             )
-        return Task(task)
+        self.check_task(Task(told))
+        return Task(told)

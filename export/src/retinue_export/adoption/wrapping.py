@@ -10,8 +10,9 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, version_converter
 from retinue_export import graph
 from retinue_export.adoption import batch
 from retinue_export.adoption.heads import Head
-from retinue_export.adoption.reading import Foreign, first_line, opset
+from retinue_export.adoption.reading import Foreign, opset
 from retinue_export.errors import ExportError
+from retinue_export.graph import first_line
 from retinue_export.nodes import Builder
 from retinue_export.packaging import Normalisation
 from retinue_server.vision.spec import InputSpec

@@ -53,7 +53,6 @@ def detector(
     classes = len(facts.labels())
     one_class = yolov5 or (yolov5 is None and classes == 1 and first > _MOST_ROWS)
     if last == ROW and first != 4 + classes and not one_class:
-        refuse_iou(foreign, told)
         return Rows(
             output=output,
             classes=classes,
@@ -85,7 +84,7 @@ def detector(
 
 
 def without_suppression(
-    foreign: Foreign, facts: Facts, told: Told, pixels: Pixels, rows: int
+    foreign: Foreign, facts: Facts, told: Told, pixels: Pixels, output: str, rows: int
 ) -> ReplacedSuppression:
     """What is put in the place of the suppression that a file exported with `nms=True` has.
 
@@ -95,7 +94,6 @@ def without_suppression(
     Raises:
         ExportError: it is not found.
     """
-    refuse_iou(foreign, told)
     graph = foreign.model.graph
     turned = [node.input[0] for node in graph.node if _turns_over(node)]
     classes = len(facts.labels())
@@ -114,7 +112,7 @@ def without_suppression(
         )
     return ReplacedSuppression(
         output=found[0],
-        finished=foreign.outputs[0].name,
+        finished=output,
         classes=classes,
         candidates=shapes[found[0]][2],
         channels_last=False,
@@ -124,16 +122,6 @@ def without_suppression(
         iou_threshold=iou,
         default_threshold=or_else(told.score_threshold, score),
     )
-
-
-def refuse_iou(foreign: Foreign, told: Told) -> None:
-    """Says that there is nothing to suppress.
-
-    Raises:
-        ExportError: a threshold for it was given.
-    """
-    if told.iou_threshold is not None:
-        raise ExportError(f"{foreign.path} gives finished detections: --iou-threshold has no meaning for it.")
 
 
 def least(told: Told, otherwise: float) -> float:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from retinue_export.catalogue.layers import Spread, answers, spread
 from retinue_export.catalogue.liveness import redraw_constants, take_statistics
 
 
@@ -47,35 +48,14 @@ def enliven_heads(network: nn.Module, heads: Iterable[Head], run: Callable[[], o
     take_statistics(network, run)
     parts = dict(network.named_modules())
     layers = {name: parts[name] for name in parts if any(fnmatchcase(name, head.layer) for head in heads)}
-    said: dict[str, list[Tensor]] = {name: [] for name in layers}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _layer, _inputs, answer, name=name: said[name].append(answer.movedim(1, -1).flatten(0, -2))
-        )
-        for name, layer in layers.items()
-    ]
-    run()
-    for hook in hooks:
-        hook.remove()
+    answered = answers(layers, run)
     for head in heads:
         for name, layer in layers.items():
             if fnmatchcase(name, head.layer):
-                _spread(layer, head, torch.cat(said[name]))
+                channels = _channels(head, answered[name].shape[1])
+                spread(layer, answered[name], Spread(head.mean, head.deviation), channels)
 
 
-def _spread(layer: nn.Module, head: Head, said: Tensor) -> None:
-    """Scales and shifts some channels of a layer.
-
-    Args:
-        layer: a convolution or a dense layer, with a bias.
-        head: see there.
-        said: float32 [answers,channels], what it says until now.
-    """
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    assert layer.bias is not None
-    period = head.period or len(layer.bias)
-    chosen = torch.arange(len(layer.bias)).view(-1, period)[:, head.first : head.past].flatten()
-    means = said[:, chosen].mean(dim=0)
-    scale = head.deviation / (said[:, chosen] - means).std()
-    layer.weight[chosen] *= scale
-    layer.bias[chosen] = (layer.bias[chosen] - means) * scale + head.mean
+def _channels(head: Head, count: int) -> Tensor:
+    """The numbers of a head's channels, of all that its layer has."""
+    return torch.arange(count).view(-1, head.period or count)[:, head.first : head.past].flatten()

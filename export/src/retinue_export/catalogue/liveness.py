@@ -14,11 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from retinue_export.catalogue.layers import Layer, Spread, answers, spread
 from retinue_export.torchvision_detectors.detector import Detector
 from retinue_export.torchvision_detectors.single_stage import Dense, DenseByLevel, DenseFcos, DenseSsd
 from retinue_export.torchvision_detectors.two_stage import TwoStage
-
-Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 ANSWER_DEVIATION = 3.0
 """Standard deviation between images of each logit."""
@@ -91,7 +90,9 @@ def _spread_answers(network: nn.Module, images: Tensor) -> None:
     biased = next((layer for layer in reversed(heads) if layer.bias is not None), None)
     if biased is None:
         # What all images have in common is taken out where there is a bias for it.
-        _centre(next(layer for layer in reversed(layers) if layer.bias is not None), network, images)
+        last_biased = next(layer for layer in reversed(layers) if layer.bias is not None)
+        answered = answers({"": last_biased}, partial(network, images))[""]
+        spread(last_biased, answered, Spread(0, 1))
         logits = network(images)
     means = _means(logits)
     scale = ANSWER_DEVIATION / (logits.movedim(1, -1) - means).std().clamp(min=1e-30)
@@ -104,28 +105,9 @@ def _spread_answers(network: nn.Module, images: Tensor) -> None:
         last.bias *= scale
 
 
-def _centre(layer: Layer, network: nn.Module, images: Tensor) -> None:
-    """Brings a layer's answers to mean 0 in each channel, and to deviation 1."""
-    answers = _answers(layer, partial(network, images))
-    means = _means(answers)
-    scale = 1 / (answers.movedim(1, -1) - means).std()
-    assert layer.bias is not None
-    layer.bias -= means
-    layer.bias *= scale
-    layer.weight *= scale
-
-
 def _means(answers: Tensor) -> Tensor:
     """The mean of each channel: [K] of [N,K] or [N,K,h,w]."""
     return answers.transpose(0, 1).flatten(1).mean(dim=1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Spread:
-    """How the answers of a layer are to be distributed."""
-
-    mean: float
-    deviation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +120,20 @@ class _Heads:
         boxes: what is said of boxes, and, in FCOS, of how near their middles are.
     """
 
-    classes: _Spread
+    classes: Spread
     background: float
-    boxes: _Spread
+    boxes: Spread
 
 
 _DETECTOR_HEADS: dict[type[Dense], _Heads] = {
-    DenseByLevel: _Heads(_Spread(-6, 1), 0, _Spread(0, 0.3)),
-    DenseFcos: _Heads(_Spread(-4.5, 1), 0, _Spread(1.5, 0.5)),
-    DenseSsd: _Heads(_Spread(0, 2.5), 9, _Spread(0, 1.5)),
+    DenseByLevel: _Heads(Spread(-6, 1), 0, Spread(0, 0.3)),
+    DenseFcos: _Heads(Spread(-4.5, 1), 0, Spread(1.5, 0.5)),
+    DenseSsd: _Heads(Spread(0, 2.5), 9, Spread(0, 1.5)),
 }
-_OBJECTNESS = _Spread(0, 1)
-_REGION_CLASSES = _Spread(0, 3)
-_REGION_BOXES = _Spread(0, 0.3)
-_CELLS = _Spread(0, 2)
+_OBJECTNESS = Spread(0, 1)
+_REGION_CLASSES = Spread(0, 3)
+_REGION_BOXES = Spread(0, 0.3)
+_CELLS = Spread(0, 2)
 """Likewise of a two-stage detector: of anchors, of regions, and of the places inside them."""
 
 
@@ -213,31 +195,13 @@ def _last_convolutions(part: nn.Module) -> list[nn.Conv2d]:
     return [child for child in part.children() if isinstance(child, nn.Conv2d)]
 
 
-def _spread(layer: Layer, wanted: _Spread, run: Callable[[], object]) -> None:
+def _spread(layer: nn.Module, wanted: Spread, run: Callable[[], object]) -> None:
     """Scales and shifts a layer, so that its answers have one mean and one deviation.
 
     Answers to places of an image have them over all channels. Those to regions, which are much alike, have the mean in
     each channel; else all regions would show the same.
     """
-    found = _answers(layer, run).movedim(1, -1).flatten(0, -2)
-    mean = found.mean(dim=0) if isinstance(layer, nn.Linear) else found.mean()
-    assert layer.bias is not None
-    scale = wanted.deviation / (found - mean).std()
-    layer.weight *= scale
-    layer.bias.copy_((layer.bias - mean) * scale + wanted.mean)
-
-
-def _answers(layer: nn.Module, run: Callable[[], object]) -> Tensor:
-    """What a layer answers, the answers of all its runs one after the other."""
-    answers: list[Tensor] = []
-
-    def note(_layer: nn.Module, _inputs: object, answer: Tensor) -> None:
-        answers.append(answer.reshape(*answer.shape[:2], -1))
-
-    hook = layer.register_forward_hook(note)
-    run()
-    hook.remove()
-    return torch.cat(answers, dim=-1)
+    spread(layer, answers({"": layer}, run)[""], wanted, each=isinstance(layer, nn.Linear))
 
 
 def _channels(layer: Layer) -> int:

@@ -4,7 +4,6 @@ import sys
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from retinue_export.cli.adopt import adopt
 from retinue_export.cli.catalogue import catalogue
@@ -12,6 +11,7 @@ from retinue_export.cli.diff import diff
 from retinue_export.cli.features import features
 from retinue_export.cli.inspect import inspect
 from retinue_export.cli.module import module
+from retinue_export.cli.show import plain
 from retinue_export.cli.timm import timm
 from retinue_export.cli.torchvision import torchvision
 from retinue_export.cli.train import train
@@ -40,5 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {plain(' '.join(message.splitlines()))}")
     sys.exit(exit_code)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from retinue_export import bundle
@@ -12,7 +11,7 @@ from retinue_export.adoption import adopted, reading
 from retinue_export.adoption.facts import Facts, Task, Told
 from retinue_export.cli.build import print_bundle
 from retinue_export.cli.options import Out, Version
-from retinue_export.cli.show import console
+from retinue_export.cli.show import console, plain
 from retinue_export.errors import ExportError
 from retinue_export.input_options import Interpolation
 from retinue_server.vision.spec import ResizeMode
@@ -104,7 +103,7 @@ def _adopt(file: Path, told: Told, name: str, out: Path, version: int) -> Path:
         foreign = reading.read(file)
         facts = Facts(str(file), told)
         layout = adopted.layout_of(foreign, told)
-        console.print(f"[bold]{escape(str(file))}[/]  {layout.name}", soft_wrap=True)
+        console.print(f"[bold]{plain(file)}[/]  {layout.name}", soft_wrap=True)
         try:
             adopted.learn(foreign, layout, facts)
             understood = adopted.understand(foreign, layout, facts)
@@ -122,7 +121,7 @@ def _print_facts(facts: Facts) -> None:
     """Prints what was found out, also where that is not enough."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
     for name, value, source in facts.lines():
-        table.add_row(name.replace("_", " "), escape(value), escape(source))
+        table.add_row(name.replace("_", " "), plain(value), plain(source))
     console.print(table)
     for note in facts.notes:
-        console.print(f"  note: {escape(note)}", soft_wrap=True)
+        console.print(f"  note: {plain(note)}", soft_wrap=True)

@@ -4,15 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retinue.v1 import manifest_pb2 as pb
-from rich.markup import escape
 
 from retinue_export import assembly, heatmaps
 from retinue_export.cli.asked import Asked
-from retinue_export.cli.show import console, print_differences
+from retinue_export.cli.show import console, plain, print_differences
 from retinue_export.evidence import NoEvidenceError
 from retinue_export.inspection import manifest_text
-from retinue_export.precision import short_name
-from retinue_export.quantities import printable
 from retinue_server.bundle import manifest as manifest_file
 
 
@@ -48,30 +45,29 @@ def build(
             version,
             lambda stage: progress.update(f"{made.manifest.name}: {stage}"),
             wanted,
-            lambda text: console.print(escape(text), style="yellow", soft_wrap=True),
+            lambda text: console.print(plain(text), style="yellow", soft_wrap=True),
         )
     print_bundle(folder)
     if why_no_heatmap:
-        console.print(f"no heatmap: {escape(why_no_heatmap)}", soft_wrap=True)
+        console.print(f"no heatmap: {plain(why_no_heatmap)}", soft_wrap=True)
 
 
 def print_bundle(folder: Path) -> None:
     """Prints what a bundle that was just made has become."""
     manifest = manifest_file.read(folder)
     size = (folder / manifest_file.MODEL_FILE).stat().st_size
-    console.print(
-        f"[bold]{folder}[/]  {size / 1e6:.2f} MB, opset {manifest.opset}, {short_name(manifest.precision)}"
-    )
+    precision = manifest_text.precision(manifest.precision)
+    console.print(f"[bold]{plain(folder)}[/]  {size / 1e6:.2f} MB, opset {manifest.opset}, {precision}")
     facts = manifest_text.facts(manifest)
     for word in ("weights", "quantised", "speed"):
         if word in facts:
-            console.print(f"  {word}: {escape(printable(facts[word]))}", soft_wrap=True)
+            console.print(f"  {word}: {plain(facts[word])}", soft_wrap=True)
     if manifest.classify.heatmap_height:
         console.print(f"  heatmap {manifest.classify.heatmap_height}x{manifest.classify.heatmap_width}")
     for figure in manifest.quality:
         console.print(
-            f"  {figure.metric} {figure.value:.4f} on {figure.images} images ({escape(figure.dataset)}; "
-            f"{figure.engine}, {short_name(figure.precision)})",
+            f"  {plain(figure.metric)} {figure.value:.4f} on {figure.images} images ({plain(figure.dataset)}; "
+            f"{plain(figure.engine)}, {manifest_text.precision(figure.precision)})",
             soft_wrap=True,
         )
     certificate = manifest.parity

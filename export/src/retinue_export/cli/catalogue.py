@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from retinue_export.catalogue import report, rows, timm_sample
+from retinue_export.cli.options import require_writable, write_page
 from retinue_export.cli.show import console
 from retinue_export.errors import ExportError, ParityError
 
@@ -40,8 +41,8 @@ def catalogue(
     chosen = rows.matching(names or ([] if sample else ["*"]))
     if page is not None and not prove:
         raise ExportError("--page writes what was measured: give --prove too.")
-    if page is not None and not page.parent.is_dir():
-        raise ExportError(f"There is no folder {page.parent} to write {page.name} to.")
+    if page is not None:
+        require_writable(page)
     drawn = timm_sample.draw(sample, seed)
     if not prove:
         report.list_rows(console, [*chosen, *drawn], as_json)
@@ -52,7 +53,7 @@ def catalogue(
     if as_json:
         report.print_json(console, [results, of_sample])
     if page is not None:
-        page.write_text(report.page(results, of_sample if sample else None), encoding="utf-8")
+        write_page(page, report.page(results, of_sample if sample else None))
     failed = len(results.failures) + len(of_sample.failures)
     if failed:
         raise ParityError(

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from retinue_export.cli.options import HtmlPage, require_writable, version_folder, write_page
-from retinue_export.cli.show import console
+from retinue_export.cli.show import console, print_json
 from retinue_export.comparison import compare, pictures, report, side
 from retinue_export.errors import ParityError
 
@@ -47,7 +47,7 @@ def diff(
             progress.update("drawing")
             write_page(html, report.page(compared))
     if as_json:
-        console.print_json(data=report.as_json(compared))
+        print_json(report.as_json(compared))
     else:
         report.print_report(console, compared)
     agreement = compared.comparison.agreement

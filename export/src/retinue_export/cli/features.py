@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
-from rich.markup import escape
 from rich.table import Table
 
-from retinue_export import feature_grid, feature_maps, inputs
-from retinue_export.cli.options import BundleFolder, require_writable, version_folder
-from retinue_export.cli.show import console
+from retinue_export import feature_grid, feature_maps, image_folders, inputs
+from retinue_export.cli.options import BundleFolder, require_writable, version_folder, write_file
+from retinue_export.cli.show import console, plain
 from retinue_export.errors import ExportError
 from retinue_export.inspection.facts import read_model
 from retinue_server.bundle import manifest as manifest_file
-from retinue_server.vision import decode
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+"""Pillow's names of them, by how a file's name ends."""
 
 
 def features(
@@ -40,40 +40,24 @@ def features(
         raise ExportError("Give --layer, --image and --out; --list shows the layers.")
     _require_picture(out)
     chosen = feature_maps.find(model, layer)
-    pixels, _ = inputs.prepare_one(_opened(image), manifest_file.input_spec(manifest))
+    pixels, _ = inputs.prepare_one(image_folders.opened(image), manifest_file.input_spec(manifest))
     maps = feature_maps.compute(model, chosen, pixels)[: channels or None]
-    _write(feature_grid.draw(chosen, maps, pixels), out)
-    console.print(f"[bold]{escape(str(out))}[/]  {len(maps)} of {chosen.shape[0]} channels", soft_wrap=True)
+    picture = io.BytesIO()
+    feature_grid.draw(chosen, maps, pixels).save(picture, _FORMATS[out.suffix.lower()])
+    write_file(out, picture.getvalue())
+    console.print(f"[bold]{plain(out)}[/]  {len(maps)} of {chosen.shape[0]} channels", soft_wrap=True)
 
 
 def _list(layers: list[feature_maps.Layer]) -> None:
     table = Table("layer", "operator", "channels x rows x columns", "tensor", box=None)
     for layer in layers:
         table.add_row(
-            escape(layer.name), layer.operator, " x ".join(map(str, layer.shape)), escape(layer.tensor)
+            plain(layer.name), plain(layer.operator), " x ".join(map(str, layer.shape)), plain(layer.tensor)
         )
     console.print(table)
 
 
 def _require_picture(out: Path) -> None:
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind not in Image.SAVE:
-        raise ExportError(f"{out} does not name a picture: end it in .png.")
+    if out.suffix.lower() not in _FORMATS:
+        raise ExportError(f"{out} does not name a picture: end it in {', '.join(_FORMATS)}.")
     require_writable(out)
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return decode.open_encoded(path.read_bytes(), max_pixels=inputs.MAX_PIXELS)
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _write(picture: Image.Image, out: Path) -> None:
-    """Writes a picture, whole or not at all."""
-    buffer = io.BytesIO()
-    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()])
-    try:
-        out.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error.strerror}.") from error

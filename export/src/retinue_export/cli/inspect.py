@@ -7,15 +7,14 @@ from typing import Annotated
 import typer
 from retinue.v1 import manifest_pb2 as pb
 from rich.table import Table
-from rich.text import Text
 
 from retinue_export.cli.options import HtmlPage, require_writable, version_folder, write_page
-from retinue_export.cli.show import console, print_differences
+from retinue_export.cli.show import console, plain, print_differences, print_json
 from retinue_export.inspection import facts as graph_facts
 from retinue_export.inspection import manifest_text, report
 from retinue_export.inspection.facts import Facts, Port
 from retinue_export.inspection.layers import Layer
-from retinue_export.quantities import metric, percent, printable
+from retinue_export.quantities import metric, percent
 
 
 def inspect(
@@ -35,7 +34,7 @@ def inspect(
     if html is not None:
         write_page(html, report.page(facts))
     if as_json:
-        console.print_json(data=report.as_json(facts))
+        print_json(report.as_json(facts))
         return
     _print_lines(facts)
     if facts.manifest is not None and facts.manifest.parity.outputs:
@@ -50,7 +49,7 @@ def _print_lines(facts: Facts) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for word, line in (*_graph_lines(facts), *_manifest_lines(facts.manifest)):
-        table.add_row(word, Text(printable(line)))
+        table.add_row(word, plain(line))
     console.print(table)
 
 
@@ -101,8 +100,8 @@ def _print_layers(title: str, facts: Facts, chosen: list[Layer]) -> None:
     for layer in chosen:
         shape = "?" if layer.output_shape is None else " x ".join(str(n or "?") for n in layer.output_shape)
         table.add_row(
-            Text(printable(layer.name)),
-            Text(printable(layer.operator)),
+            plain(layer.name),
+            plain(layer.operator),
             shape,
             metric(layer.stored_bytes, "B"),
             "unknown" if layer.macs is None else metric(layer.macs),

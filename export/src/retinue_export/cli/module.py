@@ -73,7 +73,7 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Likewise: what a detection must score, at least.", show_default="0.05"),
+        typer.Option(help="Likewise: a detection must score higher than this.", show_default="0.05"),
     ] = None,
     iou_threshold: Annotated[
         float | None,

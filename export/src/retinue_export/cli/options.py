@@ -1,5 +1,7 @@
 """Options and arguments that several commands have."""
 
+import os
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -47,18 +49,50 @@ def version_folder(folder: Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Refuses a file whose folder does not exist, before work is done for it."""
-    if not path.parent.is_dir():
-        raise ExportError(f"There is no folder {path.parent} to write {path.name} to.")
+    """Refuses a file that cannot be written, before work is done for it.
+
+    Raises:
+        ExportError: see there.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise ExportError(f"There is no folder {folder} to write {path.name} to.")
+    if path.is_dir():
+        raise ExportError(f"{path} cannot be written: Is a directory.")
+    if not os.access(path if _is_device(path) else folder, os.W_OK):
+        raise ExportError(f"{path} cannot be written: the folder {folder} is not yours to write to.")
 
 
 def write_page(path: Path, page: str) -> None:
-    """Writes a page of HTML.
+    """Writes a page of HTML or Markdown; what is no text, such as a file's name of another encoding, becomes "?".
+
+    Raises:
+        ExportError: the file cannot be written.
+    """
+    write_file(path, page.encode("utf-8", errors="replace"))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file aside and renames it into place, so that it is there whole or as it was before.
 
     Raises:
         ExportError: the file cannot be written.
     """
     try:
-        path.write_text(page, encoding="utf-8")
+        if _is_device(path):
+            path.write_bytes(content)
+            return
+        target = path.resolve()
+        aside = target.with_name(f".{secrets.token_hex(8)}")
+        try:
+            aside.write_bytes(content)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is something like /dev/stdout, which nothing can be put in the place of."""
+    return path.exists() and not path.is_file()

@@ -1,14 +1,27 @@
 """What several commands print."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from retinue.v1 import manifest_pb2 as pb
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from retinue_export import bundle
+from retinue_export.quantities import printable
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
+
+
+def plain(text: object) -> str:
+    """Text out of a file, or a path, so that Rich prints it as it is and no terminal is steered by it."""
+    return escape(printable(str(text)))
+
+
+def print_json(data: Any) -> None:
+    """Prints JSON in ASCII, which holds text of any kind."""
+    console.print_json(data=data, ensure_ascii=True)
 
 
 def print_differences(
@@ -39,7 +52,7 @@ def print_differences(
     by_rounding = {entry.output: f"{entry.max_difference:.2g}" for entry in certificate.rounding}
     for entry in measured:
         table.add_row(
-            entry.output,
+            plain(entry.output),
             f"{entry.max_difference:.2g}",
             f"{entry.mean_difference:.2g}",
             f"{entry.tolerance:.2g}",

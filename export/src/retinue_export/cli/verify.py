@@ -10,7 +10,8 @@ from retinue.v1 import manifest_pb2 as pb
 from retinue_export import bundle, parity, precision, reference
 from retinue_export.adoption import adopted as adopted_bundle
 from retinue_export.cli.options import BundleFolder, version_folder
-from retinue_export.cli.show import console, print_differences
+from retinue_export.cli.show import console, plain, print_differences
+from retinue_export.inspection import manifest_text
 from retinue_server.bundle import manifest as manifest_file
 
 
@@ -67,12 +68,12 @@ def _print_certificate(
     expected: reference.Reference,
 ) -> None:
     certificate = manifest.parity
-    console.print(f"[bold]{folder}[/]  sha256 {manifest.sha256[:16]}... as the manifest says")
-    console.print(f"  computes   in {precision.short_name(manifest.precision)}")
-    console.print(f"  reference  {certificate.reference}", soft_wrap=True)
-    console.print(f"  weights    {expected.weights_from}", soft_wrap=True)
-    console.print(f"  inputs     {certificate.inputs}", soft_wrap=True)
+    console.print(f"[bold]{plain(folder)}[/]  sha256 {plain(manifest.sha256[:16])}... as the manifest says")
+    console.print(f"  computes   in {manifest_text.precision(manifest.precision)}")
+    console.print(f"  reference  {plain(certificate.reference)}", soft_wrap=True)
+    console.print(f"  weights    {plain(expected.weights_from)}", soft_wrap=True)
+    console.print(f"  inputs     {plain(certificate.inputs)}", soft_wrap=True)
     engines = precision.engines(precision.compared_as(manifest))
-    console.print(f"  engines    {engines}; at export {certificate.engines}", soft_wrap=True)
+    console.print(f"  engines    {engines}; at export {plain(certificate.engines)}", soft_wrap=True)
     recorded = list(precision.at_export(manifest).values())
     print_differences(manifest, measured, len(expected.images), expected.batch_sizes, recorded)

@@ -49,8 +49,8 @@ def print_report(console: Console, compared: Compared) -> None:
     lines = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     lines.add_column(style="dim")
     lines.add_column(overflow="fold")
-    lines.add_row("A", _described(comparison.a))
-    lines.add_row("B", _described(comparison.b))
+    lines.add_row("A", Text(_described(comparison.a)))
+    lines.add_row("B", Text(_described(comparison.b)))
     lines.add_row("images", str(comparison.images))
     note = _label_note(compared)
     if note:

@@ -11,9 +11,9 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import nms, parity
 from retinue_export.errors import ExportError
-from retinue_export.graph import first_line
 from retinue_export.parity import Outputs, Runner
 from retinue_server.bundle import manifest as manifest_file
+from retinue_server.runtime.session import explain
 from retinue_server.vision.spec import InputSpec
 
 _NEEDED: Mapping[int, tuple[str, ...]] = {
@@ -51,7 +51,7 @@ class Side:
         try:
             outputs = self.runner(np.stack(images))
         except Exception as error:  # ONNX Runtime's exceptions share no other base
-            raise ExportError(f"{self.folder}: the graph cannot be run: {first_line(error)}.") from error
+            raise ExportError(f"{self.folder}: the graph cannot be run: {explain(error)}.") from error
         needed = _NEEDED[self.manifest.task]
         if any(len(outputs[name]) != len(images) for name in needed):
             raise ExportError(f"{self.folder}: the graph does not give one answer an image; export it again.")
@@ -73,7 +73,7 @@ def open_bundle(folder: Path) -> Side:
     try:
         opened = parity.session(path.read_bytes())
     except Exception as error:  # ONNX Runtime's exceptions share no other base
-        raise ExportError(f"{path} cannot be opened: {first_line(error)}.") from error
+        raise ExportError(f"{path} cannot be opened: {explain(error)}.") from error
     _check(path, manifest, opened)
     suppression = nms.Suppression(
         manifest.detect.max_detections, manifest.detect.min_score, manifest.detect.nms_iou_threshold

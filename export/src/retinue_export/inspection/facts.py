@@ -1,17 +1,16 @@
 """All that can be said of a bundle, or of an ONNX file, without running it."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, inliner
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export.errors import ExportError
-from retinue_export.inspection import layers, macs, weights
+from retinue_export.graph import first_line
+from retinue_export.inspection import layers, macs, model_file, weights
 from retinue_export.inspection.layers import Layer
 from retinue_export.subgraph import leading_to
 from retinue_server.bundle import manifest as manifest_file
@@ -106,7 +105,8 @@ def read(target: Path) -> Facts:
         manifest = manifest_file.read(target)
         manifest_file.check_hash(target, manifest)
         path = target / manifest_file.MODEL_FILE
-    model = read_model(path)
+    file = model_file.read(path)
+    model = _inlined(path, file.model)
     known = weights.constants(model)
     always = model
     if manifest is not None:
@@ -114,8 +114,8 @@ def read(target: Path) -> Facts:
     found = layers.read(always, known)
     return Facts(
         file=path,
-        file_bytes=path.stat().st_size,
-        sha256=manifest_file.file_sha256(path),
+        file_bytes=file.size_bytes,
+        sha256=file.sha256,
         manifest=manifest,
         ir_version=model.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
@@ -139,41 +139,18 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises:
         ExportError: the file is not a graph that can be understood.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
-    except DecodeError as error:
-        raise ExportError(
-            f"{path} is not an ONNX file, or was cut short: copy or export it again."
-        ) from error
-    if not model.graph.node or not model.graph.output:
-        raise ExportError(f"{path} is not an ONNX file: it holds no graph.")
-    if any(isinstance(text, bytes) for text in _texts(model)):
-        raise ExportError(
-            f"{path} is not a valid ONNX file: a name in it is not UTF-8 text; export it again."
-        )
+    return _inlined(path, model_file.read(path).model)
+
+
+def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     if model.functions:
         try:
             model = inliner.inline_local_functions(model)
         except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{path} defines functions that cannot be put in place: {error}") from error
+            raise ExportError(
+                f"{path} defines functions that cannot be put in place: {first_line(error)}."
+            ) from error
     return model
-
-
-def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
-    """What a file calls things. Protobuf gives bytes in the place of text that is not UTF-8."""
-    graph = model.graph
-    yield from (model.producer_name, model.producer_version)
-    yield from (entry.domain for entry in model.opset_import)
-    for tensor in graph.initializer:
-        yield tensor.name
-        yield from (entry.value for entry in tensor.external_data)
-    for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-    for value in (*graph.input, *graph.output):
-        yield value.name
-        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def _port(value: onnx.ValueInfoProto) -> Port:

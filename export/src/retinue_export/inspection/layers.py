@@ -72,7 +72,8 @@ def stages(layers: Sequence[Layer]) -> list[Layer]:
     Layers of no named module, such as products of attention, belong to the stage before them.
 
     Returns:
-        At most 24, in the graph's order; none where no layer's name tells its module.
+        In the graph's order: the outermost modules, however many, and parts of them as long as that makes at most 24;
+        none where no layer's name tells its module.
     """
     paths = _module_paths(layers)
     names = [path[:1] for path in paths]

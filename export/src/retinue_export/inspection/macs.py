@@ -64,9 +64,11 @@ def _matmul(node: onnx.NodeProto, shapes: _Shapes) -> int | None:
 
 
 def _einsum(node: onnx.NodeProto, shapes: _Shapes) -> int | None:
-    """One for each combination of the indices, where two operands are multiplied."""
+    """One for each combination of the indices, where two operands are multiplied; one alone is only added up."""
     equation = next((entry.s.decode() for entry in node.attribute if entry.name == "equation"), "")
     terms = [term.strip() for term in equation.partition("->")[0].split(",")]
+    if len(terms) == 1:
+        return 0
     if len(terms) != 2 or "." in equation:
         return None
     lengths: dict[str, int | None] = {}

@@ -2,20 +2,20 @@
 
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_export.precision import short_name
 from retinue_export.quantities import percent
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 
 def name_of(enum: str, prefix: str) -> str:
-    """An enum's value as a word: "PRECISION_FP16_WEIGHTS" is "fp16 weights"."""
+    """An enum's value as a word: "TASK_CLASSIFY" is "classify"."""
     return enum.removeprefix(prefix).lower().replace("_", " ")
 
 
 def precision(value: pb.Precision.ValueType) -> str:
-    """A precision's name; its number where it is one that is not known here."""
-    known = value in pb.Precision.values()
-    return name_of(pb.Precision.Name(value), "PRECISION_") if known else str(value)
+    """A precision as the command line writes it; its number where it is one that is not known here."""
+    return short_name(value) if value in pb.Precision.values() else str(value)
 
 
 def facts(manifest: pb.ModelManifest) -> dict[str, str]:

@@ -71,7 +71,8 @@ class Image(_message.Message):
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoundingBox]:
         """Where to look: for models that judge given regions (`detect.max_regions` of their manifest says how many of an
-        image), and for no others. In this image's pixels as a person sees it; what lies outside of the image is cut off.
+        image), and for no others. In this image's pixels as a person sees it; what lies outside of the image is cut off. All
+        images of a request have at most 16,384 together.
         """
 
     def __init__(
@@ -108,9 +109,9 @@ class BoundingBox(_message.Message):
     y_min: _builtins.float
     """Top edge."""
     x_max: _builtins.float
-    """Right edge, at least x_min."""
+    """Right edge, at least x_min; of a region more than that."""
     y_max: _builtins.float
-    """Bottom edge, at least y_min."""
+    """Bottom edge, at least y_min; of a region more than that."""
     def __init__(
         self,
         *,

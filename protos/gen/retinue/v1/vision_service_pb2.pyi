@@ -180,7 +180,7 @@ class ClassifyOutcome(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this image has no result; INVALID_ARGUMENT where it cannot be read."""
+        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, or came with regions."""
 
     @_builtins.property
     def timing(self) -> Global___Timing:
@@ -296,7 +296,8 @@ class DetectRequest(_message.Message):
     """
     masks: _builtins.bool
     """Whether to say which pixels show each object. INVALID_ARGUMENT where the model gives no masks (`detect.mask_height` of
-    its manifest is 0).
+    its manifest is 0). An image whose boxes have more than 100 million pixels together, or whose masks take more
+    than 4 MiB, has an error instead of detections (reason MASKS_TOO_LARGE).
     """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
@@ -384,7 +385,9 @@ class DetectOutcome(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this image has no result; INVALID_ARGUMENT where it cannot be read."""
+        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, its regions are not what the model takes,
+        or its masks would be too large.
+        """
 
     @_builtins.property
     def timing(self) -> Global___Timing:
@@ -616,7 +619,7 @@ class SegmentOutcome(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this image has no result; INVALID_ARGUMENT where it cannot be read."""
+        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, or came with regions."""
 
     @_builtins.property
     def timing(self) -> Global___Timing:

@@ -9,8 +9,7 @@ from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions
-from retinue_server.service import Picture
+from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions, Work
 from retinue_server.vision import regions
 from retinue_server.vision.decode import open_encoded, open_raw
 
@@ -39,17 +38,20 @@ _ORIGINAL_SIZE = {
 }
 
 
-def open_image(image: image_pb2.Image, *, max_pixels: int, max_regions: int) -> Picture | ImageError:
+def open_image(
+    image: image_pb2.Image, options: Options, *, max_pixels: int, max_regions: int
+) -> Work | ImageError:
     """Opens an image without decoding it; returns, not raises, why it cannot be read, for it fails alone.
 
     Args:
         image: As it came.
+        options: What is wanted of it.
         max_pixels: Larger ones are refused from their header.
         max_regions: How many regions the model looks at, 0 where it looks at the whole image.
     """
     try:
         regions.check_count(len(image.regions), max_regions)
-        return Picture(_opened(image, max_pixels), _regions(image) if max_regions else None)
+        return Work(_opened(image, max_pixels), options, _regions(image) if max_regions else None)
     except ImageError as error:
         # Its frames would keep the request's bytes, and through the callers' frames itself, until the next garbage
         # collection.
@@ -158,7 +160,7 @@ def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOp
 
 
 def raw_mask_bytes(
-    options: Options, images: Sequence[Picture | ImageError], model: ServedModel, *, max_bytes: int
+    options: Options, works: Sequence[Work | ImageError], model: ServedModel, *, max_bytes: int
 ) -> int:
     """The bytes that the raw masks of the reply will take: a few kilobytes can hold an image of many megapixels.
 
@@ -169,7 +171,7 @@ def raw_mask_bytes(
     """
     if not isinstance(options, SegmentOptions) or options.mask_format is not MaskFormat.RAW:
         return 0
-    opened = [picture.image for picture in images if isinstance(picture, Picture)]
+    opened = [work.image for work in works if isinstance(work, Work)]
     if options.original_size:
         pixels = sum(image.width * image.height for image in opened)
         advice = "ask for PNG or COCO_RLE, for the model's size, or send fewer images"

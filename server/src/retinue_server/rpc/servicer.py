@@ -8,11 +8,11 @@ from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import Options, Task
+from retinue_server.results import Options, Task, Work
 from retinue_server.rpc import replies, requests
 from retinue_server.rpc.interceptor import Context, current_call
 from retinue_server.runtime.providers import Provider
-from retinue_server.service import ImageOutcome, Picture, VisionService
+from retinue_server.service import ImageOutcome, VisionService
 from retinue_server.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -104,17 +104,17 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
         if len(request.images) > _OPENED_ON_THE_LOOP:
-            images = await asyncio.to_thread(self._open, request, model)
+            works = await asyncio.to_thread(self._open, request, model, options)
         else:
-            images = self._open(request, model)
-        mask_bytes = requests.raw_mask_bytes(options, images, model, max_bytes=self._max_reply_bytes)
+            works = self._open(request, model, options)
+        mask_bytes = requests.raw_mask_bytes(options, works, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(mask_bytes)
-        return await self._service.answer(model, images, options, arrived=arrived, deadline=deadline)
+        return await self._service.answer(model, works, arrived=arrived, deadline=deadline)
 
-    def _open(self, request: ImagesRequest, model: ServedModel) -> list[Picture | ImageError]:
+    def _open(self, request: ImagesRequest, model: ServedModel, options: Options) -> list[Work | ImageError]:
         max_regions = model.manifest.detect.max_regions
         return [
-            requests.open_image(image, max_pixels=self._max_image_pixels, max_regions=max_regions)
+            requests.open_image(image, options, max_pixels=self._max_image_pixels, max_regions=max_regions)
             for image in request.images
         ]
 

@@ -145,12 +145,7 @@ def _why_no_folder(options: ProviderOptions) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps ONNX Runtime from printing what it misses: the one sentence that matters is the caller's.
-
-    Its log stays off, since on a GPU it goes on to print a line for each kernel that cuDNN tries in vain. What fails in
-    earnest is raised.
-    """
-    ort.set_default_logger_severity(_FATAL)
+    """Keeps ONNX Runtime from printing what it misses: the one sentence that matters is the caller's."""
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
@@ -182,6 +177,8 @@ def choose(
     Raises:
         StartupError: A GPU was asked for and cannot be had.
     """
+    # ONNX Runtime raises what fails in earnest; on a GPU it also prints a line for each kernel that is tried in vain.
+    ort.set_default_logger_severity(_FATAL)
     if available is None:
         available = ort.get_available_providers()
     cuda = cuda_options(gpu_device, gpu_memory_limit_bytes)

@@ -23,7 +23,7 @@ Feeds = Mapping[str, Array]
 _PREAMBLE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
     r"(?:Load model from .*? failed:|Non-zero status code returned while running .*? Status Message: )?"
-    r"(?:/\S+:\d+ .*? was false\. )?",
+    r"(?:/\S+:\d+ .*? was false\. )?(?:Fatal error: )?",
     re.DOTALL,
 )
 

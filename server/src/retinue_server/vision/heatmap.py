@@ -73,10 +73,12 @@ def _span(
         map_scale: Positions of the evidence an input pixel is long.
 
     Returns:
-        The first pixel whose centre lies in the valid part, the one after the last, and the edges of what these cover,
-        in positions of the evidence.
+        The first pixel whose centre lies in the valid part, and the one after the last, or else the pixel that has the
+        middle of it; and the edges of what these cover, in positions of the evidence.
     """
-    first = min(max(math.ceil((valid[0] - offset) / scale - 0.5), 0), length - 1)
-    end = min(max(math.ceil((valid[1] - offset) / scale - 0.5), first + 1), length)
+    # A narrow crop may lie between two centres.
+    middle = min(max(math.floor((sum(valid) / 2 - offset) / scale), 0), length - 1)
+    first = min(max(math.ceil((valid[0] - offset) / scale - 0.5), 0), middle)
+    end = max(min(math.ceil((valid[1] - offset) / scale - 0.5), length), middle + 1)
     begins, ends = ((place * scale + offset) * map_scale for place in (first, end))
     return first, end, max(begins, valid[0] * map_scale), min(ends, valid[1] * map_scale)

@@ -9,6 +9,8 @@ from retinue_server.vision import masks
 
 MAX_PIXELS = 100_000_000
 """Of all boxes of an image together: about a second's work."""
+MAX_BYTES = 4 * 1024 * 1024
+"""Of all masks of an image, written out."""
 
 
 def encode(
@@ -28,7 +30,7 @@ def encode(
         COCO's compressed counts, as `pycocotools.mask.encode` gives them for the whole image.
 
     Raises:
-        ImageError: The boxes have too many pixels together.
+        ImageError: The boxes have too many pixels together, or the masks take too many bytes.
     """
     limit = np.array((width, height) * 2)
     first = np.clip(boxes, 0, limit)
@@ -39,7 +41,17 @@ def encode(
             "detections.",
             reason="MASKS_TOO_LARGE",
         )
-    return [_encode_one(mask, box, width, height) for mask, box in zip(small, boxes, strict=True)]
+    encoded: list[bytes] = []
+    taken = 0
+    for mask, box in zip(small, boxes, strict=True):
+        encoded.append(_encode_one(mask, box, width, height))
+        taken += len(encoded[-1])
+        if taken > MAX_BYTES:
+            raise ImageError(
+                f"the masks take more than {MAX_BYTES} bytes; send a smaller image, or ask for fewer detections.",
+                reason="MASKS_TOO_LARGE",
+            )
+    return encoded
 
 
 def _encode_one(
