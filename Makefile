@@ -66,8 +66,10 @@ models: $(VENV)/.develop
 	    --weights .work/weights/mobilenet_v2-b0353104.pth
 
 ## catalogue: export every architecture of the catalogue and 100 of timm's, compare each with PyTorch, write docs/catalogue.md
+## (an hour or two; goes on where it was interrupted unless `make clean` was called)
 catalogue: $(VENV)/.develop
-	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --jobs 2 --page docs/catalogue.md
+	mkdir -p .work
+	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --proofs .work/proofs.jsonl --page docs/catalogue.md
 
 ## bench: measure the server beside its roofline on this machine and print the tables
 bench: $(VENV)/.develop

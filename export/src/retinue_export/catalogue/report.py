@@ -1,19 +1,16 @@
 """The catalogue on the console, as JSON and as a page."""
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from typing import Any
 
-import torch
 from retinue.v1 import manifest_pb2 as pb
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from retinue_export.catalogue.kept import KeptProofs
 from retinue_export.catalogue.proof import BATCH_SIZES, LIMITS, Proof, prove
 from retinue_export.catalogue.rows import TWO_STAGE_DETECTIONS, TWO_STAGE_PROPOSALS, Row, task_name
 from retinue_export.catalogue.timm_sample import MOST_PARAMETERS
@@ -46,7 +43,7 @@ most. Other detectors are compared with their network in PyTorch and suppression
 
 *Difference* is the largest found between PyTorch and ONNX Runtime, *spread* the same between PyTorch's own answers to
 the two most similar of the photos: where it is small, a small difference means nothing. Weights are stored in 16
-bits; the seconds are those of the export alone, on one core.
+bits; the seconds are those of the export alone, with other work beside it.
 
 | task | what differs | difference allowed | least spread |
 |---|---|---:|---:|
@@ -91,39 +88,28 @@ class Results:
     failures: list[Failure]
 
 
-def prove_all(console: Console, rows: Sequence[Row], jobs: int = 1) -> Results:
-    """Proves each row and prints a line for it.
-
-    Args:
-        console: where to.
-        rows: what to prove.
-        jobs: how many at once, each with its part of the cores.
-    """
+def prove_all(console: Console, rows: Iterable[Row], kept: KeptProofs) -> Results:
+    """Proves each row that no proof is kept of, and prints a line for it."""
     results = Results([], [])
-    with ExitStack() as stack:
-        each: Callable[..., Iterable[Proof | Failure]] = map
-        if jobs > 1:
-            threads = max(1, torch.get_num_threads() // jobs)
-            pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,))
-            each = stack.enter_context(pool).map
-        for outcome in each(_outcome, rows):
-            if isinstance(outcome, Failure):
-                results.failures.append(outcome)
-                console.print(f"[bold red]{outcome.row.name}[/]  {escape(outcome.reason)}", soft_wrap=True)
-            else:
-                results.proofs.append(outcome)
-                console.print(
-                    f"{outcome.row.name}  differs by {outcome.difference:.1e} of {outcome.spread:.2f}"
-                )
+    for row in rows:
+        proof = kept.find(row)
+        if proof is None:
+            with console.status(row.name):
+                try:
+                    proof = prove(row)
+                except (
+                    Exception
+                ) as error:  # an architecture's own code may raise anything, and others are still to come
+                    reason = (
+                        str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
+                    )
+                    results.failures.append(Failure(row, " ".join(reason.split())))
+                    console.print(f"[bold red]{row.name}[/]  {escape(reason)}", soft_wrap=True)
+                    continue
+            kept.add(proof)
+            console.print(f"{row.name}  differs by {proof.difference:.1e} of {proof.spread:.2f}")
+        results.proofs.append(proof)
     return results
-
-
-def _outcome(row: Row) -> Proof | Failure:
-    try:
-        return prove(row)
-    except Exception as error:  # an architecture's own code may raise anything, and others are still to come
-        reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
-        return Failure(row, " ".join(reason.split()))
 
 
 def print_json(console: Console, results: Iterable[Results]) -> None:

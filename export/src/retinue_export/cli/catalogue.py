@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from retinue_export.catalogue import report, rows, timm_sample
+from retinue_export.catalogue.kept import KeptProofs
 from retinue_export.cli.options import require_writable, write_page
 from retinue_export.cli.show import console
 from retinue_export.errors import ExportError, ParityError
@@ -32,24 +33,30 @@ def catalogue(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="What --timm-sample draws with.")] = 0,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="How many to prove at once, each with its part of the cores.")
-    ] = 1,
+    proofs: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that proofs are added to and taken from, so that an interrupted run goes on.",
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the architectures that can be exported, or prove that each can."""
     chosen = rows.matching(names or ([] if sample else ["*"]))
     if page is not None and not prove:
         raise ExportError("--page writes what was measured: give --prove too.")
-    if page is not None:
-        require_writable(page)
+    for path in (page, proofs):
+        if path is not None:
+            require_writable(path)
     drawn = timm_sample.draw(sample, seed)
     if not prove:
         report.list_rows(console, [*chosen, *drawn], as_json)
         return
     progress = Console(stderr=True, highlight=False)
-    results = report.prove_all(progress, chosen, jobs)
-    of_sample = report.prove_all(progress, drawn, jobs)
+    kept = KeptProofs(proofs)
+    results = report.prove_all(progress, chosen, kept)
+    of_sample = report.prove_all(progress, drawn, kept)
     if as_json:
         report.print_json(console, [results, of_sample])
     if page is not None:
