@@ -66,10 +66,9 @@ models: $(VENV)/.develop
 	    --weights .work/weights/mobilenet_v2-b0353104.pth
 
 ## catalogue: export every architecture of the catalogue and 100 of timm's, compare each with PyTorch, write docs/catalogue.md
-## (an hour or two; goes on where it was interrupted unless `make clean` was called)
+## (two hours; proofs that are kept in docs/catalogue.jsonl are not made again: remove it, or lines of it, to prove anew)
 catalogue: $(VENV)/.develop
-	mkdir -p .work
-	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --proofs .work/proofs.jsonl --page docs/catalogue.md
+	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --proofs docs/catalogue.jsonl --page docs/catalogue.md
 
 ## bench: measure the server beside its roofline on this machine and print the tables
 bench: $(VENV)/.develop
