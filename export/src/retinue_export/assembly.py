@@ -17,7 +17,7 @@ from retinue_export import precision as precisions
 from retinue_export.errors import ExportError
 from retinue_export.image_folders import Calibration
 from retinue_export.packaging import Normalisation, Packaging
-from retinue_export.parity import Feeds, Runner
+from retinue_export.parity import Feeds, Outputs, Runner
 from retinue_export.precision import Form, Precision, Wanted
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -26,6 +26,8 @@ Measure = Callable[[Runner], dict[str, float]]
 Stage = Callable[[str], None]
 """Called with what begins now, in a few words."""
 
+_FEW = 8
+"""So many images show whether a network tells images apart."""
 _RESIZE_MODES = {
     ResizeMode.SHORTER_SIDE_CENTER_CROP: pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP,
     ResizeMode.LETTERBOX: pb.RESIZE_MODE_LETTERBOX,
@@ -297,6 +299,8 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
     )
     if not certificate.outputs:
         certificate.inputs += "; the reference finds nothing on them, so there was nothing to compare"
+    elif _all_alike(reference(images[:_FEW])):
+        certificate.inputs += "; the reference answers all of them alike, so there was little to compare"
     if halved:
         before = packaging.reference(exported.original)
         for entry in packaging.compare(before, reference, images, packaging.batch_sizes[-1:]):
@@ -304,6 +308,14 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
             certificate.rounding.append(entry)
         precisions.check_rounding(certificate.rounding, "With weights of 16 bits")
     return certificate
+
+
+def _all_alike(answers: Outputs) -> bool:
+    """Whether a classifier gives different images the same probabilities, or a segmenter all pixels one class."""
+    probabilities, class_map = answers.get("probabilities"), answers.get("class_map")
+    if probabilities is not None:
+        return bool(np.ptp(probabilities, axis=0).max() < parity.TOLERANCES["probabilities"])
+    return class_map is not None and class_map.min() == class_map.max()
 
 
 def _batch_norms(network: nn.Module) -> int:

@@ -83,11 +83,14 @@ class Detecting(PixelsIn):
     def forward(self, images: Tensor, regions: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Maps uint8 [N,H,W,C] to boxes float32 [N,A,4] inside the input, and scores float32 [N,classes,A].
 
-        A network that looks at regions takes them too: float32 [N,R,4], x1,y1,x2,y2 in input pixels, unused rows 0.
+        Boxes of which nothing is inside score 0. A network that looks at regions takes them too: float32 [N,R,4],
+        x1,y1,x2,y2 in input pixels, unused rows 0.
         """
         pixels = self.normalise(images)
         boxes, answer = self.network(pixels) if regions is None else self.network(pixels, regions)
-        return self.inside(boxes, images), self.scores(answer)
+        boxes = self.inside(boxes, images)
+        seen = (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
+        return boxes, self.scores(answer) * seen.unsqueeze(1)
 
     def inside(self, boxes: Tensor, images: Tensor) -> Tensor:
         """Cuts boxes off at the edges of images, uint8 [N,H,W,C]."""

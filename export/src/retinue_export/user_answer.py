@@ -123,11 +123,6 @@ class Answer:
                 f"The module's scores reach from {least:.3g} to {most:.3g}, not from 0 to 1: "
                 "let it end in a sigmoid or a softmax."
             )
-        if self.regions and scores[1:].any():
-            raise ExportError(
-                "The module finds something in regions that are all 0, which are not used: let it multiply the scores "
-                "of a region by whether the region has an area."
-            )
         return list(scores.shape)
 
 

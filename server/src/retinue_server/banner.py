@@ -41,9 +41,17 @@ def _lines(ready: Ready) -> Iterator[str]:
 
 def _row(model: ServedModel) -> tuple[str, ...]:
     image = model.manifest.input
+    order = "" if image.height == image.width else " (h x w)"
     rate = f"{model.profile.images_per_second:.0f}"
     batch = str(model.profile.max_batch_size)
-    return model.name, str(model.version), str(model.task), f"{image.width}x{image.height}", batch, rate
+    return (
+        model.name,
+        str(model.version),
+        str(model.task),
+        f"{image.height}x{image.width}{order}",
+        batch,
+        rate,
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -100,12 +100,6 @@ class InRegions(nn.Module):
         return regions, scores.transpose(1, 2)
 
 
-class AlwaysFinds(InRegions):
-    def forward(self, images, regions):
-        boxes, scores = super().forward(images, regions)
-        return boxes, scores + 0.1
-
-
 class Unbounded(Detector):
     def forward(self, images):
         boxes, scores = super().forward(images)
@@ -287,7 +281,6 @@ def test_a_package_of_the_working_directory_is_found(folder: Path) -> None:
         ("mine.py:Unbounded", (), "end in a sigmoid or a softmax"),
         ("mine.py:Detector", ("--regions", "6"), "cannot take float32 [2, 3, 12, 10] and [2, 6, 4]"),
         ("mine.py:InRegions", (), "cannot take float32 [2, 3, 12, 10]"),
-        ("mine.py:AlwaysFinds", ("--regions", "6"), "finds something in regions that are all 0"),
     ],
 )
 def test_a_detector_that_cannot_be_used_is_refused_in_one_sentence(

@@ -46,13 +46,13 @@ def test_an_address_can_be_typed_as_it_is_shown(host: str, shown: str) -> None:
 def test_it_lists_the_models_in_columns() -> None:
     lines = banner(READY).splitlines()
     header = next(line for line in lines if "largest batch" in line)
-    rows = [line for line in lines if "64x32" in line]
+    rows = [line for line in lines if "32x64 (h x w)" in line]
     assert [row.split()[:3] for row in rows] == [
         ["a-detector-of-long-name", "12", "detect"],
         ["cats", "3", "classify"],
         ["ground", "1", "segment"],
     ]
-    assert {row.index("64x32") for row in rows} == {header.index("input")}
+    assert {row.index("32x64 (h x w)") for row in rows} == {header.index("input")}
     assert all(row.split()[-2:] == ["8", "123"] for row in rows)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from retinue_export import feature_grid, feature_maps, image_folders, inputs
 from retinue_export.cli.options import BundleFolder, require_writable, version_folder, write_file
 from retinue_export.cli.show import console, plain
 from retinue_export.errors import ExportError
 from retinue_export.inspection.facts import read_model
+from retinue_export.quantities import printable
 from retinue_server.bundle import manifest as manifest_file
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
@@ -49,12 +49,16 @@ def features(
 
 
 def _list(layers: list[feature_maps.Layer]) -> None:
-    table = Table("layer", "operator", "channels x rows x columns", "tensor", box=None)
-    for layer in layers:
-        table.add_row(
-            plain(layer.name), plain(layer.operator), " x ".join(map(str, layer.shape)), plain(layer.tensor)
-        )
-    console.print(table)
+    rows = [("layer", "operator", "channels x rows x columns", "tensor")]
+    rows += [
+        (printable(layer.name), layer.operator, " x ".join(map(str, layer.shape)), printable(layer.tensor))
+        for layer in layers
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # No table of rich's, which cuts names short where they do not fit: they are there to be copied.
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _require_picture(out: Path) -> None:

@@ -29,7 +29,8 @@ def check_count(count: int, max_regions: int) -> None:
         )
     if max_regions and not 1 <= count <= max_regions:
         raise ImageError(
-            f"the image has {count} regions, but the model looks at 1 to {max_regions} of an image.",
+            f"the image has {count} regions, but the model looks at 1 to {max_regions} of an image: say "
+            "where to look in its `regions`.",
             reason="REGION_COUNT_OUT_OF_RANGE",
         )
 

@@ -85,7 +85,7 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
             model.name,
             str(model.version),
             _task(model),
-            f"{model.input_width}x{model.input_height} {model.colour}",
+            _input(model),
             f"{len(model.labels):,}",
             _quality(model),
             model.provider.removesuffix("ExecutionProvider"),
@@ -94,6 +94,12 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
         )
     fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
     return Group(table, *(Text(f"fallback: {reason}", "yellow") for reason in sorted(fallbacks)))
+
+
+def _input(model: ModelInfo) -> str:
+    """The size and the colours of its images, rows first as where it is exported."""
+    order = "" if model.input_height == model.input_width else " (h x w)"
+    return f"{model.input_height}x{model.input_width}{order} {model.colour}"
 
 
 def _task(model: ModelInfo) -> str:
