@@ -23,8 +23,8 @@ def bundle_folder(name: str) -> Path:
     return max((MODELS / name).iterdir(), key=lambda folder: int(folder.name))
 
 
-def graph_runner(folder: Path) -> Runner:
-    return parity.runner(parity.session((folder / manifest_file.MODEL_FILE).read_bytes()))
+def graph_runner(folder: Path, feeds: parity.Feeds) -> Runner:
+    return parity.runner(parity.session((folder / manifest_file.MODEL_FILE).read_bytes()), feeds)
 
 
 @pytest.fixture(params=NAMES)
@@ -42,7 +42,7 @@ def test_the_graph_computes_what_the_pytorch_module_computes(
     expected = reference.load(folder, manifest)
     assert list(manifest.parity.batch_sizes) == [1, 2, 7, 32]
     assert manifest.parity.images == len(expected.images) >= 32
-    measured = parity.compare(expected.run, graph_runner(folder), expected.images)
+    measured = parity.compare(expected.run, graph_runner(folder, expected.feeds), expected.images)
     parity.check(measured)
     assert {entry.output for entry in measured} == {entry.output for entry in manifest.parity.outputs}
 
@@ -70,7 +70,7 @@ def test_the_batch_is_dynamic_and_the_opset_is_the_manifests(folder: Path) -> No
     session = onnxruntime.InferenceSession(
         folder / manifest_file.MODEL_FILE, providers=["CPUExecutionProvider"]
     )
-    (images,) = session.get_inputs()
+    images, *_ = session.get_inputs()
     spec = manifest_file.input_spec(manifest)
     assert images.name == "images"
     assert images.shape == ["batch", spec.height, spec.width, spec.channels]
@@ -104,4 +104,4 @@ def test_all_bundles_together_are_small_enough_to_commit() -> None:
 def test_mobilenet_holds_torchvisions_own_weights(mobilenet_weights: Path) -> None:
     folder = bundle_folder("mobilenet-v2")
     expected = reference.load(folder, manifest_file.read(folder), mobilenet_weights)
-    parity.check(parity.compare(expected.run, graph_runner(folder), expected.images))
+    parity.check(parity.compare(expected.run, graph_runner(folder, expected.feeds), expected.images))
