@@ -96,6 +96,7 @@ class FakeService(pb_grpc.VisionServiceServicer):
     """
 
     requests: list[Any] = field(default_factory=list)
+    models: list[Any] = field(default_factory=lambda: [*MODELS])
     failures: list[Failure] = field(default_factory=list)
     hold: threading.Event | None = None
     running: int = 0
@@ -167,12 +168,12 @@ class FakeService(pb_grpc.VisionServiceServicer):
     def ListModels(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._begin(request, context)
         return pb.ListModelsResponse(
-            models=[model for model in MODELS if request.task in (0, model.manifest.task)]
+            models=[model for model in self.models if request.task in (0, model.manifest.task)]
         )
 
     def GetModel(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._begin(request, context)
-        for model in MODELS:
+        for model in self.models:
             if model.name == request.model:
                 return pb.GetModelResponse(model=model)
         Failure(grpc.StatusCode.NOT_FOUND, f"There is no model {request.model!r}.", "MODEL_NOT_FOUND").abort(

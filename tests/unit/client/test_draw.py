@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -173,3 +174,40 @@ def test_a_heatmap_is_drawn_on_any_picture(size):
     drawn = draw.draw_heatmap(Image.new("RGB", size), np.full((2, 3), 200, np.uint8), "a name " * 40)
     assert drawn.width >= size[0]
     assert drawn.height > size[1]
+
+
+def test_a_label_of_several_lines_or_without_end_is_drawn_on_one():
+    picture = Image.new("RGB", (640, 480))
+    boxes, one = np.array([[10, 10, 300, 200]], np.float32), np.array([0])
+    for name in ("two\n\nlines", "y" * 5_000_000):
+        assert draw.draw_detections(picture, boxes, one, [name], np.array([0.5])).size == picture.size
+        row = draw.draw_classification(picture, [(0, name, 0.5)]).height
+        assert row == draw.draw_classification(picture, [(0, "cat", 0.5)]).height
+        draw.draw_heatmap(picture, np.zeros((4, 6), np.uint8), name)
+        draw.draw_segmentation(picture, np.ones((4, 6), np.uint8), [(1, name, 1.0)])
+
+
+def test_a_class_map_takes_no_more_memory_than_its_picture_when_it_is_drawn():
+    class_map = np.ones((4000, 4000), np.uint8)
+    tracemalloc.start()
+    draw.draw_segmentation(Image.new("RGB", (480, 480)), class_map, [(1, "bag", 1.0)])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < class_map.nbytes
+
+
+def test_the_highest_class_of_a_class_map_is_painted():
+    picture = Image.new("RGB", (480, 480))
+    drawn = draw.draw_segmentation(picture, np.full((4, 6), 65535, np.uint16), [(65535, "last", 1.0)])
+    assert drawn.getpixel((100, 100)) != (0, 0, 0)
+
+
+def test_a_legend_has_room_for_the_largest_classes_only():
+    picture = Image.new("RGB", (480, 480))
+    heights = [
+        draw.draw_segmentation(
+            picture, np.zeros((4, 6), np.uint8), [(class_id, "bag", 0.0) for class_id in range(count)]
+        ).height
+        for count in (256, 5000)
+    ]
+    assert heights[0] == heights[1]

@@ -118,7 +118,7 @@ class AsyncClient:
         """Finds the objects in an image, or in each of several.
 
         Args:
-            images: One image or several.
+            images: One image or several; `WithRegions` for a model that classifies given regions.
             **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
                 `timeout_seconds`: see `DetectOptions`.
 

@@ -1,16 +1,18 @@
 """The three questions as values: how a request begins and what its answer means. No input or output."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
+from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 
+from retinue_client._checks import check_classification, check_detections, check_segmentation
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._detections import Detections, Keypoint
-from retinue_client._errors import InvalidRequestError, ResponseError, image_error_from_status
+from retinue_client._errors import ImageError, InvalidRequestError, ResponseError, image_error_from_status
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
 
@@ -101,12 +103,14 @@ class Call(Generic[ResultT]):
         timeout_seconds: How long one request may take, or None where the caller did not say.
         read_result: Makes a result of an outcome's `result`, its `timing`, and the model and version that
             answered.
+        check_result: Raises ResponseError where a result cannot be that of the image that was sent.
     """
 
     method: str
     template: Any
     timeout_seconds: float | None
     read_result: Callable[[Any, Timing, str, int], ResultT]
+    check_result: Callable[[ResultT, image_pb2.Image], None]
 
     def new_request(self) -> Any:
         """A request with every option and no images."""
@@ -114,12 +118,17 @@ class Call(Generic[ResultT]):
         request.CopyFrom(self.template)
         return request
 
-    def read_response(self, response: Any, sources: list[str]) -> list[Any]:
+    def read_response(
+        self, response: Any, images: Sequence[image_pb2.Image], sources: list[str]
+    ) -> list[ResultT | ImageError]:
         """One result or ImageError for each image of a request.
+
+        Where a result cannot be that of its image, there is an ImageError whose cause is the ResponseError.
 
         Args:
             response: The answer.
-            sources: Which images were asked about, for the errors.
+            images: What was asked about.
+            sources: Which images these are, for the errors.
 
         Raises:
             ResponseError: There are not as many outcomes as there were images, or one of them is empty.
@@ -128,16 +137,23 @@ class Call(Generic[ResultT]):
             raise ResponseError(
                 f"The server answered {len(response.outcomes)} outcomes for {len(sources)} images."
             )
-        read: list[Any] = []
-        for outcome, source in zip(response.outcomes, sources, strict=True):
+        read: list[ResultT | ImageError] = []
+        for outcome, image, source in zip(response.outcomes, images, sources, strict=True):
             kind = outcome.WhichOneof("outcome")
             if kind is None:
                 raise ResponseError("The server answered neither a result nor an error for an image.")
             if kind == "error":
                 read.append(image_error_from_status(outcome.error, source))
-            else:
-                timing = _timing(outcome.timing)
-                read.append(self.read_result(outcome.result, timing, response.model, response.version))
+                continue
+            timing = _timing(outcome.timing)
+            result = self.read_result(outcome.result, timing, response.model, response.version)
+            try:
+                self.check_result(result, image)
+                read.append(result)
+            except ResponseError as error:
+                failed = ImageError(error.message, source=source, code=error.code, reason=error.reason)
+                failed.__cause__ = error
+                read.append(failed)
         return read
 
 
@@ -163,7 +179,13 @@ def classify_call(
         min_score=min_score,
         heatmap=heatmap,
     )
-    return Call("Classify", template, timeout_seconds, functools.partial(_classification, heatmap))
+    return Call(
+        "Classify",
+        template,
+        timeout_seconds,
+        functools.partial(_classification, heatmap),
+        check_classification,
+    )
 
 
 def detect_call(
@@ -192,7 +214,7 @@ def detect_call(
         iou_threshold=iou_threshold,
         masks=masks,
     )
-    return Call("Detect", template, timeout_seconds, functools.partial(_detections, masks))
+    return Call("Detect", template, timeout_seconds, functools.partial(_detections, masks), check_detections)
 
 
 def segment_call(
@@ -223,7 +245,9 @@ def segment_call(
         mask_size=_MASK_SIZES[mask_size],
         classes=_names(classes),
     )
-    return Call("Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size))
+    return Call(
+        "Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size), check_segmentation
+    )
 
 
 def make_request(request: type[Any], **options: Any) -> Any:

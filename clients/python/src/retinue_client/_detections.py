@@ -13,6 +13,8 @@ from retinue_client._images import ImageSource, open_upright
 from retinue_client._segmentation import RleMask
 from retinue_client._timing import Timing, provenance
 
+_MOST_DRAWN = 5000
+
 
 @dataclass(frozen=True, slots=True)
 class Keypoint:
@@ -200,11 +202,14 @@ class Detections(Sequence[Detection]):
     def draw(self, image: ImageSource) -> Image.Image:
         """Paints the image (RGB, upright) with boxes and labels, and masks and keypoints where there are any.
 
-        An image of another size than the one that was asked about is painted with all of it scaled to it.
+        An image of another size than the one that was asked about is painted with all of it scaled to it. Of more than
+        5,000 detections only so many are painted, the surest.
 
         Raises:
             ImageError: The image cannot be read.
         """
+        if len(self) > _MOST_DRAWN:
+            return self[:_MOST_DRAWN].draw(image)
         picture = open_upright(image)
         scale = np.array([picture.width / self.image_width, picture.height / self.image_height] * 2)
         masks = (mask.decode() for mask in self.masks)

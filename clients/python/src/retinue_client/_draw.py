@@ -21,6 +21,9 @@ _MASK_OPACITY = 0.5
 _HEAT_OPACITY = 0.65
 _DIMMED = 0.75
 _MOST_ROWS = 12
+_MOST_LEGEND_ENTRIES = 256
+# Wider than any picture, and soon measured.
+_MOST_CHARACTERS = 256
 
 Rectangle = tuple[float, float, float, float]
 
@@ -51,7 +54,8 @@ class _Style:
         return self.text + 2 * self.padding
 
     def fit(self, text: str, width: float) -> str:
-        """The text, cut short with an ellipsis where it is wider than so many pixels."""
+        """The text on one line, cut short with an ellipsis where it is wider than so many pixels."""
+        text = _one_line(text)
         if self.font.getlength(text) <= width:
             return text
         while text and self.font.getlength(text + "…") > width:
@@ -74,7 +78,7 @@ def draw_classification(image: Image.Image, classes: Sequence[tuple[int, str, fl
     if not shown:
         draw.text((margin, top + style.row / 2), "no class", _PANEL_TEXT, style.font, anchor="lm")
     names_width = min(
-        0.45 * canvas.width, max((style.font.getlength(name) for _, name, _ in shown), default=0.0)
+        0.45 * canvas.width, max((style.font.getlength(_one_line(name)) for _, name, _ in shown), default=0.0)
     )
     number_width = style.font.getlength("100.0 %")
     bar_left = margin + names_width + margin
@@ -175,20 +179,20 @@ def draw_segmentation(
     classes: Sequence[tuple[int, str, float]],
     first_coloured: int = 0,
 ) -> Image.Image:
-    """Tints the pixels of each class, outlines them, and sets a legend below the image.
+    """Tints the pixels of each class, outlines them, and sets a legend of the largest below the image.
 
     Args:
         image: RGB, upright.
-        class_map: Integers [h, w] of any size: it is scaled to the image.
+        class_map: uint8, uint16 or int32 [h, w] of any size: it is scaled to the image.
         classes: Id, name and share of the pixels in [0, 1] of the classes to paint, largest first.
         first_coloured: The class that has the palette's first colour; none below it is painted.
     """
     image = _enlarge(image)
     style = _Style.of(image)
-    painted = np.isin(class_map, [class_id for class_id, _, _ in classes])
+    scaled = np.asarray(Image.fromarray(class_map).resize(image.size, Image.Resampling.NEAREST))
+    painted = np.isin(scaled, [class_id for class_id, _, _ in classes])
     # Class 0 of this map is "nothing", so that one unsigned map says all.
-    shifted = np.where(painted, class_map.astype(np.int64) + 1, 0).astype(np.uint16)
-    full = np.asarray(Image.fromarray(shifted).resize(image.size, Image.Resampling.NEAREST))
+    full = np.where(painted, scaled.astype(np.uint32) + 1, 0)
     unpainted = np.zeros((1 + first_coloured, 3), np.uint8)
     table = np.concatenate((unpainted, colour_table(int(full.max(initial=0)) - first_coloured)))
     colours = Image.fromarray(table[full])
@@ -197,7 +201,7 @@ def draw_segmentation(
     tinted.paste(colours, mask=_outline(full, mask, style.line))
     legend = [
         (colour_of_class(class_id - first_coloured), f"{name} {_percent(share)}")
-        for class_id, name, share in classes
+        for class_id, name, share in classes[:_MOST_LEGEND_ENTRIES]
     ]
     return _with_legend(tinted, legend, style)
 
@@ -231,6 +235,11 @@ def draw_heatmap(image: Image.Image, heatmap: npt.NDArray[np.uint8], name: str) 
 def score_text(score: float) -> str:
     """A score in [0, 1] as people read it: "12.3 %"."""
     return f"{100 * score:.1f} %"
+
+
+def _one_line(text: str) -> str:
+    """As much of a text as a picture may have room for."""
+    return " ".join(text[:_MOST_CHARACTERS].split())
 
 
 def _enlarge(image: Image.Image) -> Image.Image:
@@ -313,7 +322,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _outline(classes: npt.NDArray[np.uint16], mask: Image.Image, line: int) -> Image.Image:
+def _outline(classes: npt.NDArray[np.uint32], mask: Image.Image, line: int) -> Image.Image:
     """The painted pixels within `line` of another class, as a mask of 0 and 255."""
     edges = np.zeros(classes.shape, dtype=np.uint8)
     below = classes[1:] != classes[:-1]

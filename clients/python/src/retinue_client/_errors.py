@@ -167,7 +167,10 @@ class ServerError(RetinueError):
 
 
 class ResponseError(ServerError):
-    """An answer that does not hold what the protocol promises."""
+    """An answer that does not hold what the protocol promises.
+
+    Where it is that of one image of several, there is an `ImageError` of this reason in the image's place.
+    """
 
     reason = "RESPONSE_INVALID"
 

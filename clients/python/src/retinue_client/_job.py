@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from retinue_client._calls import Call
-from retinue_client._errors import ImageError, RequestTooLargeError, RetinueError
+from retinue_client._errors import ImageError, RequestTooLargeError, ResponseError, RetinueError
 from retinue_client._images import ImageSource, describe, fill_image, is_image_source
 
 ResultT = TypeVar("ResultT")
@@ -94,7 +94,7 @@ class Job(Generic[ResultT]):
         Raises:
             ResponseError: It does not fit the request.
         """
-        read = self._call.read_response(response, request.sources)
+        read = self._call.read_response(response, request.message.images, request.sources)
         self._outcomes.update(zip(request.places, read, strict=True))
 
     def refuse(self, request: Request, error: RetinueError) -> None:
@@ -114,10 +114,11 @@ class Job(Generic[ResultT]):
 
         Raises:
             ImageError: It has none.
+            ResponseError: What came does not hold what the protocol promises.
         """
         outcome = self._outcomes[0]
         if isinstance(outcome, ImageError):
-            raise outcome
+            raise outcome.__cause__ if isinstance(outcome.__cause__, ResponseError) else outcome
         return outcome
 
     def _empty_request(self) -> Request:

@@ -1,14 +1,19 @@
 """Class maps, masks and heatmaps as they travel, decoded with NumPy and Pillow alone."""
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from retinue_client._errors import ResponseError
+
+_LARGEST_HEATMAP = (512, 512)
+# Up to the width and height. Source: https://www.w3.org/TR/png-3, sections 5.2 and 11.2.1
+_PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 def class_map_from_png(png: bytes, height: int, width: int) -> npt.NDArray[np.uint8 | np.uint16]:
@@ -20,7 +25,7 @@ def class_map_from_png(png: bytes, height: int, width: int) -> npt.NDArray[np.ui
     Raises:
         ResponseError: It is no such PNG, or of another size.
     """
-    with _grey_png(png, "A class map") as image:
+    with _grey_png(png, "A class map", (width, height)) as image:
         if image.size != (width, height):
             raise ResponseError(
                 f"A class map of {width}x{height} came as a PNG of {image.width}x{image.height}."
@@ -30,27 +35,41 @@ def class_map_from_png(png: bytes, height: int, width: int) -> npt.NDArray[np.ui
 
 
 def heatmap_from_png(png: bytes) -> npt.NDArray[np.uint8]:
-    """Decodes a greyscale PNG of 8 bits: uint8 [h, w].
+    """Decodes a greyscale PNG of 8 bits: uint8 [h, w], at most 512 a side.
 
     Raises:
         ResponseError: It is no such PNG.
     """
-    with _grey_png(png, "A heatmap") as image:
+    with _grey_png(png, "A heatmap", _LARGEST_HEATMAP) as image:
         if image.mode != "L":
             raise ResponseError(f"A heatmap came as a PNG of mode {image.mode}, not of 8 bits.")
         return np.array(image)
 
 
 @contextmanager
-def _grey_png(png: bytes, what: str) -> Iterator[Image.Image]:
-    """Opens a greyscale PNG and turns what Pillow raises of it into ResponseError."""
+def _grey_png(png: bytes, what: str, largest: tuple[int, int]) -> Iterator[Image.Image]:
+    """Opens a greyscale PNG of at most this width and height, and turns what Pillow raises of it into ResponseError."""
     try:
+        # Pillow warns of a large image when it opens it, so its header is read first.
+        if png.startswith(_PNG_HEADER) and len(png) >= len(_PNG_HEADER) + 8:
+            _check_png_size(struct.unpack_from(">II", png, len(_PNG_HEADER)), what, largest)
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            # Of several headers Pillow takes the last.
+            _check_png_size(image.size, what, largest)
             if image.mode != "L" and not image.mode.startswith("I;16"):
                 raise ResponseError(f"{what} came as a PNG of mode {image.mode}, not as grey levels.")
             yield image
+    except UnidentifiedImageError as exc:
+        raise ResponseError(f"{what} came as bytes that are no PNG and cannot be decoded.") from exc
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise ResponseError(f"{what} came as a PNG that cannot be decoded: {exc}.") from exc
+
+
+def _check_png_size(size: tuple[int, int], what: str, largest: tuple[int, int]) -> None:
+    if size[0] > largest[0] or size[1] > largest[1]:
+        raise ResponseError(
+            f"{what} came as a PNG of {size[0]}x{size[1]}, larger than {largest[0]}x{largest[1]}."
+        )
 
 
 def class_map_from_raw(raw: bytes, height: int, width: int) -> npt.NDArray[np.uint8 | np.uint16]:

@@ -227,7 +227,7 @@ class Segmentation:
         background = [area.class_id for area in self.areas if area.class_id not in masked]
         covered = sum(area.area_pixels for area in self.areas) == self.width * self.height
         if covered and len(background) <= 1:
-            largest = max((area.class_id for area in self.areas), default=0)
+            largest = max([area.class_id for area in self.areas] + [*masked], default=0)
             class_map = np.full(
                 (self.height, self.width),
                 (background or [0])[0],

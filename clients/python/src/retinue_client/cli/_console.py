@@ -6,6 +6,7 @@ from rich.console import Console
 
 # Without a terminal nobody sees the edge of the screen, and a cut table helps nobody.
 _WIDTH_WITHOUT_TERMINAL = 160
+_MOST_CHARACTERS = 256
 
 
 def console_for(stream: TextIO) -> Console:
@@ -20,3 +21,8 @@ def plain(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii")
         for char in text
     )
+
+
+def named(text: str) -> str:
+    """What a server calls something, such as a label, plain and cut short: nothing bounds its length."""
+    return plain(text) if len(text) <= _MOST_CHARACTERS else plain(text[:_MOST_CHARACTERS]) + "…"

@@ -70,22 +70,29 @@ def plan_outputs(
 
 def save_picture(paint: Callable[[], Image.Image], path: Path, option: str) -> bool:
     """Paints a picture and writes it; where that fails, says why, leaves no new file and returns False."""
-    was_there = os.path.lexists(path)
     try:
-        paint().save(path)
+        picture = paint()
     except RetinueError as error:
         # The server reads formats that this machine's Pillow may lack.
         complain(f"{option}: {str(path)!r} cannot be drawn: {error.message}")
-    except (OSError, ValueError) as exc:
-        # ValueError is what a format's writer raises of a mode that it does not know.
-        reason = getattr(exc, "strerror", None) or exc
-        complain(f"{option}: {str(path)!r} cannot be written: {reason}.")
+        return False
+    except Exception as exc:  # whatever Pillow and NumPy trip over, want of memory included
+        complain(f"{option}: {str(path)!r} cannot be drawn: {_reason(exc)}.")
+        return False
+    was_there = os.path.lexists(path)
+    try:
+        picture.save(path)
+    except Exception as exc:  # whatever a format's writer trips over: a size or mode that it does not know
+        complain(f"{option}: {str(path)!r} cannot be written: {_reason(exc)}.")
         if not was_there:
             with suppress(OSError):
                 path.unlink()
-    else:
-        return True
-    return False
+        return False
+    return True
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
 
 
 def _suffixes_pillow_writes() -> frozenset[str]:

@@ -15,7 +15,7 @@ from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
 from retinue_client._score.job import Job, ScoreOptions, Summary, find_model
 from retinue_client._score.rows import schema_of
 from retinue_client._score.table import Table, partial_path_of
-from retinue_client.cli._console import console_for
+from retinue_client.cli._console import console_for, named
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._options import (
     DEFAULT_SERVER,
@@ -225,7 +225,7 @@ def _finish(plan: _Plan, summary: Summary) -> None:
     text = f"scored {summary.scored:,} of {total:,} images in {summary.seconds:.1f} s"
     text += f" ({total / max(summary.seconds, 1e-9):.1f} images/s)"
     if summary.failed:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary.reasons.most_common())
+        reasons = ", ".join(f"{count:,} {named(reason)}" for reason, count in summary.reasons.most_common())
         text += f", {summary.failed:,} failed ({reasons})"
     p50, p99 = summary.latencies.percentile(0.5), summary.latencies.percentile(0.99)
     if p50 is not None and p99 is not None:

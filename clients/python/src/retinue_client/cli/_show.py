@@ -12,23 +12,37 @@ from rich.text import Text
 from retinue_client import Classification, Detections, ImageError, ModelInfo, RetinueError, Segmentation
 from retinue_client._palette import colour_of_class
 from retinue_client._segmentation import first_coloured_class
-from retinue_client.cli._console import plain
+from retinue_client.cli._console import named, plain
+from retinue_client.cli._exit import fail
 
 Result = Classification | Detections | Segmentation
 
 _BAR_WIDTH = 24
+# A table takes a second for so many.
+_MOST_DETECTIONS = 5000
 _METRIC_NAMES = {
     "top1_accuracy": "top-1",
     "top5_accuracy": "top-5",
     "map_50": "mAP@50",
     "map_50_95": "mAP@50-95",
     "mean_iou": "mIoU",
+    "top1_agreement": "top-1 as in FP32",
+    "pixel_agreement": "pixels as in FP32",
+    "detection_agreement": "detections as in FP32",
 }
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """One JSON object on a line of its own, in ASCII so that any locale can print it."""
-    sys.stdout.write(json.dumps(values) + "\n")
+    """One JSON object on a line of its own, in ASCII so that any locale can print it.
+
+    Raises:
+        typer.Exit: One of the values is NaN or infinite, for which JSON has no words.
+    """
+    try:
+        line = json.dumps(values, allow_nan=False)
+    except ValueError:
+        fail("The server answered a number that is not finite, which JSON cannot say.")
+    sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
@@ -41,7 +55,9 @@ def json_line(image: str, outcome: Result | RetinueError) -> dict[str, Any]:
 
 def failure_line(image: str, error: ImageError) -> Text:
     """Why an image has no result."""
-    return Text.assemble((plain(image), "bold"), ": ", (error.reason, "red"), ": ", plain(error.message))
+    return Text.assemble(
+        (plain(image), "bold"), ": ", (named(error.reason), "red"), ": ", plain(error.message)
+    )
 
 
 def result_block(image: str, result: Result) -> RenderableType:
@@ -57,7 +73,7 @@ def result_block(image: str, result: Result) -> RenderableType:
         (plain(image), "bold"),
         "  ",
         size,
-        (f"{result.model} v{result.version}", "cyan"),
+        (f"{named(result.model)} v{result.version}", "cyan"),
         (
             f"  {timing.total_us / 1000:.1f} ms (decode {timing.decode_us / 1000:.1f}, "
             f"queue {timing.queue_us / 1000:.1f}, inference {timing.inference_us / 1000:.1f}, "
@@ -82,18 +98,18 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
     table.add_column("memory", justify="right", no_wrap=True)
     for model in models:
         table.add_row(
-            model.name,
+            named(model.name),
             str(model.version),
             _task(model),
             _input(model),
             f"{len(model.labels):,}",
             _quality(model),
-            model.provider.removesuffix("ExecutionProvider"),
+            named(model.provider.removesuffix("ExecutionProvider")),
             str(model.max_batch_size),
             f"{model.memory_bytes / 2**20:.1f} MiB",
         )
     fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
-    return Group(table, *(Text(f"fallback: {reason}", "yellow") for reason in sorted(fallbacks)))
+    return Group(table, *(Text(f"fallback: {plain(reason)}", "yellow") for reason in sorted(fallbacks)))
 
 
 def _input(model: ModelInfo) -> str:
@@ -120,7 +136,9 @@ def _quality(model: ModelInfo) -> str:
         for entry in model.quality
         if entry.engine == "onnxruntime" and entry.precision == model.precision
     ] or list(model.quality)
-    return ", ".join(f"{_METRIC_NAMES.get(entry.metric, entry.metric)} {entry.value:.3f}" for entry in served)
+    return ", ".join(
+        f"{_METRIC_NAMES.get(entry.metric) or named(entry.metric)} {entry.value:.3f}" for entry in served
+    )
 
 
 def _classification_table(result: Classification) -> RenderableType:
@@ -132,7 +150,7 @@ def _classification_table(result: Classification) -> RenderableType:
     table.add_column(no_wrap=True)
     for entry in result.classes:
         bar = "█" * round(entry.score * _BAR_WIDTH)
-        table.add_row(plain(entry.label), f"{entry.score:.1%}", Text(bar, _style(entry.class_id)))
+        table.add_row(named(entry.label), f"{entry.score:.1%}", Text(bar, _style(entry.class_id)))
     return table
 
 
@@ -144,14 +162,16 @@ def _detections_table(result: Detections) -> RenderableType:
     table.add_column("label", overflow="fold")
     for name in ("score", "x_min", "y_min", "x_max", "y_max"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in result:
+    for one in result[:_MOST_DETECTIONS]:
         table.add_row(
             Text("■", _style(one.class_id)),
-            plain(one.label),
+            named(one.label),
             f"{one.score:.3f}",
             *(f"{edge:.1f}" for edge in one.box),
         )
-    return table
+    if len(result) <= _MOST_DETECTIONS:
+        return table
+    return Group(table, Text(f"and {len(result) - _MOST_DETECTIONS:,} more, all of them in --json", "dim"))
 
 
 def _segmentation_table(result: Segmentation) -> RenderableType:
@@ -164,7 +184,7 @@ def _segmentation_table(result: Segmentation) -> RenderableType:
     first = first_coloured_class(result.areas)
     for area in result.areas:
         square = Text(" ") if area.is_background else Text("■", _style(area.class_id - first))
-        table.add_row(square, plain(area.label), f"{area.area_pixels / pixels:.1%}", f"{area.area_pixels:,}")
+        table.add_row(square, named(area.label), f"{area.area_pixels / pixels:.1%}", f"{area.area_pixels:,}")
     return table
 
 
