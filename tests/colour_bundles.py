@@ -269,6 +269,7 @@ def _write(
     )
     manifest.labels.extend(LABELS)
     manifest.opset = OPSET
+    manifest.precision = pb.PRECISION_FP32
     manifest.sha256 = hashlib.sha256(data).hexdigest()
     (folder / "manifest.json").write_text(
         json_format.MessageToJson(manifest, preserving_proto_field_name=True)

@@ -21,6 +21,19 @@ def _error_id(message: str) -> str:
     return found.group(1)
 
 
+def _logged(server: ServerProcess, message: str) -> dict[str, object]:
+    """The event that was logged under the id in a message."""
+    error_id = _error_id(message)
+
+    def found() -> list[dict[str, object]]:
+        return [event for event in server.events if event.get("error_id") == error_id]
+
+    wait_until(lambda: bool(found()), "the log")
+    (event,) = found()
+    assert event["level"] == "error"
+    return event
+
+
 def test_a_failing_batch_is_internal_and_the_log_says_why(
     connection: Connection, fault_server: ServerProcess
 ) -> None:
@@ -29,14 +42,8 @@ def test_a_failing_batch_is_internal_and_the_log_says_why(
     assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
     assert "bounds" not in refusal.message
 
-    error_id = _error_id(refusal.message)
-
-    def logged() -> list[dict[str, object]]:
-        return [event for event in fault_server.events if event.get("error_id") == error_id]
-
-    wait_until(lambda: bool(logged()), "the log")
-    (event,) = logged()
-    assert (event["event"], event["level"]) == ("batch_failed", "error")
+    event = _logged(fault_server, refusal.message)
+    assert event["event"] == "batch_failed"
     assert event["model"] == f"{_MODEL}/1"
     assert "out of data bounds" in str(event["exception"])
 
@@ -81,7 +88,9 @@ def test_other_models_answer_while_one_fails_again_and_again(connection: Connect
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])
-def test_a_model_that_answers_with_a_class_it_does_not_have(task: str, connection: Connection) -> None:
+def test_a_model_that_answers_with_a_class_it_does_not_have(
+    task: str, connection: Connection, fault_server: ServerProcess
+) -> None:
     ask = {"detect": connection.detect, "segment": connection.segment}[task]
     model = f"lying-{task}or" if task == "detect" else "lying-segmenter"
     red, blue = ask(flat(255, 0, 0), flat(0, 0, 255), model=model).outcomes
@@ -89,6 +98,8 @@ def test_a_model_that_answers_with_a_class_it_does_not_have(task: str, connectio
     refusal = refused_image(blue)
     assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
     assert "class outside of its" in refusal.message
+    event = _logged(fault_server, refusal.message)
+    assert (event["event"], event["model"]) == ("image_failed", f"{model}/1")
 
 
 @pytest.mark.parametrize(
@@ -102,8 +113,13 @@ def test_a_model_that_answers_with_a_class_it_does_not_have(task: str, connectio
         "boundless-detector",
     ],
 )
-def test_a_model_whose_numbers_are_no_probabilities_or_boxes(model: str, connection: Connection) -> None:
+def test_a_model_whose_numbers_are_no_probabilities_or_boxes(
+    model: str, connection: Connection, fault_server: ServerProcess
+) -> None:
     ask = connection.detect if model.endswith("detector") else connection.classify
     refusal = refused(lambda: ask(flat(255, 0, 0), model=model))
     assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
     assert "its bundle is broken" in refusal.message
+    event = _logged(fault_server, refusal.message)
+    assert (event["event"], event["model"]) == ("image_failed", f"{model}/1")
+    assert "its bundle is broken" in str(event["reason"])

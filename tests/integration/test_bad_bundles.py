@@ -1,6 +1,7 @@
 """Bundles that do not hold what they promise are refused, named with file and field; the others are served."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,11 @@ def _fails_on_everything(bundle: Path) -> None:
     odd_bundles.edit_graph(bundle, edit)
 
 
+def _replace(path: Path, make: _Breaks) -> None:
+    path.unlink()
+    make(path)
+
+
 def _truncate(bundle: Path) -> None:
     content = (bundle / "model.onnx").read_bytes()
     odd_bundles.replace_model(bundle, content[: len(content) // 2])
@@ -140,7 +146,23 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     ),
     "manifest-is-a-list": (
         lambda bundle: (bundle / "manifest.json").write_text("[]"),
-        ("manifest.json", "`format_version`"),
+        ("manifest.json", "is no JSON object", _REPLACE),
+    ),
+    "manifest-is-a-pipe": (
+        lambda bundle: _replace(bundle / "manifest.json", os.mkfifo),
+        ("manifest.json", "is no regular file; copy it again"),
+    ),
+    "manifest-never-ends": (
+        lambda bundle: _replace(bundle / "manifest.json", lambda path: path.symlink_to("/dev/zero")),
+        ("manifest.json", "is no regular file; copy it again"),
+    ),
+    "graph-is-a-pipe": (
+        lambda bundle: _replace(bundle / "model.onnx", os.mkfifo),
+        ("model.onnx", "is no regular file; copy it again"),
+    ),
+    "graph-never-ends": (
+        lambda bundle: _replace(bundle / "model.onnx", lambda path: path.symlink_to("/dev/zero")),
+        ("model.onnx", "is no regular file; copy it again"),
     ),
     "manifest-is-no-text": (
         lambda bundle: (bundle / "manifest.json").write_bytes(b"\xff\xfe\x00"),
@@ -157,6 +179,18 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     "later-format": (
         lambda bundle: rewrite_manifest(bundle, format_version=2),
         ("manifest.json", "`format_version`"),
+    ),
+    "no-precision": (
+        lambda bundle: rewrite_manifest(bundle, precision=None),
+        ("manifest.json", "`precision`"),
+    ),
+    "labels-that-steer-a-terminal": (
+        lambda bundle: rewrite_manifest(bundle, labels=["red", "green", "\x1b[31mblue"]),
+        ("manifest.json", "`labels`", "without control characters"),
+    ),
+    "endless-labels": (
+        lambda bundle: rewrite_manifest(bundle, labels=["red", "green", "b" * 1_000_000]),
+        ("manifest.json", "`labels`", "1 to 256 characters"),
     ),
     "no-labels": (lambda bundle: rewrite_manifest(bundle, labels=[]), ("manifest.json", "`labels`")),
     "no-height": (_nested("input", "height", 0), ("manifest.json", "`input.height`")),

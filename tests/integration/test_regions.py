@@ -84,6 +84,23 @@ def test_thousands_of_regions_are_judged_and_more_than_a_request_may_have_refuse
     assert refusal.reason == "TOO_MANY_REGIONS"
 
 
+def test_masks_that_take_more_than_an_images_share_of_the_reply_cost_that_image_alone(tmp_path: Path) -> None:
+    colour_bundles.region_detector(tmp_path, max_regions=20)
+    rows = [(0, float(top), 80, top + 30.5) for top in range(9)]
+    with (
+        running_server(tmp_path, "--max-reply-bytes", "2048") as server,
+        connected(server.grpc_address) as connection,
+    ):
+        few, many = connection.detect(
+            photo(LEFT), photo(*rows), masks=True, iou_threshold=1, score_threshold=0.1
+        ).outcomes
+        (alone,) = connection.detect(photo(*rows), masks=True, iou_threshold=1, score_threshold=0.1).outcomes
+    assert [label for label, _ in found(few)] == ["red"]
+    assert (many.error.code, "the masks take more than 1024 bytes" in many.error.message) == (3, True)
+    taken = sum(len(one.mask_counts) for one in alone.result.detections)
+    assert 1024 < taken <= 2048
+
+
 def test_regions_for_a_model_that_looks_at_the_whole_image_are_refused(colour: Connection) -> None:
     (outcome,) = colour.classify(photo(LEFT)).outcomes
     assert "takes no regions" in outcome.error.message

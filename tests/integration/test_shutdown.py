@@ -135,28 +135,22 @@ def test_a_server_told_to_stop_while_it_starts_stops(slow_models: Path) -> None:
         server.close()
 
 
-class HeldModel:
-    """A bundle's model.onnx that whoever opens it waits for, as on a disk that hangs, until it is let go."""
+class EndlessModel:
+    """A bundle's model.onnx that takes minutes to read, though it takes no room, until it is cut off."""
 
     def __init__(self, bundle: Path) -> None:
         self._path = bundle / "model.onnx"
-        self._content = self._path.read_bytes()
-        self._pipe = bundle / "pipe"
-        os.mkfifo(self._pipe)
-        self._path.unlink()
-        self._path.hardlink_to(self._pipe)
+        os.truncate(self._path, 1 << 40)
 
-    def let_go(self) -> None:
-        """Waits until somebody reads the model, and gives it to them; those who come later find the file."""
-        whole = self._path.with_name("whole")
-        whole.write_bytes(self._content)
-        with self._pipe.open("wb") as reader:
-            whole.replace(self._path)
-            reader.write(self._content)
+    def cut_off(self) -> None:
+        """Lets whoever reads it come to an end; its bundle is broken then."""
+        os.truncate(self._path, 0)
 
 
 def test_a_server_that_loads_is_alive_and_not_ready(tmp_path: Path) -> None:
-    model = HeldModel(colour_bundles.classifier(tmp_path))
+    # Bundles are loaded by name.
+    first = EndlessModel(colour_bundles.classifier(tmp_path, "an-endless-model"))
+    colour_bundles.classifier(tmp_path)
     grpc_port, http_port = _free_port(), _free_port()
     http_url = f"http://127.0.0.1:{http_port}"
     server = ServerProcess(tmp_path, "--grpc-port", str(grpc_port), "--http-port", str(http_port))
@@ -174,7 +168,7 @@ def test_a_server_that_loads_is_alive_and_not_ready(tmp_path: Path) -> None:
             assert httpx.get(f"{http_url}/readyz").status_code == 503
             assert MetricsPage(http_url).value("retinue_ready") == 0
 
-            model.let_go()
+            first.cut_off()
             server.wait_for_event("ready", 60)
             assert connection.health.Check(health_pb2.HealthCheckRequest()).status == _SERVING
             assert httpx.get(f"{http_url}/readyz").status_code == 200

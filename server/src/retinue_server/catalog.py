@@ -246,6 +246,7 @@ class Loader:
             postprocess.for_manifest(manifest),
             batch_sizes=profile.batch_sizes,
             decoders=self._decoders,
+            name=f"{bundle.name}/{bundle.version}",
         )
         batcher: Batcher[Work, Answer] = Batcher(
             pipeline,

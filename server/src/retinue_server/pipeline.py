@@ -54,6 +54,7 @@ class Pipeline:
         postprocess: Makes a result of a row of its outputs.
         batch_sizes: Ascending; the last is the most images of one batch.
         decoders: Pool that decodes in front of a GPU; None where the calling thread does it.
+        name: Of the model, for the log.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Pipeline:
         *,
         batch_sizes: Sequence[int],
         decoders: Executor | None = None,
+        name: str = "",
     ) -> None:
         self._network = network
         self._spec = spec
@@ -72,6 +74,7 @@ class Pipeline:
         self._postprocess = postprocess
         self._batch_sizes = batch_sizes
         self._decoders = decoders
+        self._name = name
         self._device: AbstractContextManager[Any] = threading.Lock() if decoders else nullcontext()
         # Slabs are handed out and back under the interpreter's lock: as many exist as batches ever ran at once.
         self._slabs: list[npt.NDArray[np.uint8]] = []
@@ -114,7 +117,7 @@ class Pipeline:
             try:
                 result = self._postprocess(outputs, row, frame, work.options)
             except Exception as error:
-                answers.append(_alone(error))
+                answers.append(self._alone(error))
                 continue
             postprocess_seconds = time.perf_counter() - began
             answers.append(Answer(result, decode_seconds, inference_seconds, postprocess_seconds, batch_size))
@@ -133,7 +136,7 @@ class Pipeline:
         try:
             frame = prepare(work.image, self._spec, row)
         except Exception as error:
-            frame = _alone(error)
+            frame = self._alone(error)
         return frame, time.perf_counter() - began
 
     def _rows(self, batch_size: int) -> int:
@@ -146,15 +149,17 @@ class Pipeline:
         spec = self._spec
         return np.zeros((self.max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
 
+    def _alone(self, error: Exception) -> RetinueError:
+        """What the caller of one image is told, so that whatever went wrong with it costs its neighbours nothing.
 
-def _alone(error: Exception) -> RetinueError:
-    """What the caller of one image is told, so that whatever went wrong with it costs its neighbours nothing.
-
-    The traceback is dropped: its frames would keep the image's pixels until the next garbage collection.
-    """
-    if not isinstance(error, RetinueError):
+        The traceback is dropped: its frames would keep the image's pixels until the next garbage collection.
+        """
+        if isinstance(error, RetinueError) and not isinstance(error, EngineError):
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
         error_id = secrets.token_hex(8)
-        _log.error("image_failed", error_id=error_id, exc_info=error)
+        if isinstance(error, EngineError):
+            _log.error("image_failed", model=self._name, error_id=error_id, reason=error.message)
+            return EngineError(f"{error.message.rstrip('.')}; the server logged it as {error_id}.")
+        _log.error("image_failed", model=self._name, error_id=error_id, exc_info=error)
         return EngineError(f"the server failed on this image; it logged it as {error_id}.")
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)

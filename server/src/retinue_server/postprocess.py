@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server.errors import EngineError
+from retinue_server.errors import EngineError, ImageError
 from retinue_server.results import (
     Classification,
     ClassifyOptions,
@@ -28,7 +28,8 @@ Postprocess = Callable[[Outputs, int, Frame, Any], TaskResult]
 def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
     """The function of the manifest's task: (outputs, row, frame, options) -> result.
 
-    It raises EngineError where the network answers with a class that it does not have, or with what is no probability.
+    It raises EngineError where the network answers with a class that it does not have, or with what is no probability,
+    and ImageError where masks or a heatmap take more bytes than the options allow.
     """
     num_classes = len(manifest.labels)
     if manifest.task == pb.TASK_CLASSIFY:
@@ -44,6 +45,7 @@ def _classification(outputs: Outputs, row: int, frame: Frame, options: ClassifyO
     shown = None
     if options.heatmap:
         shown = masks.encode_png(heatmap.to_original(outputs["heatmap"][row], frame))
+        _check_size("heatmap", len(shown), options.max_picture_bytes)
     return Classification(class_ids, scores, shown)
 
 
@@ -67,7 +69,13 @@ def _detections(
         small = outputs["masks"][row][found.rows]
         classify.check_probabilities(small)
         whole = detect.unclipped(boxes[found.rows], frame)
-        shown = instance_masks.encode(small, whole, frame.original_width, frame.original_height)
+        shown = instance_masks.encode(
+            small,
+            whole,
+            frame.original_width,
+            frame.original_height,
+            max_bytes=options.max_picture_bytes,
+        )
     if "keypoints" in outputs:
         keypoints = detect.keypoints_to_original(outputs["keypoints"][row][found.rows], frame)
     return DetectionList(
@@ -103,8 +111,10 @@ def _segmentation(
     mask: bytes | list[tuple[int, bytes]]
     if as_rle:
         mask = masks.encode_coco_rle(class_map, wanted - {background})
+        _check_size("mask", sum(len(counts) for _, counts in mask), options.max_picture_bytes)
     elif options.mask_format is MaskFormat.PNG:
         mask = masks.encode_png(class_map)
+        _check_size("mask", len(mask), options.max_picture_bytes)
     else:
         mask = masks.encode_raw(class_map, num_classes)
     return Segmentation(
@@ -114,3 +124,12 @@ def _segmentation(
         mask=mask,
         areas=sorted(present, key=lambda area: (-area[1], area[0])),
     )
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise ImageError(
+            f"the {what} takes {size} bytes, more than the {most} that a reply has for each of its images; send a "
+            "smaller image, or fewer at once.",
+            reason="REPLY_TOO_LARGE",
+        )

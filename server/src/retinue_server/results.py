@@ -1,6 +1,6 @@
 """What callers ask for, and what they get: plain values between `rpc` and the engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -33,11 +33,19 @@ _HEATMAP = frozenset({"heatmap"})
 
 @dataclass(frozen=True, slots=True)
 class ClassifyOptions:
-    """Attributes: `top_k` classes of at least `min_score`; whether to say where the best one is seen."""
+    """What a caller wants to know of an image.
+
+    Attributes:
+        top_k: The most classes.
+        min_score: Classes of lower probability are left out.
+        heatmap: Whether to say where the best one is seen.
+        max_picture_bytes: The most that the heatmap may take.
+    """
 
     top_k: int
     min_score: float
     heatmap: bool = False
+    max_picture_bytes: int = field(kw_only=True)
 
     @property
     def extra_outputs(self) -> frozenset[str]:
@@ -55,6 +63,7 @@ class DetectOptions:
         class_ids: Only these classes; None means all.
         iou_threshold: Which overlap makes two boxes of one class one object.
         masks: Whether to say which pixels show an object.
+        max_picture_bytes: The most that all masks of the image may take.
     """
 
     score_threshold: float
@@ -62,6 +71,7 @@ class DetectOptions:
     class_ids: frozenset[int] | None
     iou_threshold: float
     masks: bool = False
+    max_picture_bytes: int = field(kw_only=True)
 
     @property
     def extra_outputs(self) -> frozenset[str]:
@@ -71,11 +81,19 @@ class DetectOptions:
 
 @dataclass(frozen=True, slots=True)
 class SegmentOptions:
-    """Attributes: format, whether at the original image's size, `class_ids` only (None means all)."""
+    """What a caller wants of the pixels of an image.
+
+    Attributes:
+        mask_format: How the class map is to be written.
+        original_size: Whether in the image's own size or in the model's.
+        class_ids: Only these classes; None means all.
+        max_picture_bytes: The most that the class map may take, unless it is raw, whose size is known before.
+    """
 
     mask_format: MaskFormat
     original_size: bool
     class_ids: frozenset[int] | None
+    max_picture_bytes: int = field(kw_only=True)
 
     @property
     def extra_outputs(self) -> frozenset[str]:
@@ -115,6 +133,11 @@ class Classification:
     scores: npt.NDArray[np.float32]
     heatmap: bytes | None = None
 
+    @property
+    def entries(self) -> int:
+        """How much a reply has to tell one by one."""
+        return len(self.scores)
+
 
 @dataclass(frozen=True, slots=True)
 class DetectionList:
@@ -138,6 +161,11 @@ class DetectionList:
     masks: list[bytes] | None = None
     keypoints: npt.NDArray[np.float32] | None = None
 
+    @property
+    def entries(self) -> int:
+        """As for `Classification`."""
+        return len(self.scores) * (1 if self.keypoints is None else 1 + self.keypoints.shape[1])
+
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
@@ -156,6 +184,11 @@ class Segmentation:
     mask_format: MaskFormat
     mask: bytes | list[tuple[int, bytes]]
     areas: list[tuple[int, int]]
+
+    @property
+    def entries(self) -> int:
+        """As for `Classification`."""
+        return len(self.areas)
 
 
 TaskResult = Classification | DetectionList | Segmentation

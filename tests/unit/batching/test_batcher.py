@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -300,6 +302,70 @@ async def test_a_caller_cancelled_while_its_batch_runs_harms_nobody(
         await first
     backend.gate.set()
     assert values(await batcher.submit([1])) == [2]
+
+
+class Answer:
+    """An answer that tells when nobody has it any more."""
+
+
+class AnsweringBackend(FakeBackend):
+    """Gives each item an answer of its own, and keeps none; may hold every batch but the first."""
+
+    def __init__(self, *, holds: bool = False) -> None:
+        super().__init__()
+        self.holds = holds
+        self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+
+    def run(self, items: Sequence[int]) -> list[Any]:
+        super().run(items)
+        if self.holds:
+            self.gate.clear()
+        answers = [Answer() for _ in items]
+        self.answers.update(answers)
+        return answers
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def vanished(answers: "weakref.WeakSet[Answer]") -> bool:
+    """Whether nobody has them soon: the engine's thread lets go just after its caller is woken."""
+    for _ in range(100):
+        if not answers:
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_an_idle_engine_keeps_nothing_of_what_it_answered(engine: Engine) -> None:
+    backend = AnsweringBackend()
+    batcher: Batcher[int, Answer] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    outcomes = await batcher.submit(list(range(10)))
+    assert len(backend.answers) == 10
+    del outcomes
+    assert await vanished(backend.answers)
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_the_answers_of_a_caller_who_left_are_dropped_while_the_rest_still_runs(engine: Engine) -> None:
+    backend = AnsweringBackend(holds=True)
+    batcher: Batcher[int, Answer] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    leaving = asyncio.ensure_future(batcher.submit(list(range(10))))
+    await in_thread(backend.begun.acquire)
+    await in_thread(backend.begun.acquire)
+    assert len(backend.answers) == backend.max_batch_size
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await vanished(backend.answers)
+    backend.holds = False
+    backend.gate.set()
+    assert isinstance(values(await batcher.submit([1]))[0], Answer)
 
 
 async def test_a_thread_is_idle_before_its_answer_is_seen(engine: Engine, backend: FakeBackend) -> None:

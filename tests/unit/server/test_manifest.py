@@ -1,4 +1,7 @@
 import json
+import os
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -118,6 +121,15 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
     ("TASK_CLASSIFY", "input__normalisation", {"mean": [0, 0, 0], "deviation": [1, 0, 1]}),
     ("TASK_CLASSIFY", "labels", []),
     ("TASK_CLASSIFY", "labels", ["red", ""]),
+    ("TASK_CLASSIFY", "labels", ["red", "x" * 257]),
+    ("TASK_CLASSIFY", "labels", ["red", "nul\0"]),
+    ("TASK_CLASSIFY", "labels", ["red", "\x1b[31m"]),
+    ("TASK_CLASSIFY", "labels", ["red", "two\nlines"]),
+    ("TASK_CLASSIFY", "labels", ["red", "two\u2028lines"]),
+    ("TASK_CLASSIFY", "labels", ["red", "\x9b31m"]),
+    ("TASK_CLASSIFY", "precision", "PRECISION_UNSPECIFIED"),
+    ("TASK_CLASSIFY", "precision", None),
+    ("TASK_CLASSIFY", "precision", 99),
     ("TASK_CLASSIFY", "sha256", ""),
     ("TASK_CLASSIFY", "sha256", "0" * 63),
     ("TASK_CLASSIFY", "sha256", "A" * 64),
@@ -143,6 +155,8 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
     ("TASK_DETECT", "detect__mask_width", 8193),
     ("TASK_DETECT", "detect__keypoint_names", ["nose", ""]),
     ("TASK_DETECT", "detect__keypoint_names", ["nose", "nose"]),
+    ("TASK_DETECT", "detect__keypoint_names", ["nose", "x" * 257]),
+    ("TASK_DETECT", "detect__keypoint_names", ["nose", "\x1b[31m"]),
     ("TASK_SEGMENT", "segment__map_height", 0),
     ("TASK_SEGMENT", "segment__map_height", 8193),
     ("TASK_SEGMENT", "segment__map_width", 0),
@@ -156,6 +170,11 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
 def test_a_field_that_does_not_hold_is_named(task: str, field: str, value: Any, tmp_path: Path) -> None:
     message = why_refused(write(tmp_path, fields(task, **{field: value})))
     assert f"field `{field.replace('__', '.')}` must" in message
+
+
+@pytest.mark.parametrize("label", ["x" * 256, "crème brûlée", "می‌خواهم", "👩‍🌾", "高い山", "a\u00a0b"])
+def test_labels_may_be_of_any_language(label: str, tmp_path: Path) -> None:
+    assert manifest.read(write(tmp_path, fields(labels=[label]))).labels == [label]
 
 
 @pytest.mark.parametrize("task", ["TASK_DETECT", "TASK_SEGMENT"])
@@ -191,8 +210,11 @@ def test_a_centre_crop_needs_a_shorter_side_that_holds_it(shorter_side: int, tmp
     [
         (b"", "JSON"),
         (b"{", "JSON"),
-        (b"null", "ModelManifest"),
-        (b'"text"', "ModelManifest"),
+        (b"null", "is no JSON object; copy or export the bundle again"),
+        (b"5", "is no JSON object"),
+        (b'"text"', "is no JSON object"),
+        (b"[]", "is no JSON object"),
+        (b"[" * 100, "is no JSON object"),
         (b"[" * 100_000, "JSON"),
         (b'{"input": ' * 50, "JSON"),
         (b'{"flavour": "mild"}', "flavour"),
@@ -286,3 +308,45 @@ def test_another_hash_is_refused_with_both(tmp_path: Path) -> None:
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx cannot be read: No such file"):
         manifest.check_hash(tmp_path, pb.ModelManifest(sha256=SHA256))
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (_pipe, "is no regular file; copy it again"),
+        (_endless, "is no regular file; copy it again"),
+        (_socket, "cannot be read: No such device"),
+        (Path.mkdir, "cannot be read: Is a directory"),
+    ],
+)
+def test_what_would_never_end_is_not_read(
+    make: Callable[[Path], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A socket's path has at most 108 characters.
+    monkeypatch.chdir(tmp_path)
+    for name in ("manifest.json", "model.onnx"):
+        make(Path(name))
+    assert told in why_refused(Path())
+    with pytest.raises(BundleError, match=f"model.onnx {told}"):
+        manifest.check_hash(Path(), pb.ModelManifest(sha256=SHA256))
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    write(kept, fields())
+    (tmp_path / "manifest.json").symlink_to(kept / "manifest.json")
+    assert manifest.read(tmp_path).name == "a-model"

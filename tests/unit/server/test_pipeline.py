@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
+from structlog.testing import capture_logs
 from tests import pictures
 
 from retinue_server.errors import EngineError, ImageError
@@ -22,7 +23,7 @@ from retinue_server.vision.spec import InputSpec, ResizeMode
 SPEC = InputSpec(
     height=4, width=6, grey=False, resize_mode=ResizeMode.STRETCH, resample=Image.Resampling.BILINEAR
 )
-OPTIONS = ClassifyOptions(top_k=1, min_score=0)
+OPTIONS = ClassifyOptions(top_k=1, min_score=0, max_picture_bytes=0)
 MAX_PIXELS = 1_000_000
 NO_FEEDS = Feeds(pb.ModelManifest(task=pb.TASK_CLASSIFY))
 
@@ -85,7 +86,7 @@ def pipeline(
     decoders: Executor | None = None,
     feeds: Feeds = NO_FEEDS,
 ) -> Pipeline:
-    return Pipeline(network, SPEC, feeds, postprocess, batch_sizes=(1, 2, 4), decoders=decoders)
+    return Pipeline(network, SPEC, feeds, postprocess, batch_sizes=(1, 2, 4), decoders=decoders, name="a/1")
 
 
 def test_each_image_gets_the_answer_of_its_row(network: FakeNetwork) -> None:
@@ -118,6 +119,33 @@ def test_the_network_is_not_run_for_bad_images_alone(network: FakeNetwork) -> No
     answers = pipeline(network).run([bad_work(), bad_work()])
     assert [type(answer) for answer in answers] == [ImageError, ImageError]
     assert network.batches == []
+
+
+def test_what_is_the_servers_fault_is_logged_under_the_id_that_the_caller_is_told(
+    network: FakeNetwork,
+) -> None:
+    faults = [EngineError("the model gave a score that is none; its bundle is broken."), KeyError("boxes")]
+
+    def postprocess(outputs: Any, row: int, frame: Frame, options: Any) -> Any:
+        raise faults[row]
+
+    with capture_logs() as logged:
+        answers = pipeline(network, postprocess).run([work(1), work(2)])
+    broken, missing = answers
+    assert isinstance(broken, EngineError)
+    assert isinstance(missing, EngineError)
+    assert broken.message.startswith("the model gave a score that is none; its bundle is broken; the server")
+    assert [event["event"] for event in logged] == ["image_failed", "image_failed"]
+    assert {event["model"] for event in logged} == {"a/1"}
+    assert logged[0]["reason"] == faults[0].message  # type: ignore[union-attr]
+    for event, answer in zip(logged, (broken, missing), strict=True):
+        assert answer.message.endswith(f"logged it as {event['error_id']}.")
+
+
+def test_what_is_the_images_fault_is_not_logged(network: FakeNetwork) -> None:
+    with capture_logs() as logged:
+        pipeline(network).run([bad_work()])
+    assert logged == []
 
 
 def test_a_result_that_cannot_be_made_fails_alone(network: FakeNetwork) -> None:
@@ -230,7 +258,9 @@ def test_rows_without_an_image_have_thresholds_and_regions_too(network: FakeNetw
 
 
 def wanting(**changes: Any) -> DetectOptions:
-    plain = DetectOptions(score_threshold=0.5, max_detections=9, class_ids=None, iou_threshold=0.6)
+    plain = DetectOptions(
+        score_threshold=0.5, max_detections=9, class_ids=None, iou_threshold=0.6, max_picture_bytes=0
+    )
     return replace(plain, **changes)
 
 

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 from retinue.v1 import image_pb2
@@ -8,9 +9,16 @@ from tests.unit.server.served import served_model
 from retinue_server.catalog import ServedModel, ids_by_label
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, Task, Work
-from retinue_server.rpc.requests import classify_options, detect_options, open_image, segment_options
+from retinue_server.rpc import requests
+from retinue_server.rpc.requests import open_image
+from retinue_server.vision import instance_masks
 
 BIRD, MACHINE = 1, 3
+OPTIONS = ClassifyOptions(1, 0, max_picture_bytes=1000)
+
+classify_options = partial(requests.classify_options, max_picture_bytes=1000)
+detect_options = partial(requests.detect_options, max_picture_bytes=1000)
+segment_options = partial(requests.segment_options, max_picture_bytes=1000)
 
 
 def test_a_label_that_several_classes_have_means_all_of_them() -> None:
@@ -82,14 +90,21 @@ def test_what_the_graph_does_not_offer_is_refused() -> None:
 def test_an_image_brings_its_regions_or_fails_alone() -> None:
     box = image_pb2.BoundingBox(x_min=1, y_min=2, x_max=3, y_max=4)
     raw = image_pb2.RawImage(data=b"123", height=1, width=1)
-    opened = open_image(
-        image_pb2.Image(raw=raw, regions=[box]), ClassifyOptions(1, 0), max_pixels=1, max_regions=1
-    )
+    opened = open_image(image_pb2.Image(raw=raw, regions=[box]), OPTIONS, max_pixels=1, max_regions=1)
     assert isinstance(opened, Work)
     assert opened.regions is not None
     assert opened.regions.tolist() == [[1, 2, 3, 4]]
-    refused = open_image(
-        image_pb2.Image(raw=raw, regions=[box]), ClassifyOptions(1, 0), max_pixels=1, max_regions=0
-    )
+    refused = open_image(image_pb2.Image(raw=raw, regions=[box]), OPTIONS, max_pixels=1, max_regions=0)
     assert isinstance(refused, ImageError)
     assert refused.reason == "REGIONS_NOT_TAKEN"
+
+
+def test_an_image_has_its_share_of_the_reply_and_masks_of_objects_at_most_their_own_limit() -> None:
+    assert classify_options(pb.ClassifyRequest(), served_model("a")).max_picture_bytes == 1000
+    assert detect_options(pb.DetectRequest(), detector(adjustable=False)).max_picture_bytes == 1000
+    segmenter = served_model("b", task=Task.SEGMENT)
+    assert segment_options(pb.SegmentRequest(), segmenter).max_picture_bytes == 1000
+    alone = requests.detect_options(
+        pb.DetectRequest(), detector(adjustable=False), max_picture_bytes=2 * instance_masks.MAX_BYTES
+    )
+    assert alone.max_picture_bytes == instance_masks.MAX_BYTES

@@ -21,7 +21,7 @@ from retinue_server.metrics import Metrics
 from retinue_server.results import Answer, ClassifyOptions, Work
 from retinue_server.service import VisionService
 
-OPTIONS = ClassifyOptions(1, 0)
+OPTIONS = ClassifyOptions(1, 0, max_picture_bytes=0)
 IMAGE = Work(Image.new("RGB", (1, 1)), OPTIONS)
 
 

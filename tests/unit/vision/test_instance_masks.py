@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from retinue_server.errors import ImageError
-from retinue_server.vision import instance_masks, masks
+from retinue_server.vision import masks
 from retinue_server.vision.instance_masks import encode
 
 # pycocotools' own decoder, with NumPy 2.
@@ -78,11 +78,10 @@ def test_boxes_of_too_many_pixels_together_are_refused_before_anything_is_enlarg
     assert refused.value.reason == "MASKS_TOO_LARGE"
 
 
-def test_masks_of_too_many_bytes_are_refused(monkeypatch):
-    monkeypatch.setattr(instance_masks, "MAX_BYTES", 100)
+def test_masks_of_too_many_bytes_are_refused():
     speckled = np.random.default_rng(0).random((3, 28, 28)).astype(np.float32)
     with pytest.raises(ImageError, match="more than 100 bytes") as refused:
-        encode(speckled, np.tile([0.0, 0.0, 200.0, 200.0], (3, 1)), 200, 200)
+        encode(speckled, np.tile([0.0, 0.0, 200.0, 200.0], (3, 1)), 200, 200, max_bytes=100)
     assert refused.value.reason == "MASKS_TOO_LARGE"
 
 

@@ -211,7 +211,7 @@ class ModelManifest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The name of each class, by class id."""
+        """The name of each class, by class id: 1 to 256 characters without control characters."""
 
     @_builtins.property
     def detect(self) -> Global___DetectOptions:
@@ -464,8 +464,9 @@ class DetectOptions(_message.Message):
     """Columns of it."""
     @_builtins.property
     def keypoint_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The name of each keypoint of a detection, in the order of the optional graph output `keypoints` float32 [N,M,K,3]: x and
-        y in input pixels, and the network's score of it, of any range. Empty where there is none.
+        """The name of each keypoint of a detection, each once, within the limits of labels, in the order of the optional graph
+        output `keypoints` float32 [N,M,K,3]: x and y in input pixels, and the network's score of it, of any range. Empty
+        where there is none.
         """
 
     def __init__(

@@ -180,7 +180,9 @@ class ClassifyOutcome(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, or came with regions."""
+        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, came with regions, or has a heatmap larger
+        than its share of the reply.
+        """
 
     @_builtins.property
     def timing(self) -> Global___Timing:
@@ -297,7 +299,7 @@ class DetectRequest(_message.Message):
     masks: _builtins.bool
     """Whether to say which pixels show each object. INVALID_ARGUMENT where the model gives no masks (`detect.mask_height` of
     its manifest is 0). An image whose boxes have more than 100 million pixels together, or whose masks take more
-    than 4 MiB, has an error instead of detections (reason MASKS_TOO_LARGE).
+    than 4 MiB or their share of the reply, has an error instead of detections (reason MASKS_TOO_LARGE).
     """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
@@ -619,7 +621,9 @@ class SegmentOutcome(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, or came with regions."""
+        """Why this image has no result; INVALID_ARGUMENT where it cannot be read, came with regions, or has a class map larger
+        than its share of the reply.
+        """
 
     @_builtins.property
     def timing(self) -> Global___Timing:

@@ -33,7 +33,7 @@ class VisionServiceStub:
     or the reason why this image alone has none. A call fails as a whole where the reason lies in no single image, with
     these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or a reply that would be too
+    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or raw masks that would be too
       large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
@@ -43,8 +43,12 @@ class VisionServiceStub:
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
-    Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
-    by itself does not:
+    What masks and heatmaps may take in a reply, 256 MiB unless the server is set otherwise, is shared evenly by its images.
+    Where those of one image take more, that image has an error of INVALID_ARGUMENT: MASKS_TOO_LARGE for the masks of
+    objects, REPLY_TOO_LARGE for a class map or a heatmap. Raw masks share nothing: they are refused before any is made.
+
+    Each status carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses by
+    itself does not:
 
     - RESOURCE_EXHAUSTED, "Received message larger than max (...)": a request of more than twice the bytes that are taken.
     - RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!": more than twice as many calls as are taken at once.
@@ -74,7 +78,7 @@ class VisionServiceAsyncStub(VisionServiceStub):
     or the reason why this image alone has none. A call fails as a whole where the reason lies in no single image, with
     these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or a reply that would be too
+    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or raw masks that would be too
       large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
@@ -84,8 +88,12 @@ class VisionServiceAsyncStub(VisionServiceStub):
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
-    Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
-    by itself does not:
+    What masks and heatmaps may take in a reply, 256 MiB unless the server is set otherwise, is shared evenly by its images.
+    Where those of one image take more, that image has an error of INVALID_ARGUMENT: MASKS_TOO_LARGE for the masks of
+    objects, REPLY_TOO_LARGE for a class map or a heatmap. Raw masks share nothing: they are refused before any is made.
+
+    Each status carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses by
+    itself does not:
 
     - RESOURCE_EXHAUSTED, "Received message larger than max (...)": a request of more than twice the bytes that are taken.
     - RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!": more than twice as many calls as are taken at once.
@@ -111,7 +119,7 @@ class VisionServiceServicer(metaclass=_abc_1.ABCMeta):
     or the reason why this image alone has none. A call fails as a whole where the reason lies in no single image, with
     these statuses:
 
-    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or a reply that would be too
+    - INVALID_ARGUMENT: no images, too many images or bytes, an option out of its range, or raw masks that would be too
       large.
     - NOT_FOUND: no such model or version.
     - FAILED_PRECONDITION: the model serves another task.
@@ -121,8 +129,12 @@ class VisionServiceServicer(metaclass=_abc_1.ABCMeta):
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
-    Each of these carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses
-    by itself does not:
+    What masks and heatmaps may take in a reply, 256 MiB unless the server is set otherwise, is shared evenly by its images.
+    Where those of one image take more, that image has an error of INVALID_ARGUMENT: MASKS_TOO_LARGE for the masks of
+    objects, REPLY_TOO_LARGE for a class map or a heatmap. Raw masks share nothing: they are refused before any is made.
+
+    Each status carries a google.rpc.ErrorInfo with the domain "retinue" and a stable reason. What the gRPC library refuses by
+    itself does not:
 
     - RESOURCE_EXHAUSTED, "Received message larger than max (...)": a request of more than twice the bytes that are taken.
     - RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!": more than twice as many calls as are taken at once.

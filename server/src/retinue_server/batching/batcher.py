@@ -54,27 +54,34 @@ class Outcome(Generic[Result]):
 
 
 class Ticket:
-    """One accepted request: collects the outcomes of its items and wakes its caller when all are there."""
+    """One accepted request: collects the outcomes of its items and hands them to its caller when all are there."""
 
-    __slots__ = ("_loop", "_missing", "deadline", "future", "outcomes")
+    __slots__ = ("_loop", "_missing", "_outcomes", "deadline", "future")
 
     def __init__(self, size: int, deadline: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[list[Outcome[Any]]] = self._loop.create_future()
-        self.outcomes: list[Outcome[Any] | None] = [None] * size
+        self._outcomes: list[Outcome[Any] | None] = [None] * size
         self.deadline = deadline
         self._missing = size
 
     def put(self, index: int, outcome: Outcome[Any]) -> None:
-        """Stores one outcome. Called under the engine's lock."""
-        self.outcomes[index] = outcome
+        """Stores one outcome, unless nobody waits for it any more. Called under the engine's lock."""
+        if self.future.done():
+            return
+        self._outcomes[index] = outcome
         self._missing -= 1
         if self._missing == 0:
             self._loop.call_soon_threadsafe(self._finish)
 
+    def drop(self) -> None:
+        """Forgets the outcomes of a caller who has left. Called under the engine's lock."""
+        self._outcomes = []
+
     def _finish(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
         if not self.future.done():
-            self.future.set_result(self.outcomes)  # type: ignore[arg-type]
+            self.future.set_result(outcomes)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -256,3 +263,4 @@ class Batcher(Generic[Item, Result]):
     def _withdraw(self, ticket: Ticket) -> None:
         with self._engine.condition:
             self._jobs = deque(job for job in self._jobs if job.ticket is not ticket)
+            ticket.drop()

@@ -113,13 +113,8 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            while (taken := self._next()) is not None:
-                batcher, batch = taken
-                try:
-                    batcher.run(batch)
-                except Exception:
-                    # Its callers have been answered: what failed came after.
-                    _log.exception("batch_not_counted", batch_size=len(batch))
+            while self._run_next():
+                pass
         except BaseException:
             with self.condition:
                 self.healthy = False
@@ -131,6 +126,19 @@ class Engine:
             _log.exception("engine_thread_died")
             self._on_failure()
             raise
+
+    def _run_next(self) -> bool:
+        """Waits for a batch and runs it; false means stop. Nothing of the batch stays behind while a thread waits."""
+        taken = self._next()
+        if taken is None:
+            return False
+        batcher, batch = taken
+        try:
+            batcher.run(batch)
+        except Exception:
+            # Its callers have been answered: what failed came after.
+            _log.exception("batch_not_counted", batch_size=len(batch))
+        return True
 
     def _next(self) -> "tuple[Batcher[Any, Any], list[Any]] | None":
         """Waits for a batch; None means stop."""

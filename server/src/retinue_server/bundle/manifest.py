@@ -2,7 +2,12 @@
 
 import hashlib
 import math
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -18,12 +23,16 @@ FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_INPUT_SIDE = 8192
 MAX_REGIONS = 4096
+MAX_LABEL_LENGTH = 256
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # What to do about a file that nobody can mend.
 _REPLACE = "copy or export the bundle again"
 
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
+# One line, without what steers a terminal: control characters and the separators of lines and paragraphs.
+_LABEL_PATTERN = re.compile(rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{MAX_LABEL_LENGTH}}}")
+_LABEL_RULE = f"of 1 to {MAX_LABEL_LENGTH} characters without control characters"
 
 _OPTIONS = {pb.TASK_CLASSIFY: "classify", pb.TASK_DETECT: "detect", pb.TASK_SEGMENT: "segment"}
 _RESIZE_MODES = {
@@ -37,7 +46,7 @@ _RESAMPLING = {
     pb.INTERPOLATION_NEAREST: Image.Resampling.NEAREST,
 }
 # Enums are open in proto3: a number without a name parses.
-_PRECISIONS = frozenset(pb.Precision.values())
+_PRECISIONS = frozenset(pb.Precision.values()) - {pb.PRECISION_UNSPECIFIED}
 
 
 def read(folder: Path) -> pb.ModelManifest:
@@ -47,16 +56,18 @@ def read(folder: Path) -> pb.ModelManifest:
         BundleError: The file is missing, is not a manifest, or a field is out of its range.
     """
     path = folder / MANIFEST_FILE
+    with _opened(path) as file:
+        content = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: that is no manifest; {_REPLACE}."
+        )
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: that is no manifest; {_REPLACE}."
-            )
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise BundleError(f"{path} is not UTF-8 text; {_REPLACE}.") from error
+    if not text.lstrip().startswith("{"):
+        raise BundleError(f"{path} is no JSON object; {_REPLACE}.")
     try:
         manifest = json_format.Parse(text, pb.ModelManifest(), max_recursion_depth=20)
     except json_format.ParseError as error:
@@ -71,7 +82,7 @@ def check_hash(folder: Path, manifest: pb.ModelManifest) -> None:
     """Compares the SHA-256 of model.onnx with the manifest's.
 
     Raises:
-        BundleError: The file is missing or another one than the manifest describes.
+        BundleError: The file is missing, no regular file, or another one than the manifest describes.
     """
     path = folder / MODEL_FILE
     actual = file_sha256(path)
@@ -88,11 +99,8 @@ def file_sha256(path: Path) -> str:
     Raises:
         BundleError: The file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def input_spec(manifest: pb.ModelManifest) -> InputSpec:
@@ -110,8 +118,26 @@ def input_spec(manifest: pb.ModelManifest) -> InputSpec:
     )
 
 
-def _unreadable(path: Path, error: OSError) -> BundleError:
-    return BundleError(f"{path} cannot be read: {error.strerror}; copy it again, or let this user read it.")
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Opens a regular file: to open a pipe may take for ever, and to read a device too.
+
+    Raises:
+        BundleError: It is none, or cannot be opened or read.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path} is no regular file; copy it again.")
+            yield file
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror}; copy it again, or let this user read it."
+        ) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _validate(manifest: pb.ModelManifest, path: Path) -> None:
@@ -152,7 +178,7 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
             "must have a finite mean and a deviation over 0 for each channel",
         ),
         (len(manifest.labels) >= 1, "labels", "must name at least one class"),
-        (all(manifest.labels), "labels", "must not contain empty names"),
+        (all(map(_LABEL_PATTERN.fullmatch, manifest.labels)), "labels", f"must be names {_LABEL_RULE}"),
         (
             _SHA256_PATTERN.fullmatch(manifest.sha256) is not None,
             "sha256",
@@ -185,9 +211,14 @@ def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
             ),
             *_optional_size("detect.mask", detect.mask_height, detect.mask_width),
             (
-                all(detect.keypoint_names) and len(set(detect.keypoint_names)) == len(detect.keypoint_names),
+                all(map(_LABEL_PATTERN.fullmatch, detect.keypoint_names)),
                 "detect.keypoint_names",
-                "must be names, each once",
+                f"must be names {_LABEL_RULE}",
+            ),
+            (
+                len(set(detect.keypoint_names)) == len(detect.keypoint_names),
+                "detect.keypoint_names",
+                "must have each name once",
             ),
         ]
     if manifest.task == pb.TASK_SEGMENT:

@@ -3,55 +3,38 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1.manifest_pb2 import ModelManifest
 
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import InvalidRequestError, RetinueError
-from retinue_server.results import Classification, DetectionList, MaskFormat, Segmentation
+from retinue_server.errors import RetinueError
+from retinue_server.results import Answer, Classification, DetectionList, MaskFormat, Segmentation
 from retinue_server.rpc.status import to_status
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import ImageOutcome
 
 
-def classify_response(
-    model: ServedModel, outcomes: Sequence[ImageOutcome], *, max_heatmap_bytes: int
-) -> pb.ClassifyResponse:
-    """The reply to a ClassifyRequest.
+def entries(outcomes: Sequence[ImageOutcome]) -> int:
+    """How many classes, objects, keypoints and areas a reply will tell, one by one."""
+    return sum(outcome.value.result.entries for outcome in outcomes if isinstance(outcome.value, Answer))
 
-    Raises:
-        InvalidRequestError: Its heatmaps are larger than `max_heatmap_bytes` together.
-    """
-    _check_picture_bytes(outcomes, max_heatmap_bytes, "heatmaps")
+
+def classify_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.ClassifyResponse:
+    """The reply to a ClassifyRequest."""
     response = pb.ClassifyResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_classification)
     return response
 
 
-def detect_response(
-    model: ServedModel, outcomes: Sequence[ImageOutcome], *, max_mask_bytes: int
-) -> pb.DetectResponse:
-    """The reply to a DetectRequest.
-
-    Raises:
-        InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
-    """
-    _check_picture_bytes(outcomes, max_mask_bytes, "masks", "ask for fewer detections, or ")
+def detect_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.DetectResponse:
+    """The reply to a DetectRequest."""
     response = pb.DetectResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_detections)
     return response
 
 
-def segment_response(
-    model: ServedModel, outcomes: Sequence[ImageOutcome], *, max_mask_bytes: int
-) -> pb.SegmentResponse:
-    """The reply to a SegmentRequest.
-
-    Raises:
-        InvalidRequestError: Its masks are larger than `max_mask_bytes` together.
-    """
-    _check_picture_bytes(outcomes, max_mask_bytes, "masks", "ask for the model's size, or ")
+def segment_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.SegmentResponse:
+    """The reply to a SegmentRequest."""
     response = pb.SegmentResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_segmentation)
     return response
@@ -75,30 +58,6 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
             images_per_second=model.profile.images_per_second,
         ),
     )
-
-
-def _check_picture_bytes(outcomes: Sequence[ImageOutcome], most: int, what: str, advice: str = "") -> None:
-    taken = sum(map(_picture_bytes, outcomes))
-    if taken > most:
-        raise InvalidRequestError(
-            f"the {what} take {taken} bytes, more than {most}; {advice}send fewer or smaller images.",
-            reason="REPLY_TOO_LARGE",
-        )
-
-
-def _picture_bytes(outcome: ImageOutcome) -> int:
-    if isinstance(outcome.value, RetinueError):
-        return 0
-    result = outcome.value.result
-    if isinstance(result, DetectionList):
-        return sum(map(len, result.masks or ()))
-    if isinstance(result, Segmentation):
-        return (
-            len(result.mask)
-            if isinstance(result.mask, bytes)
-            else sum(len(counts) for _, counts in result.mask)
-        )
-    return len(result.heatmap or b"")
 
 
 def _fill_outcomes(
@@ -128,7 +87,8 @@ def _fill_outcomes(
 
 def _fill_classification(message: pb.Classification, result: Classification, manifest: ModelManifest) -> None:
     for class_id, score in zip(result.class_ids.tolist(), result.scores.tolist(), strict=True):
-        message.classes.add(class_id=class_id, label=manifest.labels[class_id], score=score)
+        one = message.classes.add()
+        one.class_id, one.label, one.score = class_id, manifest.labels[class_id], score
     if result.heatmap is not None:
         message.heatmap = result.heatmap
 
@@ -136,17 +96,23 @@ def _fill_classification(message: pb.Classification, result: Classification, man
 def _fill_detections(message: pb.DetectionList, result: DetectionList, manifest: ModelManifest) -> None:
     message.image_width = result.image_width
     message.image_height = result.image_height
+    # Fields set one by one take a third of the time of the same as arguments.
     rows = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), strict=True)
-    for (x_min, y_min, x_max, y_max), score, class_id in rows:
-        box = image_pb2.BoundingBox(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
-        message.detections.add(box=box, class_id=class_id, label=manifest.labels[class_id], score=score)
+    for corners, score, class_id in rows:
+        detection = message.detections.add()
+        detection.class_id, detection.label, detection.score = class_id, manifest.labels[class_id], score
+        box = detection.box
+        box.x_min, box.y_min, box.x_max, box.y_max = corners
     if result.masks is not None:
         for detection, counts in zip(message.detections, result.masks, strict=True):
             detection.mask_counts = counts
     if result.keypoints is not None:
+        names = list(manifest.detect.keypoint_names)
         for detection, points in zip(message.detections, result.keypoints.tolist(), strict=True):
-            for name, (x, y, score) in zip(manifest.detect.keypoint_names, points, strict=True):
-                detection.keypoints.add(name=name, x=x, y=y, score=score)
+            for name, place_and_score in zip(names, points, strict=True):
+                keypoint = detection.keypoints.add()
+                keypoint.name = name
+                keypoint.x, keypoint.y, keypoint.score = place_and_score
 
 
 def _fill_segmentation(message: pb.Segmentation, result: Segmentation, manifest: ModelManifest) -> None:

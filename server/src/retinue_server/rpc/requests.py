@@ -10,7 +10,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions, Work
-from retinue_server.vision import regions
+from retinue_server.vision import instance_masks, regions
 from retinue_server.vision.decode import open_encoded, open_raw
 
 DEFAULT_TOP_K = 5
@@ -79,8 +79,10 @@ def _opened(image: image_pb2.Image, max_pixels: int) -> Image.Image:
     raise ImageError("the image is empty: set `encoded` or `raw`.", reason="IMAGE_EMPTY")
 
 
-def classify_options(request: pb.ClassifyRequest, model: ServedModel) -> ClassifyOptions:
-    """Checks the options of a ClassifyRequest.
+def classify_options(
+    request: pb.ClassifyRequest, model: ServedModel, *, max_picture_bytes: int
+) -> ClassifyOptions:
+    """Checks the options of a ClassifyRequest; a heatmap may take `max_picture_bytes`.
 
     Raises:
         InvalidRequestError: One is out of its range.
@@ -99,11 +101,11 @@ def classify_options(request: pb.ClassifyRequest, model: ServedModel) -> Classif
             "its network allows that.",
             reason="NO_HEATMAP",
         )
-    return ClassifyOptions(top_k, min_score, request.heatmap)
+    return ClassifyOptions(top_k, min_score, request.heatmap, max_picture_bytes=max_picture_bytes)
 
 
-def detect_options(request: pb.DetectRequest, model: ServedModel) -> DetectOptions:
-    """Checks the options of a DetectRequest.
+def detect_options(request: pb.DetectRequest, model: ServedModel, *, max_picture_bytes: int) -> DetectOptions:
+    """Checks the options of a DetectRequest; all masks of an image may take `max_picture_bytes`.
 
     Raises:
         InvalidRequestError: One is out of its range, or a class is unknown.
@@ -136,11 +138,14 @@ def detect_options(request: pb.DetectRequest, model: ServedModel) -> DetectOptio
         _class_ids(request.classes, model),
         iou_threshold,
         request.masks,
+        max_picture_bytes=min(max_picture_bytes, instance_masks.MAX_BYTES),
     )
 
 
-def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOptions:
-    """Checks the options of a SegmentRequest.
+def segment_options(
+    request: pb.SegmentRequest, model: ServedModel, *, max_picture_bytes: int
+) -> SegmentOptions:
+    """Checks the options of a SegmentRequest; a class map may take `max_picture_bytes`.
 
     Raises:
         InvalidRequestError: A format or size is unknown, or a class is.
@@ -156,35 +161,12 @@ def segment_options(request: pb.SegmentRequest, model: ServedModel) -> SegmentOp
         raise InvalidRequestError(
             f"mask_size {request.mask_size} is unknown; use ORIGINAL or MODEL.", reason="MASK_SIZE_UNKNOWN"
         )
-    return SegmentOptions(mask_format, original_size, _class_ids(request.classes, model))
-
-
-def raw_mask_bytes(
-    options: Options, works: Sequence[Work | ImageError], model: ServedModel, *, max_bytes: int
-) -> int:
-    """The bytes that the raw masks of the reply will take: a few kilobytes can hold an image of many megapixels.
-
-    How small PNG and COCO_RLE become is known afterwards only, so they count 0: `replies.segment_response` bounds them.
-
-    Raises:
-        InvalidRequestError: They are more than `max_bytes`.
-    """
-    if not isinstance(options, SegmentOptions) or options.mask_format is not MaskFormat.RAW:
-        return 0
-    opened = [work.image for work in works if isinstance(work, Work)]
-    if options.original_size:
-        pixels = sum(image.width * image.height for image in opened)
-        advice = "ask for PNG or COCO_RLE, for the model's size, or send fewer images"
-    else:
-        pixels = len(opened) * model.manifest.segment.map_height * model.manifest.segment.map_width
-        advice = "ask for PNG or COCO_RLE, or send fewer images"
-    mask_bytes = pixels * (1 if len(model.manifest.labels) <= 256 else 2)
-    if mask_bytes > max_bytes:
-        raise InvalidRequestError(
-            f"the raw masks would take {mask_bytes} bytes, more than {max_bytes}; {advice}.",
-            reason="REPLY_TOO_LARGE",
-        )
-    return mask_bytes
+    return SegmentOptions(
+        mask_format,
+        original_size,
+        _class_ids(request.classes, model),
+        max_picture_bytes=max_picture_bytes,
+    )
 
 
 def _unit(value: float, name: str, reason: str = "SCORE_OUT_OF_RANGE") -> float:

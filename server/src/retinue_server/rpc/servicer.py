@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from retinue.v1 import manifest_pb2, vision_service_pb2_grpc
 from retinue.v1 import vision_service_pb2 as pb
@@ -9,7 +11,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import Options, Task, Work
-from retinue_server.rpc import replies, requests
+from retinue_server.rpc import replies, reply_size, requests
 from retinue_server.rpc.interceptor import Context, current_call
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import ImageOutcome, VisionService
@@ -24,11 +26,14 @@ _TASKS = {
     manifest_pb2.TASK_SEGMENT: Task.SEGMENT,
 }
 
-# Reading a header takes tens of microseconds, that of a hostile image a few milliseconds: more images than these are
-# opened in a thread, so that they hold nobody up.
-_OPENED_ON_THE_LOOP = 4
+# To read a header takes tens of microseconds, that of a hostile image a few milliseconds; to read a region or to tell
+# of an object takes about one. More than these are left to a thread, so that they hold nobody up.
+_IMAGES_ON_THE_LOOP = 4
+_REGIONS_ON_THE_LOOP = 200
+_ENTRIES_ON_THE_LOOP = 500
 
 ImagesRequest = pb.ClassifyRequest | pb.DetectRequest | pb.SegmentRequest
+Reply = TypeVar("Reply")
 
 
 class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
@@ -54,25 +59,25 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         """Says which classes each image shows."""
         arrived = time.monotonic()
         model = self._model(Task.CLASSIFY, request)
-        options = requests.classify_options(request, model)
+        options = requests.classify_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
-        return replies.classify_response(model, outcomes, max_heatmap_bytes=self._max_reply_bytes)
+        return await _reply(replies.classify_response, model, outcomes)
 
     async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
         """Finds the objects in each image."""
         arrived = time.monotonic()
         model = self._model(Task.DETECT, request)
-        options = requests.detect_options(request, model)
+        options = requests.detect_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
-        return replies.detect_response(model, outcomes, max_mask_bytes=self._max_reply_bytes)
+        return await _reply(replies.detect_response, model, outcomes)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Gives each pixel of each image a class."""
         arrived = time.monotonic()
         model = self._model(Task.SEGMENT, request)
-        options = requests.segment_options(request, model)
+        options = requests.segment_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
-        return replies.segment_response(model, outcomes, max_mask_bytes=self._max_reply_bytes)
+        return await _reply(replies.segment_response, model, outcomes)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models that are served."""
@@ -96,6 +101,10 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         current_call.get().name_model(model)
         return model
 
+    def _share_bytes(self, request: ImagesRequest) -> int:
+        """What the masks or the heatmap of one image may take, so that all fit into the reply."""
+        return self._max_reply_bytes // max(len(request.images), 1)
+
     async def _answer(
         self, request: ImagesRequest, context: Context, model: ServedModel, options: Options, arrived: float
     ) -> list[ImageOutcome]:
@@ -103,12 +112,15 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
-        if len(request.images) > _OPENED_ON_THE_LOOP:
+        if (
+            len(request.images) > _IMAGES_ON_THE_LOOP
+            or sum(len(image.regions) for image in request.images) > _REGIONS_ON_THE_LOOP
+        ):
             works = await asyncio.to_thread(self._open, request, model, options)
         else:
             works = self._open(request, model, options)
-        mask_bytes = requests.raw_mask_bytes(options, works, model, max_bytes=self._max_reply_bytes)
-        current_call.get().holding.hold_reply(mask_bytes)
+        picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
+        current_call.get().holding.hold_reply(picture_bytes)
         return await self._service.answer(model, works, arrived=arrived, deadline=deadline)
 
     def _open(self, request: ImagesRequest, model: ServedModel, options: Options) -> list[Work | ImageError]:
@@ -120,6 +132,16 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
 
     def _message(self, model: ServedModel) -> pb.Model:
         return replies.model_message(model, self._provider, self._runtime_version)
+
+
+async def _reply(
+    build: Callable[[ServedModel, Sequence[ImageOutcome]], Reply],
+    model: ServedModel,
+    outcomes: Sequence[ImageOutcome],
+) -> Reply:
+    if replies.entries(outcomes) > _ENTRIES_ON_THE_LOOP:
+        return await asyncio.to_thread(build, model, outcomes)
+    return build(model, outcomes)
 
 
 def _version(version: int) -> int:

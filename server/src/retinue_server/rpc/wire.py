@@ -113,6 +113,9 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
     """Reads an integer; returns it and the position after it."""
+    # Nearly all are of one byte, and a request may have tens of thousands.
+    if position < len(data) and (first := data[position]) < 0x80:
+        return first, position + 1
     value = 0
     for index, byte in enumerate(data[position : position + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * index

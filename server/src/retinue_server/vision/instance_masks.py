@@ -10,11 +10,16 @@ from retinue_server.vision import masks
 MAX_PIXELS = 100_000_000
 """Of all boxes of an image together: about a second's work."""
 MAX_BYTES = 4 * 1024 * 1024
-"""Of all masks of an image, written out."""
+"""Of all masks of an image, written out: the most that callers allow."""
 
 
 def encode(
-    small: npt.NDArray[np.float32], boxes: npt.NDArray[np.float64], width: int, height: int
+    small: npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.float64],
+    width: int,
+    height: int,
+    *,
+    max_bytes: int = MAX_BYTES,
 ) -> list[bytes]:
     """Lays each mask over its box and writes it as COCO does.
 
@@ -25,6 +30,7 @@ def encode(
         boxes: [D,4], x1, y1, x2, y2 in the original image's pixels, not clipped.
         width: Width of the original image in pixels.
         height: Its height.
+        max_bytes: The most that all masks may take together.
 
     Returns:
         COCO's compressed counts, as `pycocotools.mask.encode` gives them for the whole image.
@@ -46,9 +52,10 @@ def encode(
     for mask, box in zip(small, boxes, strict=True):
         encoded.append(_encode_one(mask, box, width, height))
         taken += len(encoded[-1])
-        if taken > MAX_BYTES:
+        if taken > max_bytes:
             raise ImageError(
-                f"the masks take more than {MAX_BYTES} bytes; send a smaller image, or ask for fewer detections.",
+                f"the masks take more than {max_bytes} bytes; send a smaller image or fewer at once, or ask for fewer "
+                "detections.",
                 reason="MASKS_TOO_LARGE",
             )
     return encoded

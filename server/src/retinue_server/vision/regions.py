@@ -39,11 +39,16 @@ def checked(corners: Sequence[tuple[float, float, float, float]]) -> Regions:
     """Makes regions of what came with an image: x1, y1, x2, y2 of each, in the image's own pixels.
 
     Raises:
-        ImageError: One is no rectangle.
+        ImageError: One is no rectangle, or not finite.
     """
     regions = np.array(corners, np.float32)
-    # What is not a number fails the comparison.
-    broken = ~(np.isfinite(regions).all(axis=1) & (regions[:, :2] < regions[:, 2:]).all(axis=1))
+    endless = ~np.isfinite(regions).all(axis=1)
+    if endless.any():
+        raise ImageError(
+            f"region {int(endless.argmax())} has a coordinate that is no finite number; give its edges in pixels.",
+            reason="REGION_INVALID",
+        )
+    broken = (regions[:, :2] >= regions[:, 2:]).any(axis=1)
     if broken.any():
         raise ImageError(
             f"region {int(broken.argmax())} is no rectangle: x_min must be less than x_max, and y_min than y_max.",

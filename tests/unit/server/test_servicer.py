@@ -1,0 +1,152 @@
+import threading
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from retinue.v1 import image_pb2
+from retinue.v1 import vision_service_pb2 as pb
+from tests.unit.server.served import served_model
+
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import OverloadedError
+from retinue_server.results import Answer, Classification, DetectionList, DetectOptions, Task, Work
+from retinue_server.rpc import replies, requests
+from retinue_server.rpc.budget import ByteBudget, Holding
+from retinue_server.rpc.interceptor import Call, current_call
+from retinue_server.rpc.servicer import VisionServicer
+from retinue_server.service import ImageOutcome
+from retinue_server.settings import Settings
+
+MAX_BYTES = 100_000
+IMAGE = image_pb2.Image(raw=image_pb2.RawImage(data=bytes(300), height=1, width=100))
+
+
+class FakeService:
+    """Answers each image with the same result."""
+
+    def __init__(self, model: ServedModel, result: Any) -> None:
+        self.catalog = SimpleNamespace(for_task=lambda task, name, version: model)
+        self.works: Sequence[Any] = ()
+        self._result = result
+
+    async def answer(self, model: ServedModel, works: Sequence[Any], **_: Any) -> list[ImageOutcome]:
+        self.works = works
+        return [ImageOutcome(Answer(self._result, 0.0, 0.0, 0.0, 1), 0.0, 0.0) for _ in works]
+
+
+def found(count: int) -> DetectionList:
+    boxes, scores, class_ids = (
+        np.ones((count, 4), np.float32),
+        np.ones(count, np.float32),
+        np.zeros(count, int),
+    )
+    return DetectionList(boxes, scores, class_ids, 100, 1)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def detector() -> ServedModel:
+    model = served_model("a", task=Task.DETECT)
+    model.manifest.detect.max_detections = 1000
+    model.manifest.detect.max_regions = 1000
+    model.manifest.detect.mask_height = 8
+    return model
+
+
+@pytest.fixture
+def budget() -> Iterator[ByteBudget]:
+    budget = ByteBudget(MAX_BYTES)
+    token = current_call.set(Call(Holding(budget)))
+    yield budget
+    current_call.reset(token)
+
+
+def servicer(service: FakeService) -> VisionServicer:
+    settings = Settings(max_reply_bytes=MAX_BYTES)
+    return VisionServicer(service, None, "", settings)  # type: ignore[arg-type]
+
+
+def detecting(images: int, regions: int = 1, **options: Any) -> pb.DetectRequest:
+    image = image_pb2.Image()
+    image.CopyFrom(IMAGE)
+    image.regions.extend([image_pb2.BoundingBox(x_max=9, y_max=9)] * regions)
+    return pb.DetectRequest(images=[image] * images, **options)
+
+
+CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None)
+
+
+@pytest.mark.parametrize(("count", "on_the_loop"), [(1, True), (100, True), (251, False)])
+@pytest.mark.usefixtures("budget")
+async def test_a_reply_of_many_objects_is_built_where_it_holds_nobody_up(
+    count: int, on_the_loop: bool, detector: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_in: list[threading.Thread] = []
+
+    def noted(*arguments: Any) -> pb.DetectResponse:
+        built_in.append(threading.current_thread())
+        return build(*arguments)
+
+    build = replies.detect_response
+    monkeypatch.setattr(replies, "detect_response", noted)
+    reply = await servicer(FakeService(detector, found(count))).Detect(detecting(2), CONTEXT)
+    assert [len(outcome.result.detections) for outcome in reply.outcomes] == [count, count]
+    assert [thread is threading.current_thread() for thread in built_in] == [on_the_loop]
+
+
+@pytest.mark.parametrize(
+    ("images", "regions", "on_the_loop"), [(1, 1, True), (4, 50, True), (1, 201, False), (5, 1, False)]
+)
+@pytest.mark.usefixtures("budget")
+async def test_many_images_or_regions_are_read_where_they_hold_nobody_up(
+    images: int, regions: int, on_the_loop: bool, detector: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_in: list[threading.Thread] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        opened_in.append(threading.current_thread())
+        return open_image(*arguments, **options)
+
+    open_image = requests.open_image
+    monkeypatch.setattr(requests, "open_image", noted)
+    await servicer(FakeService(detector, found(1))).Detect(detecting(images, regions), CONTEXT)
+    assert {thread is threading.current_thread() for thread in opened_in} == {on_the_loop}
+
+
+@pytest.mark.usefixtures("budget")
+async def test_the_images_of_a_request_share_what_its_reply_may_hold(detector: ServedModel) -> None:
+    service = FakeService(detector, found(1))
+    await servicer(service).Detect(detecting(4, masks=True), CONTEXT)
+    for work in service.works:
+        assert isinstance(work, Work)
+        assert isinstance(work.options, DetectOptions)
+        assert work.options.max_picture_bytes == MAX_BYTES // 4
+
+
+async def test_room_for_the_masks_is_kept_before_they_are_made(
+    detector: ServedModel, budget: ByteBudget
+) -> None:
+    other = Holding(budget)
+    other.hold_request(1)
+    service = FakeService(detector, found(1))
+    with pytest.raises(OverloadedError, match="ask for smaller masks"):
+        await servicer(service).Detect(detecting(4, masks=True, max_detections=1000), CONTEXT)
+    assert not service.works
+    await servicer(service).Detect(detecting(4, masks=True, max_detections=10), CONTEXT)
+    # A run in each of the 100 columns of 10 objects.
+    other.hold_request(MAX_BYTES - 4 * 2 * 100 * 10)
+    with pytest.raises(OverloadedError):
+        other.hold_request(MAX_BYTES - 4 * 2 * 100 * 10 + 1)
+
+
+@pytest.mark.usefixtures("budget")
+async def test_many_classes_are_told_from_a_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        replies, "classify_response", lambda *_: threads.append(threading.current_thread()) or ()
+    )
+    model = served_model("a", labels=["red"] * 501)
+    result = Classification(np.arange(501), np.ones(501, np.float32))
+    await servicer(FakeService(model, result)).Classify(pb.ClassifyRequest(images=[IMAGE]), CONTEXT)
+    assert threads != [threading.current_thread()]
