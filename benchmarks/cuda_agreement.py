@@ -19,7 +19,7 @@ import onnxruntime as ort
 import torch
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_export import agreement, assembly, inputs, parity, precision, speed
+from retinue_export import assembly, inputs, parity, precision, speed
 from retinue_export.catalogue import proof, rows
 from retinue_export.errors import ExportError
 from retinue_export.packaging import Packaging
@@ -87,7 +87,7 @@ def _compared(name: str, provider: Provider) -> dict[str, Any]:
 
 
 def _answers(runner: Runner, images: npt.NDArray[np.uint8]) -> Outputs:
-    return agreement.run(runner, images, _BATCH)
+    return parity.answers(runner, images, _BATCH)
 
 
 def _on_gpu(

@@ -186,7 +186,7 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     ),
     "labels-that-steer-a-terminal": (
         lambda bundle: rewrite_manifest(bundle, labels=["red", "green", "\x1b[31mblue"]),
-        ("manifest.json", "`labels`", "without control characters"),
+        ("manifest.json", "`labels`", "no control characters"),
     ),
     "endless-labels": (
         lambda bundle: rewrite_manifest(bundle, labels=["red", "green", "b" * 1_000_000]),

@@ -96,6 +96,18 @@ def test_the_measured_quality_is_what_was_asked_for(name: str, metric: str, leas
     assert abs(first - second) < 0.005
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fashion_mnist_data")
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_graph_is_as_good_as_its_manifest_says(name: str) -> None:
+    folder, recipe = bundle_folder(name), RECIPES[name]
+    said = [figure for figure in manifest_file.read(folder).quality if figure.engine == "onnxruntime"]
+    quality = recipe.quality()
+    assert {(figure.dataset, figure.images) for figure in said} == {(quality.dataset, quality.images)}
+    measured = quality.measure(graph_runner(folder, recipe.packaging.feeds))
+    assert measured == pytest.approx({figure.metric: figure.value for figure in said}, abs=1e-3)
+
+
 def test_all_bundles_together_are_small_enough_to_commit() -> None:
     total = sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file())
     assert total <= LARGEST_BYTES

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import parity
-from retinue_export.inputs import batches
 from retinue_export.parity import Outputs, Runner
 
 Values = NDArray[Any]
@@ -48,13 +47,13 @@ def parts_apart(expected: Outputs, actual: Outputs) -> dict[str, float]:
         part of the cells that differ by more than 0.01, and the part of the keypoints that are more than half a pixel
         apart or differ by more than 0.01 in their score. Without an entry for what neither side has.
     """
+    if not (parity.finds(expected) or parity.finds(actual)):
+        return {}
+    parts = {"detections": parity.disagreement(expected, actual)}
     rows = [
         (parity.comparable(expected, row), parity.comparable(actual, row))
         for row in range(len(expected["scores"]))
     ]
-    if not any(len(side["scores"]) for row in rows for side in row):
-        return {}
-    parts = {"detections": parity.disagreement(expected, actual)}
     matched = [(first, second, *parity.counterparts(first, second)) for first, second in rows]
     for name, find_apart in _APART.items():
         if name in expected:
@@ -83,7 +82,7 @@ def compare(
     """
     found: dict[str, list[float]] = {}
     for size in batch_sizes:
-        expected, actual = run(reference, images, size), run(candidate, images, size)
+        expected, actual = (parity.answers(side, images, size) for side in (reference, candidate))
         for name, part in parts_apart(expected, actual).items():
             found.setdefault(name, []).append(part)
     return [
@@ -95,9 +94,3 @@ def compare(
         )
         for name, parts in found.items()
     ]
-
-
-def run(runner: Runner, images: NDArray[np.uint8], size: int) -> Outputs:
-    """Runs all images in batches of one size."""
-    answers = [runner(batch) for batch in batches(images, size)]
-    return {name: np.concatenate([answer[name] for answer in answers])[: len(images)] for name in answers[0]}

@@ -12,7 +12,7 @@ from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import bundle, folding, graph, parity, quality
+from retinue_export import allowances, bundle, folding, graph, parity, quality
 from retinue_export import precision as precisions
 from retinue_export.errors import ExportError
 from retinue_export.image_folders import Calibration
@@ -99,7 +99,8 @@ def export(candidate: Candidate, precision: pb.Precision.ValueType = pb.PRECISIO
         precision: PRECISION_FP16_WEIGHTS, or PRECISION_FP32 to leave the weights as trained.
 
     Raises:
-        ExportError: PyTorch's exporter cannot follow the network, or its graph is too large for a file.
+        ExportError: a weight is too large for 16 bits, PyTorch's exporter cannot follow the network, or its graph is
+            too large for a file.
     """
     halves = precision == pb.PRECISION_FP16_WEIGHTS
     original = folding.folded(candidate.network)
@@ -131,7 +132,7 @@ def build(
         version: of the bundle.
         stage: told what begins.
         wanted: in which number format.
-        note: told which format was tried in vain, and why.
+        note: told on what nothing could be compared, or which format was tried in vain, and why.
 
     Returns:
         The version folder.
@@ -151,7 +152,7 @@ def build(
     candidate.packaging.describe(manifest)
     manifest.opset = graph.OPSET
     stage("comparing with PyTorch")
-    manifest.parity.CopyFrom(_certificate(candidate, exported))
+    manifest.parity.CopyFrom(_certificate(candidate, exported, note))
     parity.check(manifest.parity.outputs)
     if candidate.quality is not None:
         stage("measuring quality")
@@ -184,7 +185,7 @@ def _form(
 
     Raises:
         ParityError: it lost more.
-        ExportError: the graph cannot be converted.
+        ExportError: the graph cannot be converted, or nothing shows what that changed.
     """
     feeds = candidate.packaging.feeds
     converted = precision in precisions.CONVERTED
@@ -200,7 +201,7 @@ def _form(
         reference = candidate.packaging.reference(exported.original)
         images, packaging = candidate.parity_images(), candidate.packaging
         rounding = packaging.compare(reference, runner, images, packaging.batch_sizes)
-        precisions.allow_again(rounding)
+        allowances.allow_again(rounding)
         form = replace(form, rounding=rounding)
         before = parity.runner(parity.session(exported.content), feeds)
         agreement = (
@@ -208,10 +209,10 @@ def _form(
             if precision == pb.PRECISION_FP16
             else _agreement_held_back(manifest, before, wanted.calibration)
         )
-        _measure(manifest, agreement, runner, precision, "onnxruntime")
-    if precision == pb.PRECISION_FP16:
-        precisions.check_fp16(form.rounding, manifest.quality)
-    precisions.check_drop(manifest.quality, precision, wanted.max_drop)
+        agreed = _measure(manifest, agreement, runner, precision, "onnxruntime")
+        if precision == pb.PRECISION_FP16:
+            allowances.check_16_bits(form.rounding, agreed, "In FP16")
+    allowances.check_drop(manifest.quality, precision, wanted.max_drop)
     return form
 
 
@@ -273,7 +274,7 @@ def image_input(spec: InputSpec, normalisation: Normalisation) -> pb.ImageInput:
     )
 
 
-def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertificate:
+def _certificate(candidate: Candidate, exported: Exported, note: Stage) -> pb.ParityCertificate:
     images, packaging = candidate.parity_images(), candidate.packaging
     reference = packaging.reference(exported.shipped)
     described = candidate.manifest.source.architecture
@@ -297,17 +298,39 @@ def _certificate(candidate: Candidate, exported: Exported) -> pb.ParityCertifica
             packaging.batch_sizes,
         ),
     )
+    doubt = ""
     if not certificate.outputs:
-        certificate.inputs += "; the reference finds nothing on them, so there was nothing to compare"
+        doubt = "; the reference finds nothing on them, so there was nothing to compare"
     elif _all_alike(reference(images[:_FEW])):
-        certificate.inputs += "; the reference answers all of them alike, so there was little to compare"
+        doubt = "; the reference answers all of them alike, so there was little to compare"
+    if doubt:
+        certificate.inputs += doubt
+        note(f"Compared on {certificate.inputs}.")
     if halved:
-        before = packaging.reference(exported.original)
-        for entry in packaging.compare(before, reference, images, packaging.batch_sizes[-1:]):
-            entry.tolerance = 0
-            certificate.rounding.append(entry)
-        precisions.check_rounding(certificate.rounding, "With weights of 16 bits")
+        certificate.rounding.extend(_rounding_of_weights(candidate, exported, images))
     return certificate
+
+
+def _rounding_of_weights(
+    candidate: Candidate, exported: Exported, images: NDArray[np.uint8]
+) -> list[pb.OutputParity]:
+    """What weights of 16 bits change in the answers, in PyTorch.
+
+    Raises:
+        ParityError: it is more than they may.
+    """
+    manifest, packaging = candidate.manifest, candidate.packaging
+    before, after = packaging.reference(exported.original), packaging.reference(exported.shipped)
+    rounding = packaging.compare(before, after, images, packaging.batch_sizes[-1:])
+    for entry in rounding:
+        entry.tolerance = 0
+    agreement = (
+        {}  # its probabilities are limited instead, two of which may be nearly equal
+        if manifest.task == pb.TASK_CLASSIFY
+        else quality.agreement(manifest.task, before, after, images, manifest.detect.default_score_threshold)
+    )
+    allowances.check_16_bits(rounding, agreement, "With weights of 16 bits")
+    return rounding
 
 
 def _all_alike(answers: Outputs) -> bool:
@@ -328,8 +351,10 @@ def _measure(
     runner: Runner,
     precision: pb.Precision.ValueType,
     engine: str,
-) -> None:
-    for metric, value in quality.measure(runner).items():
+) -> dict[str, float]:
+    """Measures a runner, and notes the figures in a manifest."""
+    figures = quality.measure(runner)
+    for metric, value in figures.items():
         manifest.quality.add(
             metric=metric,
             value=value,
@@ -338,3 +363,4 @@ def _measure(
             precision=precision,
             engine=engine,
         )
+    return figures

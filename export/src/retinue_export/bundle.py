@@ -5,6 +5,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -12,9 +15,16 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export.errors import ExportError
 from retinue_server.bundle import manifest as manifest_file
+from retinue_server.errors import BundleError
 
 ADOPTED = "onnx:"
 """What the architecture of a bundle begins with that was made of an ONNX file."""
+_MOST_VERSION_DIGITS = 9
+"""Servers pass over version folders of longer names."""
+_ASIDE = "-writing-"
+"""In the names of folders that are being filled."""
+_LEFT_BEHIND_SECONDS = 24 * 3600
+"""Nobody fills a folder for so long: who did was killed."""
 
 
 def other_side(manifest: pb.ModelManifest) -> str:
@@ -26,19 +36,24 @@ def require_free(out: Path, name: str, version: int) -> Path:
     """Names the folder of a version that does not exist yet.
 
     Raises:
-        ExportError: the name or version is not valid, or the version exists.
+        ExportError: the name or version is not valid, the version exists, or nothing can be written there.
     """
     if manifest_file.NAME_PATTERN.fullmatch(name) is None:
         raise ExportError(
             f"{name!r} is no model name: use letters, digits, '.', '_' and '-', beginning with a letter or digit."
         )
-    if version < 1:
-        raise ExportError(f"Version {version} is not a positive integer.")
-    folder = out / name / str(version)
-    if folder.exists():
+    if not 1 <= version < 10**_MOST_VERSION_DIGITS:
         raise ExportError(
-            f"{folder} exists, and a version is never changed: choose another --version, or remove the folder."
+            f"Version {version} is not a positive integer of at most {_MOST_VERSION_DIGITS} digits."
         )
+    folder = out / name / str(version)
+    try:
+        if folder.exists():
+            raise _taken(folder)
+        with _aside(folder):
+            pass
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written: {error.strerror}.") from error
     return folder
 
 
@@ -63,21 +78,58 @@ def write(out: Path, manifest: pb.ModelManifest, version: int, model: bytes) -> 
     manifest.sha256 = hashlib.sha256(model).hexdigest()
     manifest.created_at = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=folder.parent))
+        with _aside(folder) as aside:
+            _fill(aside, manifest, model)
+            os.rename(aside, folder)
+    except BundleError as error:
+        raise BundleError(error.message.replace(str(aside), str(folder))) from error
     except OSError as error:
-        raise ExportError(f"{folder.parent} cannot be written: {error.strerror}.") from error
-    try:
-        aside.chmod(0o755)
-        (aside / manifest_file.MODEL_FILE).write_bytes(model)
-        text = json_format.MessageToJson(
-            manifest, preserving_proto_field_name=True, indent=2, ensure_ascii=False
-        )
-        (aside / manifest_file.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-        manifest_file.check_hash(aside, manifest_file.read(aside))
-        os.rename(aside, folder)
-    except OSError as error:
+        if folder.exists():  # another export was faster
+            raise _taken(folder) from error
         raise ExportError(f"{folder} cannot be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """Makes a folder beside a version's, to be filled and renamed; if it is not, all goes again that was made for it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    made = [above for above in folder.parents if not above.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left_behind(folder.parent)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{_ASIDE}", dir=folder.parent))
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        for above in made:
+            with suppress(OSError):  # it holds the bundle, or something of somebody else's
+                above.rmdir()
+
+
+def _taken(folder: Path) -> ExportError:
+    return ExportError(
+        f"{folder} exists, and a version is never changed: choose another --version, or remove the folder."
+    )
+
+
+def _fill(folder: Path, manifest: pb.ModelManifest, model: bytes) -> None:
+    """Writes the files of a bundle, and reads them as a server does."""
+    folder.chmod(0o755)
+    (folder / manifest_file.MODEL_FILE).write_bytes(model)
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2, ensure_ascii=False)
+    (folder / manifest_file.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    manifest_file.check_hash(folder, manifest_file.read(folder))
+
+
+def _clear_left_behind(model: Path) -> None:
+    """Removes what exports of this model left behind that were killed long ago."""
+    for folder in model.glob(f".*{_ASIDE}*"):
+        with suppress(FileNotFoundError):  # another export cleared it
+            if time.time() - folder.stat().st_mtime > _LEFT_BEHIND_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)

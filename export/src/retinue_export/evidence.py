@@ -88,7 +88,7 @@ def _traced(network: nn.Module, images: Tensor) -> fx.GraphModule:
     try:
         with quiet():
             program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},), strict=False)
-    except Exception as error:  # whatever a network raises that meets a symbol instead of a number
+    except (Exception, SystemExit) as error:  # all that a network may do that meets a symbol, no number
         raise NoEvidenceError("PyTorch's exporter cannot follow the network") from error
     traced = program.module(check_guards=False)
     assert isinstance(traced, fx.GraphModule)

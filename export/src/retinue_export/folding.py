@@ -2,30 +2,43 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from retinue_export.user_code import told_in_one_sentence
 
 
 def folded(module: nn.Module) -> nn.Module:
     """Merges batch normalisation into convolutions wherever a module's own code lets one follow the other.
 
-    Both must run only there, and nothing else may use what the convolution gives. Only what is exactly PyTorch's own is
-    merged: classes made from it may standardise weights first, or activate afterwards.
+    Both must run only there, and nothing else may use what the convolution gives, or read the tensors of either. Only
+    what is exactly PyTorch's own is merged: classes made from it may standardise weights first, or activate afterwards.
 
     Returns:
         A copy in evaluation mode that computes the same up to rounding; `module` stays as it is.
+
+    Raises:
+        ExportError: the module cannot be copied.
     """
-    module = copy.deepcopy(module).eval()
+    with told_in_one_sentence(
+        "The module cannot be copied, keep no locks or computed tensors as attributes of it"
+    ):
+        module = copy.deepcopy(module).eval()
     traces = {part: _trace(part) for part in module.modules() if part._modules}
-    runs = Counter(part.get_submodule(str(node.target)) for part, trace in traces.items() for node in trace)
+    runs = Counter(_targets(traces, "call_module"))
+    read = set(_targets(traces, "get_attr"))
     names = Counter(part for _, part in module.named_modules(remove_duplicate=False))
     for part, trace in traces.items():
         for before, after in _pairs(trace):
             ways = _way(part, before, -1), _way(part, after, 0)
             on_the_way = [part.get_submodule(name) for way in ways for name in way]
-            if all(runs[one] == names[one] == 1 and not _has_hooks(one) for one in on_the_way):
+            if all(
+                runs[one] == names[one] == 1 and not _has_hooks(one) and read.isdisjoint(_tensors(one))
+                for one in on_the_way
+            ):
                 convolution_name, norm_name = (way[-1] for way in ways)
                 merged = _merged(part.get_submodule(convolution_name), part.get_submodule(norm_name))
                 if merged is not None:
@@ -43,18 +56,28 @@ class _OwnCode(fx.Tracer):
 
 
 def _trace(part: nn.Module) -> list[fx.Node]:
-    """The modules that a module's own code runs, in order; none where it cannot be followed."""
+    """What a module's own code does, in order; nothing where it cannot be followed."""
     try:
-        nodes = _OwnCode().trace(part).nodes
+        return list(_OwnCode().trace(part).nodes)
     except Exception:  # the module's own code, run on what is no tensor, may raise anything
         return []
-    return [node for node in nodes if node.op == "call_module"]
+
+
+def _targets(traces: Mapping[nn.Module, Iterable[fx.Node]], op: str) -> Iterator[nn.Module | Tensor]:
+    """The modules that are run ("call_module"), or the tensors that are read ("get_attr")."""
+    for part, trace in traces.items():
+        yield from (attrgetter(str(node.target))(part) for node in trace if node.op == op)
+
+
+def _tensors(part: nn.Module) -> list[Tensor]:
+    """A module's own parameters and buffers."""
+    return [*part.parameters(recurse=False), *part.buffers(recurse=False)]
 
 
 def _pairs(trace: Iterable[fx.Node]) -> Iterator[tuple[str, str]]:
     """The names of modules of which the second runs on what the first gives, and nothing else does."""
     for node in trace:
-        before = node.args[0] if node.args else None
+        before = node.args[0] if node.op == "call_module" and node.args else None
         if isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1:
             yield str(before.target), str(node.target)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
@@ -24,6 +25,7 @@ IR_VERSION = 10
 """What opset 20 came with; newer ones shut out older runtimes."""
 _SMALLEST_STORED = 64
 """Initialisers of fewer values than this stay as they are: a Cast node would take more room."""
+_LARGEST_FP16 = float(np.finfo(np.float16).max)
 
 
 class PixelsIn(nn.Module):
@@ -117,12 +119,30 @@ def rounded_to_fp16(module: nn.Module) -> nn.Module:
 
     Returns:
         A copy whose parameters are still float32, but can be stored in half the bytes without loss.
+
+    Raises:
+        ExportError: a weight is too large for 16 bits.
     """
     module = copy.deepcopy(module)
-    for parameter in module.parameters():
+    for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
+            require_fp16_range(name, parameter.float().numpy())
             parameter.copy_(parameter.half().float())
     return module
+
+
+def require_fp16_range(name: str, values: NDArray[np.float32]) -> None:
+    """Refuses a weight with values that a 16-bit float cannot hold; what is infinite already stays so.
+
+    Raises:
+        ExportError: there are such values.
+    """
+    sizes = np.abs(values)
+    if (too_large := sizes[(sizes > _LARGEST_FP16) & np.isfinite(sizes)]).size:
+        raise ExportError(
+            f"The network's weight `{name}` has values of up to {too_large.max():.3g}, and 16-bit floats "
+            f"end at {_LARGEST_FP16:,.0f}: export it with --precision fp32."
+        )
 
 
 def export(
@@ -164,6 +184,8 @@ def export(
         raise ExportError(
             f"PyTorch's exporter cannot follow the module: {first_line(cause)} (docs/export.md says what to do)."
         ) from error
+    except SystemExit as error:
+        raise ExportError("The module ends the program when PyTorch's exporter runs it.") from error
     assert program is not None
     model = program.model_proto
     strip(model)

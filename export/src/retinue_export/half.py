@@ -11,8 +11,6 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from retinue_export import graph, trunk
 from retinue_export.errors import ExportError
 
-_LARGEST = float(np.finfo(np.float16).max)
-
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Brings the weights and the arithmetic between a graph's layers to 16 bits.
@@ -51,15 +49,8 @@ def _check_range(before: onnx.GraphProto, converted: onnx.GraphProto) -> None:
     """Refuses weights that the converter has silently brought down to the largest 16-bit float."""
     halved = {tensor.name for tensor in converted.initializer if tensor.data_type == TensorProto.FLOAT16}
     for tensor in before.initializer:
-        if tensor.name not in halved or tensor.data_type != TensorProto.FLOAT:
-            continue
-        sizes = np.abs(numpy_helper.to_array(tensor))
-        # What is infinite stays so.
-        if (too_large := sizes[(sizes > _LARGEST) & np.isfinite(sizes)]).size:
-            raise ExportError(
-                f"The network's weight `{tensor.name}` has values of up to {too_large.max():.3g}, and 16-bit floats "
-                f"end at {_LARGEST:,.0f}: export it with --precision fp32."
-            )
+        if tensor.name in halved and tensor.data_type == TensorProto.FLOAT:
+            graph.require_fp16_range(tensor.name, numpy_helper.to_array(tensor))
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from retinue_export import evidence, graph
 from retinue_export.assembly import Candidate
+from retinue_export.errors import ExportError
 from retinue_export.packaging import Packaging
-from retinue_export.parity import Outputs
+from retinue_export.parity import Outputs, Runner
 
 _SAMPLE = 4
 """On so many images it is shown that a network's head is understood."""
@@ -45,16 +46,36 @@ class LocatingClassifier(Packaging):
     def __init__(self, classifier: Packaging, sample: NDArray[np.uint8]) -> None:
         super().__init__(classifier.spec, classifier.normalisation)
         normalise = graph.PixelsIn(nn.Identity(), self.normalisation.mean, self.normalisation.deviation)
+        self._classifier = classifier
         self._sample: Tensor = normalise(torch.from_numpy(sample[:_SAMPLE]))
 
-    def module(self, network: nn.Module) -> nn.Module:
-        """See `Packaging`.
+    def locating(self, network: nn.Module) -> Locating:
+        """Wraps the network, traced.
 
         Raises:
             NoEvidenceError: see `evidence.attach`.
         """
         both = evidence.attach(network, self._sample)
         return Locating(both, self.normalisation.mean, self.normalisation.deviation)
+
+    def module(self, network: nn.Module) -> nn.Module:
+        """See `Packaging`.
+
+        Raises:
+            ExportError: no heatmap can be had from the network, such as one whose weights have lost too much.
+        """
+        try:
+            return self.locating(network)
+        except evidence.NoEvidenceError as error:
+            raise ExportError(
+                f"No heatmap can be had from the network that is in the bundle, since {error}: export it with "
+                "--precision fp32 or --no-heatmap."
+            ) from error
+
+    def reference(self, network: nn.Module) -> Runner:
+        """See `Packaging`. Probabilities are the network's own, and not those of its trace."""
+        plain, located = self._classifier.reference(network), super().reference(network)
+        return lambda images: located(images) | plain(images)
 
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""
@@ -74,7 +95,7 @@ def add(candidate: Candidate) -> Candidate:
     images = candidate.parity_images()[:_SAMPLE]
     packaging = LocatingClassifier(candidate.packaging, images)
     with torch.no_grad():
-        _, heatmap = packaging.module(candidate.network.eval())(torch.from_numpy(images))
+        _, heatmap = packaging.locating(candidate.network.eval())(torch.from_numpy(images))
     manifest = pb.ModelManifest()
     manifest.CopyFrom(candidate.manifest)
     manifest.classify.heatmap_height, manifest.classify.heatmap_width = heatmap.shape[1:]

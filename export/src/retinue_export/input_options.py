@@ -4,24 +4,24 @@ import math
 import re
 from enum import StrEnum
 
+import numpy as np
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export.errors import ExportError
 from retinue_export.nms import Suppression
 from retinue_export.packaging import Normalisation
-from retinue_export.user_answer import Answer
-from retinue_server.bundle.manifest import MAX_INPUT_SIDE
+from retinue_export.user_answer import DEFAULT_SCORE_THRESHOLD, Answer
+from retinue_server.bundle.manifest import MAX_INPUT_SIDE, MAX_REGIONS
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
-_MOST_ROWS = 10_000
-"""Of detections, and of regions: far more than anyone looks at, and as many as memory holds."""
-_SCORE_THRESHOLD = 0.5
-_SIZE_PATTERN = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+_MOST_DETECTIONS = 10_000
+"""Far more than anyone looks at, and as many as memory holds."""
+_SIZE_PATTERN = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
 
 
-class UserTask(StrEnum):
-    """What a module answers."""
+class Task(StrEnum):
+    """What a network answers."""
 
     CLASSIFY = "classify"
     SEGMENT = "segment"
@@ -39,6 +39,11 @@ class Interpolation(StrEnum):
     BILINEAR = "bilinear"
     BICUBIC = "bicubic"
     NEAREST = "nearest"
+
+    @property
+    def resample(self) -> Image.Resampling:
+        """The same as Pillow says it."""
+        return Image.Resampling[self.name]
 
 
 def parse(
@@ -81,14 +86,17 @@ def parse(
         width=width,
         grey=grey,
         resize_mode=resize,
-        resample=Image.Resampling[interpolation.name],
+        resample=interpolation.resample,
         shorter_side=shorter_side,
         pad_value=pad_value,
     )
     means, deviations = _levels("--mean", mean, spec.channels), _levels("--std", std, spec.channels)
     if min(deviations) <= 0:
         raise ExportError(f"--std {std} must be greater than 0.")
-    return spec, Normalisation(means, deviations)
+    normalisation = Normalisation(means, deviations)
+    if not _tells_levels_apart(normalisation):
+        raise ExportError(f"With --mean {mean} and --std {std} nothing of an image is left in 32-bit floats.")
+    return spec, normalisation
 
 
 def parse_size(size: str) -> tuple[int, int]:
@@ -107,7 +115,7 @@ def parse_size(size: str) -> tuple[int, int]:
 
 
 def parse_answer(
-    task: UserTask,
+    task: Task,
     max_detections: int | None,
     min_score: float | None,
     iou_threshold: float | None,
@@ -137,10 +145,11 @@ def parse_answer(
     for option, value in given.items():
         if value is None:
             continue
-        if task is not UserTask.DETECT:
+        if task is not Task.DETECT:
             raise ExportError(f"{option} has no meaning with --task {task}.")
-        if isinstance(value, int) and not 1 <= value <= _MOST_ROWS:
-            raise ExportError(f"{option} {value} must be 1 to {_MOST_ROWS}.")
+        most = MAX_REGIONS if option == "--regions" else _MOST_DETECTIONS
+        if isinstance(value, int) and not 1 <= value <= most:
+            raise ExportError(f"{option} {value} must be 1 to {most}.")
         if isinstance(value, float) and not 0 <= value <= 1:
             raise ExportError(f"{option} {value:g} must be 0 to 1.")
     usual = Suppression()
@@ -150,7 +159,7 @@ def parse_answer(
         usual.iou_threshold if iou_threshold is None else iou_threshold,
     )
     if score_threshold is None:
-        score_threshold = max(_SCORE_THRESHOLD, suppression.min_score)
+        score_threshold = max(DEFAULT_SCORE_THRESHOLD, suppression.min_score)
     if not suppression.min_score < 1:
         raise ExportError("--min-score 1 leaves no detection: scores must be higher.")
     if score_threshold < suppression.min_score:
@@ -171,3 +180,13 @@ def _levels(option: str, text: str, channels: int) -> tuple[float, ...]:
             f"{option} {text} is not {channels} number{'s' * (channels > 1)} with commas between."
         )
     return levels
+
+
+def _tells_levels_apart(normalisation: Normalisation) -> bool:
+    """Whether neighbouring levels of every channel are different, finite numbers in float32."""
+    levels = np.arange(256, dtype=np.float32)[:, np.newaxis] / np.float32(255)
+    with np.errstate(all="ignore"):
+        mean = np.array(normalisation.mean).astype(np.float32)
+        deviation = np.array(normalisation.deviation).astype(np.float32)
+        normalised = (levels - mean) / deviation
+    return bool(np.isfinite(normalised).all() and (np.diff(normalised, axis=0) > 0).all())

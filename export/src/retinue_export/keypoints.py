@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from retinue_export.nodes import Builder
+from retinue_export.nodes import Builder, output_shapes
 
 
 def append(model: onnx.ModelProto, heatmaps: str, boxes: str, result: str) -> None:
@@ -24,11 +24,7 @@ def append(model: onnx.ModelProto, heatmaps: str, boxes: str, result: str) -> No
 
     Source: `torchvision.models.detection.roi_heads.heatmaps_to_keypoints`.
     """
-    shapes = {
-        output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim]
-        for output in model.graph.output
-    }
-    count, side = shapes[heatmaps][1:3]
+    count, side = output_shapes(model.graph)[heatmaps][1:3]
     builder = Builder(model.graph, result)
     trips = builder.add("Squeeze", builder.add("Shape", boxes, end=1))
     builder.add("Loop", trips, "", result=result, body=_body(heatmaps, boxes, result, count, side))

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from retinue_export.nodes import Builder
+from retinue_export.nodes import Builder, output_shapes
 
 SCORE_THRESHOLD = "score_threshold"
 IOU_THRESHOLD = "iou_threshold"
@@ -55,17 +55,14 @@ def append(
         suppression: see there.
         results: names of what takes the place of these two outputs: boxes float32 [N,M,4], scores float32 [N,M],
             descending, and classes int32 [N,M]. Rows past the last detection are all 0. Other outputs stay.
-        adjustable: whether the graph gets two inputs more: `score_threshold` float32 [N], one an image, below which
-            nothing is a detection, and `iou_threshold` float32 [1], which is used instead of `suppression`'s.
+        adjustable: whether the graph gets two inputs more: `score_threshold` float32 [N], one an image, which
+            detections must reach, while they must still score higher than `suppression.min_score`; and `iou_threshold`
+            float32 [1], which is used instead of `suppression`'s.
 
     Raises:
         ValueError: the graph has fewer pairs of box and class than there are rows to fill.
     """
-    shapes = {
-        output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim]
-        for output in dense.graph.output
-    }
-    class_count, box_count = shapes[scores][1:]
+    class_count, box_count = output_shapes(dense.graph)[scores][1:]
     builder = _Builder(dense.graph, f"{results[0]}.nms")
     rows = suppression.max_detections
     if class_count * box_count < rows:
@@ -137,7 +134,15 @@ def _take_best(
 
 
 def thresholds(suppression: Suppression, images: int) -> dict[str, NDArray[np.generic]]:
-    """What an adjustable graph is fed with so that it does what `suppression` says."""
+    """What an adjustable graph is fed with so that it does what `suppression` says.
+
+    Args:
+        suppression: see there.
+        images: how many the batch has, N.
+
+    Returns:
+        `score_threshold` float32 [N], and `iou_threshold` float32 [1].
+    """
     return {
         SCORE_THRESHOLD: np.full(images, suppression.min_score, np.float32),
         IOU_THRESHOLD: np.array([suppression.iou_threshold], np.float32),

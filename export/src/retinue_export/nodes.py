@@ -50,6 +50,23 @@ class Builder:
         return outputs
 
 
+def constant_of(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor that a Constant node holds; None for other nodes, and for constants written as plain numbers."""
+    if node.op_type != "Constant":
+        return None
+    return next((entry.t for entry in node.attribute if entry.name == "value"), None)
+
+
+def constants(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """The tensors that a graph holds, each by its value's name: initialisers, and what Constant nodes hold."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        value = constant_of(node)
+        if value is not None:
+            yield node.output[0], value
+
+
 def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs inside a node, such as the branches of an If."""
     for attribute in node.attribute:
@@ -65,3 +82,10 @@ def values_used(node: onnx.NodeProto) -> Iterator[str]:
         for inner in graph.node:
             yield from values_used(inner)
         yield from (value.name for value in graph.output)
+
+
+def output_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
+    """The shape of each output by its name; dimensions that are not fixed, such as the batch, are 0."""
+    return {
+        output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim] for output in graph.output
+    }

@@ -1,7 +1,7 @@
 """How a network of each task becomes a graph that keeps the bundle contract, and what the graph must agree with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ class Packaging(ABC):
     Args:
         spec: the input that the server prepares.
         normalisation: what brings its pixels to what the network learned on.
+        wrapper: the module between pixels and answer.
     """
 
     batch_sizes: Sequence[int] = parity.BATCH_SIZES
@@ -37,13 +38,19 @@ class Packaging(ABC):
     compare = staticmethod(parity.compare)
     """Compares two runners of such networks."""
 
-    def __init__(self, spec: InputSpec, normalisation: Normalisation) -> None:
+    def __init__(
+        self,
+        spec: InputSpec,
+        normalisation: Normalisation,
+        wrapper: type[graph.PixelsIn] = graph.PixelsIn,
+    ) -> None:
         self.spec = spec
         self.normalisation = normalisation
+        self._wrapper = wrapper
 
-    @abstractmethod
     def module(self, network: nn.Module) -> nn.Module:
         """Wraps the network: uint8 [N,H,W,C] in, what is exported out."""
+        return self._wrapper(network, self.normalisation.mean, self.normalisation.deviation)
 
     @abstractmethod
     def graph(self, network: nn.Module) -> onnx.ModelProto:
@@ -84,7 +91,7 @@ class SingleOutput(Packaging):
     Args:
         spec: see `Packaging`.
         normalisation: see `Packaging`.
-        wrapper: the module between pixels and answer.
+        wrapper: see `Packaging`.
         output: the output's name.
         batch_sizes: see `Packaging`.
     """
@@ -97,14 +104,9 @@ class SingleOutput(Packaging):
         output: str,
         batch_sizes: Sequence[int] = parity.BATCH_SIZES,
     ) -> None:
-        super().__init__(spec, normalisation)
-        self._wrapper = wrapper
+        super().__init__(spec, normalisation, wrapper)
         self._output = output
         self.batch_sizes = batch_sizes
-
-    def module(self, network: nn.Module) -> nn.Module:
-        """See `Packaging`."""
-        return self._wrapper(network, self.normalisation.mean, self.normalisation.deviation)
 
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""
@@ -127,6 +129,13 @@ def segmenter(
     return SingleOutput(spec, normalisation, graph.Segmenting, "class_map", batch_sizes)
 
 
+OF_LOGITS: Mapping[pb.Task.ValueType, Callable[[InputSpec, Normalisation], Packaging]] = {
+    pb.TASK_CLASSIFY: classifier,
+    pb.TASK_SEGMENT: segmenter,
+}
+"""How networks that return logits are packaged."""
+
+
 class DetectorPackaging(Packaging):
     """Packages networks that return decoded boxes [N,A,4], and what their scores can be had from.
 
@@ -134,7 +143,7 @@ class DetectorPackaging(Packaging):
         spec: see `Packaging`.
         normalisation: see `Packaging`.
         suppression: which of the boxes are detections.
-        wrapper: the module between pixels and scores.
+        wrapper: see `Packaging`.
         regions: how many regions an image the network looks at; 0 where it finds objects by itself.
     """
 
@@ -143,17 +152,12 @@ class DetectorPackaging(Packaging):
         spec: InputSpec,
         normalisation: Normalisation,
         suppression: nms.Suppression,
-        wrapper: type[graph.Detecting] = graph.Detecting,
+        wrapper: type[graph.PixelsIn] = graph.Detecting,
         regions: int = 0,
     ) -> None:
-        super().__init__(spec, normalisation)
+        super().__init__(spec, normalisation, wrapper)
         self.suppression = suppression
         self.regions = regions
-        self._wrapper = wrapper
-
-    def module(self, network: nn.Module) -> nn.Module:
-        """See `Packaging`."""
-        return self._wrapper(network, self.normalisation.mean, self.normalisation.deviation)
 
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""

@@ -105,7 +105,10 @@ def compare(
         tolerances: of each output.
 
     Returns:
-        One entry for each output.
+        One entry for each output of which something was compared, of all images at all sizes. `probabilities`,
+        `scores` and `heatmap` differ by their own values, `boxes` by pixels of the input; a class map by the share of
+        its pixels that have another class. `classes` are 1 for each detection of another class, or that only one side
+        has. A detector has no entry where neither side finds anything.
     """
     differences: dict[str, _Difference] = {}
     for size in batch_sizes:
@@ -116,11 +119,18 @@ def compare(
         pb.OutputParity(
             output=name,
             max_difference=difference.largest,
-            mean_difference=difference.total / max(1, difference.count),
+            mean_difference=difference.total / difference.count,
             tolerance=tolerances[name],
         )
         for name, difference in differences.items()
+        if difference.count
     ]
+
+
+def answers(runner: Runner, images: NDArray[np.uint8], size: int) -> Outputs:
+    """Runs all images, uint8 [N,H,W,C], in batches of one size."""
+    parts = [runner(batch) for batch in batches(images, size)]
+    return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
 
 def disagreement(
@@ -138,6 +148,9 @@ def disagreement(
         least_score: detections of lower score are not counted.
         overlap: the intersection over union must be higher than this.
         score_distance: scores may be this far apart.
+
+    Returns:
+        In [0, 1], counted over both sides; 0 where neither has any.
     """
     alone = total = 0
     for row in range(len(expected["scores"])):
@@ -148,9 +161,14 @@ def disagreement(
     return alone / max(1, total)
 
 
+def finds(outputs: Outputs, least_score: float = 0.05) -> bool:
+    """Whether there is a detection in any image whose score is high enough."""
+    return bool(_counted(outputs["scores"], least_score).any())
+
+
 def comparable(outputs: Outputs, row: int, least_score: float = 0.05) -> Detections:
     """The detections of one image whose score is high enough."""
-    chosen = outputs["scores"][row] >= least_score
+    chosen = _counted(outputs["scores"][row], least_score)
     return {name: values[row][chosen] for name, values in outputs.items()}
 
 
@@ -196,6 +214,12 @@ def engines() -> str:
     return f"torch {version('torch')}, onnxruntime {onnxruntime.__version__}, CPUExecutionProvider"
 
 
+def _counted(scores: NDArray[Any], least_score: float) -> NDArray[np.bool_]:
+    """Which scores are those of detections that are compared; one that is no number always is, so that it shows."""
+    left_out: NDArray[np.bool_] = (scores <= 0) | (scores < least_score)
+    return ~left_out
+
+
 def _differences(expected: Outputs, actual: Outputs) -> dict[str, NDArray[np.float64]]:
     if "class_map" in expected:
         unequal = expected["class_map"] != actual["class_map"]
@@ -220,8 +244,7 @@ def _detection_differences(expected: Outputs, actual: Outputs) -> dict[str, NDAr
     """
     boxes, scores, classes = [], [], []
     for row in range(len(expected["scores"])):
-        first = {name: values[row][expected["scores"][row] > 0] for name, values in expected.items()}
-        second = {name: values[row][actual["scores"][row] > 0] for name, values in actual.items()}
+        first, second = (comparable(side, row, least_score=0) for side in (expected, actual))
         cost = np.abs(first["scores"][:, np.newaxis].astype(np.float64) - second["scores"])
         cost = cost + np.abs(first["boxes"][:, np.newaxis].astype(np.float64) - second["boxes"]).max(axis=2)
         cost = cost + 1e3 * (first["classes"][:, np.newaxis] != second["classes"])

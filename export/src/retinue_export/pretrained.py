@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from torch import nn
 
-from retinue_export import inputs, label_files, user_module, weight_files
+from retinue_export import inputs, label_files, weight_files
 from retinue_export.assembly import Candidate
+from retinue_export.class_maps import describe_class_map
 from retinue_export.errors import ExportError
+from retinue_export.input_options import Interpolation
 from retinue_export.packaging import Normalisation, Packaging, classifier
-from retinue_export.user_answer import Answer
+from retinue_export.user_answer import DEFAULT_SCORE_THRESHOLD, Answer
 from retinue_export.weight_files import State
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import InputSpec
 
-_SCORE_THRESHOLD = 0.5
 _ANSWERS = {
     pb.TASK_CLASSIFY: "Tells which of {} kinds of things a photo shows.",
     pb.TASK_SEGMENT: "Tells which of {} kinds of things each pixel of a photo shows.",
@@ -148,6 +150,11 @@ def candidate(
     )
 
 
+def resampling(name: str) -> Image.Resampling | None:
+    """The filter that libraries call so; None where no manifest can say it."""
+    return Interpolation(name).resample if name in list(Interpolation) else None
+
+
 def parity_photos(task: pb.Task.ValueType) -> tuple[Callable[[InputSpec], NDArray[np.uint8]], str]:
     """What a network of a task is compared with PyTorch on, and how people are told of it."""
     if task == pb.TASK_CLASSIFY:
@@ -158,11 +165,13 @@ def parity_photos(task: pb.Task.ValueType) -> tuple[Callable[[InputSpec], NDArra
 def _check(network: nn.Module, preset: Preset, manifest: pb.ModelManifest) -> None:
     """Looks at what the network answers, and writes what its task wants to know of that into the manifest."""
     if preset.task == pb.TASK_DETECT:
-        manifest.detect.default_score_threshold = _SCORE_THRESHOLD
+        manifest.detect.default_score_threshold = DEFAULT_SCORE_THRESHOLD
         return
-    shape = Answer(preset.task).check(network, preset.spec)
+    answer = Answer(preset.task)
+    shape = answer.check(network, preset.spec)
+    answer.check_values(network, preset.spec)
     if preset.task == pb.TASK_SEGMENT:
-        user_module.describe_class_map(manifest, shape)
+        describe_class_map(manifest, shape)
 
 
 def _version(library: str) -> str:

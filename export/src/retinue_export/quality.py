@@ -16,8 +16,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_export import parity
 from retinue_export.inputs import Uint8, prepare_one
-from retinue_export.parity import Outputs, Runner, disagreement
+from retinue_export.parity import Runner
 from retinue_server.vision import detect, segment
 from retinue_server.vision.spec import InputSpec
 
@@ -76,21 +77,19 @@ def agreement(
     Returns:
         `top1_agreement`, the share of images with the same most probable class; `pixel_agreement`, the share of pixels
         with the same class; or `detection_agreement`, the share of detections that the other side has too, of the same
-        class and with an intersection over union above 0.5.
+        class and with an intersection over union above 0.5. Nothing where neither side detects anything.
     """
-    expected, actual = (_answers(side, images) for side in (reference, runner))
+    size = min(_BATCH, len(images))
+    expected, actual = (parity.answers(side, images, size) for side in (reference, runner))
     if task == pb.TASK_CLASSIFY:
         first, second = (side["probabilities"].argmax(axis=1) for side in (expected, actual))
         return {"top1_agreement": float((first == second).mean())}
     if task == pb.TASK_SEGMENT:
         return {"pixel_agreement": float((expected["class_map"] == actual["class_map"]).mean())}
-    apart = disagreement(expected, actual, least_score, overlap=0.5, score_distance=1.0)
+    if not any(parity.finds(side, least_score) for side in (expected, actual)):
+        return {}
+    apart = parity.disagreement(expected, actual, least_score, overlap=0.5, score_distance=1.0)
     return {"detection_agreement": 1 - apart}
-
-
-def _answers(runner: Runner, images: Uint8) -> Outputs:
-    answers = [runner(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
 def average_precision(

@@ -7,6 +7,20 @@ import onnx
 from retinue_export.nodes import values_used
 
 
+def needed(graph: onnx.GraphProto, outputs: Collection[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """What of a graph is needed for some of its tensors.
+
+    Returns:
+        The nodes, in the graph's order; and the names of these tensors and of all that the nodes use.
+    """
+    names, kept = set(outputs), []
+    for node in reversed(graph.node):
+        if names.intersection(node.output):
+            kept.append(node)
+            names.update(values_used(node))
+    return kept[::-1], names
+
+
 def leading_to(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
     """What of a graph is needed for some of its tensors, which become the only outputs.
 
@@ -17,16 +31,12 @@ def leading_to(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelPr
     Returns:
         A copy of that part alone: layers before the largest weights take little.
     """
-    needed, kept = set(outputs), []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(values_used(node))
+    kept, names = needed(model.graph, outputs)
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.graph.name = model.graph.name
-    part.graph.node.extend(reversed(kept))
-    part.graph.input.extend(value for value in model.graph.input if value.name in needed)
-    part.graph.initializer.extend(value for value in model.graph.initializer if value.name in needed)
+    part.graph.node.extend(kept)
+    part.graph.input.extend(value for value in model.graph.input if value.name in names)
+    part.graph.initializer.extend(value for value in model.graph.initializer if value.name in names)
     described = {value.name: value for value in model.graph.output}
     part.graph.output.extend(described.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
     return part

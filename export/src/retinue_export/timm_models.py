@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import nn
 
 from retinue_export import pretrained, published_files, weight_files
@@ -21,7 +20,6 @@ from retinue_server.vision.spec import InputSpec, ResizeMode
 _UNCOMMON_SEED = 829_347_101
 PREFIX = "timm."
 """How a manifest begins the name of an architecture of timm's."""
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _INSTEAD = "`retinue-export module` takes a Python file that calls timm.create_model, and the pre-processing as options"
 
 
@@ -110,7 +108,8 @@ def preprocessing(name: str, config: dict[str, Any]) -> tuple[InputSpec, Normali
     mode, part = data["crop_mode"], data["crop_pct"]
     if channels not in (1, 3):
         raise ExportError(f"{name} takes images of {channels} channels, and a bundle those of 1 or 3.")
-    if data["interpolation"] not in _RESAMPLING:
+    resample = pretrained.resampling(data["interpolation"])
+    if resample is None:
         raise ExportError(
             f"{name} resizes by {data['interpolation']}, which no manifest can say: {_INSTEAD}."
         )
@@ -128,7 +127,7 @@ def preprocessing(name: str, config: dict[str, Any]) -> tuple[InputSpec, Normali
         width=width,
         grey=channels == 1,
         resize_mode=resize,
-        resample=_RESAMPLING[data["interpolation"]],
+        resample=resample,
         shorter_side=shorter_side,
     )
     return spec, Normalisation(tuple(data["mean"]), tuple(data["std"]))

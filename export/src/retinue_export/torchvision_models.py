@@ -24,7 +24,6 @@ from retinue_server.vision.spec import InputSpec, ResizeMode
 
 PREFIX = "torchvision.models."
 """How a manifest begins the name of an architecture of torchvision's."""
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _MODULES = {
     pb.TASK_CLASSIFY: torchvision.models,
     pb.TASK_SEGMENT: torchvision.models.segmentation,
@@ -154,7 +153,7 @@ def _classifier(preset: partial[Preset], architecture: str, entry: WeightsEnum, 
         )
     transforms: Any = entry.transforms()
     (crop,), (side,) = transforms.crop_size, transforms.resize_size
-    resample = _RESAMPLING.get(transforms.interpolation.value)
+    resample = pretrained.resampling(transforms.interpolation.value)
     if resample is None:
         raise ExportError(
             f"{architecture} resizes by {transforms.interpolation.value}, which no manifest can say."

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -31,13 +33,9 @@ def build(target: str) -> nn.Module:
         raise ExportError(f"{target!r} does not name a function in a Python file: {_HOW_TO_NAME_IT}.")
     if path is not None and not path.is_file():
         raise ExportError(f"There is no Python file {path}.")
-    try:
+    with told_in_one_sentence(f"{target} cannot be built", path):
         maker = getattr(_imported(where) if path is None else _run(path), name, None)
         made = maker() if callable(maker) else None
-    except ExportError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's code, which may raise anything, and leave
-        raise ExportError(f"{target} cannot be built: {in_one_line(error, path)}") from error
     if not callable(maker):
         raise ExportError(f"{where} has no function `{name}`.")
     if not isinstance(made, nn.Module):
@@ -51,13 +49,32 @@ def described(target: str) -> str:
     return f"{Path(where).name}:{name}"
 
 
+@contextmanager
+def told_in_one_sentence(what: str, path: Path | None = None) -> Iterator[None]:
+    """Runs code of the user's own, which may raise anything, or leave.
+
+    Args:
+        what: the beginning of the sentence: what then cannot be done.
+        path: of the code, so that the line that raised is named.
+
+    Raises:
+        ExportError: whatever was raised but KeyboardInterrupt, which stays what it is.
+    """
+    try:
+        yield
+    except (ExportError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise ExportError(f"{what}: {in_one_line(error, path)}") from error
+
+
 def in_one_line(error: BaseException, path: Path | None = None) -> str:
     """What was raised, and in which line of the file."""
     file = str(path.resolve()) if path is not None else None
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" (line {lines[-1]})" if lines else ""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message.rstrip('.')}{where}."
+    message = " ".join(str(error).split()).rstrip(".")
+    return f"{': '.join(filter(None, (type(error).__name__, message)))}{where}."
 
 
 def _run(path: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 import pickle
 import textwrap
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,15 +36,20 @@ def read(path: Path) -> State:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is said in one sentence
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ExportError(
             f"{path} is refused: it is no file of plain tensors, and unpickling it could run code. "
             "Save the weights again as torch.save(model.state_dict(), ...)."
         ) from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # a broken file decides what is raised: KeyError, struct.error, EOFError, ...
         raise ExportError(
-            f"{path} cannot be read as weights saved by torch.save: {type(error).__name__}: {error}"
+            f"{path} cannot be read as weights saved by torch.save ({type(error).__name__}): it was cut short, or is "
+            "something else, such as a TorchScript file; save them as torch.save(model.state_dict(), ...)."
         ) from error
     entries = content if isinstance(content, dict) else {}
     candidates = (entries, *(entries.get(name) for name in _ENTRIES))
@@ -62,10 +68,16 @@ def load_into(network: nn.Module, state: State, described: str) -> None:
         described: the network, for the message.
 
     Raises:
-        ExportError: the weights are another network's.
+        ExportError: the weights are another network's, or are no floats where the network's are.
     """
+    state = _unwrapped(state, set(network.state_dict()))
+    for name, own in network.named_parameters():
+        if name in state and own.is_floating_point() and not state[name].is_floating_point():
+            raise ExportError(
+                f"The weights do not fit {described}: `{name}` is {state[name].dtype}, not {own.dtype}."
+            )
     try:
-        network.load_state_dict(_unwrapped(state, set(network.state_dict())))
+        network.load_state_dict(state)
     except RuntimeError as error:
         difference = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
         difference = textwrap.shorten(difference, _LONGEST_DIFFERENCE, placeholder=" ...")
@@ -106,7 +118,7 @@ def _is_state(content: object) -> bool:
     return (
         isinstance(content, dict)
         and bool(content)
-        and all(isinstance(value, Tensor) for value in content.values())
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
     )
 
 

@@ -258,6 +258,18 @@ class Detr(nn.Module):
         return self.kinds(looked), self.boxes(looked).sigmoid()
 
 
+class RtDetr(nn.Module):
+    """As Ultralytics exports it: [N,Q,4+K], a box as parts of the input's, centre and size, and scores in [0, 1]."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.network = Detr(classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kinds, boxes = self.network(images, torch.ones(images.shape[0], *images.shape[2:]))
+        return torch.cat([boxes, kinds.sigmoid()], 2)
+
+
 class Segmenter(nn.Module):
     """Logits [N,K,h/4,w/4]."""
 

@@ -25,7 +25,7 @@ def test_what_was_inferred_is_printed_with_where_it_is_from(
     lines = {line.strip().split("  ")[0]: line for line in out.splitlines()}
     assert "64x64" in lines["size"]
     assert "the graph" in lines["size"]
-    assert "3: cat, dog, mug" in lines["labels"]
+    assert "3 (cat, dog, mug)" in lines["labels"]
     assert "its metadata" in lines["labels"]
     assert "letterbox" in lines["resize"]
     assert "Ultralytics' rule" in lines["resize"]

@@ -1,6 +1,5 @@
 """What `retinue-export adopt` refuses: one sentence, exit code 2, and nothing written."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from tests.unit.export.adopting import NAMES, adopt, assert_refused, edited
 from tests.unit.export.command import run
 from torch import nn
 
-from retinue_export.adoption import external_data
-from retinue_export.errors import ExportError
 from retinue_export.inspection import model_file
 
 
@@ -167,6 +164,18 @@ def test_logits_that_are_told_to_be_probabilities_are_refused(
     assert_refused(capsys, classifier, [*told, "--no-softmax"], "no probabilities", "give --softmax")
 
 
+def test_a_detector_without_its_sigmoid_is_not_told_to_take_a_softmax(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign.ultralytics(foreign.YoloV8(3), tmp_path / "yolo.onnx", NAMES)
+
+    def change(model: onnx.ModelProto) -> None:
+        (sigmoid,) = [node for node in model.graph.node if node.op_type == "Sigmoid"]
+        sigmoid.op_type = "Relu"
+
+    assert_refused(capsys, edited(path, change), [], "no probabilities: export it with its sigmoid")
+
+
 def test_what_looks_like_probabilities_without_a_softmax_must_be_told(
     tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,100 +322,58 @@ def test_a_bundle_that_was_cut_short_is_not_verified_with_the_file(
     assert "model.onnx is no ONNX file, or was cut short" in err
 
 
-# External data
+# Detectors
 
 
-def with_external_data(classifier: Path) -> Path:
-    model = onnx.load(classifier)
-    onnx.save_model(model, classifier, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    return classifier
+def test_an_rt_detr_of_ultralytics_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for classes in (2, 3):  # of two classes it has as many columns as finished detections
+        names = NAMES[:classes]
+        path = foreign.ultralytics(foreign.RtDetr(classes), tmp_path / f"rt-detr-{classes}.onnx", names)
+        assert_refused(capsys, path, [], "as Ultralytics exports RT-DETR", "take one of Hugging Face's")
 
 
-def relocate(path: Path, location: str) -> Path:
-    model = onnx.load(path, load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = location
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def test_external_data_beside_the_file_is_put_inside(
-    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+def test_boxes_and_scores_in_the_form_of_an_rt_detr_are_refused_in_a_plain_file(
+    tmp_path: Path, labels: Path, told: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = with_external_data(classifier)
+    labels.write_text("cat\ndog\n")
+    path = foreign.export(
+        foreign.RtDetr(2), tmp_path / "plain.onnx", (torch.rand(1, 3, 64, 64),), ["x"], ["y"]
+    )
+    assert_refused(capsys, path, [*told, "--task", "detect"], "as Ultralytics exports RT-DETR")
+
+
+class _DarkOnBlack(foreign.RtDetr):
+    """Answers nothing but zeros to a black image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * (images.amax() > 0)
+
+
+def test_what_a_black_image_does_not_show_of_an_rt_detr_photos_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign.ultralytics(_DarkOnBlack(2), tmp_path / "rt-detr.onnx", NAMES[:2])
+    assert_refused(capsys, path, [], "where it should name a class")
+
+
+def test_finished_detections_of_classes_that_have_no_label_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign.ultralytics(foreign.EndToEnd(6), tmp_path / "yolov10.onnx", NAMES[:2])
+    assert_refused(capsys, path, [], "The graph answers classes from", "labels for 0 to 1: give --labels")
+
+
+# Classifiers
+
+
+def test_a_single_logit_is_refused_because_a_softmax_makes_1_of_it(
+    tmp_path: Path, labels: Path, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels.write_text("cat\n")
+    network, example = foreign.Classifier(1), (torch.rand(1, 3, 32, 32),)
+    logit = foreign.export(network, tmp_path / "logit.onnx", example, ["x"], ["y"])
+    for options in ([], ["--softmax"]):
+        assert_refused(capsys, logit, [*told, *options], "one logit", "export it with a sigmoid")
+    finished = nn.Sequential(network, nn.Sigmoid())
+    path = foreign.export(finished, tmp_path / "finished.onnx", example, ["x"], ["y"])
     assert adopt(capsys, path, *told)[0] == 0
-    model = onnx.load(path.parent / "models" / "it" / "1" / "model.onnx", load_external_data=False)
-    assert all(not tensor.external_data for tensor in model.graph.initializer)
-    assert run(capsys, "verify", str(path.parent / "models" / "it"), "--adopted", str(path))[0] == 0
-
-
-@pytest.mark.parametrize("location", ["../weights.bin", "inner/../../weights.bin", "/etc/hostname", ""])
-def test_external_data_outside_of_the_folder_is_refused(
-    location: str,
-    tmp_path: Path,
-    told: list[str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = tmp_path / "folder"
-    (folder / "inner").mkdir(parents=True)
-    path = foreign.export(
-        foreign.Classifier(3), folder / "plain.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"]
-    )
-    with_external_data(path)
-    (folder / "weights.bin").rename(tmp_path / "weights.bin")
-    monkeypatch.setattr(external_data._Place, "read", lambda _self: pytest.fail("it was read"))
-    assert_refused(capsys, relocate(path, location), told, "outside of its folder")
-
-
-@pytest.mark.parametrize("location", ["weights\0.bin", "w" * 5000])
-def test_a_location_that_names_no_file_is_refused(
-    location: str, classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = relocate(with_external_data(classifier), location)
-    assert_refused(capsys, path, told, "which cannot be opened")
-
-
-def test_a_link_to_itself_is_refused(
-    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = with_external_data(classifier)
-    (path.parent / "weights.bin").unlink()
-    os.symlink("weights.bin", path.parent / "weights.bin")
-    assert_refused(capsys, path, told, "weights.bin")
-
-
-def test_a_link_that_leads_outside_of_the_folder_is_refused(
-    tmp_path: Path, told: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    path = foreign.export(
-        foreign.Classifier(3), folder / "plain.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"]
-    )
-    with_external_data(path)
-    (folder / "weights.bin").rename(tmp_path / "weights.bin")
-    os.symlink(tmp_path / "weights.bin", folder / "weights.bin")
-    assert_refused(capsys, path, told, "outside of its folder")
-
-
-def test_external_data_that_is_missing_or_cut_short_is_refused(
-    classifier: Path, told: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = with_external_data(classifier)
-    data = path.parent / "weights.bin"
-    content = data.read_bytes()
-    data.write_bytes(content[:-10])
-    assert_refused(capsys, path, told, "weights.bin is too short for the weight")
-    data.unlink()
-    assert_refused(capsys, path, told, "that file is missing")
-
-
-def test_external_data_that_no_single_file_could_hold_is_not_read(classifier: Path) -> None:
-    path = with_external_data(classifier)
-    model = onnx.load(path, load_external_data=False)
-    with pytest.raises(ExportError, match="more than 2 GB"):
-        external_data.embed(model, path, 100)
-    assert np.all([tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer])

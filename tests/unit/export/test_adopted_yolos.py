@@ -1,5 +1,6 @@
 """YOLO files become bundles that answer what the file answers, decoded as its exporter documents it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from tests.unit.export.adoptions import (
 
 from retinue_export import parity
 from retinue_export.adoption import adopted
-from retinue_export.adoption.facts import Task, Told
+from retinue_export.adoption.facts import Told
 from retinue_export.errors import ExportError
+from retinue_export.input_options import Task
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.resize import frame_for
 from retinue_server.vision.spec import InputSpec, ResizeMode
@@ -97,8 +99,24 @@ def test_a_yolov5_of_one_class_is_not_taken_for_finished_detections(tmp_path: Pa
     assert_same(rows(answers(folder, images), 0), suppressed(decode_v5(dense[0], 0.05), 0.45))
 
 
-def test_finished_detections_are_taken_as_they_are(tmp_path: Path) -> None:
-    path = foreign.ultralytics(foreign.EndToEnd(3), tmp_path / "yolov10.onnx", NAMES, end2end=True)
+def test_a_plain_yolov5_of_one_class_is_known_by_scores_where_finished_detections_have_classes(
+    tmp_path: Path, plain: Told, labels: Path
+) -> None:
+    labels.write_text("cat\n")
+    path = foreign.export(
+        foreign.YoloV5(1), tmp_path / "bare.onnx", (torch.rand(1, 3, 64, 64),), ["images"], ["output0"]
+    )
+    folder = adopt(path, replace(plain, task=Task.DETECT, iou_threshold=0.45))
+    images = photos(folder)
+    (dense,) = original(path, levels(images))
+    assert dense.shape[1] < 1000
+    assert_same(rows(answers(folder, images), 0), suppressed(decode_v5(dense[0], 0.05), 0.45))
+
+
+@pytest.mark.parametrize("classes", [2, 3])  # of two, an RT-DETR has as many columns
+def test_finished_detections_are_taken_as_they_are(classes: int, tmp_path: Path) -> None:
+    names = NAMES[:classes]
+    path = foreign.ultralytics(foreign.EndToEnd(classes), tmp_path / "yolov10.onnx", names, end2end=True)
     folder = adopt(path)
     images = photos(folder)
     (finished,) = original(path, levels(images))
@@ -188,6 +206,29 @@ def test_an_ultralytics_classifier_has_probabilities_already(tmp_path: Path) -> 
     assert (resize.mode, resize.shorter_side) == (pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP, 64)
 
 
+def wide_classifier(path: Path, **metadata: object) -> Path:
+    network, example = foreign.Classifier(3, probabilities=True), (torch.rand(1, 3, 64, 128),)
+    told = {"stride": 1, "names": dict(enumerate(NAMES)), **metadata}
+    return foreign.export(network, path, example, ["images"], ["output0"], metadata=told)
+
+
+def test_an_ultralytics_classifier_whose_sides_differ_stretches_images(tmp_path: Path) -> None:
+    """Source: ultralytics, `classify_transforms` of `data/augment.py`: `Resize` to both sides."""
+    path = wide_classifier(tmp_path / "wide.onnx", task="classify", imgsz=[64, 128])
+    described = manifest_file.read(adopt(path)).input
+    assert (described.height, described.width) == (64, 128)
+    assert (described.resize.mode, described.resize.shorter_side) == (pb.RESIZE_MODE_STRETCH, 0)
+
+
+def test_a_yolov5_classifier_whose_sides_differ_must_be_told_how_it_is_fed(tmp_path: Path) -> None:
+    """Source: yolov5, `classify/predict.py`, which prepares squares only."""
+    path = wide_classifier(tmp_path / "wide.onnx")
+    with pytest.raises(ExportError, match="Give --resize"):
+        adopt(path)
+    folder = adopt(path, Told(resize=ResizeMode.STRETCH))
+    assert manifest_file.read(folder).input.resize.mode == pb.RESIZE_MODE_STRETCH
+
+
 def test_the_letterbox_has_the_size_and_place_of_ultralytics() -> None:
     """Source: ultralytics, `LetterBox` of `data/augment.py`, with `auto=False` as for exported files."""
     spec = InputSpec(
@@ -215,8 +256,7 @@ def test_a_yolo_without_metadata_is_known_by_its_columns(tmp_path: Path, plain: 
     path = foreign.export(
         foreign.YoloV8(3), tmp_path / "bare.onnx", (torch.rand(1, 3, 64, 64),), ["images"], ["output0"]
     )
-    told = Told(task=Task.DETECT, labels=plain.labels, mean=plain.mean, std=plain.std, resize=plain.resize)
-    folder = adopt(path, told)
+    folder = adopt(path, replace(plain, task=Task.DETECT))
     images = photos(folder)
     (dense,) = original(path, levels(images))
     assert_same(rows(answers(folder, images), 0), suppressed(decode_v8(dense[0], 0.05), 0.7))

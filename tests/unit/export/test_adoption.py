@@ -2,13 +2,16 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnxruntime.quantization import quantize_dynamic
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 from tests.unit.export import foreign
@@ -27,6 +30,7 @@ from torch import nn
 
 from retinue_export import parity
 from retinue_export.adoption.facts import Told
+from retinue_export.adoption.heads import Activation, Probabilities
 from retinue_export.errors import ExportError, ParityError
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.vision.spec import ResizeMode
@@ -76,6 +80,17 @@ def test_classes_that_do_not_exclude_each_other_have_probabilities_of_their_own(
     images = photos(folder)
     (logits,) = original(path, normalised(images))
     expected = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    np.testing.assert_allclose(answers(folder, images)["probabilities"], expected, atol=1e-5)
+
+
+def test_a_multi_label_file_that_ends_in_a_sigmoid_gets_no_second_one(tmp_path: Path) -> None:
+    network = nn.Sequential(foreign.Classifier(3), nn.Sigmoid())
+    path = foreign.hugging_face(network, tmp_path / "vit", NAMES, PREPROCESSOR)
+    config = {"id2label": dict(enumerate(NAMES)), "problem_type": "multi_label_classification"}
+    (path.parent / "config.json").write_text(json.dumps(config))
+    folder = adopt(path)
+    images = photos(folder)
+    (expected,) = original(path, normalised(images))
     np.testing.assert_allclose(answers(folder, images)["probabilities"], expected, atol=1e-5)
 
 
@@ -275,10 +290,70 @@ def test_a_wrapped_graph_that_answers_something_else_is_never_written(
     path = foreign.export(
         foreign.Classifier(3), tmp_path / "a.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"]
     )
-    monkeypatch.setattr(parity, "TOLERANCES", {"probabilities": -1.0})
-    with pytest.raises(ParityError, match="differs from the original"):
+    honest = Probabilities.append
+
+    def without_softmax(head: Probabilities, model: onnx.ModelProto, prefix: str, half: bool) -> None:
+        honest(replace(head, activation=Activation.NONE), model, prefix, half)
+
+    monkeypatch.setattr(Probabilities, "append", without_softmax)
+    with pytest.raises(ParityError, match="`probabilities` differs from the original"):
         adopt(path, plain)
     assert not (tmp_path / "models").exists()
+
+
+def test_a_mistake_of_the_comparison_is_not_told_as_one_of_the_file(
+    tmp_path: Path, plain: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign.export(
+        foreign.Classifier(3), tmp_path / "a.onnx", (torch.rand(1, 3, 32, 32),), ["x"], ["y"]
+    )
+    honest = parity.compare
+
+    def mistaken(*arguments: Any) -> list[pb.OutputParity]:
+        (*_, sizes, _tolerances) = arguments
+        if len(sizes) > 1:
+            raise KeyError("probabilities")
+        return honest(*arguments)
+
+    monkeypatch.setattr(parity, "compare", mistaken)
+    with pytest.raises(KeyError, match="probabilities"):
+        adopt(path, plain)
+
+
+class _FirstOnly(foreign.Classifier):
+    """Looks at the first image alone."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images[:1])
+
+
+def test_a_file_that_answers_the_first_image_only_is_refused(tmp_path: Path, plain: Told) -> None:
+    example = (torch.rand(2, 3, 32, 32),)
+    path = foreign.export(_FirstOnly(3), tmp_path / "a.onnx", example, ["x"], ["y"], {"x": {0: "n"}})
+    with pytest.raises(ExportError, match="for several images at once than for one: export it again"):
+        adopt(path, plain)
+
+
+def quantised(path: Path, gain: float) -> Path:
+    """What ONNX Runtime's `quantize_dynamic` makes of a classifier whose logits have this gain."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 3))
+    network[2].weight.data *= gain
+    plain = path.with_name("plain.onnx")
+    foreign.export(network, plain, (torch.rand(1, 3, 32, 32),), ["x"], ["y"], {"x": {0: "n"}})
+    quantize_dynamic(plain, path)
+    return path
+
+
+def test_a_dynamically_quantised_file_is_of_8_bits(tmp_path: Path, plain: Told) -> None:
+    path = quantised(tmp_path / "quantised.onnx", 0.01)
+    assert "QuantizeLinear" not in {node.op_type for node in onnx.load(path).graph.node}
+    assert manifest_file.read(adopt(path, plain)).precision == pb.PRECISION_INT8
+
+
+def test_a_file_that_quantises_a_whole_batch_by_its_range_is_refused(tmp_path: Path, plain: Told) -> None:
+    with pytest.raises(ExportError, match="in the whole batch, so quantise it statically"):
+        adopt(quantised(tmp_path / "quantised.onnx", 10), plain)
 
 
 def test_a_file_is_adopted_whose_names_are_those_of_the_contract(tmp_path: Path, plain: Told) -> None:

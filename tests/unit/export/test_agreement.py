@@ -65,6 +65,12 @@ def test_where_nothing_is_found_nothing_is_compared() -> None:
     assert agreement.parts_apart(found(2), found(0))["detections"] == 1
 
 
+def test_a_score_that_is_no_number_never_passes() -> None:
+    broken = changed("scores", np.nan)
+    assert agreement.parts_apart(broken, broken)["detections"] == 1
+    assert agreement.parts_apart(found(0), broken)["detections"] == 1
+
+
 def test_the_worst_batch_size_decides() -> None:
     images = np.zeros((6, 1, 1, 3), np.uint8)
 

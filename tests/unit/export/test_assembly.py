@@ -1,18 +1,19 @@
 """From network to bundle: what it says is what was measured, and a graph that differs is never written."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from retinue.v1 import manifest_pb2 as pb
-from tests.unit.export import tiny
+from tests.unit.export import tiny, tiny_tasks
 from torch import nn
 
-from retinue_export import assembly
+from retinue_export import assembly, precision
 from retinue_export.assembly import Quality
-from retinue_export.errors import ParityError
+from retinue_export.cli.build import print_bundle
+from retinue_export.errors import ExportError, ParityError
 from retinue_export.packaging import SingleOutput
 from retinue_export.precision import Precision, Wanted
 from retinue_server.bundle import manifest as manifest_file
@@ -72,24 +73,29 @@ def test_a_graph_that_differs_from_pytorch_is_not_written(
     assert list(tmp_path.rglob("*")) == []
 
 
-class _Faint(nn.Module):
-    """Weights that 16-bit floats round to 0, on values as large as these are small."""
+@pytest.mark.parametrize("detector", [tiny_tasks.detect, tiny_tasks.detect_counted])
+def test_a_certificate_of_nothing_found_says_so(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    detector: Callable[[nn.Module], assembly.Candidate],
+) -> None:
+    folder = assembly.build(detector(tiny_tasks.network(bias=-9)), tmp_path, 1, ignore)
+    certificate = manifest_file.read(folder).parity
+    assert not certificate.outputs
+    assert not certificate.rounding
+    assert "the reference finds nothing" in certificate.inputs
+    print_bundle(folder)
+    assert "9 images, on which nothing was found" in capsys.readouterr().out
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = tiny.network()
-        self.last = nn.Linear(3, 3, bias=False)
-        self.last.weight.data = 1e-9 * torch.eye(3)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.last(1e9 * self.network(images))
-
-
-def test_weights_that_16_bits_cannot_hold_are_refused_unless_they_are_kept(tmp_path: Path) -> None:
-    candidate = replace(tiny.candidate(), network=_Faint().eval())
-    with pytest.raises(
-        ParityError, match=r"With weights of 16 bits output `probabilities` differs by up to .* fp32"
-    ):
-        assembly.build(candidate, tmp_path, 1, ignore)
+def test_what_fp16_changes_in_a_detector_that_finds_nothing_is_judged_on_labelled_images_only(
+    tmp_path: Path,
+) -> None:
+    candidate = tiny_tasks.detect(tiny_tasks.network(bias=-9))
+    with pytest.raises(ExportError, match="detects nothing on the images that fp16 is compared with fp32 on"):
+        assembly.build(candidate, tmp_path, 1, ignore, Wanted(Precision.FP16))
     assert list(tmp_path.rglob("*")) == []
-    assembly.build(candidate, tmp_path, 1, ignore, Wanted(Precision.FP32))
+    labelled = replace(candidate, quality=Quality("noise", 9, lambda _runner: {"map_50": 0.5}))
+    manifest = manifest_file.read(assembly.build(labelled, tmp_path, 1, ignore, Wanted(Precision.FP16)))
+    assert [figure.metric for figure in manifest.quality] == ["map_50", "map_50"]
+    assert precision.compared_as(manifest) == pb.PRECISION_FP16

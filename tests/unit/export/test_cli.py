@@ -1,6 +1,8 @@
 """The command line: one sentence on bad input, exit code 2; a failed comparison, exit code 1."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from tests.unit.export import tiny
 from tests.unit.export.command import run
 from torch import nn
 
-from retinue_export import cli
+from retinue_export import cli, reference
 from retinue_export.assembly import Quality
+from retinue_export.cli import options
 from retinue_export.errors import ExportError
 from retinue_export.packaging import classifier
 from retinue_export.recipes.catalog import RECIPES
@@ -21,6 +24,7 @@ from retinue_export.recipes.recipe import Recipe
 from retinue_export.training import Report
 from retinue_server.bundle import manifest as manifest_file
 
+LONG = "a" * 300
 RECIPE = Recipe(
     manifest=pb.ModelManifest(
         name="tiny",
@@ -123,6 +127,20 @@ def test_verify_prints_the_certificate_and_says_where_the_weights_come_from(
     assert "the bundle itself" in out
 
 
+def test_verify_says_what_it_compares_before_it_does(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, before = reference.load, []
+
+    def compare(*_arguments: object) -> list[pb.OutputParity]:
+        before.append(capsys.readouterr().out)
+        raise ExportError("That will do.")
+
+    monkeypatch.setattr(reference, "load", lambda *given: replace(load(*given), compare=compare))
+    run(capsys, "verify", models / "tiny")
+    assert "the bundle itself" in before[0]
+
+
 def test_verify_counts_the_images_and_batch_sizes_that_it_compared_itself(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +179,33 @@ def test_verify_finds_a_graph_that_computes_something_else(
     assert "differs from PyTorch" in err
 
 
+def test_a_command_that_is_told_to_end_clears_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[bool] = []
+
+    def export(_arguments: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it went on")
+        finally:
+            cleared.append(True)
+
+    monkeypatch.setattr(cli, "app", export)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert cleared
+
+
+def test_the_folder_of_the_highest_version_is_taken(tmp_path: Path) -> None:
+    for name in ("2", "10", "notes", ".11-writing-x", "٣٠"):
+        (tmp_path / name).mkdir()
+    assert options.version_folder(tmp_path) == tmp_path / "10"
+
+
 def test_an_existing_version_is_refused_before_anything_is_trained(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +229,12 @@ def test_an_existing_version_is_refused_before_anything_is_trained(
         (["timm", "resnet18", "--weights", "none.pth", "--name", "a", "--out", "out"], "no weights file"),
         (["verify", "none"], "There is no bundle folder"),
         (["verify", "."], "manifest.json"),
+        (["inspect", LONG], f"{LONG} cannot be used: File name too long."),
+        (["features", LONG, "--list"], f"{LONG} cannot be used: File name too long."),
+        (["inspect", ".", "--html", LONG], f"{LONG} cannot be used: File name too long."),
+        (["train", "fashion-cnn", "--out", LONG], "cannot be written: File name too long."),
+        (["train", "fashion-cnn", "--out", "out", "--weights", LONG], "cannot be used: File name too long."),
+        (["adopt", LONG, "--name", "a", "--out", "out"], "File name too long."),
     ],
 )
 def test_bad_input_gets_one_sentence(

@@ -225,11 +225,12 @@ def test_a_page_shows_the_images_that_differ_and_runs_nothing(
     colour_bundles.rewrite_manifest(plain, labels=["red", HOSTILE, "blue"])
     colour_bundles.rewrite_manifest(other, labels=[HOSTILE, "red", "blue"])
     (photos / "<b onclick=x>&.png").write_bytes(pictures.png(COLOURS["red"]))
-    (photos / "<i>broken.png").write_bytes(b"")
+    (photos / "<i>broken\x1b[2J.png").write_bytes(b"")
     page = tmp_path / "page.html"
     code, out, _ = run(capsys, "diff", str(plain), str(other), "--images", str(photos), "--html", str(page))
     assert code == 0
-    assert "skipped <i>broken.png: The image is empty" in out
+    assert "skipped <i>broken\ufffd[2J.png: The image is empty" in out
+    assert "\x1b" not in out + page.read_text()
     shown = Tags(page.read_text())
     assert shown.references
     assert all(reference.startswith("data:image/jpeg;base64,") for reference in shown.references)

@@ -178,6 +178,27 @@ class _Peeking(nn.Module):
         return self.part(images) + self.part[0](images)
 
 
+class _ReadingWeight(nn.Module):
+    """Reads a weight that two convolutions share, and runs only one of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.convolution = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.unused.weight = self.convolution.weight
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(images)) + nn.functional.conv2d(images, self.convolution.weight)
+
+
+class _ReadingStatistics(_Twice):
+    """Normalises once more by what a batch normalisation knows."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        again = nn.functional.batch_norm(images, self.norm.running_mean, self.norm.running_var)
+        return self.norm(self.convolution(images)) + again
+
+
 class _Calling(nn.Module):
     """Code that cannot be followed, and calls methods of a part that can."""
 
@@ -222,6 +243,8 @@ def _live(network: nn.Module) -> nn.Module:
         _Levels(),
         _Twice(),
         _Peeking(),
+        _ReadingWeight(),
+        _ReadingStatistics(),
         _Calling(),
         _SharedTwice(),
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)),

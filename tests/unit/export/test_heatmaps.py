@@ -1,5 +1,6 @@
 """The heatmap of a classifier's bundle: what it shows, that it costs the probabilities nothing, and what is written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.unit.export import tiny
 from torch import nn
 
 from retinue_export import assembly, heatmaps, parity
+from retinue_export.errors import ExportError, ParityError
 from retinue_export.networks.cnn import FashionCnn
 from retinue_server.bundle import manifest as manifest_file
 
@@ -61,6 +63,31 @@ def test_manifest_and_certificate_say_what_the_heatmap_is(tmp_path: Path) -> Non
     assert [entry.output for entry in manifest.parity.outputs] == ["probabilities", "heatmap"]
     assert manifest.parity.outputs[1].tolerance == parity.TOLERANCES["heatmap"]
     assert [entry.output for entry in manifest.parity.rounding] == ["probabilities", "heatmap"]
+
+
+class _OtherwiseTraced(nn.Module):
+    """A network that tracing takes for another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = tiny.network()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images)
+        return logits if torch.compiler.is_exporting() else 2 * logits
+
+
+def test_probabilities_are_compared_with_the_network_and_not_with_its_trace(tmp_path: Path) -> None:
+    traced = heatmaps.add(replace(tiny.candidate(), network=_OtherwiseTraced().eval()))
+    with pytest.raises(ParityError, match="`probabilities` differs from PyTorch"):
+        assembly.build(traced, tmp_path, 1, lambda _stage: None)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_bundles_heatmap_that_its_network_has_none_for_is_told_in_a_sentence() -> None:
+    manifest, packaging = heatmaps.add(tiny.candidate()).manifest, tiny.candidate().packaging
+    with pytest.raises(ExportError, match=r"^No heatmap can be had from the network .*--no-heatmap"):
+        heatmaps.of_bundle(manifest, packaging, tiny.images(4)).reference(nn.Flatten())
 
 
 def test_heatmaps_are_compared_where_both_sides_name_the_same_class() -> None:

@@ -21,6 +21,7 @@ from retinue_export.precision import Precision
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
+ESCAPE = "\x1b[2J"
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +138,9 @@ def test_a_page_is_whole_and_runs_nothing_that_a_file_says(bundle: Path, tmp_pat
         (folder / name).write_bytes((bundle / name).read_bytes())
 
     def rename(model: onnx.ModelProto) -> None:
-        model.producer_name = HOSTILE
+        model.producer_name = f"{HOSTILE}{ESCAPE}"
         for node in model.graph.node:
-            node.name = HOSTILE
+            node.name = f"{HOSTILE}{ESCAPE}"
             for names in (node.input, node.output):
                 names[:] = [name.replace("probabilities", HOSTILE) for name in names]
         model.graph.output[0].name = HOSTILE
@@ -147,13 +148,16 @@ def test_a_page_is_whole_and_runs_nothing_that_a_file_says(bundle: Path, tmp_pat
     odd_bundles.edit_graph(folder, rename)
     colour_bundles.rewrite_manifest(
         folder,
-        labels=[HOSTILE, "\x1b[31mred", "c"],
-        description=HOSTILE,
+        labels=[HOSTILE, "b", "c"],
+        description=f"{HOSTILE}{ESCAPE}",
         source={"licence": HOSTILE, "weights": HOSTILE, "architecture": HOSTILE, "framework": HOSTILE},
         quality=[{"metric": HOSTILE, "value": "NaN", "dataset": HOSTILE, "engine": HOSTILE, "precision": 77}],
         created_at=HOSTILE,
     )
-    hostile = Tags(report.page(facts.read(folder)))
+    page = report.page(facts.read(folder))
+    assert "\x1b" not in page
+    assert "\ufffd[2J" in page
+    hostile = Tags(page)
     assert hostile.tags <= Tags(plain).tags
     assert hostile.attributes <= Tags(plain).attributes
     assert not hostile.references

@@ -157,6 +157,19 @@ def test_an_adjustable_graph_does_what_its_suppression_says_when_fed_with_it() -
     assert_same(actual, nms.reference(boxes, scores, suppression))
 
 
+@pytest.mark.parametrize(("least", "asked", "found"), [(0.25, 0.5, 1), (0.5, 0.25, 0)])
+def test_detections_reach_what_is_asked_for_and_score_higher_than_the_graphs_least(
+    least: float, asked: float, found: int
+) -> None:
+    boxes, scores = torch.tensor([0.0, 0, 5, 5]).expand(1, BOXES, -1), torch.zeros(1, CLASSES, BOXES)
+    scores[0, 1, 2] = 0.5
+    suppression = Suppression(max_detections=5, min_score=least)
+    feed = {"boxes_in": boxes.numpy(), "scores_in": scores.numpy(), **nms.thresholds(suppression, 1)}
+    feed["score_threshold"] = np.array([asked], np.float32)
+    (answered,) = session_for(suppression, adjustable=True).run(["scores"], feed)
+    assert (answered > 0).sum() == found
+
+
 def test_of_equal_scores_the_first_fill_the_last_rows() -> None:
     boxes = torch.tensor([[10.0 * place, 0, 10.0 * place + 5, 5] for place in range(BOXES)]).expand(2, -1, -1)
     scores = torch.full((2, CLASSES, BOXES), 0.5)

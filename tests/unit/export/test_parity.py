@@ -102,6 +102,47 @@ def test_a_missing_detection_is_found() -> None:
     assert outputs["classes"].max_difference == 1
 
 
+def scored(score: float) -> Runner:
+    """Finds the same as `detections`, the second with another score."""
+
+    def run(images: np.ndarray) -> Outputs:
+        answer = detections(images)
+        answer["scores"][:, 1] = score
+        return answer
+
+    return run
+
+
+def nothing(images: np.ndarray) -> Outputs:
+    return {name: np.zeros_like(values) for name, values in detections(images).items()}
+
+
+@pytest.mark.parametrize("reference", [nothing, detections, scored(np.nan)])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_score_that_is_no_number_never_passes(reference: Runner, swapped: bool) -> None:
+    sides = (scored(np.nan), reference) if swapped else (reference, scored(np.nan))
+    outputs = by_output(*sides)
+    assert np.isnan(outputs["scores"].max_difference)
+    with pytest.raises(ParityError, match="`scores` differs from PyTorch by up to nan"):
+        parity.check([outputs["scores"]])
+
+
+def test_a_score_that_is_no_number_has_no_counterpart() -> None:
+    broken = one_detection(score=np.nan)
+    assert parity.finds(broken)
+    assert parity.disagreement(broken, broken) == 1
+
+
+def test_where_neither_side_finds_anything_nothing_is_claimed() -> None:
+    assert by_output(nothing, nothing) == {}
+
+
+def test_where_one_side_finds_nothing_there_are_no_boxes_to_compare() -> None:
+    outputs = by_output(detections, nothing)
+    assert outputs.keys() == {"scores", "classes"}
+    assert outputs["scores"].max_difference == pytest.approx(0.8)
+
+
 def test_class_maps_differ_by_the_share_of_pixels_of_the_worst_image() -> None:
     def zeros(images: np.ndarray) -> Outputs:
         return {"class_map": np.zeros((len(images), 4, 5), np.uint8)}
@@ -117,6 +158,14 @@ def test_class_maps_differ_by_the_share_of_pixels_of_the_worst_image() -> None:
 def test_batches_cover_every_image_and_fill_up_the_last_from_the_front() -> None:
     cut = [batch.ravel().tolist() for batch in inputs.batches(IMAGES, 4)]
     assert cut == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+
+
+def test_answers_are_those_of_all_images_in_order_whatever_the_batch() -> None:
+    for size in (1, 4, 10, 32):
+        assert np.array_equal(
+            parity.answers(probabilities, IMAGES, size)["probabilities"],
+            probabilities(IMAGES)["probabilities"],
+        )
 
 
 def one_detection(box: tuple[float, ...] = (10, 10, 60, 60), score: float = 0.5, kind: int = 3) -> Outputs:
@@ -149,6 +198,10 @@ def test_a_detection_is_the_counterpart_of_one_other_only() -> None:
     for values in twice.values():
         values[:, 1] = values[:, 0]
     assert parity.disagreement(one_detection(), twice) == pytest.approx(1 / 3)
+
+
+def test_rows_without_a_detection_are_not_compared_however_low_the_score_that_counts() -> None:
+    assert parity.disagreement(one_detection(), one_detection(), least_score=0) == 0
 
 
 def test_what_scores_next_to_nothing_is_not_compared() -> None:

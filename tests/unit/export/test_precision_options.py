@@ -82,6 +82,8 @@ def test_an_int8_bundle_is_measured_before_and_after_and_verified_again(
         (("--max-drop", "5"), "--max-drop has no meaning with --precision fp16-weights unless --labelled"),
         (("--precision", "fp32", "--max-drop", "5"), "--max-drop has no meaning with --precision fp32"),
         (("--precision", "fp16", "--max-drop", "5"), "--max-drop has no meaning with --precision fp16"),
+        (("--labelled", "photos", "--max-drop", "inf"), "--max-drop inf must be 0 to 100"),
+        (("--labelled", "photos", "--max-drop", "nan"), "--max-drop nan must be 0 to 100"),
         (("--labelled", "none"), "There is no folder none of labelled images"),
         (("--labelled", "photos"), "has no folders with images"),
     ],

@@ -56,6 +56,16 @@ def read(**config: object) -> Preparation:
             {"size": {"shortest_edge": 224}, "crop_pct": 0.9, "crop_size": 224, "do_center_crop": True},
             ("224x224", "shorter_side_center_crop", 248),
         ),
+        # MobileViT's old files mean the shorter side too.
+        (
+            {
+                "size": 288,
+                "crop_size": 256,
+                "do_center_crop": True,
+                "feature_extractor_type": "MobileViTFeatureExtractor",
+            },
+            ("256x256", "shorter_side_center_crop", 288),
+        ),
         # LeViT enlarges by 256/224 and does not say so.
         (
             {
@@ -150,15 +160,22 @@ def test_levels_that_are_changed_in_another_way_must_be_told(key: str) -> None:
     assert key in said.notes[0]
 
 
-def test_a_mobilevit_takes_blue_first_and_levels_as_they_are() -> None:
+@pytest.mark.parametrize("told", [{}, {"do_flip_channel_order": True}])
+def test_a_mobilevit_takes_blue_first_and_levels_as_they_are(told: dict[str, object]) -> None:
     config = {
         "image_processor_type": "MobileViTImageProcessor",
-        "do_flip_channel_order": True,
         "size": {"height": 256, "width": 256},
+        **told,
     }
     facts = preprocessor.read(config, 3).facts
     assert facts["bgr"] is True
     assert (facts["mean"], facts["std"]) == ("0.0,0.0,0.0", "1.0,1.0,1.0")
+
+
+def test_a_mobilevit_may_take_red_first_and_others_do() -> None:
+    mobilevit = {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": False}
+    assert "bgr" not in read(size=256, **mobilevit).facts
+    assert "bgr" not in read(size=256, image_processor_type="ViTImageProcessor").facts
 
 
 HUGE = 10**400

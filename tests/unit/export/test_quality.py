@@ -1,8 +1,11 @@
 """Figures on labelled images: all right is 1, all wrong is 0, half is half."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
+from retinue.v1 import manifest_pb2 as pb
 
 from retinue_export import quality
 from retinue_export.parity import Outputs
@@ -42,11 +45,11 @@ class Answers:
         return {name: values[start : self._next] for name, values in self._answers.items()}
 
 
-def detections(class_id: int = 1, shift: float = 0) -> Answers:
+def detections(class_id: int = 1, shift: float = 0, score: float = 0.9) -> Answers:
     boxes = np.stack([scene.boxes / 2 + np.array([0, 8, 0, 8], np.float32) for scene in SCENES]) + shift
     return Answers(
         boxes=boxes.astype(np.float32),
-        scores=np.full((2, 1), 0.9, np.float32),
+        scores=np.full((2, 1), score, np.float32),
         classes=np.full((2, 1), class_id, np.int32),
     )
 
@@ -56,6 +59,46 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     images = np.zeros((4, 2, 2, 1), np.uint8)
     labels = np.array([0, 1, 2, 0])
     assert quality.top1_accuracy(Answers(probabilities=answered), images, labels) == pytest.approx(0.75)
+
+
+def agreement(task: pb.Task.ValueType, reference: Answers, runner: Answers) -> dict[str, float]:
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    return quality.agreement(task, reference, runner, images, least_score=0.5)
+
+
+def test_classifiers_agree_on_images() -> None:
+    first, second = (np.eye(3, dtype=np.float32)[rows] for rows in ([0, 1], [0, 2]))
+    figures = agreement(pb.TASK_CLASSIFY, Answers(probabilities=first), Answers(probabilities=second))
+    assert figures == {"top1_agreement": 0.5}
+
+
+def test_segmenters_agree_on_pixels() -> None:
+    first, second = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
+    second[1, 0] = 3
+    figures = agreement(pb.TASK_SEGMENT, Answers(class_map=first), Answers(class_map=second))
+    assert figures == {"pixel_agreement": 1 - 4 / 32}
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        ({}, 1),
+        ({"shift": 1}, 1),
+        ({"shift": 6}, 0),
+        ({"class_id": 0}, 0),
+        ({"score": 0.6}, 1),
+        ({"score": 0.4}, 0),
+        ({"score": np.nan}, 0),
+    ],
+)
+def test_detectors_agree_on_what_both_find(other: dict[str, Any], part: float) -> None:
+    assert agreement(pb.TASK_DETECT, detections(), detections(**other)) == {"detection_agreement": part}
+    assert agreement(pb.TASK_DETECT, detections(**other), detections()) == {"detection_agreement": part}
+
+
+@pytest.mark.parametrize("score", [0, 0.49])
+def test_detectors_that_find_nothing_do_not_agree_on_anything(score: float) -> None:
+    assert agreement(pb.TASK_DETECT, detections(score=score), detections(score=0)) == {}
 
 
 def test_boxes_in_the_right_place_of_the_original_are_precise() -> None:

@@ -36,7 +36,8 @@ def hostile(tmp_path: Path) -> Path:
     certificate = manifest.parity
     for field in ("reference", "inputs", "engines"):
         setattr(certificate, field, f"{MARKUP}{ESCAPE}")
-    manifest.labels[0] = manifest.source.weights = f"{MARKUP}{ESCAPE}"
+    manifest.labels[0] = MARKUP
+    manifest.source.weights = f"{MARKUP}{ESCAPE}"
     certificate.outputs.add(output=f"{MARKUP}{ESCAPE}", tolerance=1)
     manifest.quality.add(metric=f"{MARKUP}{ESCAPE}", engine=MARKUP, dataset=MARKUP)
     (bundle / "manifest.json").write_text(json_format.MessageToJson(manifest))
@@ -105,10 +106,13 @@ def test_a_foreign_files_labels_and_path_steer_no_terminal(
     folder = tmp_path / "old[/x]"
     folder.mkdir(parents=True)
     path = foreign.ultralytics(foreign.YoloV8(3), folder / "yolo.onnx", ["cat", "dog", "mug"])
-    code, out, err = adopt(capsys, edited(path, _named(f"{MARKUP}{ESCAPE}")))
+    code, out, err = adopt(capsys, edited(path, _named(MARKUP)))
     assert (code, err) == (0, "")
-    assert "\x1b" not in out
     assert "old[/x]" in out
+    code, out, err = adopt(capsys, edited(path, _named(f"{MARKUP}{ESCAPE}")), "--version", "2")
+    assert code == 2
+    assert "calls class 0 '[/x]\\x1b[2J'" in err
+    assert "\x1b" not in out + err
 
 
 def test_layers_are_listed_whatever_they_are_called(

@@ -109,6 +109,17 @@ def test_images_squashed_whole_are_stretched_whatever_the_size() -> None:
     assert (spec.height, spec.width) == (256, 192)
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_every_filter_that_a_manifest_can_say_is_timms(interpolation: str) -> None:
+    config = config_of(interpolation=interpolation)
+    spec, _ = timm_models.preprocessing("it", config)
+    image = Image.fromarray(skimage.data.astronaut())
+    known = timm.data.resolve_data_config(pretrained_cfg=config)
+    expected = timm.data.create_transform(**known, normalize=False)(image).permute(1, 2, 0).numpy()
+    pixels, _ = inputs.prepare_one(image, spec)
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
 def test_one_channel_is_grey() -> None:
     changed = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.25,)}
     spec, normalisation = timm_models.preprocessing("it", config_of(**changed))
@@ -216,7 +227,7 @@ def test_an_architecture_that_answers_no_logits_is_no_classifier(tmp_path: Path)
         return replace(timm_models.find_preset(name, sha256), build=Maps)
 
     save_file(Maps(7).state_dict(), tmp_path / "maps.safetensors")
-    with pytest.raises(ExportError, match="not float logits"):
+    with pytest.raises(ExportError, match="not float32 logits"):
         pretrained.candidate(find, SMALL, "mine", tmp_path / "maps.safetensors", labels_file(tmp_path, 7))
 
 

@@ -43,6 +43,15 @@ def segmenter():
     return nn.Conv2d(3, 3, 3, padding=1, stride=2)
 
 
+class One(Classifier):
+    def forward(self, images):
+        return super().forward(images)[:, :1]
+
+
+def mask():
+    return nn.Conv2d(3, 1, 3)
+
+
 class Peaks(Classifier):
     def forward(self, images):
         return self.dense(self.norm(self.convolution(images)).amax((2, 3)))
@@ -314,7 +323,8 @@ def test_a_detectors_labels_are_counted(folder: Path, capsys: pytest.CaptureFixt
         ("mine.py:leaving", "SystemExit: 0"),
         ("mine.py:number", "makes a int, not a torch.nn.Module"),
         ("mine.py:Boxes", "returns a dict, not logits"),
-        ("mine.py:Features", "not float logits [N, classes]"),
+        ("mine.py:Features", "not float32 logits [N, classes]"),
+        ("mine.py:One", "answers one class, which would be the answer to everything"),
         ("mine.py:Grey", "cannot take float32 [2, 3, 12, 10]"),
         ("mine.py:FixedBatch", "cannot take float32 [1, 3, 12, 10], it must take any batch size"),
         ("mine.py:OneAtATime", "fixes the batch size"),
@@ -341,6 +351,11 @@ def test_a_wrong_number_of_labels_is_refused(folder: Path, capsys: pytest.Captur
     code, err = export(capsys, "mine.py:Classifier", labels="two.txt")
     assert code == 2
     assert "two.txt has 2 labels, but the module answers 3 classes" in err
+
+
+def test_a_class_map_needs_two_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = export(capsys, "mine.py:mask", "--task", "segment")
+    assert (code, "answers one class" in err) == (2, True)
 
 
 def test_a_class_map_has_room_for_256_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

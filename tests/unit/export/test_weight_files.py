@@ -1,6 +1,7 @@
 """Weights files: read whatever wrapped them, refused in one sentence, and never executed."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,26 @@ def test_broken_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
         weight_files.read(path)
 
 
+@pytest.mark.parametrize("name", [1, None, (1, 2)])
+def test_tensors_by_what_are_no_names_are_no_state_dict(name: object, tmp_path: Path) -> None:
+    torch.save({"state_dict": {name: torch.zeros(1)}}, tmp_path / "w.pth")
+    with pytest.raises(ExportError, match="no state dict"):
+        weight_files.read(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.complex64])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_of_another_kind_of_number_are_refused(kind: torch.dtype, prefix: str) -> None:
+    state = {prefix + name: value.to(kind) for name, value in STATE.items()}
+    with pytest.raises(ExportError, match=rf"do not fit tiny: `0\.weight` is {kind}, not torch\.float32"):
+        weight_files.load_into(tiny.network(), state, "tiny")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(kind: torch.dtype) -> None:
+    weight_files.load_into(tiny.network(), {name: value.to(kind) for name, value in STATE.items()}, "tiny")
+
+
 class _Dangerous:
     """Unpickling this would create a folder."""
 
@@ -112,6 +133,22 @@ def test_a_file_that_is_no_weights_file_is_refused(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(ExportError, match=r"broken\.pth"):
         weight_files.read(path)
+
+
+def test_a_pickle_of_pythons_own_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "plain.pth"
+    path.write_bytes(pickle.dumps(STATE))
+    with pytest.raises(ExportError, match="could run code"):
+        weight_files.read(path)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_torchscript_file_is_refused_and_nobody_is_told_to_unpickle_it(tmp_path: Path) -> None:
+    path = tmp_path / "scripted.pth"
+    torch.jit.save(torch.jit.script(tiny.network()), path)
+    with pytest.raises(ExportError, match=r"save them as torch\.save\(model\.state_dict") as refused:
+        weight_files.read(path)
+    assert "weights_only" not in str(refused.value)
 
 
 def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:

@@ -29,9 +29,11 @@ from retinue_export.assembly import Stage
 from retinue_export.errors import ExportError
 from retinue_export.inspection import model_file
 from retinue_export.packaging import Normalisation
+from retinue_export.parity import Runner
 from retinue_export.quantities import printable
 from retinue_export.reference import Reference
 from retinue_server.bundle import manifest as manifest_file
+from retinue_server.bundle.manifest import LABEL_PATTERN, LABEL_RULE
 from retinue_server.runtime.session import explain
 from retinue_server.vision.spec import InputSpec
 
@@ -47,6 +49,19 @@ _HALF_STEP = 2**-10
 _OPTIONS_OF_HEADS = ("softmax", "native_map", "max_detections", "iou_threshold", "score_threshold")
 """Fields of `Told` that only some heads are made by."""
 _ROUNDING = 1e-4
+_SHOWN = 80
+"""So many characters of a label that is none."""
+_INTEGER = frozenset(
+    {
+        "QuantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
+"""Operators of graphs that compute with 8-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,12 @@ def understand(foreign: Foreign, layout: Layout, facts: Facts) -> Understood:
             meaning for it.
     """
     pixels = facts.pixels()
+    for number, label in enumerate(facts.labels()):
+        if not LABEL_PATTERN.fullmatch(label):
+            raise ExportError(
+                f"{foreign.path} calls class {number} {label[:_SHOWN]!r}: a label must have {LABEL_RULE}. "
+                "Give --labels."
+            )
     original = Original(foreign, pixels)
     spec = pixels.spec
     black = np.zeros((1, spec.height, spec.width, spec.channels), np.uint8)
@@ -249,8 +270,8 @@ def _manifest(understood: Understood, name: str, model: ModelProto) -> pb.ModelM
 
 
 def _precision(model: ModelProto) -> pb.Precision.ValueType:
-    """In which format most of the weights are."""
-    if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
+    """In which format the graph computes, or most of the weights are."""
+    if any(node.op_type in _INTEGER for node in model.graph.node):
         return pb.PRECISION_INT8
     sizes = Counter[int]()
     for tensor in model.graph.initializer:
@@ -266,15 +287,15 @@ def _certificate(
     tolerances = _tolerances(understood.foreign, spec)
     expected = understood.original.runner(understood.head)
     seen = _check_sense(understood, expected(images))
-    actual = parity.runner(parity.session(content), understood.head.feeds)
+    actual = _bundle_runner(content, understood.head)
     try:
         measured = parity.compare(expected, actual, images, sizes, tolerances)
         parity.check(measured, other_side)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+    except ExportError as error:
         parity.check(parity.compare(expected, actual, images, (1,), tolerances), other_side)
         raise ExportError(
             f"{understood.foreign.path} gives other answers, or none, for several images at once than for one: "
-            f"{understood.layout.batch_advice}. ({explain(error)}.)"
+            f"{_batch_advice(understood)}. ({error})"
         ) from error
     return pb.ParityCertificate(
         reference=f"{printable(understood.foreign.path.name)} itself, on images normalised in NumPy",
@@ -284,6 +305,37 @@ def _certificate(
         batch_sizes=sizes,
         outputs=measured,
     )
+
+
+def _batch_advice(understood: Understood) -> str:
+    """What to do about a file whose answers to an image depend on the others in its batch."""
+    if any(node.op_type.startswith("DynamicQuantize") for node in understood.foreign.model.graph.node):
+        return "it measures the range of its activations in the whole batch, so quantise it statically"
+    return understood.layout.batch_advice
+
+
+def _bundle_runner(content: bytes, head: Head) -> Runner:
+    """What the bundle's graph answers.
+
+    Raises, when it runs:
+        ExportError: ONNX Runtime cannot run it, or it has another number of rows than there are images.
+    """
+    run = parity.runner(parity.session(content), head.feeds)
+
+    def answers(images: NDArray[np.uint8]) -> parity.Outputs:
+        count = len(images)
+        try:
+            outputs = run(images)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise ExportError(
+                f"The wrapped graph cannot be run on {count} images: {explain(error)}."
+            ) from error
+        for name, values in outputs.items():
+            if len(values) != count:
+                raise ExportError(f"The wrapped graph gives `{name}` {len(values)} rows for {count} images.")
+        return outputs
+
+    return answers
 
 
 def _batch_sizes(spec: InputSpec) -> Sequence[int]:
@@ -312,9 +364,11 @@ def _check_sense(understood: Understood, answers: parity.Outputs) -> str:
         return f"{len(np.unique(answers['class_map']))} different classes in them"
     scores = answers["probabilities" if "probabilities" in answers else "scores"].astype(np.float32)
     if scores.min() < -_ROUNDING or scores.max() > 1 + _ROUNDING:
+        classifies = "probabilities" in answers
+        advice = "give --softmax if they are logits" if classifies else "export it with its sigmoid"
         raise ExportError(
             f"{understood.foreign.path} gives scores from {scores.min():.3g} to {scores.max():.3g}, which are no "
-            "probabilities: give --softmax if they are logits."
+            f"probabilities: {advice}."
         )
     if "probabilities" in answers:
         return f"{len(np.unique(scores.argmax(axis=1)))} different classes answered"

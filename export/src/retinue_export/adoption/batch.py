@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from retinue_export import nodes
 from retinue_export.adoption.reading import Foreign
 from retinue_server.vision.spec import InputSpec
 
@@ -88,13 +89,9 @@ def _allows_zero(node: NodeProto) -> bool:
 
 def _constants(graph: GraphProto) -> dict[str, NDArray[np.int64]]:
     """Vectors of 64-bit integers that the graph has as such."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
     return {
         name: numpy_helper.to_array(tensor)
-        for name, tensor in tensors.items()
+        for name, tensor in nodes.constants(graph)
         if tensor.data_type == TensorProto.INT64 and len(tensor.dims) == 1
     }
 

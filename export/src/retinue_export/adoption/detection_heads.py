@@ -10,7 +10,7 @@ from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor
 
 from retinue_export import nms
-from retinue_export.adoption.heads import Head, as_float, floats
+from retinue_export.adoption.heads import Head, as_float, check_ids, floats
 from retinue_export.nms import Suppression
 from retinue_export.nodes import Builder
 from retinue_export.parity import Outputs
@@ -137,7 +137,8 @@ class Rows(_Detections):
     """For finished detections: Ultralytics' networks that need no suppression, such as YOLOv10 and YOLO26.
 
     Attributes:
-        output: float [N,R,6]: x1, y1, x2, y2 in input pixels, score, class; rows of score 0 are empty.
+        output: float [N,R,6]: x1, y1, x2, y2 in input pixels, score in [0, 1], class; classes are whole numbers in
+            [0, K), and rows of score 0 are empty.
     """
 
     output: str
@@ -328,9 +329,14 @@ def _top(scores: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_rows(answer: Tensor, head: _Detections) -> Outputs:
-    """The best rows of [N,R,6]."""
+    """The best rows of [N,R,6].
+
+    Raises:
+        ExportError: one of them is of a class that has no label.
+    """
     scores, places = _top(answer[..., 4], head.max_detections)
     rows = answer.take_along_dim(places.unsqueeze(2), dim=1)
+    check_ids(rows[..., 5][scores > head.min_score].numpy(), head.classes)
     return _present(rows[..., :4], scores, rows[..., 5], head.min_score)
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from retinue_export import input_options, label_files
 from retinue_export.adoption.heads import Activation
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation
+from retinue_export.input_options import Interpolation, Task
 from retinue_server.vision.spec import ResizeMode
 
 GIVEN = "given"
@@ -29,14 +28,8 @@ _WANTED = {
 }
 _TOLD = ("size", "mean", "std", "resize", "shorter_side", "interpolation", "pad_value", "task", "output")
 """What the command line says in the words of a fact."""
-
-
-class Task(StrEnum):
-    """What a foreign file can answer."""
-
-    CLASSIFY = "classify"
-    DETECT = "detect"
-    SEGMENT = "segment"
+_MIN_SCORE = 0.05
+"""Of detectors whose file says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +77,15 @@ class Told:
     max_detections: int | None = None
     iou_threshold: float | None = None
     score_threshold: float | None = None
+
+    @property
+    def min_score(self) -> float:
+        """Below which score nothing is a detection: never above the threshold that was told."""
+        return min(_MIN_SCORE, self.score_threshold_or(_MIN_SCORE))
+
+    def score_threshold_or(self, otherwise: float) -> float:
+        """The threshold, or `otherwise` where none was told."""
+        return otherwise if self.score_threshold is None else self.score_threshold
 
 
 class Facts:
@@ -184,4 +186,4 @@ def _shown(value: object) -> str:
     if not isinstance(value, tuple):
         return str(value)
     first: Sequence[str] = value[:3]
-    return f"{len(value)}: {', '.join(first)}{', ...' if len(value) > 3 else ''}"
+    return f"{len(value)} ({', '.join(first)}{', ...' if len(value) > 3 else ''})"

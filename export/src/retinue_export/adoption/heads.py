@@ -12,12 +12,10 @@ from retinue.v1 import manifest_pb2 as pb
 from torch import Tensor
 from torch.nn import functional
 
+from retinue_export.class_maps import MOST_IN_A_BYTE
 from retinue_export.errors import ExportError
 from retinue_export.nodes import Builder
 from retinue_export.parity import Outputs
-
-MOST_IN_A_BYTE = 256
-"""Classes that a class map of bytes can tell apart."""
 
 
 class Activation(StrEnum):
@@ -198,7 +196,7 @@ class ClassMap(Head):
         kind = np.uint8 if self._in_bytes else np.int32
         values = answers[self.output]
         if self.decided:
-            self._check_ids(values)
+            check_ids(values, self.classes)
             return {"class_map": values.reshape(len(values), self.height, self.width).astype(kind)}
         logits = floats(values)
         if self.scaled:
@@ -207,22 +205,37 @@ class ClassMap(Head):
             )
         return {"class_map": logits.numpy().argmax(axis=1).astype(kind)}
 
-    def _check_ids(self, values: NDArray[np.generic]) -> None:
-        """Looks at ids before they are cast, after which -1 would be 255."""
-        found = np.unique(values)
-        if found.size and not (found[0] >= 0 and found[-1] < self.classes):
-            raise ExportError(
-                f"The graph answers classes from {found[0]} to {found[-1]}, and there are labels for 0 to "
-                f"{self.classes - 1}: give --labels with one line for each class; where an id means pixels to ignore, "
-                "export it without."
-            )
-
     def describe(self, manifest: pb.ModelManifest) -> None:
         """See `Head`."""
         manifest.task = pb.TASK_SEGMENT
         manifest.segment.map_height = self.height
         manifest.segment.map_width = self.width
         manifest.segment.background_class_id = self.background
+
+
+def check_ids(ids: NDArray[np.generic], classes: int) -> None:
+    """Holds class ids against the labels before they are cast, after which -1 would be 255.
+
+    Args:
+        ids: of any shape, integers or floats.
+        classes: how many labels there are.
+
+    Raises:
+        ExportError: one has no label, or is no whole number.
+    """
+    found = np.unique(ids)
+    for value in found:
+        if value % 1:
+            raise ExportError(
+                f"The graph answers {value:.3g} where it should name a class: what it answers has another meaning, and "
+                "cannot be adopted."
+            )
+    if found.size and not (found[0] >= 0 and found[-1] < classes):
+        raise ExportError(
+            f"The graph answers classes from {found[0]:g} to {found[-1]:g}, and there are labels for 0 to "
+            f"{classes - 1}: give --labels with one line for each class; where an id stands for no class, export it "
+            "without."
+        )
 
 
 def as_float(builder: Builder, name: str, half: bool) -> str:

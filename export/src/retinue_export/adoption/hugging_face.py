@@ -6,15 +6,15 @@ Source: transformers and optimum: `OnnxConfig`s of `exporters/onnx/model_configs
 from collections.abc import Mapping
 from pathlib import Path
 
-from retinue_export.adoption import literals, preprocessor, yolo
+from retinue_export.adoption import literals, preprocessor
 from retinue_export.adoption.detection_heads import Queries
-from retinue_export.adoption.facts import Facts, Task, Told
-from retinue_export.adoption.heads import Activation, Head
+from retinue_export.adoption.facts import Facts, Told
+from retinue_export.adoption.heads import Head
 from retinue_export.adoption.layout import Layout
 from retinue_export.adoption.reading import Foreign
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation
+from retinue_export.input_options import Interpolation, Task
 from retinue_export.parity import Outputs
 
 _INPUT = "pixel_values"
@@ -58,7 +58,7 @@ class HuggingFace(Layout):
             path, content = config
             facts.learn(path.name, labels=literals.names(content.get("id2label")))
             if content.get("problem_type") == "multi_label_classification":
-                facts.learn(path.name, activation=Activation.SIGMOID)
+                facts.learn(path.name, multi_label=True)
 
     def head(self, facts: Facts, pixels: Pixels, answers: Outputs) -> Head:
         """See `Layout`."""
@@ -90,9 +90,9 @@ class HuggingFace(Layout):
             height=pixels.spec.height,
             width=pixels.spec.width,
             max_detections=min(self.told.max_detections or queries, pairs),
-            min_score=yolo.least(self.told, yolo.MIN_SCORE),
+            min_score=self.told.min_score,
             iou_threshold=1,
-            default_threshold=yolo.or_else(self.told.score_threshold, _DEFAULT_THRESHOLD),
+            default_threshold=self.told.score_threshold_or(_DEFAULT_THRESHOLD),
         )
 
     def _check_outputs(self) -> None:

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinue_export.adoption import endings
-from retinue_export.adoption.facts import Facts, Task, Told
+from retinue_export.adoption.facts import Facts, Told
 from retinue_export.adoption.heads import Activation, ClassMap, Head, Probabilities
 from retinue_export.adoption.reading import Foreign
 from retinue_export.adoption.wrapping import Pixels
+from retinue_export.class_maps import background_of
 from retinue_export.errors import ExportError
+from retinue_export.input_options import Task
 from retinue_export.parity import Outputs
-from retinue_export.user_module import background_of
 
 
 class Layout(ABC):
@@ -62,20 +63,26 @@ class Layout(ABC):
         """What is put behind an output [N,K].
 
         Raises:
-            ExportError: it has another shape or another number of classes than there are labels, or it cannot be seen
-                whether it holds logits.
+            ExportError: it has another shape or another number of classes than there are labels, it cannot be seen
+                whether it holds logits, or it holds a single one.
         """
         shape = self.shape(answers, name)
         if not shape or any(size != 1 for size in shape[1:]):
             raise self.unknown(shape, "a classifier's [N,classes]")
         facts.check_labels(shape[0])
-        ready = endings.is_probabilities(self.foreign.model.graph, name)
-        if ready:
+        if endings.is_probabilities(self.foreign.model.graph, name):
             facts.learn("the graph's end", activation=Activation.NONE)
+        elif facts.flag("multi_label"):
+            facts.learn("multi label", activation=Activation.SIGMOID)
         elif not _sums_to_one(answers[name]):
             facts.learn("the graph's end", activation=Activation.SOFTMAX)
         facts.require("activation")
-        return Probabilities(name, shape[0], Activation(facts.text("activation") or ""))
+        activation = Activation(facts.text("activation") or "")
+        if shape[0] == 1 and activation is Activation.SOFTMAX:
+            raise ExportError(
+                f"{self.foreign.path} answers one logit, of which a softmax makes 1: export it with a sigmoid."
+            )
+        return Probabilities(name, shape[0], activation)
 
     def segmenter(self, facts: Facts, pixels: Pixels, answers: Outputs, name: str) -> Head:
         """What is put behind an output [N,K,h,w] of logits, or [N,h,w] of classes.
@@ -106,7 +113,11 @@ class Layout(ABC):
         )
 
     def shape(self, answers: Outputs, name: str) -> tuple[int, ...]:
-        """The shape of one output for one image, without the batch.
+        """The shape of one output for one image, without the batch; see `answer`."""
+        return self.answer(answers, name).shape[1:]
+
+    def answer(self, answers: Outputs, name: str) -> NDArray[np.generic]:
+        """One of the outputs.
 
         Raises:
             ExportError: there is none of that name with a row for each image.
@@ -116,7 +127,7 @@ class Layout(ABC):
             raise ExportError(
                 f"{self.foreign.path} has no output `{name}` with a row for each image; such outputs are: {has}."
             )
-        return answers[name].shape[1:]
+        return answers[name]
 
     def check_task(self, task: Task) -> None:
         """Holds what the file answers against what was told.

@@ -13,6 +13,11 @@ from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
 from retinue_export.parity import Outputs, Runner
 from retinue_server.runtime.session import explain
+from retinue_server.vision.spec import InputSpec
+
+_MOST_IMAGES_AT_ONCE = 1024
+_MOST_LEVELS_AT_ONCE = 2**27
+"""Numbers: 512 MB as float32, to which comes what the graph computes of them."""
 
 
 class Original:
@@ -23,10 +28,11 @@ class Original:
         pixels: what it wants to be fed with.
 
     Raises:
-        ExportError: ONNX Runtime cannot load it.
+        ExportError: ONNX Runtime cannot load it, or what it takes would fill the memory.
     """
 
     def __init__(self, foreign: Foreign, pixels: Pixels) -> None:
+        _check_sizes(foreign, pixels.spec)
         self._foreign = foreign
         self._pixels = pixels
         try:
@@ -101,3 +107,18 @@ class Original:
                     "again."
                 )
         return answers
+
+
+def _check_sizes(foreign: Foreign, spec: InputSpec) -> None:
+    """Refuses what would fill the memory: the file's own batch, and those by which its bundle is compared with it."""
+    levels = spec.height * spec.width * spec.channels
+    batch = foreign.batch or 1
+    if batch > _MOST_IMAGES_AT_ONCE or (batch > 1 and batch * levels > _MOST_LEVELS_AT_ONCE):
+        raise ExportError(
+            f"{foreign.path} takes {batch} images at once, which would fill the memory: export it with batch 1."
+        )
+    if max(parity.FEW_BATCH_SIZES) * levels > _MOST_LEVELS_AT_ONCE:
+        raise ExportError(
+            f"{foreign.path} takes images of {spec.height}x{spec.width} pixels, of which a few would fill the memory: "
+            "export it for smaller ones."
+        )

@@ -5,13 +5,13 @@ from typing import NoReturn
 from onnx import TensorProto
 
 from retinue_export.adoption import yolo
-from retinue_export.adoption.facts import Facts, Task
+from retinue_export.adoption.facts import Facts
 from retinue_export.adoption.heads import Head
 from retinue_export.adoption.layout import Layout
 from retinue_export.adoption.reading import Value
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation
+from retinue_export.input_options import Interpolation, Task
 from retinue_export.parity import Outputs
 
 _SEGMENTER_OUTPUT = "out"
@@ -50,7 +50,7 @@ class Plain(Layout):
             return self.classifier(facts, answers, output)
         if task is Task.SEGMENT:
             return self.segmenter(facts, pixels, answers, output)
-        return yolo.detector(self.foreign, facts, self.told, output, self.shape(answers, output), None)
+        return yolo.detector(self.foreign, facts, self.told, output, self.answer(answers, output), None)
 
     def _refuse_detector(self) -> NoReturn:
         raise ExportError(

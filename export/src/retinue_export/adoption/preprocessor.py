@@ -12,7 +12,11 @@ from retinue_server.vision.spec import ResizeMode
 
 _RESAMPLING = {0: Interpolation.NEAREST, 2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
 """Pillow's numbers; the others are filters that no manifest can say."""
-_SHORTER_SIDE_KINDS = ("CLIP", "ConvNext", "MobileNetV", "PoolFormer", "Bit", "Levit", "EfficientFormer")
+_MOBILEVIT = "MobileViT"
+_SHORTER_SIDE_KINDS = (
+    *("CLIP", "ConvNext", "MobileNetV", "PoolFormer", "Bit", "Levit", "EfficientFormer"),
+    _MOBILEVIT,
+)
 """Whose old files mean the shorter side where `size` is a number; all others mean both."""
 _LEAST_UNCROPPED = 384
 """From this size on ConvNeXt's images are not cropped."""
@@ -46,7 +50,7 @@ def read(config: Mapping[str, object], channels: int) -> Preparation:
         shown = f", resample {resample}," if isinstance(resample, int | str) else ""
         notes.append(f"its filter{shown} is none of {', '.join(Interpolation)}")
     facts.update(_levels(config, kind, channels, notes))
-    if config.get("do_flip_channel_order"):
+    if config.get("do_flip_channel_order", kind.startswith(_MOBILEVIT)):
         facts["bgr"] = True
     return Preparation(facts, tuple(notes))
 
@@ -128,7 +132,7 @@ def _levels(config: Mapping[str, object], kind: str, channels: int, notes: list[
         scale = 255.0
     mean, std = (_numbers(config.get(key), channels) for key in ("image_mean", "image_std"))
     if config.get("do_normalize", mean is not None) is False:
-        if "do_normalize" not in config and not kind.startswith("MobileViT"):
+        if "do_normalize" not in config and not kind.startswith(_MOBILEVIT):
             return {}
         mean, std = [0.0] * channels, [1.0] * channels
     if mean is None or std is None or min(std) <= 0:

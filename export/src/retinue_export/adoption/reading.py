@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from retinue_export.adoption import external_data
 from retinue_export.errors import ExportError
 from retinue_export.graph import first_line
 from retinue_export.inspection import model_file
+from retinue_export.nodes import inner_graphs
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """Whose operators ONNX Runtime has."""
@@ -132,12 +133,8 @@ def nodes(body: Sequence[NodeProto]) -> Iterator[NodeProto]:
     """Each node, and those of the graphs inside of it."""
     for node in body:
         yield node
-        for attribute in node.attribute:
-            for inner in (
-                *attribute.graphs,
-                *([attribute.g] if attribute.type == AttributeProto.GRAPH else []),
-            ):
-                yield from nodes(inner.node)
+        for inner in inner_graphs(node):
+            yield from nodes(inner.node)
 
 
 def _inputs(path: Path, graph: GraphProto) -> tuple[Value, tuple[Value, ...]]:

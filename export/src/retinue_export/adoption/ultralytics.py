@@ -5,13 +5,13 @@ Source: `engine/exporter.py` of ultralytics and `export.py` of yolov5 for metada
 """
 
 from retinue_export.adoption import literals, yolo
-from retinue_export.adoption.facts import Facts, Task
+from retinue_export.adoption.facts import Facts
 from retinue_export.adoption.heads import Head
 from retinue_export.adoption.layout import Layout
 from retinue_export.adoption.reading import Foreign, Value
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation, parse_size
+from retinue_export.input_options import Interpolation, Task, parse_size
 from retinue_export.parity import Outputs
 from retinue_server.vision.spec import ResizeMode
 
@@ -46,9 +46,12 @@ class Ultralytics(Layout):
                 "Ultralytics shrinks images without antialiasing (OpenCV), here they are shrunk with it (Pillow)"
             )
         else:
-            told = facts.text("size")
-            side = None if told is None else max(parse_size(told))
-            facts.learn(rule, resize=ResizeMode.SHORTER_SIDE_CENTER_CROP, shorter_side=side)
+            size_text = facts.text("size")
+            height, width = (None, None) if size_text is None else parse_size(size_text)
+            if height == width:
+                facts.learn(rule, resize=ResizeMode.SHORTER_SIDE_CENTER_CROP, shorter_side=height)
+            elif not self._is_yolov5:  # whose own predictions are of squares only
+                facts.learn(rule, resize=ResizeMode.STRETCH)
         facts.learn(rule, interpolation=Interpolation.BILINEAR)
         levels = _IMAGENET if task is Task.CLASSIFY and self._is_yolov5 else _LEVELS
         grey = self.foreign.channels == 1
@@ -61,11 +64,11 @@ class Ultralytics(Layout):
         output = self._output.name
         if facts.text("task") == Task.CLASSIFY:
             return self.classifier(facts, answers, output)
-        shape = self.shape(answers, output)
+        answer = self.answer(answers, output)
         arguments = literals.literal(self.foreign.metadata.get("args", ""))
-        if isinstance(arguments, dict) and arguments.get("nms") and shape[1:] == (yolo.ROW,):
-            return yolo.without_suppression(self.foreign, facts, self.told, pixels, output, shape[0])
-        return yolo.detector(self.foreign, facts, self.told, output, shape, self._is_yolov5)
+        if isinstance(arguments, dict) and arguments.get("nms") and answer.shape[2:] == (yolo.ROW,):
+            return yolo.without_suppression(self.foreign, facts, self.told, pixels, output, answer.shape[1])
+        return yolo.detector(self.foreign, facts, self.told, output, answer, self._is_yolov5)
 
     @property
     def licence(self) -> str:

@@ -15,6 +15,7 @@ from retinue_export.errors import ExportError
 from retinue_export.graph import first_line
 from retinue_export.nodes import Builder
 from retinue_export.packaging import Normalisation
+from retinue_export.subgraph import needed
 from retinue_server.vision.spec import InputSpec
 
 PREFIX = "original."
@@ -157,28 +158,9 @@ def _add_mask(builder: Builder, body: GraphProto, name: str, kind: int) -> None:
 
 def _prune(body: GraphProto) -> None:
     """Drops nodes and weights that no output needs."""
-    needed = {output.name for output in body.output}
-    kept = []
-    for node in reversed(body.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-            needed.update(_captured(node))
+    kept, names = needed(body, [output.name for output in body.output])
     del body.node[:]
-    body.node.extend(reversed(kept))
-    weights = [tensor for tensor in body.initializer if tensor.name in needed]
+    body.node.extend(kept)
+    weights = [tensor for tensor in body.initializer if tensor.name in names]
     del body.initializer[:]
     body.initializer.extend(weights)
-
-
-def _captured(node: onnx.NodeProto) -> set[str]:
-    """What the graphs inside of a node may take from outside of it."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        inner_graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
-        for inner in inner_graphs:
-            names.update(output.name for output in inner.output)
-            for part in inner.node:
-                names.update(part.input)
-                names.update(_captured(part))
-    return names

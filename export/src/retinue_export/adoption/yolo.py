@@ -6,8 +6,10 @@ Source: ultralytics, `engine/exporter.py` (`NMSModel`) and `nn/modules/head.py` 
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
+from retinue_export import nodes
 from retinue_export.adoption.detection_heads import Candidates, ReplacedSuppression, Rows
 from retinue_export.adoption.facts import Facts, Told
 from retinue_export.adoption.heads import Head
@@ -16,19 +18,21 @@ from retinue_export.adoption.reading import Foreign, Value
 from retinue_export.adoption.wrapping import Pixels
 from retinue_export.errors import ExportError
 
-MIN_SCORE = 0.05
-"""Of detectors whose file says nothing of it."""
 _MAX_DETECTIONS = 300
 _DEFAULT_THRESHOLD = 0.25
 _IOU_THRESHOLD = 0.7
 _IOU_THRESHOLD_YOLOV5 = 0.45
 ROW = 6
-"""Columns of a finished detection."""
-_MOST_ROWS = 1000
+"""Columns of a finished detection: the box, score and class."""
 
 
 def detector(
-    foreign: Foreign, facts: Facts, told: Told, output: str, shape: tuple[int, ...], yolov5: bool | None
+    foreign: Foreign,
+    facts: Facts,
+    told: Told,
+    output: str,
+    answer: NDArray[np.generic],
+    yolov5: bool | None,
 ) -> Head:
     """What is put behind an output.
 
@@ -37,13 +41,14 @@ def detector(
         facts: with the labels.
         told: with thresholds, if any.
         output: its name.
-        shape: its shape for one image.
+        answer: what it holds for one image, [1,...].
         yolov5: whether it is of YOLOv5, whose boxes have a score that there is an object at all; None where that is
-            seen by the number of columns.
+            seen by the answer.
 
     Raises:
         ExportError: it has no form that is known, or does not fit the labels.
     """
+    shape = answer.shape[1:]
     if len(shape) != 2:
         raise ExportError(
             f"{foreign.path} answers [N,{','.join(map(str, shape))}], which is no detector's output that is known "
@@ -51,35 +56,35 @@ def detector(
         )
     first, last = shape
     classes = len(facts.labels())
-    one_class = yolov5 or (yolov5 is None and classes == 1 and first > _MOST_ROWS)
-    if last == ROW and first != 4 + classes and not one_class:
+    if not yolov5 and last == ROW and first != 4 + classes and _are_whole(answer[..., 5]):
         return Rows(
             output=output,
             classes=classes,
             max_detections=min(told.max_detections or first, first),
-            min_score=least(told, MIN_SCORE),
+            min_score=told.min_score,
             iou_threshold=1,
-            default_threshold=or_else(told.score_threshold, _DEFAULT_THRESHOLD),
+            default_threshold=told.score_threshold_or(_DEFAULT_THRESHOLD),
         )
-    if yolov5 is False and last == 4 + classes != first:
+    if not yolov5 and last == 4 + classes != first:
         raise ExportError(
-            f"{foreign.path} is an RT-DETR as Ultralytics exports it, which cannot be adopted: take one of Hugging "
-            "Face's."
+            f"{foreign.path} answers [N,{first},4+{classes}], as Ultralytics exports RT-DETR, which cannot be adopted: "
+            "take one of Hugging Face's."
         )
     objectness = yolov5
     if objectness is None:
         objectness = last == 5 + classes or (first != 4 + classes and first > last)
     facts.check_labels(last - 5 if objectness else first - 4)
     boxes = first if objectness else last
+    usual_overlap = _IOU_THRESHOLD_YOLOV5 if objectness else _IOU_THRESHOLD
     return Candidates(
         output=output,
         classes=classes,
         candidates=boxes,
         channels_last=objectness,
         max_detections=min(told.max_detections or _MAX_DETECTIONS, boxes * classes),
-        min_score=least(told, MIN_SCORE),
-        iou_threshold=or_else(told.iou_threshold, _IOU_THRESHOLD_YOLOV5 if objectness else _IOU_THRESHOLD),
-        default_threshold=or_else(told.score_threshold, _DEFAULT_THRESHOLD),
+        min_score=told.min_score,
+        iou_threshold=usual_overlap if told.iou_threshold is None else told.iou_threshold,
+        default_threshold=told.score_threshold_or(_DEFAULT_THRESHOLD),
     )
 
 
@@ -120,18 +125,13 @@ def without_suppression(
         max_detections=min(told.max_detections or rows, rows),
         min_score=score,
         iou_threshold=iou,
-        default_threshold=or_else(told.score_threshold, score),
+        default_threshold=told.score_threshold_or(score),
     )
 
 
-def least(told: Told, otherwise: float) -> float:
-    """Below which score nothing is a detection: never above the default threshold."""
-    return min(otherwise, or_else(told.score_threshold, otherwise))
-
-
-def or_else(value: float | None, otherwise: float) -> float:
-    """The value, where there is one."""
-    return otherwise if value is None else value
+def _are_whole(values: NDArray[np.generic]) -> bool:
+    """Whether numbers can be classes, as those of finished detections are; scores are not, but for 0 and 1."""
+    return not (values.astype(np.float64) % 1).any()
 
 
 def _turns_over(node: NodeProto) -> bool:
@@ -153,12 +153,7 @@ def _shapes(foreign: Foreign, pixels: Pixels, names: list[str]) -> dict[str, tup
 
 def _thresholds(graph: GraphProto) -> tuple[float, float]:
     """Overlap and score of a graph's suppression; Ultralytics' defaults where they are not seen."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants.update(
-        (node.output[0], node.attribute[0].t)
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    )
+    constants = dict(nodes.constants(graph))
 
     def numbers(operator: str, place: int) -> list[float]:
         tensors = [

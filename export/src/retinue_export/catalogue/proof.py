@@ -156,7 +156,7 @@ def _spread(answers: Outputs) -> float:
 
 def _difference(reference: Runner, runner: Runner, images: NDArray[np.uint8]) -> float:
     distances = [
-        distance(agreement.run(reference, images, size), agreement.run(runner, images, size))
+        distance(parity.answers(reference, images, size), parity.answers(runner, images, size))
         for size in BATCH_SIZES
     ]
     return float(np.max(distances))

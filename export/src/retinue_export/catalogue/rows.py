@@ -15,7 +15,7 @@ from retinue_export.assembly import Candidate
 from retinue_export.catalogue.heads import Head
 from retinue_export.errors import ExportError
 from retinue_export.nms import Suppression
-from retinue_export.packaging import CountedDetections, Normalisation, Packaging, classifier, segmenter
+from retinue_export.packaging import OF_LOGITS, CountedDetections, Normalisation, Packaging
 from retinue_export.recipes.catalog import RECIPES
 from retinue_export.torchvision_detectors import architectures
 from retinue_export.torchvision_detectors.detector import Detector
@@ -35,7 +35,6 @@ from retinue_server.vision.spec import InputSpec, ResizeMode
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = Normalisation((0.5,), (0.25,))
-_PACKAGINGS = {pb.TASK_CLASSIFY: classifier, pb.TASK_SEGMENT: segmenter}
 _SIDE = 64
 _SIDES = {
     # Attention over windows or to a fixed number of places, dense layers behind a map of fixed size.
@@ -142,7 +141,7 @@ class Row:
             return network.packaging(self.spec)
         if self.packaging is not None:
             return self.packaging
-        return _PACKAGINGS[self.task](self.spec, self.normalisation)
+        return OF_LOGITS[self.task](self.spec, self.normalisation)
 
 
 def _spec(side: int, grey: bool = False) -> InputSpec:

@@ -1,6 +1,8 @@
 """The command line: each command is a module of its name."""
 
+import signal
 import sys
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -31,12 +33,22 @@ for command in (train, torchvision, timm, module, adopt, verify, inspect, diff, 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; bad input ends it with one sentence and exit code 2, a failed comparison with 1."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         app(arguments)
     except ExportError as error:
         _fail(str(error), error.exit_code)
     except RetinueError as error:
         _fail(error.message, ExportError.exit_code)
+    except OSError as error:
+        if not error.filename or not error.strerror:
+            raise
+        _fail(f"{error.filename} cannot be used: {error.strerror}.", ExportError.exit_code)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ends the command as an interruption does, so that nothing half-written stays behind."""
+    sys.exit(128 + number)
 
 
 def _fail(message: str, exit_code: int) -> None:

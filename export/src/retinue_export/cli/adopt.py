@@ -8,12 +8,12 @@ from rich.table import Table
 
 from retinue_export import bundle
 from retinue_export.adoption import adopted, reading
-from retinue_export.adoption.facts import Facts, Task, Told
+from retinue_export.adoption.facts import Facts, Told
 from retinue_export.cli.build import print_bundle
 from retinue_export.cli.options import Out, Version
 from retinue_export.cli.show import console, plain
 from retinue_export.errors import ExportError
-from retinue_export.input_options import Interpolation
+from retinue_export.input_options import Interpolation, Task
 from retinue_server.vision.spec import ResizeMode
 
 

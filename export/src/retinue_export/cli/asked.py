@@ -23,7 +23,8 @@ CalibrationOption = Annotated[
     Path | None,
     typer.Option(
         "--calibration",
-        help="For int8 and auto: a folder of images like those that the model will see, a hundred or so.",
+        help="For int8 and auto: a folder of images like those that the model will see, a hundred or so. "
+        "Wants --labelled or --max-drop too.",
     ),
 ]
 LabelledOption = Annotated[
@@ -37,8 +38,8 @@ MaxDropOption = Annotated[
     float | None,
     typer.Option(
         "--max-drop",
-        min=0,
-        help="By how many points quality may fall; a bundle that lost more is not written.",
+        help="By how many points quality may fall; a bundle that lost more is not written. Without --labelled: how "
+        "many of 100 images may get another answer than in FP32.",
         show_default=f"{DEFAULT_MAX_DROP:g}",
     ),
 ]
@@ -66,6 +67,8 @@ class Asked:
         """
         quantises = self.precision in (Precision.INT8, Precision.AUTO)
         on_cpu = self.provider in (None, "cpu")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise ExportError(f"--max-drop {self.max_drop:g} must be 0 to 100.")
         if self.provider is not None and self.precision is not Precision.AUTO:
             raise ExportError("--provider says where --precision auto measures speed, and has no other use.")
         if self.calibration is not None and not quantises:

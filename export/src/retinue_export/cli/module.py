@@ -16,7 +16,7 @@ from retinue_export.cli.asked import (
 )
 from retinue_export.cli.build import build
 from retinue_export.cli.options import Heatmap, Out, Version
-from retinue_export.input_options import Interpolation, UserTask
+from retinue_export.input_options import Interpolation, Task
 from retinue_export.precision import Precision
 from retinue_server.vision.spec import ResizeMode
 
@@ -48,7 +48,7 @@ def module(  # noqa: PLR0913 (a command's options are its parameters)
             help="A .safetensors file or one of torch.save's; without it those the module is built with."
         ),
     ] = None,
-    task: Annotated[UserTask, typer.Option(help="What the module answers.")] = UserTask.CLASSIFY,
+    task: Annotated[Task, typer.Option(help="What the module answers.")] = Task.CLASSIFY,
     grey: Annotated[bool, typer.Option("--grey", help="One channel of grey instead of RGB.")] = False,
     resize: Annotated[
         ResizeMode, typer.Option(help="How an image is brought to the size.")

@@ -1,6 +1,7 @@
 """Options and arguments that several commands have."""
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -44,8 +45,8 @@ def version_folder(folder: Path) -> Path:
     """The folder itself, or the highest version in it."""
     if not folder.is_dir():
         raise ExportError(f"There is no bundle folder {folder}.")
-    versions = [int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
-    return folder / str(max(versions)) if versions else folder
+    versions = [entry for entry in folder.iterdir() if entry.is_dir() and re.fullmatch("[0-9]+", entry.name)]
+    return max(versions, key=lambda entry: int(entry.name), default=folder)
 
 
 def require_writable(path: Path) -> None:

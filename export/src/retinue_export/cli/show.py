@@ -40,6 +40,9 @@ def print_differences(
         batch_sizes: at which sizes.
         recorded: what was measured of the same graph at export; the certificate's `outputs` where it is None.
     """
+    if not measured:
+        console.print(f"{images} images, on which nothing was found: no differences to show")
+        return
     certificate = manifest.parity
     sizes = ", ".join(map(str, batch_sizes))
     table = Table(

@@ -1,13 +1,12 @@
 """`retinue-export verify`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_export import bundle, parity, precision, reference
+from retinue_export import allowances, bundle, parity, precision, reference
 from retinue_export.adoption import adopted as adopted_bundle
 from retinue_export.cli.options import BundleFolder, version_folder
 from retinue_export.cli.show import console, plain, print_differences
@@ -37,13 +36,14 @@ def verify(
     manifest = manifest_file.read(folder)
     manifest_file.check_hash(folder, manifest)
     other_side = bundle.other_side(manifest)
-    recorded = precision.at_export(manifest)
+    recorded = allowances.at_export(manifest)
     converted = precision.is_converted(manifest)
     with console.status(f"comparing with {other_side}"):
         if adopted is not None:
             expected = adopted_bundle.reference(folder, manifest, adopted)
         else:
             expected = reference.load(folder, manifest, weights, module)
+        _print_certificate(folder, manifest, expected.weights_from)  # comparing may take minutes
         content = (folder / manifest_file.MODEL_FILE).read_bytes()
         measured = expected.compare(
             expected.run,
@@ -55,25 +55,18 @@ def verify(
     if converted:
         for entry in measured:
             entry.tolerance = recorded[entry.output].tolerance if entry.output in recorded else 0
-    _print_certificate(folder, manifest, measured, expected)
+    print_differences(manifest, measured, len(expected.images), expected.batch_sizes, list(recorded.values()))
     parity.check(measured, other_side)
     if converted:
-        precision.check_means(measured, recorded)
+        allowances.check_means(measured, recorded)
 
 
-def _print_certificate(
-    folder: Path,
-    manifest: pb.ModelManifest,
-    measured: Sequence[pb.OutputParity],
-    expected: reference.Reference,
-) -> None:
+def _print_certificate(folder: Path, manifest: pb.ModelManifest, weights_from: str) -> None:
     certificate = manifest.parity
     console.print(f"[bold]{plain(folder)}[/]  sha256 {plain(manifest.sha256[:16])}... as the manifest says")
     console.print(f"  computes   in {manifest_text.precision(manifest.precision)}")
     console.print(f"  reference  {plain(certificate.reference)}", soft_wrap=True)
-    console.print(f"  weights    {plain(expected.weights_from)}", soft_wrap=True)
+    console.print(f"  weights    {plain(weights_from)}", soft_wrap=True)
     console.print(f"  inputs     {plain(certificate.inputs)}", soft_wrap=True)
     engines = precision.engines(precision.compared_as(manifest))
     console.print(f"  engines    {engines}; at export {plain(certificate.engines)}", soft_wrap=True)
-    recorded = list(precision.at_export(manifest).values())
-    print_differences(manifest, measured, len(expected.images), expected.batch_sizes, recorded)

@@ -9,9 +9,10 @@ from onnx import checker, shape_inference
 
 from retinue_export.errors import ExportError
 from retinue_export.graph import first_line
+from retinue_export.nodes import constant_of
 
 Shape = tuple[int | None, ...]
-"""The length of each dimension, None where it is not known."""
+"""The length of each dimension, None where it is not known; exporters write 0 or -1 for that too."""
 _CONSTANTS_NEED_NO_INPUT = 4
 """The version of ONNX's file format from which on an initialiser need not be an input too."""
 _LARGEST_KEPT = 1024
@@ -46,7 +47,7 @@ def for_one_image(model: onnx.ModelProto) -> dict[str, Shape]:
 def shape_of(value: onnx.ValueInfoProto) -> Shape:
     """The shape that a graph states for a value."""
     dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in dims)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -68,13 +69,6 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             _keep(kept.graph, value, node.output[0])
     return kept
-
-
-def constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor that a Constant node holds; None for other nodes, and for constants written as plain numbers."""
-    if node.op_type != "Constant":
-        return None
-    return next((entry.t for entry in node.attribute if entry.name == "value"), None)
 
 
 def _keep(graph: onnx.GraphProto, tensor: onnx.TensorProto, name: str) -> None:
@@ -118,8 +112,15 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Sets the first dimension of each input that has none to 1, and wherever else its symbol is written."""
+    """Sets the first dimension of each input that has none to 1, and wherever else its symbol is written.
+
+    Sizes under 1 are none.
+    """
     symbols = set()
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].HasField("dim_value"):

@@ -1,13 +1,13 @@
 """The constants of a graph: which are the network's parameters, how they are stored, and which nodes they belong to."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
 
-from retinue_export.inspection.shapes import constant_of
+from retinue_export import nodes
 
 _BITS_BELOW_A_BYTE: Mapping[int, int] = {
     TensorProto.INT4: 4,
@@ -63,7 +63,7 @@ def constants(model: onnx.ModelProto) -> dict[str, Constant]:
             _stored_bytes(tensor),
             _is_parameter(tensor, used.get(name, [])),
         )
-        for name, tensor in _tensors(model.graph)
+        for name, tensor in nodes.constants(model.graph)
     }
 
 
@@ -102,15 +102,6 @@ def format_name(data_type: int) -> str:
     if data_type == TensorProto.STRING:
         return "string"
     return str(helper.tensor_dtype_to_np_dtype(data_type).name)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    for tensor in graph.initializer:
-        yield tensor.name, tensor
-    for node in graph.node:
-        value = constant_of(node)
-        if value is not None:
-            yield node.output[0], value
 
 
 def _uses(graph: onnx.GraphProto) -> dict[str, list[tuple[str, int]]]:

@@ -181,14 +181,10 @@ class TwoStagePackaging(OwnPackaging):
     """
 
     def __init__(self, spec: InputSpec, detector: TwoStage) -> None:
-        super().__init__(spec, detector.normalisation, detector.suppression)
+        super().__init__(spec, detector.normalisation, detector.suppression, graph.PixelsIn)
         self._proposals = detector.proposals
         self._mask_side = detector.mask_side
         self._keypoint_names = detector.keypoint_names
-
-    def module(self, network: nn.Module) -> nn.Module:
-        """See `Packaging`."""
-        return graph.PixelsIn(network, self.normalisation.mean, self.normalisation.deviation)
 
     def graph(self, network: nn.Module) -> onnx.ModelProto:
         """See `Packaging`."""

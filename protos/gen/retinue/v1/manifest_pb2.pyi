@@ -630,11 +630,13 @@ class ParityCertificate(_message.Message):
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputParity]:
-        """What was compared, one entry for each graph output."""
+        """What was compared, one entry for each graph output of which there was something to compare: a detector that finds
+        nothing on the images gives no boxes.
+        """
 
     @_builtins.property
     def rounding(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputParity]:
-        """What fewer bits changed, one entry for each graph output. For PRECISION_FP16_WEIGHTS it compares the reference with
+        """What fewer bits changed, likewise. For PRECISION_FP16_WEIGHTS it compares the reference with
         the module before its weights were rounded. For PRECISION_FP16 and PRECISION_INT8 it compares the reference with
         the graph that is in the bundle, while `outputs` compares it with the graph before that was converted. Empty for
         PRECISION_FP32.
@@ -686,7 +688,7 @@ class OutputParity(_message.Message):
     tolerance: _builtins.float
     """The largest max_difference under which the bundle counts as equal. In `rounding` of PRECISION_FP16 and
     PRECISION_INT8: under which the bundle, compared again, still counts as what was exported; 0 in other `rounding`,
-    which has no bound.
+    which export bounds by itself.
     """
     def __init__(
         self,

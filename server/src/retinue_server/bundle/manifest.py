@@ -23,16 +23,15 @@ FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_INPUT_SIDE = 8192
 MAX_REGIONS = 4096
-MAX_LABEL_LENGTH = 256
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# One line, without what steers a terminal: control characters and the separators of lines and paragraphs.
+LABEL_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,256}")
+LABEL_RULE = "1 to 256 characters, and no control characters"
 # What to do about a file that nobody can mend.
 _REPLACE = "copy or export the bundle again"
 
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
-# One line, without what steers a terminal: control characters and the separators of lines and paragraphs.
-_LABEL_PATTERN = re.compile(rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{MAX_LABEL_LENGTH}}}")
-_LABEL_RULE = f"of 1 to {MAX_LABEL_LENGTH} characters without control characters"
 
 _OPTIONS = {pb.TASK_CLASSIFY: "classify", pb.TASK_DETECT: "detect", pb.TASK_SEGMENT: "segment"}
 _RESIZE_MODES = {
@@ -178,7 +177,7 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
             "must have a finite mean and a deviation over 0 for each channel",
         ),
         (len(manifest.labels) >= 1, "labels", "must name at least one class"),
-        (all(map(_LABEL_PATTERN.fullmatch, manifest.labels)), "labels", f"must be names {_LABEL_RULE}"),
+        (all(map(LABEL_PATTERN.fullmatch, manifest.labels)), "labels", f"must be names, of {LABEL_RULE}"),
         (
             _SHA256_PATTERN.fullmatch(manifest.sha256) is not None,
             "sha256",
@@ -211,9 +210,9 @@ def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
             ),
             *_optional_size("detect.mask", detect.mask_height, detect.mask_width),
             (
-                all(map(_LABEL_PATTERN.fullmatch, detect.keypoint_names)),
+                all(map(LABEL_PATTERN.fullmatch, detect.keypoint_names)),
                 "detect.keypoint_names",
-                f"must be names {_LABEL_RULE}",
+                f"must be names, of {LABEL_RULE}",
             ),
             (
                 len(set(detect.keypoint_names)) == len(detect.keypoint_names),
