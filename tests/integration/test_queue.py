@@ -82,6 +82,35 @@ def test_a_caller_who_leaves_takes_its_images_out_of_the_queue(
     wait_until(lambda: _images_run(small_server) == run_before + 1, "the one that stayed to be counted")
 
 
+def test_a_batch_whose_callers_have_left_is_stopped(small: Connection, small_server: ServerProcess) -> None:
+    def slow_batches() -> float:
+        return MetricsPage(small_server.http_url).value("retinue_batch_size_count", model=SLOW_MODEL)
+
+    run_before = slow_batches()
+    with engine_held(small, small_server):
+        pass
+    # A batch that is counted before this one has answered somebody.
+    small.classify(_RED, model=_MODEL)
+    assert slow_batches() == run_before
+    small.classify(flat(0), model=SLOW_MODEL)
+    wait_until(lambda: slow_batches() == run_before + 1, "the slow model to answer again")
+
+
+def test_a_high_priority_is_answered_before_what_waited_longer(
+    small: Connection, small_server: ServerProcess
+) -> None:
+    with engine_held(small, small_server):
+        low, high = (
+            small.vision.Classify.future(
+                pb.ClassifyRequest(model=SLOW_MODEL, images=[flat(255)], priority=priority)
+            )
+            for priority in (pb.PRIORITY_LOW, pb.PRIORITY_HIGH)
+        )
+        assert high.result(timeout=30).outcomes[0].HasField("result")
+        assert not low.done()
+        low.cancel()
+
+
 def test_a_call_whose_deadline_passes_in_the_queue_is_never_run(
     small: Connection, small_server: ServerProcess
 ) -> None:
@@ -118,7 +147,9 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     for _ in range(10):
         small.classify(flat(128), model=SLOW_MODEL)
     with engine_held(small, small_server, waiting=20) as slow:
-        refusal = refused(lambda: small.vision.Classify(_request(_RED), timeout=0.5))
+        # All of them come before it.
+        request = pb.ClassifyRequest(model=_MODEL, images=[_RED], priority=pb.PRIORITY_LOW)
+        refusal = refused(lambda: small.vision.Classify(request, timeout=0.5))
         assert not slow.done()
     assert (refusal.code, refusal.reason) == ("RESOURCE_EXHAUSTED", "DEADLINE_TOO_SHORT")
     assert refusal.retry_after_seconds is not None

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from retinue_server.batching.tickets import Stop
 from retinue_server.errors import EngineError, RetinueError
 from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
@@ -26,9 +27,16 @@ class Network(Protocol):
     """What runs batches of images."""
 
     def run(
-        self, images: npt.NDArray[np.uint8], feeds: Mapping[str, npt.NDArray[Any]], extra: Collection[str]
+        self,
+        images: npt.NDArray[np.uint8],
+        feeds: Mapping[str, npt.NDArray[Any]],
+        extra: Collection[str],
+        when_stopped: Callable[[Callable[[], None]], None],
     ) -> Mapping[str, npt.NDArray[Any]]:
-        """Runs uint8 [N,H,W,C] and what else the network takes; returns arrays of N rows, those of `extra` too."""
+        """Runs uint8 [N,H,W,C] and what else the network takes; returns arrays of N rows, those of `extra` too.
+
+        What is handed to `when_stopped` is called from another thread when the answers are not wanted any more.
+        """
         ...
 
 
@@ -84,15 +92,21 @@ class Pipeline:
         """The most images of one batch."""
         return self._batch_sizes[-1]
 
-    def run(self, items: Sequence[Work]) -> list[Answer | RetinueError]:
-        """Answers each image, in order; one that cannot be read gets its error and costs the others nothing."""
+    def run(self, items: Sequence[Work], stop: Stop) -> list[Answer | RetinueError]:
+        """Answers each image, in order; one that cannot be read gets its error and costs the others nothing.
+
+        Raises:
+            Stopped: Nobody waits for the answers any more.
+        """
         slab = self._slabs.pop() if self._slabs else self._new_slab()
         try:
-            return self._run_in(slab, items)
+            return self._run_in(slab, items, stop)
         finally:
             self._slabs.append(slab)
 
-    def _run_in(self, slab: npt.NDArray[np.uint8], items: Sequence[Work]) -> list[Answer | RetinueError]:
+    def _run_in(
+        self, slab: npt.NDArray[np.uint8], items: Sequence[Work], stop: Stop
+    ) -> list[Answer | RetinueError]:
         prepared = self._prepare_all(slab, items)
         batch_size = len(items)
         errors = [frame for frame, _ in prepared if isinstance(frame, RetinueError)]
@@ -103,9 +117,10 @@ class Pipeline:
         feeds = self._feeds.make(items, (frame for frame, _ in prepared), rows)
         extra = frozenset().union(*(work.options.extra_outputs for work in items))
         with self._device:
+            stop.check()
             began = time.perf_counter()
             # The row of an unreadable image, or of none, holds what was there before; its output is dropped.
-            outputs = self._network.run(slab[:rows], feeds, extra)
+            outputs = self._network.run(slab[:rows], feeds, extra, stop.when_requested)
             inference_seconds = time.perf_counter() - began
 
         answers: list[Answer | RetinueError] = []

@@ -1,10 +1,11 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from retinue_server.batching.engine import Engine
+from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import (
     EngineError,
@@ -81,6 +82,8 @@ class VisionService:
         model: ServedModel,
         works: Sequence[Work | ImageError],
         *,
+        caller: str,
+        priority: Priority,
         arrived: float,
         deadline: float | None,
     ) -> list[ImageOutcome]:
@@ -89,6 +92,8 @@ class VisionService:
         Args:
             model: Whose answer is wanted.
             works: Images, or why one could not be opened.
+            caller: Whose they are: callers take turns.
+            priority: When their turn is.
             arrived: When the request came, on time.monotonic.
             deadline: When the answer is worthless, on the same clock; None for never.
 
@@ -99,7 +104,11 @@ class VisionService:
             EngineError: The engine failed on every image.
         """
         opened = [work for work in works if isinstance(work, Work)]
-        ran = iter(await model.batcher.submit(opened, deadline=deadline) if opened else ())
+        ran: Iterator[Outcome[Answer]] = iter(())
+        if opened:
+            ran = iter(
+                await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
+            )
         total_seconds = time.monotonic() - arrived
         outcomes: list[ImageOutcome] = []
         for work in works:

@@ -2,13 +2,15 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from tests.unit.batching.fakes import Clock, FakeBackend, SlowBackend, hold_engine, in_thread, values
 
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.engine import Engine
+from retinue_server.batching.tickets import Stop
 from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
@@ -17,92 +19,6 @@ from retinue_server.errors import (
     RetinueError,
     UnavailableError,
 )
-
-
-class Clock:
-    """Monotonic seconds that only a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class FakeBackend:
-    """Doubles numbers; waits at a gate, so that a test decides when a batch is done; fails where told to."""
-
-    max_batch_size = 4
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.begun = threading.Semaphore(0)
-        self.fail_with: BaseException | None = None
-
-    def run(self, items: Sequence[int]) -> list[int | RetinueError]:
-        self.batches.append(list(items))
-        self.begun.release()
-        assert self.gate.wait(10)
-        if self.fail_with is not None:
-            raise self.fail_with
-        return [ImageError("negative") if item < 0 else 2 * item for item in items]
-
-
-class SlowBackend:
-    """Doubles numbers; each takes its time on the test's clock, but not what cannot be read or raises."""
-
-    max_batch_size = 4
-
-    def __init__(self, clock: Clock, seconds_an_item: float) -> None:
-        self.clock = clock
-        self.seconds_an_item = seconds_an_item
-
-    def run(self, items: Sequence[int]) -> list[int | RetinueError]:
-        if None in items:
-            raise ValueError("boom")
-        self.clock.now += self.seconds_an_item * sum(item >= 0 for item in items)
-        return [ImageError("negative") if item < 0 else 2 * item for item in items]
-
-
-@pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def engine(clock: Clock) -> Iterator[Engine]:
-    engine = Engine(instances=1, clock=clock)
-    engine.start()
-    yield engine
-    engine.stop()
-
-
-@pytest.fixture
-def batcher(backend: FakeBackend, engine: Engine) -> Batcher[int, int]:
-    return Batcher(backend, engine, capacity=16, item_seconds=0.1)
-
-
-async def in_thread(wait: Callable[[], object]) -> None:
-    await asyncio.to_thread(wait)
-
-
-def values(outcomes: Sequence[object]) -> list[object]:
-    return [outcome.value for outcome in outcomes]  # type: ignore[attr-defined]
-
-
-async def hold_engine(backend: FakeBackend, batcher: Batcher[int, int]) -> "asyncio.Task[object]":
-    """Makes the engine busy with item 0 until the test opens the gate."""
-    backend.gate.clear()
-    running = asyncio.ensure_future(batcher.submit([0]))
-    await in_thread(backend.begun.acquire)
-    return running
 
 
 async def test_a_lone_item_runs_at_once_and_alone(backend: FakeBackend, batcher: Batcher[int, int]) -> None:
@@ -170,7 +86,7 @@ async def test_a_batch_that_raises_fails_its_items_and_the_next_one_runs(
 async def test_a_backend_that_loses_an_answer_fails_the_batch(
     backend: FakeBackend, batcher: Batcher[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "run", lambda items: [0])
+    monkeypatch.setattr(backend, "run", lambda items, stop: [0])
     assert [type(value) for value in values(await batcher.submit([1, 2]))] == [EngineError, EngineError]
 
 
@@ -195,15 +111,15 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
 ) -> None:
     first = await hold_engine(backend, batcher)
-    waiting = asyncio.ensure_future(batcher.submit([1] * 10))
+    waiting = [asyncio.ensure_future(batcher.submit([1])) for _ in range(7)]
     await asyncio.sleep(0)
-    # Ten items of a tenth of a second wait, behind one that runs.
+    # Seven items of a tenth of a second wait, behind one that runs.
     with pytest.raises(OverloadedError) as refusal:
-        await batcher.submit([2], deadline=clock.now + 1.1)
+        await batcher.submit([2], deadline=clock.now + 0.8)
     assert refusal.value.reason == "DEADLINE_TOO_SHORT"
-    assert refusal.value.retry_after_seconds == pytest.approx(1.1)
+    assert refusal.value.retry_after_seconds == pytest.approx(0.8)
     backend.gate.set()
-    await asyncio.gather(first, waiting)
+    await asyncio.gather(first, *waiting)
     assert [2] not in backend.batches
 
 
@@ -316,8 +232,8 @@ class AnsweringBackend(FakeBackend):
         self.holds = holds
         self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()
 
-    def run(self, items: Sequence[int]) -> list[Any]:
-        super().run(items)
+    def run(self, items: Sequence[int], stop: Stop) -> list[Any]:
+        super().run(items, stop)
         if self.holds:
             self.gate.clear()
         answers = [Answer() for _ in items]

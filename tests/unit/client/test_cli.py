@@ -7,6 +7,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from retinue.v1 import vision_service_pb2 as pb
 from typer.testing import CliRunner
 
 from retinue_client import _images
@@ -154,7 +155,7 @@ def test_options_reach_the_server(retinue, server, photos):
         ),
         *("--iou", "0.25", "--masks", "--region", "1,2,3,4", "--region", "5.5,6,7,8"),
     )
-    retinue("segment", image, "--class", "bag")
+    retinue("segment", image, "--class", "bag", "--priority", "high")
     classify, detect, segment = server.service.requests
     assert (classify.top_k, classify.min_score, classify.model, classify.version) == (3, 0.5, "m", 4)
     assert (detect.score_threshold, detect.max_detections) == (pytest.approx(0.3), 7)
@@ -162,6 +163,7 @@ def test_options_reach_the_server(retinue, server, photos):
     assert (detect.iou_threshold, detect.masks) == (0.25, True)
     assert [box.x_max for box in detect.images[0].regions] == [3, 7]
     assert list(segment.classes) == ["bag"]
+    assert (detect.priority, segment.priority) == (pb.PRIORITY_NORMAL, pb.PRIORITY_HIGH)
 
 
 def test_an_image_comes_from_standard_input(retinue, photos, server):

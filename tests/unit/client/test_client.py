@@ -166,8 +166,8 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
     ask("classify", b"x", model="m", version=2, top_k=9, min_score=0.0, heatmap=True)
     ask("detect", b"x")
     ask("detect", b"x", score_threshold=0.5, max_detections=4, classes=["bag", "boot"])
-    ask("detect", b"x", classes="bag", iou_threshold=0.25, masks=True)
-    ask("segment", b"x", mask_format="raw", mask_size="model", classes={"bag"})
+    ask("detect", b"x", classes="bag", iou_threshold=0.25, masks=True, priority="low")
+    ask("segment", b"x", mask_format="raw", mask_size="model", classes={"bag"}, priority="high")
     plain, full, plain_detect, full_detect, one_class, segment = server.service.requests
     assert not plain.HasField("top_k")
     assert not plain.HasField("min_score")
@@ -181,6 +181,8 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
     assert list(one_class.classes) == ["bag"]
     assert (full_detect.HasField("iou_threshold"), full_detect.masks) == (False, False)
     assert (one_class.iou_threshold, one_class.masks) == (0.25, True)
+    assert (full.priority, one_class.priority) == (pb.PRIORITY_NORMAL, pb.PRIORITY_LOW)
+    assert segment.priority == pb.PRIORITY_HIGH
     assert (segment.mask_format, segment.mask_size) == (pb.MASK_FORMAT_RAW, pb.MASK_SIZE_MODEL)
 
 
@@ -193,6 +195,7 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
         ("detect", {"score_threshold": "high"}),
         ("segment", {"mask_format": "jpeg"}),
         ("segment", {"mask_size": "half"}),
+        ("classify", {"priority": "urgent"}),
     ],
 )
 def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option):

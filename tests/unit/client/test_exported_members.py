@@ -28,6 +28,7 @@ def test_the_public_api_is_this_list():
         "ModelInfo",
         "ModelNotFoundError",
         "OverloadedError",
+        "Priority",
         "Quality",
         "RequestTooLargeError",
         "ResponseError",

@@ -217,6 +217,7 @@ def test_options_reach_the_server_and_are_noted_in_the_file(score, server, folde
     metadata = pq.read_schema(tmp_path / "results.parquet").metadata
     assert json.loads(metadata[b"retinue.options"]) == {
         "model": "b-detector",
+        "priority": "low",
         "score_threshold": 0.25,
         "max_detections": 3,
         "classes": ["bag"],

@@ -12,6 +12,7 @@ from retinue.v1 import manifest_pb2 as pb
 from structlog.testing import capture_logs
 from tests import pictures
 
+from retinue_server.batching.tickets import Stop, Stopped
 from retinue_server.errors import EngineError, ImageError
 from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline, together
@@ -37,14 +38,20 @@ class FakeNetwork:
         self.asked: list[set[str]] = []
         # Kept alive: memory that was given back could be handed out again.
         self.slabs: list[npt.NDArray[np.uint8]] = []
+        self.stopped = False
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Semaphore(0)
         self.fail_with: Exception | None = None
 
     def run(
-        self, images: npt.NDArray[np.uint8], feeds: Mapping[str, npt.NDArray[Any]], extra: Collection[str]
+        self,
+        images: npt.NDArray[np.uint8],
+        feeds: Mapping[str, npt.NDArray[Any]],
+        extra: Collection[str],
+        when_stopped: Callable[[Callable[[], None]], None],
     ) -> Mapping[str, npt.NDArray[Any]]:
+        when_stopped(self.note_stop)
         self.fed.append(feeds)
         self.asked.append(set(extra))
         self.batches.append(images.copy())
@@ -54,6 +61,9 @@ class FakeNetwork:
         if self.fail_with is not None:
             raise self.fail_with
         return {"levels": images.mean(axis=(1, 2, 3))}
+
+    def note_stop(self) -> None:
+        self.stopped = True
 
     def slab_count(self) -> int:
         """How many different slabs there were."""
@@ -90,7 +100,7 @@ def pipeline(
 
 
 def test_each_image_gets_the_answer_of_its_row(network: FakeNetwork) -> None:
-    answers = pipeline(network).run([work(10, width=7), work(20, width=8), work(30, width=9)])
+    answers = pipeline(network).run([work(10, width=7), work(20, width=8), work(30, width=9)], Stop())
     assert [answer.result for answer in answers if isinstance(answer, Answer)] == [
         (10, 7, OPTIONS),
         (20, 8, OPTIONS),
@@ -105,7 +115,7 @@ def test_each_image_gets_the_answer_of_its_row(network: FakeNetwork) -> None:
 
 
 def test_a_bad_image_fails_alone(network: FakeNetwork) -> None:
-    good, bad, also_good = pipeline(network).run([work(10), bad_work(), work(30)])
+    good, bad, also_good = pipeline(network).run([work(10), bad_work(), work(30)], Stop())
     assert isinstance(good, Answer)
     assert good.result[0] == 10  # type: ignore[index]
     assert isinstance(bad, ImageError)
@@ -116,7 +126,7 @@ def test_a_bad_image_fails_alone(network: FakeNetwork) -> None:
 
 
 def test_the_network_is_not_run_for_bad_images_alone(network: FakeNetwork) -> None:
-    answers = pipeline(network).run([bad_work(), bad_work()])
+    answers = pipeline(network).run([bad_work(), bad_work()], Stop())
     assert [type(answer) for answer in answers] == [ImageError, ImageError]
     assert network.batches == []
 
@@ -130,7 +140,7 @@ def test_what_is_the_servers_fault_is_logged_under_the_id_that_the_caller_is_tol
         raise faults[row]
 
     with capture_logs() as logged:
-        answers = pipeline(network, postprocess).run([work(1), work(2)])
+        answers = pipeline(network, postprocess).run([work(1), work(2)], Stop())
     broken, missing = answers
     assert isinstance(broken, EngineError)
     assert isinstance(missing, EngineError)
@@ -144,7 +154,7 @@ def test_what_is_the_servers_fault_is_logged_under_the_id_that_the_caller_is_tol
 
 def test_what_is_the_images_fault_is_not_logged(network: FakeNetwork) -> None:
     with capture_logs() as logged:
-        pipeline(network).run([bad_work()])
+        pipeline(network).run([bad_work()], Stop())
     assert logged == []
 
 
@@ -154,7 +164,7 @@ def test_a_result_that_cannot_be_made_fails_alone(network: FakeNetwork) -> None:
             raise EngineError("the network answered with a class that it does not have.")
         return row
 
-    first, second, third = pipeline(network, postprocess).run([work(1), work(2), work(3)])
+    first, second, third = pipeline(network, postprocess).run([work(1), work(2), work(3)], Stop())
     assert isinstance(first, Answer)
     assert isinstance(second, EngineError)
     assert isinstance(third, Answer)
@@ -164,7 +174,7 @@ def test_a_result_that_cannot_be_made_fails_alone(network: FakeNetwork) -> None:
 def test_a_slab_is_used_again(network: FakeNetwork) -> None:
     one = pipeline(network)
     for level in (1, 2, 3):
-        one.run([work(level), work(level)])
+        one.run([work(level), work(level)], Stop())
     assert network.slab_count() == 1
     # Every pixel of the rows in use is written anew.
     assert [int(batch.max()) for batch in network.batches] == [1, 2, 3]
@@ -174,9 +184,9 @@ def test_a_slab_comes_back_when_the_network_fails(network: FakeNetwork) -> None:
     one = pipeline(network)
     network.fail_with = ValueError("boom")
     with pytest.raises(ValueError, match="boom"):
-        one.run([work(1)])
+        one.run([work(1)], Stop())
     network.fail_with = None
-    one.run([work(2)])
+    one.run([work(2)], Stop())
     assert network.slab_count() == 1
 
 
@@ -184,7 +194,7 @@ def test_batches_that_run_at_once_have_slabs_of_their_own(network: FakeNetwork) 
     one = pipeline(network)
     network.gate.clear()
     with ThreadPoolExecutor(2) as threads:
-        calls = [threads.submit(one.run, [work(level)]) for level in (10, 20)]
+        calls = [threads.submit(one.run, [work(level)], Stop()) for level in (10, 20)]
         for _ in calls:
             assert network.begun.acquire(timeout=10)
         network.gate.set()
@@ -213,7 +223,7 @@ class Decoders(Executor):
 
 def test_decoders_fill_the_batch_in_front_of_a_gpu(network: FakeNetwork) -> None:
     decoders = Decoders()
-    first, bad, last = pipeline(network, decoders=decoders).run([work(10), bad_work(), work(30)])
+    first, bad, last = pipeline(network, decoders=decoders).run([work(10), bad_work(), work(30)], Stop())
     decoders.wait_for(3)
     assert isinstance(bad, ImageError)
     assert isinstance(first, Answer)
@@ -226,9 +236,9 @@ def test_in_front_of_a_gpu_one_batch_is_decoded_while_another_runs(network: Fake
     one = pipeline(network, decoders=decoders)
     network.gate.clear()
     with ThreadPoolExecutor(2) as threads:
-        running = threads.submit(one.run, [work(10)])
+        running = threads.submit(one.run, [work(10)], Stop())
         assert network.begun.acquire(timeout=10)
-        next_one = threads.submit(one.run, [work(20), work(20)])
+        next_one = threads.submit(one.run, [work(20), work(20)], Stop())
         decoders.wait_for(3)
         # The second batch is decoded, and the network has only the first.
         assert len(network.batches) == 1
@@ -241,7 +251,7 @@ def test_in_front_of_a_gpu_one_batch_is_decoded_while_another_runs(network: Fake
 @pytest.mark.parametrize(("images", "rows"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 6), (6, 6)])
 def test_a_gpu_runs_only_sizes_that_were_measured(network: FakeNetwork, images: int, rows: int) -> None:
     one = Pipeline(network, SPEC, NO_FEEDS, mean_level, batch_sizes=(1, 2, 4, 6), decoders=Decoders())
-    answers = one.run([work(10 * number) for number in range(images)])
+    answers = one.run([work(10 * number) for number in range(images)], Stop())
     assert [answer.result[0] for answer in answers] == [10 * number for number in range(images)]  # type: ignore[index,union-attr]
     assert [len(batch) for batch in network.batches] == [rows]
 
@@ -250,7 +260,7 @@ def test_rows_without_an_image_have_thresholds_and_regions_too(network: FakeNetw
     options = pb.DetectOptions(max_detections=9, adjustable_thresholds=True, max_regions=2)
     feeds = Feeds(pb.ModelManifest(task=pb.TASK_DETECT, detect=options))
     asked = [replace(work(10), options=wanting(score_threshold=0.25), regions=np.zeros((1, 4), np.float32))]
-    pipeline(network, decoders=Decoders(), feeds=feeds).run(asked * 3)
+    pipeline(network, decoders=Decoders(), feeds=feeds).run(asked * 3, Stop())
     (fed,) = network.fed
     assert fed["score_threshold"].tolist() == [0.25, 0.25, 0.25, 1]
     assert fed["regions"].shape == (4, 2, 4)
@@ -271,7 +281,7 @@ def test_each_image_brings_its_threshold_and_its_regions_in_the_inputs_pixels(ne
     regions = np.array([[1, 0, 3, 3], [9, 9, 12, 12]], np.float32)  # the second lies outside of the image
     first = replace(work(10, width=3), options=wanting(score_threshold=0.25), regions=regions)
     second = replace(work(20, width=3), options=wanting(), regions=regions[:1] * 0.5)
-    pipeline(network, feeds=feeds).run([first, second])
+    pipeline(network, feeds=feeds).run([first, second], Stop())
     (fed,) = network.fed
     assert fed["score_threshold"].tolist() == [0.25, 0.5]
     np.testing.assert_array_equal(fed["iou_threshold"], np.array([0.6], np.float32))
@@ -280,8 +290,8 @@ def test_each_image_brings_its_threshold_and_its_regions_in_the_inputs_pixels(ne
 
 def test_what_one_image_asks_for_is_computed_for_the_batch(network: FakeNetwork) -> None:
     one = pipeline(network)
-    one.run([replace(work(1), options=wanting()), replace(work(2), options=wanting(masks=True))])
-    one.run([replace(work(1), options=wanting())])
+    one.run([replace(work(1), options=wanting()), replace(work(2), options=wanting(masks=True))], Stop())
+    one.run([replace(work(1), options=wanting())], Stop())
     assert network.asked == [{"masks"}, set()]
 
 
@@ -293,3 +303,19 @@ def test_images_run_together_unless_their_overlap_thresholds_differ() -> None:
     assert together(plain, same)
     assert not together(plain, other)
     assert together(work(1), work(2))
+
+
+def test_the_network_does_not_run_for_nobody(network: FakeNetwork) -> None:
+    stop = Stop()
+    stop.request()
+    with pytest.raises(Stopped):
+        pipeline(network).run([work(1)], stop)
+    assert not network.batches
+
+
+def test_a_network_that_runs_is_told_when_nobody_waits_any_more(network: FakeNetwork) -> None:
+    stop = Stop()
+    pipeline(network).run([work(1)], stop)
+    assert not network.stopped
+    stop.request()
+    assert network.stopped

@@ -6,6 +6,7 @@ from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from tests.unit.server.served import served_model
 
+from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import ServedModel, ids_by_label
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, Task, Work
@@ -36,6 +37,18 @@ def test_a_label_that_several_classes_have_means_all_of_them() -> None:
     assert detect_options(pb.DetectRequest(), detector).class_ids is None
     segmenter = served_model("b", task=Task.SEGMENT, labels=labels)
     assert segment_options(pb.SegmentRequest(classes=["crane"]), segmenter).class_ids == {BIRD, MACHINE}
+
+
+def test_a_request_that_names_no_priority_has_the_normal_one() -> None:
+    assert requests.priority(pb.ClassifyRequest()) is Priority.NORMAL
+    assert requests.priority(pb.DetectRequest(priority=pb.PRIORITY_NORMAL)) is Priority.NORMAL
+    assert requests.priority(pb.DetectRequest(priority=pb.PRIORITY_HIGH)) is Priority.HIGH
+    assert requests.priority(pb.SegmentRequest(priority=pb.PRIORITY_LOW)) is Priority.LOW
+
+
+def test_a_priority_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="priority 9 is unknown; use HIGH, NORMAL or LOW"):
+        requests.priority(pb.ClassifyRequest(priority=9))  # type: ignore[arg-type]
 
 
 def detector(*, adjustable: bool, mask_height: int = 0) -> ServedModel:

@@ -7,8 +7,8 @@ from PIL import Image
 from prometheus_client.samples import Sample
 from tests.unit.server.served import served_model
 
-from retinue_server.batching.batcher import Outcome
 from retinue_server.batching.engine import Engine
+from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.catalog import Catalog
 from retinue_server.errors import (
     DeadlineExpiredError,
@@ -19,7 +19,7 @@ from retinue_server.errors import (
 )
 from retinue_server.metrics import Metrics
 from retinue_server.results import Answer, ClassifyOptions, Work
-from retinue_server.service import VisionService
+from retinue_server.service import ImageOutcome, VisionService
 
 OPTIONS = ClassifyOptions(1, 0, max_picture_bytes=0)
 IMAGE = Work(Image.new("RGB", (1, 1)), OPTIONS)
@@ -32,7 +32,10 @@ class FakeBatcher:
         self.values = values
         self.submitted: list[Sequence[Work]] = []
 
-    async def submit(self, works: Sequence[Work], *, deadline: float | None) -> list[Outcome[Any]]:
+    async def submit(
+        self, works: Sequence[Work], *, caller: str, priority: Priority, deadline: float | None
+    ) -> list[Outcome[Any]]:
+        assert (caller, priority, deadline) == ("me", Priority.LOW, None)
         self.submitted.append(works)
         assert len(works) == len(self.values)
         return [Outcome(value, 0.25) for value in self.values]
@@ -52,11 +55,17 @@ def service(metrics: Metrics) -> VisionService:
     return VisionService(Engine(instances=1), metrics)
 
 
-async def ask(service: VisionService, batcher: FakeBatcher, images: Sequence[Work | ImageError]) -> list[Any]:
-    outcomes = await service.answer(
-        served_model("a", batcher=batcher), images, arrived=time.monotonic(), deadline=None
+async def outcomes_of(
+    service: VisionService, batcher: FakeBatcher, images: Sequence[Work | ImageError], arrived: float
+) -> list[ImageOutcome]:
+    model = served_model("a", batcher=batcher)
+    return await service.answer(
+        model, images, caller="me", priority=Priority.LOW, arrived=arrived, deadline=None
     )
-    return [outcome.value for outcome in outcomes]
+
+
+async def ask(service: VisionService, batcher: FakeBatcher, images: Sequence[Work | ImageError]) -> list[Any]:
+    return [outcome.value for outcome in await outcomes_of(service, batcher, images, time.monotonic())]
 
 
 def images_counted(metrics: Metrics) -> dict[str, float]:
@@ -134,8 +143,6 @@ async def test_the_time_of_each_image_is_told(service: VisionService) -> None:
     arrived = time.monotonic() - 1
     batcher = FakeBatcher(answer("good"))
     images = [IMAGE, ImageError("empty.")]
-    good, bad = await service.answer(
-        served_model("a", batcher=batcher), images, arrived=arrived, deadline=None
-    )
+    good, bad = await outcomes_of(service, batcher, images, arrived)
     assert (good.queue_seconds, bad.queue_seconds) == (0.25, None)
     assert good.total_seconds == bad.total_seconds >= 1

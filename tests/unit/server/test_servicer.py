@@ -74,7 +74,7 @@ def detecting(images: int, regions: int = 1, **options: Any) -> pb.DetectRequest
     return pb.DetectRequest(images=[image] * images, **options)
 
 
-CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None)
+CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:50000")
 
 
 @pytest.mark.parametrize(("count", "on_the_loop"), [(1, True), (100, True), (251, False)])

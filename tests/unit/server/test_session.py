@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
-from tests import colour_bundles
+from tests import colour_bundles, odd_bundles
 from tests.colour_bundles import SIDE
 
 from retinue_server.bundle import manifest as manifests
@@ -123,6 +124,15 @@ def test_giving_memory_back_changes_no_answer(tmp_path: Path) -> None:
     session = opened(colour_bundles.classifier(tmp_path))
     session.shrink_memory(COLOURS[:1], {})
     np.testing.assert_allclose(session.run(COLOURS, {})["probabilities"], np.eye(3), atol=1e-6)
+
+
+def test_a_run_that_is_stopped_ends_early_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    session = opened(odd_bundles.slow_classifier(tmp_path))
+    # White images take a second.
+    white = np.full((1, SIDE, SIDE, 3), 255, np.uint8)
+    with pytest.raises(Exception, match="terminate flag"):
+        session.run(white, {}, when_stopped=lambda stop: threading.Timer(0.05, stop).start())
+    assert len(session.run(COLOURS, {})["probabilities"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ It imports nothing of the server; the command line (`retinue_client.cli`) is an 
 """
 
 from retinue_client._async_client import AsyncClient
-from retinue_client._calls import CallOptions, ClassifyOptions, DetectOptions, SegmentOptions
+from retinue_client._calls import CallOptions, ClassifyOptions, DetectOptions, Priority, SegmentOptions
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._client import Client
 from retinue_client._detections import Detection, Detections, Keypoint
@@ -52,6 +52,7 @@ __all__ = [
     "ModelInfo",
     "ModelNotFoundError",
     "OverloadedError",
+    "Priority",
     "Quality",
     "RequestTooLargeError",
     "ResponseError",

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import numpy as np
 from retinue.v1 import image_pb2
@@ -18,6 +18,13 @@ from retinue_client._timing import Timing
 
 ResultT = TypeVar("ResultT")
 
+Priority = Literal["high", "normal", "low"]
+
+_PRIORITIES: dict[Priority, pb.Priority.ValueType] = {
+    "high": pb.PRIORITY_HIGH,
+    "normal": pb.PRIORITY_NORMAL,
+    "low": pb.PRIORITY_LOW,
+}
 _MASK_FORMATS: dict[MaskFormat, pb.MaskFormat.ValueType] = {
     "png": pb.MASK_FORMAT_PNG,
     "coco_rle": pb.MASK_FORMAT_COCO_RLE,
@@ -37,10 +44,12 @@ class CallOptions(TypedDict, total=False):
         version: The model's version, at least 1. Left out means the newest.
         timeout_seconds: How long one request may take; a long list of images takes several. Left out means
             the client's own timeout.
+        priority: When the images' turn is: "high" before all others', "normal", or "low" when nothing else waits.
     """
 
     model: str
     version: int | None
+    priority: Priority
     timeout_seconds: float | None
 
 
@@ -162,6 +171,7 @@ def classify_call(
     model: str = "",
     version: int | None = None,
     timeout_seconds: float | None = None,
+    priority: Priority = "normal",
     top_k: int | None = None,
     min_score: float | None = None,
     heatmap: bool = False,
@@ -175,6 +185,7 @@ def classify_call(
         pb.ClassifyRequest,
         model=model,
         version=version or 0,
+        priority=_priority(priority),
         top_k=top_k,
         min_score=min_score,
         heatmap=heatmap,
@@ -188,11 +199,12 @@ def classify_call(
     )
 
 
-def detect_call(
+def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     *,
     model: str = "",
     version: int | None = None,
     timeout_seconds: float | None = None,
+    priority: Priority = "normal",
     score_threshold: float | None = None,
     max_detections: int | None = None,
     classes: str | Iterable[str] = (),
@@ -208,6 +220,7 @@ def detect_call(
         pb.DetectRequest,
         model=model,
         version=version or 0,
+        priority=_priority(priority),
         score_threshold=score_threshold,
         max_detections=max_detections,
         classes=_names(classes),
@@ -222,6 +235,7 @@ def segment_call(
     model: str = "",
     version: int | None = None,
     timeout_seconds: float | None = None,
+    priority: Priority = "normal",
     mask_format: MaskFormat = "png",
     mask_size: MaskSize = "original",
     classes: str | Iterable[str] = (),
@@ -241,6 +255,7 @@ def segment_call(
         pb.SegmentRequest,
         model=model,
         version=version or 0,
+        priority=_priority(priority),
         mask_format=_MASK_FORMATS[mask_format],
         mask_size=_MASK_SIZES[mask_size],
         classes=_names(classes),
@@ -260,6 +275,12 @@ def make_request(request: type[Any], **options: Any) -> Any:
         return request(**options)
     except (TypeError, ValueError) as exc:
         raise InvalidRequestError(f"An option cannot be sent: {exc}.") from exc
+
+
+def _priority(name: Priority) -> pb.Priority.ValueType:
+    if name not in _PRIORITIES:
+        raise InvalidRequestError(f"priority is {', '.join(_PRIORITIES)}, not {name!r}.")
+    return _PRIORITIES[name]
 
 
 def _names(classes: str | Iterable[str]) -> list[str]:

@@ -98,7 +98,8 @@ class Client:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `timeout_seconds`: see `ClassifyOptions`.
+            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `priority`,
+                `timeout_seconds`: see `ClassifyOptions`.
 
         Raises:
             ImageError: The one image has no answer.
@@ -124,7 +125,7 @@ class Client:
         Args:
             images: One image or several; `WithRegions` for a model that classifies given regions.
             **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
-                `timeout_seconds`: see `DetectOptions`.
+                `priority`, `timeout_seconds`: see `DetectOptions`.
 
         Raises:
             ImageError: The one image has no answer.
@@ -149,8 +150,8 @@ class Client:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `mask_format`, `mask_size`, `classes`, `timeout_seconds`: see
-                `SegmentOptions`.
+            **options: `model`, `version`, `mask_format`, `mask_size`, `classes`, `priority`,
+                `timeout_seconds`: see `SegmentOptions`.
 
         Raises:
             ImageError: The one image has no answer.

@@ -22,6 +22,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Means normal."""
+    PRIORITY_HIGH: _Priority.ValueType  # 1
+    """Somebody is waiting: answered before all else."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The usual."""
+    PRIORITY_LOW: _Priority.ValueType  # 3
+    """Whenever nothing else waits, as for the scoring of a folder. May wait for ever behind the others: set a deadline."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Who goes first: no image of a lower priority is begun while one of a higher waits, over all models. Within a priority,
+    connections take turns, and so do the requests of a connection.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Means normal."""
+PRIORITY_HIGH: Priority.ValueType  # 1
+"""Somebody is waiting: answered before all else."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The usual."""
+PRIORITY_LOW: Priority.ValueType  # 3
+"""Whenever nothing else waits, as for the scoring of a folder. May wait for ever behind the others: set a deadline."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _MaskFormat:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -90,6 +120,7 @@ class ClassifyRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     HEATMAP_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
@@ -104,6 +135,8 @@ class ClassifyRequest(_message.Message):
     """Whether to say where in the image the model sees the most probable class. INVALID_ARGUMENT, NO_HEATMAP, where the
     model cannot: its manifest has no `classify.heatmap_height`.
     """
+    priority: Global___Priority.ValueType
+    """When these images' turn is. Unspecified means normal."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -117,10 +150,11 @@ class ClassifyRequest(_message.Message):
         top_k: _builtins.int | None = ...,
         min_score: _builtins.float | None = ...,
         heatmap: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "heatmap", b"heatmap", "images", b"images", "min_score", b"min_score", "model", b"model", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "heatmap", b"heatmap", "images", b"images", "min_score", b"min_score", "model", b"model", "priority", b"priority", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -282,6 +316,7 @@ class DetectRequest(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
@@ -301,6 +336,8 @@ class DetectRequest(_message.Message):
     its manifest is 0). An image whose boxes have more than 100 million pixels together, or whose masks take more
     than 4 MiB or their share of the reply, has an error instead of detections (reason MASKS_TOO_LARGE).
     """
+    priority: Global___Priority.ValueType
+    """When these images' turn is. Unspecified means normal."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -320,10 +357,11 @@ class DetectRequest(_message.Message):
         classes: _abc.Iterable[_builtins.str] | None = ...,
         iou_threshold: _builtins.float | None = ...,
         masks: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "priority", b"priority", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__iou_threshold: _TypeAlias = _typing.Literal["iou_threshold"]  # noqa: Y015
     _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
@@ -538,6 +576,7 @@ class SegmentRequest(_message.Message):
     MASK_FORMAT_FIELD_NUMBER: _builtins.int
     MASK_SIZE_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
@@ -546,6 +585,8 @@ class SegmentRequest(_message.Message):
     """How the classes of the pixels are written. Unspecified means PNG."""
     mask_size: Global___MaskSize.ValueType
     """The size of the class map. Unspecified means the original image's."""
+    priority: Global___Priority.ValueType
+    """When these images' turn is. Unspecified means normal."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -565,10 +606,11 @@ class SegmentRequest(_message.Message):
         mask_format: Global___MaskFormat.ValueType = ...,
         mask_size: Global___MaskSize.ValueType = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "images", b"images", "mask_format", b"mask_format", "mask_size", b"mask_size", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "images", b"images", "mask_format", b"mask_format", "mask_size", b"mask_size", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

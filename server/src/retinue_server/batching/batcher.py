@@ -3,13 +3,13 @@
 import asyncio
 import math
 import secrets
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
 
+from retinue_server.batching.fair_queue import FairQueue
+from retinue_server.batching.tickets import Job, Outcome, Priority, Stop, Ticket
 from retinue_server.errors import DeadlineExpiredError, EngineError, OverloadedError, RetinueError
 
 if TYPE_CHECKING:
@@ -35,63 +35,32 @@ class Backend(Protocol[Item, Result]):
         """The most items of one batch."""
         ...
 
-    def run(self, items: Sequence[Item]) -> Sequence[Result | RetinueError]:
-        """Answers each item, in order; an error answers one item and leaves the others theirs. Blocks."""
+    def run(self, items: Sequence[Item], stop: Stop) -> Sequence[Result | RetinueError]:
+        """Answers each item, in order; an error answers one item and leaves the others theirs. Blocks.
+
+        Args:
+            items: From 1 to `max_batch_size`.
+            stop: Requested when nobody waits for the answers any more; then the run may end with any exception.
+        """
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[Result]):
-    """What became of one item.
+class Batch:
+    """Jobs that run together."""
 
-    Attributes:
-        value: The answer, or why there is none.
-        queue_seconds: How long the item waited before its batch was begun.
-    """
+    __slots__ = ("jobs", "stop")
 
-    value: Result | RetinueError
-    queue_seconds: float
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.stop = Stop()
 
+    def __len__(self) -> int:
+        return len(self.jobs)
 
-class Ticket:
-    """One accepted request: collects the outcomes of its items and hands them to its caller when all are there."""
-
-    __slots__ = ("_loop", "_missing", "_outcomes", "deadline", "future")
-
-    def __init__(self, size: int, deadline: float | None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[list[Outcome[Any]]] = self._loop.create_future()
-        self._outcomes: list[Outcome[Any] | None] = [None] * size
-        self.deadline = deadline
-        self._missing = size
-
-    def put(self, index: int, outcome: Outcome[Any]) -> None:
-        """Stores one outcome, unless nobody waits for it any more. Called under the engine's lock."""
-        if self.future.done():
-            return
-        self._outcomes[index] = outcome
-        self._missing -= 1
-        if self._missing == 0:
-            self._loop.call_soon_threadsafe(self._finish)
-
-    def drop(self) -> None:
-        """Forgets the outcomes of a caller who has left. Called under the engine's lock."""
-        self._outcomes = []
-
-    def _finish(self) -> None:
-        outcomes, self._outcomes = self._outcomes, []
-        if not self.future.done():
-            self.future.set_result(outcomes)  # type: ignore[arg-type]
-
-
-@dataclass(slots=True)
-class Job:
-    """One item that waits."""
-
-    item: Any
-    ticket: Ticket
-    index: int
-    queued_at: float
+    def stop_if_abandoned(self) -> None:
+        """Asks the run to end where no caller waits for it any more. Called under the engine's lock."""
+        if all(job.ticket.future.done() for job in self.jobs):
+            self.stop.request()
 
 
 class Batcher(Generic[Item, Result]):
@@ -119,6 +88,8 @@ class Batcher(Generic[Item, Result]):
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.item_seconds = item_seconds
+        # Which of several models is next: the one that had least of the engine, and then the one that waits longest.
+        self.virtual_seconds = self.joined_at = 0.0
         self._backend = backend
         self._engine = engine
         self._capacity = capacity
@@ -127,32 +98,49 @@ class Batcher(Generic[Item, Result]):
         self._on_batch = on_batch
         self._clock = engine.clock
         self._fastest_item_seconds = math.inf
-        self._jobs: deque[Job] = deque()
+        self._queue = FairQueue()
+        self._running: set[Batch] = set()
         engine.add(self)
 
     def __len__(self) -> int:
         """Items that wait."""
-        return len(self._jobs)
+        return len(self._queue)
 
-    async def submit(self, items: Sequence[Item], *, deadline: float | None = None) -> list[Outcome[Result]]:
+    @property
+    def priority(self) -> Priority | None:
+        """That of the next item; None where none waits. Called under the engine's lock."""
+        return self._queue.priority
+
+    async def submit(
+        self,
+        items: Sequence[Item],
+        *,
+        caller: Hashable = None,
+        priority: Priority = Priority.NORMAL,
+        deadline: float | None = None,
+    ) -> list[Outcome[Result]]:
         """Waits for the outcomes of all items, in order; an item whose deadline passed in the queue gets that error.
 
-        If the caller is cancelled, its items leave the queue unrun.
+        If the caller is cancelled, its items leave the queue unrun, and a batch that runs for nobody else is stopped.
 
         Args:
             items: At least one.
+            caller: Whose they are: callers take turns.
+            priority: Items of a lower one wait for all of a higher one.
             deadline: When the answers are worthless, on the batcher's clock.
 
         Raises:
             OverloadedError: The items do not fit into the queue, or it is too long for the deadline.
             UnavailableError: The engine is stopping or has failed.
         """
-        ticket = Ticket(len(items), deadline)
+        ticket = Ticket(len(items), caller, priority, deadline)
         with self._engine.condition:
             self._engine.check_accepting()
-            self._check_room(len(items), deadline)
+            self._check_room(len(items), ticket)
+            if not self._queue:
+                self._engine.join(self)
             now = self._clock()
-            self._jobs.extend(Job(item, ticket, index, now) for index, item in enumerate(items))
+            self._queue.add(ticket, [Job(item, ticket, index, now) for index, item in enumerate(items)])
             self._engine.condition.notify(len(items))
         try:
             return await ticket.future
@@ -160,38 +148,49 @@ class Batcher(Generic[Item, Result]):
             self._withdraw(ticket)
             raise
 
-    def queued_since(self) -> float | None:
-        """When the oldest waiting item came, or None where none waits. Called under the engine's lock."""
-        return self._jobs[0].queued_at if self._jobs else None
+    def seconds_before(self, priority: Priority, turns_seconds: float) -> float:
+        """The most that items of this model can delay a request for another one. Called under the engine's lock.
 
-    def take(self, sharers: int) -> list[Job]:
+        Args:
+            priority: Of the request.
+            turns_seconds: What of its own model runs until it is answered.
+        """
+        equal_seconds = self._queue.waiting(priority) * self.item_seconds
+        return self._queue.waiting_before(priority) * self.item_seconds + min(equal_seconds, turns_seconds)
+
+    def take(self, sharers: int) -> Batch | None:
         """Takes the next batch: a fair share for each idle thread, so that none idles while another has a long batch.
 
-        Expired items are answered and not taken, so the batch may be empty. What cannot run with the oldest item waits
-        where it was. Called under the engine's lock.
+        Expired items are answered and not taken, so there may be none. What cannot run with the first item waits where
+        it was. Called under the engine's lock.
 
         Args:
             sharers: Threads that are free to run a batch now, the caller included.
         """
-        size = min(self._backend.max_batch_size, -(-len(self._jobs) // sharers))
+        queue = self._queue
+        size = min(self._backend.max_batch_size, -(-len(queue) // sharers))
         now = self._clock()
-        batch: list[Job] = []
+        taken: list[Job] = []
         left: list[Job] = []
-        while self._jobs and len(batch) < size:
-            job = self._jobs.popleft()
+        while queue and len(taken) < size:
+            job = queue.pop()
             if job.ticket.deadline is not None and job.ticket.deadline <= now:
                 expired = DeadlineExpiredError(
                     "the deadline passed while the image waited; allow more time or retry later."
                 )
                 job.ticket.put(job.index, Outcome(expired, now - job.queued_at))
-            elif batch and not self._runs_with(batch[0].item, job.item):
+            elif taken and not self._runs_with(taken[0].item, job.item):
                 left.append(job)
             else:
-                batch.append(job)
-        self._jobs.extendleft(reversed(left))
+                taken.append(job)
+        queue.put_back(left)
+        if not taken:
+            return None
+        batch = Batch(taken)
+        self._running.add(batch)
         return batch
 
-    def run(self, batch: Sequence[Job]) -> None:
+    def run(self, batch: Batch) -> None:
         """Runs a batch and answers its items, whatever happens. Called by an engine's thread without the lock.
 
         Raises:
@@ -200,14 +199,11 @@ class Batcher(Generic[Item, Result]):
         began = self._clock()
         values: Sequence[Any] = ()
         try:
-            values = self._backend.run([job.item for job in batch])
+            values = self._backend.run([job.item for job in batch.jobs], batch.stop)
             if len(values) != len(batch):
                 raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
         except BaseException as error:
-            error_id = secrets.token_hex(8)
-            failed = EngineError(f"the model failed on this batch; the server logged it as {error_id}.")
-            values = [failed] * len(batch)
-            _log.exception("batch_failed", model=self._name, batch_size=len(batch), error_id=error_id)
+            values = [self._failure(batch)] * len(batch)
             # The next batch may be fine, unless the thread itself is to end.
             if not isinstance(error, Exception):
                 raise
@@ -217,30 +213,44 @@ class Batcher(Generic[Item, Result]):
             answered = not all(isinstance(value, RetinueError) for value in values)
             with self._engine.condition:
                 self._engine.finish()
+                self._running.remove(batch)
                 if answered:
                     self._learn_cost(seconds)
-                for job, value in zip(batch, values, strict=True):
+                for job, value in zip(batch.jobs, values, strict=True):
                     job.ticket.put(job.index, Outcome(value, began - job.queued_at))
             if answered:
                 self._on_batch(len(batch))
 
     def fail_all(self, error: RetinueError) -> None:
         """Answers everything that waits with an error. Called under the engine's lock."""
-        while self._jobs:
-            job = self._jobs.popleft()
+        while self._queue:
+            job = self._queue.pop()
             job.ticket.put(job.index, Outcome(error, self._clock() - job.queued_at))
 
-    def _check_room(self, count: int, deadline: float | None) -> None:
-        wait_seconds = self._engine.backlog_seconds()
+    def _failure(self, batch: Batch) -> RetinueError:
+        """What the items of a batch get whose run has just raised."""
+        if batch.stop.requested:
+            return EngineError("the run was stopped, since no caller waited for it any more.")
+        error_id = secrets.token_hex(8)
+        _log.exception("batch_failed", model=self._name, batch_size=len(batch), error_id=error_id)
+        return EngineError(f"the model failed on this batch; the server logged it as {error_id}.")
+
+    def _check_room(self, count: int, ticket: Ticket) -> None:
+        queue, engine = self._queue, self._engine
+        ahead_seconds = queue.ahead_of(count, ticket.caller, ticket.priority) * self.item_seconds
+        turns_seconds = ahead_seconds + count * self.item_seconds
+        wait_seconds = engine.wait_seconds(self, ticket.priority, ahead_seconds, turns_seconds)
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
-        if len(self._jobs) + count > self._capacity:
+        own = queue.waiting_of(ticket.caller)
+        if own + count > self._capacity - len(queue):
             raise OverloadedError(
-                f"the model's queue holds {len(self._jobs)} of {self._capacity} images and has no room "
-                f"for {count} more; retry in {retry_after_seconds:.2f} s or send fewer at once.",
+                f"the model's queue holds {len(queue)} of {self._capacity} images, {own} of them this caller's, and a "
+                f"caller may add no more than leaves others as much room: {count} are too many; retry in "
+                f"{retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,
             )
-        run_seconds = -(-count // self._engine.instances) * self._item_cost(idle=wait_seconds == 0)
-        if deadline is not None and self._clock() + wait_seconds + run_seconds > deadline:
+        run_seconds = -(-count // engine.instances) * self._item_cost(idle=wait_seconds == 0)
+        if ticket.deadline is not None and self._clock() + wait_seconds + run_seconds > ticket.deadline:
             raise OverloadedError(
                 f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting, and the request takes "
                 f"{run_seconds:.3f} s; allow more time or retry in {retry_after_seconds:.2f} s.",
@@ -262,5 +272,7 @@ class Batcher(Generic[Item, Result]):
 
     def _withdraw(self, ticket: Ticket) -> None:
         with self._engine.condition:
-            self._jobs = deque(job for job in self._jobs if job.ticket is not ticket)
+            self._queue.remove(ticket)
             ticket.drop()
+            for batch in self._running:
+                batch.stop_if_abandoned()

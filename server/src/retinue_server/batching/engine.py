@@ -7,17 +7,19 @@ from typing import Any
 
 import structlog
 
-from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.batcher import Batch, Batcher
+from retinue_server.batching.tickets import Priority
 from retinue_server.errors import UnavailableError
 
 _log = structlog.get_logger(__name__)
 
 
 class Engine:
-    """Threads that each take the batch that has waited longest, over all models, and run it.
+    """Threads that each take a batch and run it: of the highest priority, and there of the model that had least time.
 
-    An idle engine runs what is there at once; a busy one lets batches grow until a thread is free. A batch that fails
-    costs its own items; a thread that dies fails everything that waits and turns `healthy` off.
+    An idle engine runs what is there at once; a busy one lets batches grow until a thread is free. So models share the
+    engine's time equally, whatever they cost and however many images wait for each (start-time fair queueing). A batch
+    that fails costs its own items; a thread that dies fails everything that waits and turns `healthy` off.
 
     Args:
         instances: How many batches run at once.
@@ -44,6 +46,7 @@ class Engine:
         self._on_failure = on_failure
         self._batchers: list[Batcher[Any, Any]] = []
         self._done_at: dict[threading.Thread, float] = {}
+        self._virtual_seconds = 0.0
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
@@ -95,17 +98,35 @@ class Engine:
                 reason="ENGINE_FAILED",
             )
 
-    def backlog_seconds(self) -> float:
-        """How long an item that comes now will wait, by what runs and waits; 0 where a thread is idle.
+    def join(self, batcher: Batcher[Any, Any]) -> None:
+        """Counts a model whose queue was empty from now on: what it did not use before gives it no claim.
 
         Called under the lock.
         """
-        waiting = sum(len(batcher) * batcher.item_seconds for batcher in self._batchers)
-        if self.idle and not waiting:
+        batcher.virtual_seconds = max(batcher.virtual_seconds, self._virtual_seconds)
+        batcher.joined_at = self.clock()
+
+    def wait_seconds(
+        self, batcher: Batcher[Any, Any], priority: Priority, ahead_seconds: float, turns_seconds: float
+    ) -> float:
+        """How long a request that comes now waits until its last item is begun, by what runs and waits.
+
+        0 where a thread idles and nothing comes before it. Called under the lock.
+
+        Args:
+            batcher: Of the request's model.
+            priority: Of the request.
+            ahead_seconds: What of its own model comes before it.
+            turns_seconds: The same with what it takes itself: as much time has each other model meanwhile.
+        """
+        others_seconds = sum(
+            other.seconds_before(priority, turns_seconds) for other in self._batchers if other is not batcher
+        )
+        if self.idle and not ahead_seconds and not others_seconds:
             return 0.0
         now = self.clock()
-        running = sum(max(0.0, done_at - now) for done_at in self._done_at.values())
-        return (running + waiting) / self.instances
+        running_seconds = sum(max(0.0, done_at - now) for done_at in self._done_at.values())
+        return (running_seconds + ahead_seconds + others_seconds) / self.instances
 
     def finish(self) -> None:
         """Counts the calling thread as idle, before the answers of its batch are seen. Called under the lock."""
@@ -140,21 +161,23 @@ class Engine:
             _log.exception("batch_not_counted", batch_size=len(batch))
         return True
 
-    def _next(self) -> "tuple[Batcher[Any, Any], list[Any]] | None":
+    def _next(self) -> tuple[Batcher[Any, Any], Batch] | None:
         """Waits for a batch; None means stop."""
         with self.condition:
             while not self._stopping:
                 waiting = [
-                    (since, batcher)
-                    for batcher in self._batchers
-                    if (since := batcher.queued_since()) is not None
+                    (priority, batcher.virtual_seconds, batcher.joined_at, number)
+                    for number, batcher in enumerate(self._batchers)
+                    if (priority := batcher.priority) is not None
                 ]
                 if not waiting:
                     self.condition.wait()
                     continue
-                batcher = min(waiting, key=lambda pair: pair[0])[1]
+                batcher = self._batchers[min(waiting)[-1]]
                 if batch := batcher.take(sharers=self.idle):
                     cost_seconds = len(batch) * batcher.item_seconds
+                    self._virtual_seconds = max(self._virtual_seconds, batcher.virtual_seconds)
+                    batcher.virtual_seconds += cost_seconds
                     self._done_at[threading.current_thread()] = self.clock() + cost_seconds
                     return batcher, batch
             return None

@@ -7,6 +7,7 @@ from PIL import Image
 from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 
+from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions, Work
@@ -30,6 +31,12 @@ _MASK_FORMATS = {
     pb.MASK_FORMAT_PNG: MaskFormat.PNG,
     pb.MASK_FORMAT_COCO_RLE: MaskFormat.COCO_RLE,
     pb.MASK_FORMAT_RAW: MaskFormat.RAW,
+}
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    pb.PRIORITY_HIGH: Priority.HIGH,
+    pb.PRIORITY_NORMAL: Priority.NORMAL,
+    pb.PRIORITY_LOW: Priority.LOW,
 }
 _ORIGINAL_SIZE = {
     pb.MASK_SIZE_UNSPECIFIED: True,
@@ -167,6 +174,20 @@ def segment_options(
         _class_ids(request.classes, model),
         max_picture_bytes=max_picture_bytes,
     )
+
+
+def priority(request: pb.ClassifyRequest | pb.DetectRequest | pb.SegmentRequest) -> Priority:
+    """When the turn of a request's images is.
+
+    Raises:
+        InvalidRequestError: There is no such priority.
+    """
+    found = _PRIORITIES.get(request.priority)
+    if found is None:
+        raise InvalidRequestError(
+            f"priority {request.priority} is unknown; use HIGH, NORMAL or LOW.", reason="PRIORITY_UNKNOWN"
+        )
+    return found
 
 
 def _unit(value: float, name: str, reason: str = "SCORE_OUT_OF_RANGE") -> float:

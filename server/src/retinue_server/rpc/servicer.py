@@ -110,6 +110,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     ) -> list[ImageOutcome]:
         if not request.images:
             raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
+        priority = requests.priority(request)
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
         if (
@@ -121,7 +122,14 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             works = self._open(request, model, options)
         picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(picture_bytes)
-        return await self._service.answer(model, works, arrived=arrived, deadline=deadline)
+        return await self._service.answer(
+            model,
+            works,
+            caller=context.peer(),
+            priority=priority,
+            arrived=arrived,
+            deadline=deadline,
+        )
 
     def _open(self, request: ImagesRequest, model: ServedModel, options: Options) -> list[Work | ImageError]:
         max_regions = model.manifest.detect.max_regions

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ class Session:
                 f"{path} was to run on {provider.name}, but ONNX Runtime gave it to {running}."
             )
         contract.check(path, manifest, self._session.get_inputs(), self._session.get_outputs())
-        # Without this, what leads to outputs that nobody asked for is computed all the same.
-        self._options = ort.RunOptions()
-        self._options.only_execute_path_to_fetches = bool(self.extra_outputs)
 
     def run(
-        self, images: npt.NDArray[np.uint8], feeds: Feeds, extra: Collection[str] = ()
+        self,
+        images: npt.NDArray[np.uint8],
+        feeds: Feeds,
+        extra: Collection[str] = (),
+        when_stopped: Callable[[Callable[[], None]], None] = lambda stop: None,
     ) -> dict[str, Array]:
         """Runs the network.
 
@@ -88,15 +90,18 @@ class Session:
             images: uint8 [N,H,W,C], contiguous.
             feeds: What the graph takes beside images, by name.
             extra: Those of `extra_outputs` that are wanted.
+            when_stopped: Told what ends the run from another thread; then ONNX Runtime raises.
 
         Returns:
             `outputs` and what is wanted beside them, each with N rows.
         """
+        options = self._run_options()
+        when_stopped(partial(setattr, options, "terminate", True))
         names = [*self.outputs, *(name for name in self.extra_outputs if name in extra)]
         fed = {contract.IMAGES: images, **feeds}
         if self._provider.on_gpu:
-            return dict(zip(names, self._run_bound(names, fed), strict=True))
-        return dict(zip(names, self._session.run(names, fed, self._options), strict=True))
+            return dict(zip(names, self._run_bound(names, fed, options), strict=True))
+        return dict(zip(names, self._session.run(names, fed, options), strict=True))
 
     def check_answers(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
         """Runs once and compares the shapes of what comes with the manifest, since a graph may leave them open.
@@ -129,14 +134,20 @@ class Session:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
         self._session.run(self.outputs, {contract.IMAGES: images, **feeds}, options)
 
-    def _run_bound(self, names: Sequence[str], fed: Feeds) -> list[Array]:
+    def _run_options(self) -> ort.RunOptions:
+        options = ort.RunOptions()
+        # Without this, what leads to outputs that nobody asked for is computed all the same.
+        options.only_execute_path_to_fetches = bool(self.extra_outputs)
+        return options
+
+    def _run_bound(self, names: Sequence[str], fed: Feeds, options: ort.RunOptions) -> list[Array]:
         # Binding copies each input to the device once, and each output from it once.
         binding = self._session.io_binding()
         for name, array in fed.items():
             binding.bind_cpu_input(name, array)
         for name in names:
             binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding, self._options)
+        self._session.run_with_iobinding(binding, options)
         return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return]
 
 

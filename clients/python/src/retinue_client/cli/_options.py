@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from retinue_client import AsyncClient, Client
+from retinue_client import AsyncClient, Client, Priority
 from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
 from retinue_client.cli._exit import fail
@@ -71,6 +71,10 @@ IouThreshold = Annotated[
         max=1,
         help="Boxes of one class that overlap more than this are one object, in [0, 1]; the model's own by default.",
     ),
+]
+PriorityOption = Annotated[
+    Priority,
+    typer.Option("--priority", help="Before all others' images, among them, or when nothing else waits."),
 ]
 Masks = Annotated[
     bool,

@@ -25,6 +25,7 @@ from retinue_client.cli._options import (
     MinScore,
     Model,
     ModelVersion,
+    PriorityOption,
     Server,
     Threshold,
     Timeout,
@@ -65,6 +66,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
+    priority: PriorityOption = "low",
     server: Server = DEFAULT_SERVER,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
@@ -72,7 +74,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
 
     Every file gets one row, in order of its path: a result, or the reason why there is none.
     """
-    options: dict[str, Any] = {"model": model, "version": model_version}
+    options: dict[str, Any] = {"model": model, "version": model_version, "priority": priority}
     options |= _options_of_task(
         task,
         {

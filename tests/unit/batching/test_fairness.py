@@ -1,0 +1,184 @@
+"""Between callers, priorities and models; and what becomes of work that nobody waits for."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+from tests.unit.batching.fakes import Clock, FakeBackend, SlowBackend, hold_engine, in_thread, values
+
+from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.engine import Engine
+from retinue_server.batching.tickets import Priority, Stop, Stopped
+from retinue_server.errors import OverloadedError
+
+
+async def test_a_large_request_does_not_hold_up_a_small_one(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    large = asyncio.ensure_future(batcher.submit([1] * 5, caller="alice"))
+    small = asyncio.ensure_future(batcher.submit([2], caller="bob"))
+    same_caller = asyncio.ensure_future(batcher.submit([3], caller="alice"))
+    await asyncio.sleep(0)
+    backend.gate.set()
+    await asyncio.gather(first, large, small, same_caller)
+    assert sorted(backend.batches[1]) == [1, 1, 2, 3]
+
+
+async def test_a_high_priority_goes_before_all_that_waits_and_a_low_one_after(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    waiting = [
+        asyncio.ensure_future(batcher.submit([number] * 4, caller=number, priority=priority))
+        for number, priority in ((1, Priority.LOW), (2, Priority.NORMAL), (3, Priority.HIGH))
+    ]
+    await asyncio.sleep(0)
+    backend.gate.set()
+    await asyncio.gather(first, *waiting)
+    assert backend.batches[1:] == [[3] * 4, [2] * 4, [1] * 4]
+
+
+async def test_one_caller_cannot_fill_the_queue_of_all(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    greedy = [asyncio.ensure_future(batcher.submit([1], caller="alice")) for _ in range(8)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="8 of them this caller's") as refusal:
+        await batcher.submit([1], caller="alice")
+    assert refusal.value.reason == "QUEUE_FULL"
+    modest = asyncio.ensure_future(batcher.submit([2] * 4, caller="bob"))
+    await asyncio.sleep(0)
+    assert len(batcher) == 12
+    backend.gate.set()
+    await asyncio.gather(first, modest, *greedy)
+
+
+async def test_a_deadline_is_judged_by_the_turns_of_its_caller(
+    backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
+) -> None:
+    first = await hold_engine(backend, batcher)
+    greedy = [asyncio.ensure_future(batcher.submit([1], caller="alice")) for _ in range(7)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match=r"0\.800 s of work"):
+        await batcher.submit([2], caller="alice", deadline=clock.now + 0.8)
+    # Behind the item that runs and one of alice's.
+    modest = asyncio.ensure_future(batcher.submit([2], caller="bob", deadline=clock.now + 0.35))
+    urgent = asyncio.ensure_future(
+        batcher.submit([3], caller="carol", deadline=clock.now + 0.25, priority=Priority.HIGH)
+    )
+    await asyncio.sleep(0)
+    backend.gate.set()
+    assert values(await modest) == [4]
+    assert values(await urgent) == [6]
+    await asyncio.gather(first, *greedy)
+
+
+async def test_models_share_the_engine_by_time_and_not_by_items(clock: Clock) -> None:
+    engine = Engine(instances=1, clock=clock)
+    seconds = {"quick": 0.0, "slow": 0.0}
+
+    class Counting(SlowBackend):
+        def __init__(self, name: str, seconds_an_item: float) -> None:
+            super().__init__(clock, seconds_an_item)
+            self.name = name
+
+        def run(self, items: Sequence[int], stop: Stop) -> list[object]:
+            if seconds["quick"] < 19.9:
+                shares.append(seconds["quick"] - seconds["slow"])
+            seconds[self.name] += self.seconds_an_item * len(items)
+            return super().run(items, stop)
+
+    shares: list[float] = []
+    batchers = [
+        Batcher(Counting(name, cost), engine, capacity=400, item_seconds=cost)
+        for name, cost in (("quick", 0.1), ("slow", 1.0))
+    ]
+    pending = [asyncio.ensure_future(batcher.submit([1] * 200)) for batcher in batchers]
+    await asyncio.sleep(0)
+    engine.start()
+    await pending[0]
+    # While both had work, neither was ever ahead by more than the largest batch takes.
+    assert max(map(abs, shares)) <= 4.4
+    await pending[1]
+    engine.stop()
+
+
+async def test_a_model_that_was_idle_has_no_claim_to_the_time_it_did_not_use(clock: Clock) -> None:
+    engine = Engine(instances=1, clock=clock)
+    engine.start()
+    order: list[str] = []
+    busy, idle = (
+        Batcher(
+            SlowBackend(clock, 1.0),
+            engine,
+            capacity=400,
+            item_seconds=1.0,
+            on_batch=lambda size, name=name: order.append(name),  # type: ignore[misc]
+        )
+        for name in ("busy", "idle")
+    )
+    await busy.submit([1] * 100)
+    order.clear()
+    gate = FakeBackend()
+    holding: Batcher[int, int] = Batcher(gate, engine, capacity=4, item_seconds=0.0)
+    first = await hold_engine(gate, holding)
+    pending = [asyncio.ensure_future(batcher.submit([1] * 8)) for batcher in (busy, idle)]
+    await asyncio.sleep(0)
+    gate.gate.set()
+    await asyncio.gather(first, *pending)
+    engine.stop()
+    assert order in (["busy", "idle", "busy", "idle"], ["idle", "busy", "idle", "busy"])
+
+
+class StoppableBackend:
+    """Runs until it is stopped."""
+
+    max_batch_size = 2
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+
+    def run(self, items: Sequence[int], stop: Stop) -> list[int]:
+        if 0 not in items:
+            return [2 * item for item in items]
+        asked = threading.Event()
+        stop.when_requested(asked.set)
+        self.begun.release()
+        assert asked.wait(10)
+        self.ended.release()
+        raise Stopped
+
+
+async def test_a_batch_that_runs_for_nobody_is_stopped(engine: Engine) -> None:
+    backend = StoppableBackend()
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    leaving = asyncio.ensure_future(batcher.submit([0]))
+    await in_thread(backend.begun.acquire)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await asyncio.to_thread(backend.ended.acquire, timeout=10)
+    assert values(await batcher.submit([1])) == [2]
+
+
+async def test_a_batch_that_runs_for_somebody_else_too_goes_on(engine: Engine) -> None:
+    backend = StoppableBackend()
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    holding = asyncio.ensure_future(batcher.submit([0]))
+    await in_thread(backend.begun.acquire)
+    leaving, staying = (asyncio.ensure_future(batcher.submit([0])) for _ in range(2))
+    await asyncio.sleep(0)
+    holding.cancel()
+    # The two run together now.
+    await in_thread(backend.begun.acquire)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await asyncio.to_thread(backend.ended.acquire, timeout=10)
+    assert not await asyncio.to_thread(backend.ended.acquire, timeout=0.1)
+    staying.cancel()
+    assert await asyncio.to_thread(backend.ended.acquire, timeout=10)
