@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import psutil
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 40
+# Of the servers of one test run.
+_CACHE = tempfile.TemporaryDirectory(prefix="retinue-cache-")
 
 
 class ServerProcess:
@@ -131,4 +134,5 @@ def running_server(
 
 
 def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RETINUE_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RETINUE_")}
+    return {**inherited, "RETINUE_CACHE_FOLDER": _CACHE.name}

@@ -16,7 +16,7 @@ from retinue_export.parity import Feeds
 from retinue_server.bundle import manifest as manifest_file
 from retinue_server.errors import StartupError
 from retinue_server.runtime import profile, providers
-from retinue_server.runtime.session import Session, Threads, explain
+from retinue_server.runtime.session import Machine, Session, Threads, explain
 
 _SECONDS = 0.5
 """After so long no larger batch is tried, see `profile.measure`."""
@@ -91,7 +91,7 @@ def _opened(content: bytes, manifest: pb.ModelManifest, provider: providers.Prov
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / manifest_file.MODEL_FILE
         path.write_bytes(content)
-        return Session(path, manifest, provider, _THREADS)
+        return Session(path, manifest, Machine(provider, _THREADS))
 
 
 def _gpu(number: int) -> str:

@@ -22,8 +22,11 @@ from retinue_server.http.server import HttpServer
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
+from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
-from retinue_server.runtime.session import Threads
+from retinue_server.runtime.session import Machine, Threads
+from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 
@@ -72,7 +75,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     bundles = scan(settings.models)
     provider = _choose_provider(settings)
-    threads = _plan_threads(settings, provider)
+    kept = ModelCache(settings.cache_folder.expanduser() / "models")
+    machine = _plan_machine(settings, provider, kept)
     decoders = None
     if provider.on_gpu:
         decoders = ThreadPoolExecutor(settings.decode_threads or available_cores(), "decode")
@@ -83,7 +87,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         closing.add(loop.create_task(rpc.close()))
 
     metrics = Metrics()
-    engine = Engine(threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
+    engine = Engine(machine.threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
     service = VisionService(engine, metrics)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
     servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
@@ -91,10 +95,10 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     http = HttpServer(http_app.build(service, metrics.registry), settings.host, settings.http_port)
     loader = Loader(
         engine,
-        provider,
-        threads,
+        machine,
         max_queue_images=settings.max_queue_images,
         decoders=decoders,
+        tuner=Tuner(settings.tune, machine, kept),
         on_batch=metrics.count_batch,
     )
     await rpc.start()
@@ -121,6 +125,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         if decoders is not None:
             decoders.shutdown()
         await http.stop()
+        kept.close()
     _log.info("stopped")
 
 
@@ -153,13 +158,14 @@ def _choose_provider(settings: Settings) -> Provider:
     return provider
 
 
-def _plan_threads(settings: Settings, provider: Provider) -> Threads:
+def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:
     """One single-threaded instance a core serves a full queue fastest on a CPU, since none waits for another.
 
-    A GPU runs one batch at a time; its second instance decodes meanwhile.
+    A lone image takes all cores there. A GPU runs one batch at a time; its second instance decodes meanwhile.
     """
     if provider.on_gpu:
-        return Threads(settings.instances or _INSTANCES_ON_GPU, 1)
+        return Machine(provider, Threads(settings.instances or _INSTANCES_ON_GPU, 1), kept)
     cores = available_cores()
     instances = settings.instances or cores
-    return Threads(instances, max(1, cores // instances))
+    threads = Threads(instances, max(1, cores // instances))
+    return Machine(provider, threads, kept, ThreadPools(cores) if threads.per_instance < cores else None)

@@ -27,9 +27,9 @@ from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline, together
 from retinue_server.results import Answer, Task, Work
 from retinue_server.runtime.memory import device_memory_used_bytes
-from retinue_server.runtime.profile import Profile, measure
-from retinue_server.runtime.providers import Provider
-from retinue_server.runtime.session import Session, Threads, explain
+from retinue_server.runtime.profile import Profile
+from retinue_server.runtime.session import Machine, Session, Threads, explain
+from retinue_server.runtime.tuning import Tuner
 
 _log = structlog.get_logger(__name__)
 
@@ -143,28 +143,29 @@ class Loader:
 
     Args:
         engine: Whose threads run them.
-        provider: What runs the networks.
-        threads: How many batches run at once, and on how many threads each.
+        machine: What runs the networks.
         max_queue_images: Images that may wait for one model.
         decoders: Pool that decodes in front of a GPU; None on a CPU.
+        tuner: Measures the models.
         on_batch: Called with (name, version, batch size) of every batch that answered an image.
     """
 
     def __init__(
         self,
         engine: Engine,
-        provider: Provider,
-        threads: Threads,
+        machine: Machine,
         *,
         max_queue_images: int,
         decoders: ThreadPoolExecutor | None,
+        tuner: Tuner,
         on_batch: Callable[[str, int, int], None],
     ) -> None:
         self._engine = engine
-        self._provider = provider
-        self._threads = threads
+        self._machine = machine
+        self._provider = machine.provider
         self._max_queue_images = max_queue_images
         self._decoders = decoders
+        self._tuner = tuner
         self._on_batch = on_batch
 
     def load_all(
@@ -207,15 +208,18 @@ class Loader:
         began = time.perf_counter()
         memory_before = self._memory_bytes()
         manifest = bundle.read()
-        session = Session(bundle.model_path, manifest, self._provider, self._threads)
+        session = Session(bundle.model_path, manifest, self._machine)
         spec = input_spec(manifest)
         shape = (spec.height, spec.width, spec.channels)
         feeds = Feeds(manifest)
         try:
-            profile = measure(
-                lambda images: session.run(images, feeds.typical(len(images))),
+            profile = self._tuner.profile(
+                manifest.sha256,
                 shape,
-                on_gpu=self._provider.on_gpu,
+                lambda images: session.run(images, feeds.typical(len(images))),
+                (lambda image: session.run(image, feeds.typical(1), alone=True))
+                if session.can_run_alone
+                else None,
                 on_refusal=lambda size, error: _log.warning(
                     "batch_size_refused",
                     model=bundle.name,
@@ -224,6 +228,8 @@ class Loader:
                     reason=explain(error),
                 ),
             )
+            if not profile.alone_on_all_cores:
+                session.stay_on_one_instance()
             if self._provider.on_gpu:
                 # A GPU's libraries take their time over each size anew for what only some requests ask for.
                 for size in profile.batch_sizes if session.extra_outputs else ():
@@ -264,7 +270,7 @@ class Loader:
             manifest=manifest,
             class_ids=ids_by_label(manifest.labels),
             batcher=batcher,
-            threads=self._threads,
+            threads=self._machine.threads,
             profile=profile,
             memory_bytes=max(0, self._memory_bytes() - memory_before),
         )
@@ -276,6 +282,7 @@ class Loader:
             provider=self._provider.name,
             max_batch_size=profile.max_batch_size,
             images_per_second=round(profile.images_per_second, 1),
+            alone_on_all_cores=profile.alone_on_all_cores,
             memory_bytes=model.memory_bytes,
             seconds=round(time.perf_counter() - began, 3),
         )

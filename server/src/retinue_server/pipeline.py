@@ -32,10 +32,13 @@ class Network(Protocol):
         feeds: Mapping[str, npt.NDArray[Any]],
         extra: Collection[str],
         when_stopped: Callable[[Callable[[], None]], None],
+        *,
+        alone: bool,
     ) -> Mapping[str, npt.NDArray[Any]]:
         """Runs uint8 [N,H,W,C] and what else the network takes; returns arrays of N rows, those of `extra` too.
 
-        What is handed to `when_stopped` is called from another thread when the answers are not wanted any more.
+        What is handed to `when_stopped` is called from another thread when the answers are not wanted any more. What
+        runs alone may take all cores.
         """
         ...
 
@@ -92,7 +95,7 @@ class Pipeline:
         """The most images of one batch."""
         return self._batch_sizes[-1]
 
-    def run(self, items: Sequence[Work], stop: Stop) -> list[Answer | RetinueError]:
+    def run(self, items: Sequence[Work], stop: Stop, *, alone: bool = False) -> list[Answer | RetinueError]:
         """Answers each image, in order; one that cannot be read gets its error and costs the others nothing.
 
         Raises:
@@ -100,12 +103,12 @@ class Pipeline:
         """
         slab = self._slabs.pop() if self._slabs else self._new_slab()
         try:
-            return self._run_in(slab, items, stop)
+            return self._run_in(slab, items, stop, alone)
         finally:
             self._slabs.append(slab)
 
     def _run_in(
-        self, slab: npt.NDArray[np.uint8], items: Sequence[Work], stop: Stop
+        self, slab: npt.NDArray[np.uint8], items: Sequence[Work], stop: Stop, alone: bool
     ) -> list[Answer | RetinueError]:
         prepared = self._prepare_all(slab, items)
         batch_size = len(items)
@@ -120,7 +123,7 @@ class Pipeline:
             stop.check()
             began = time.perf_counter()
             # The row of an unreadable image, or of none, holds what was there before; its output is dropped.
-            outputs = self._network.run(slab[:rows], feeds, extra, stop.when_requested)
+            outputs = self._network.run(slab[:rows], feeds, extra, stop.when_requested, alone=alone)
             inference_seconds = time.perf_counter() - began
 
         answers: list[Answer | RetinueError] = []

@@ -56,7 +56,12 @@ class Settings(BaseSettings):
         description="most device memory ONNX Runtime may take for each model; 0 means what the device has",
     )
     cache_folder: Path = Field(
-        Path("~/.cache/retinue"), description="where TensorRT keeps the engines it builds"
+        Path("~/.cache/retinue"),
+        description="where optimised graphs, measurements and TensorRT's engines are kept between starts",
+    )
+    tune: Literal["off", "fast", "full"] = Field(
+        "fast",
+        description="whether models are measured: fast does so once a machine, full at every start and longer",
     )
     instances: int = Field(
         0,

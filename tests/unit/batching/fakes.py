@@ -31,7 +31,7 @@ class FakeBackend:
         self.begun = threading.Semaphore(0)
         self.fail_with: BaseException | None = None
 
-    def run(self, items: Sequence[int], stop: Stop) -> list[int | RetinueError]:
+    def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int | RetinueError]:
         self.batches.append(list(items))
         self.begun.release()
         assert self.gate.wait(10)
@@ -49,7 +49,7 @@ class SlowBackend:
         self.clock = clock
         self.seconds_an_item = seconds_an_item
 
-    def run(self, items: Sequence[int], stop: Stop) -> list[int | RetinueError]:
+    def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int | RetinueError]:
         if None in items:
             raise ValueError("boom")
         self.clock.now += self.seconds_an_item * sum(item >= 0 for item in items)

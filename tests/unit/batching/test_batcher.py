@@ -86,7 +86,7 @@ async def test_a_batch_that_raises_fails_its_items_and_the_next_one_runs(
 async def test_a_backend_that_loses_an_answer_fails_the_batch(
     backend: FakeBackend, batcher: Batcher[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "run", lambda items, stop: [0])
+    monkeypatch.setattr(backend, "run", lambda items, stop, alone: [0])
     assert [type(value) for value in values(await batcher.submit([1, 2]))] == [EngineError, EngineError]
 
 
@@ -232,8 +232,8 @@ class AnsweringBackend(FakeBackend):
         self.holds = holds
         self.answers: weakref.WeakSet[Answer] = weakref.WeakSet()
 
-    def run(self, items: Sequence[int], stop: Stop) -> list[Any]:
-        super().run(items, stop)
+    def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[Any]:
+        super().run(items, stop, alone=alone)
         if self.holds:
             self.gate.clear()
         answers = [Answer() for _ in items]

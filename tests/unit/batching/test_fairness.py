@@ -85,11 +85,11 @@ async def test_models_share_the_engine_by_time_and_not_by_items(clock: Clock) ->
             super().__init__(clock, seconds_an_item)
             self.name = name
 
-        def run(self, items: Sequence[int], stop: Stop) -> list[object]:
+        def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[object]:
             if seconds["quick"] < 19.9:
                 shares.append(seconds["quick"] - seconds["slow"])
             seconds[self.name] += self.seconds_an_item * len(items)
-            return super().run(items, stop)
+            return super().run(items, stop, alone=alone)
 
     shares: list[float] = []
     batchers = [
@@ -142,7 +142,7 @@ class StoppableBackend:
         self.begun = threading.Semaphore(0)
         self.ended = threading.Semaphore(0)
 
-    def run(self, items: Sequence[int], stop: Stop) -> list[int]:
+    def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int]:
         if 0 not in items:
             return [2 * item for item in items]
         asked = threading.Event()
@@ -182,3 +182,53 @@ async def test_a_batch_that_runs_for_somebody_else_too_goes_on(engine: Engine) -
     assert not await asyncio.to_thread(backend.ended.acquire, timeout=0.1)
     staying.cancel()
     assert await asyncio.to_thread(backend.ended.acquire, timeout=10)
+
+
+class Alone:
+    """Notes which batches were told that they are alone; may be held."""
+
+    max_batch_size = 4
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+
+    def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int]:
+        self.told.append(alone)
+        self.begun.release()
+        assert self.gate.wait(10)
+        return [2 * item for item in items]
+
+
+async def test_an_item_is_alone_after_some_that_were() -> None:
+    engine = Engine(instances=2)
+    engine.start()
+    backend = Alone()
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    for _ in range(5):
+        await batcher.submit([1])
+    assert backend.told == [False, False, False, True, True]
+    # A request of two images is faster on two threads.
+    await batcher.submit([1, 2])
+    assert backend.told[5:] == [False, False]
+    engine.stop()
+
+
+async def test_an_item_is_not_alone_while_another_runs_nor_soon_after() -> None:
+    engine = Engine(instances=2)
+    engine.start()
+    backend = Alone()
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    for _ in range(4):
+        await batcher.submit([1])
+    backend.gate.clear()
+    first, second = (asyncio.ensure_future(batcher.submit([1])) for _ in range(2))
+    for _ in range(6):
+        await in_thread(backend.begun.acquire)
+    backend.gate.set()
+    await asyncio.gather(first, second)
+    await batcher.submit([1])
+    assert backend.told[-2:] == [False, False]
+    engine.stop()

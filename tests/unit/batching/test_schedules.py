@@ -55,7 +55,9 @@ class Erratic:
         self.ran: Counter[tuple[int, int]] = Counter()
         self._random = random.Random(seed)
 
-    def run(self, items: Sequence[tuple[int, int, bool]], stop: Stop) -> list[tuple[int, int] | RetinueError]:
+    def run(
+        self, items: Sequence[tuple[int, int, bool]], stop: Stop, *, alone: bool
+    ) -> list[tuple[int, int] | RetinueError]:
         assert 1 <= len(items) <= self.max_batch_size
         self.ran.update((request, index) for request, index, _ in items)
         time.sleep(self._random.choice((0, 0, 0.0005, 0.002)))

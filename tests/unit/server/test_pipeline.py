@@ -50,6 +50,8 @@ class FakeNetwork:
         feeds: Mapping[str, npt.NDArray[Any]],
         extra: Collection[str],
         when_stopped: Callable[[Callable[[], None]], None],
+        *,
+        alone: bool,
     ) -> Mapping[str, npt.NDArray[Any]]:
         when_stopped(self.note_stop)
         self.fed.append(feeds)

@@ -1,7 +1,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from structlog.testing import capture_logs
 from tests import colour_bundles, odd_bundles
 from tests.colour_bundles import SIDE
 
 from retinue_server.bundle import manifest as manifests
 from retinue_server.errors import BundleError, StartupError
+from retinue_server.feeds import Feeds
 from retinue_server.runtime import session as sessions
+from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import CPU, CUDA, Provider
-from retinue_server.runtime.session import Session, Threads, explain
+from retinue_server.runtime.session import Machine, Session, Threads, explain
 
 ON_CPU = Provider(CPU, "cpu", "", ((CPU, {}),))
 ON_GPU = Provider(CUDA, "cuda", "", ((CUDA, {"device_id": "1"}), (CPU, {})), device=1)
@@ -27,8 +31,12 @@ for channel in range(3):
     COLOURS[channel, ..., channel] = 255
 
 
-def opened(bundle: Path, provider: Provider = ON_CPU) -> Session:
-    return Session(bundle / "model.onnx", manifests.read(bundle), provider, ONE_THREAD)
+def with_cache(folder: Path) -> Machine:
+    return Machine(ON_CPU, ONE_THREAD, ModelCache(folder), ThreadPools(2))
+
+
+def opened(bundle: Path, provider: Provider = ON_CPU, machine: Machine | None = None) -> Session:
+    return Session(bundle / "model.onnx", manifests.read(bundle), machine or Machine(provider, ONE_THREAD))
 
 
 def test_a_classifier_gives_probabilities(tmp_path: Path) -> None:
@@ -124,6 +132,55 @@ def test_giving_memory_back_changes_no_answer(tmp_path: Path) -> None:
     session = opened(colour_bundles.classifier(tmp_path))
     session.shrink_memory(COLOURS[:1], {})
     np.testing.assert_allclose(session.run(COLOURS, {})["probabilities"], np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        colour_bundles.classifier,
+        colour_bundles.locator,
+        colour_bundles.detector,
+        colour_bundles.region_detector,
+        colour_bundles.segmenter,
+    ],
+)
+def test_an_optimised_graph_answers_the_same_on_one_core_and_on_all(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    bundle = make(tmp_path)
+    plain = opened(bundle)
+    feeds = Feeds(manifests.read(bundle)).typical(len(COLOURS))
+    expected = plain.run(COLOURS, feeds, plain.extra_outputs)
+    assert not plain.can_run_alone
+    for _ in range(2):
+        kept = opened(bundle, machine=with_cache(tmp_path / "cache"))
+        assert kept.can_run_alone
+        for alone in (False, True):
+            answered = kept.run(COLOURS, feeds, kept.extra_outputs, alone=alone)
+            assert all(np.array_equal(expected[name], answered[name]) for name in expected)
+    assert list((tmp_path / "cache").glob("*/optimised/model.onnx"))
+
+
+def test_an_optimised_graph_that_is_damaged_is_made_anew_or_done_without(tmp_path: Path) -> None:
+    bundle = colour_bundles.classifier(tmp_path)
+    opened(bundle, machine=with_cache(tmp_path / "cache"))
+    (graph,) = (tmp_path / "cache").glob("*/optimised/model.onnx")
+    graph.write_bytes(b"damaged")
+    with capture_logs() as events:
+        session = opened(bundle, machine=with_cache(tmp_path / "cache"))
+    assert [event["event"] for event in events] == ["model_not_optimised"]
+    np.testing.assert_allclose(session.run(COLOURS, {}, alone=True)["probabilities"], np.eye(3), atol=1e-6)
+    assert opened(bundle, machine=with_cache(tmp_path / "cache")).can_run_alone
+
+
+def test_a_session_that_stays_on_one_instance_takes_no_threads(tmp_path: Path) -> None:
+    machine = with_cache(tmp_path / "cache")
+    session = opened(colour_bundles.classifier(tmp_path), machine=machine)
+    threads = threading.active_count()
+    session.stay_on_one_instance()
+    assert not session.can_run_alone
+    np.testing.assert_allclose(session.run(COLOURS, {}, alone=True)["probabilities"], np.eye(3), atol=1e-6)
+    assert threading.active_count() == threads
 
 
 def test_a_run_that_is_stopped_ends_early_and_the_next_one_is_whole(tmp_path: Path) -> None:
@@ -237,7 +294,7 @@ def test_a_session_is_created_with_the_providers_chain_and_threads(
     runtime: FakeRuntime, tmp_path: Path
 ) -> None:
     bundle = colour_bundles.detector(tmp_path)
-    Session(bundle / "model.onnx", manifests.read(bundle), ON_GPU, Threads(2, 3))
+    Session(bundle / "model.onnx", manifests.read(bundle), Machine(ON_GPU, Threads(2, 3)))
     assert runtime.created_with["path"] == bundle / "model.onnx"
     assert runtime.created_with["providers"] == [(CUDA, {"device_id": "1"}), (CPU, {})]
     options = runtime.created_with["options"]

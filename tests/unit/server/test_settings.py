@@ -54,6 +54,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "provider": "cpu",
         "cache_folder": "elsewhere",
         "drain_seconds": "7.5",
+        "tune": "full",
         "log_level": "error",
         "log_format": "json",
         "max_queue_images": "1025",

@@ -35,23 +35,31 @@ class Backend(Protocol[Item, Result]):
         """The most items of one batch."""
         ...
 
-    def run(self, items: Sequence[Item], stop: Stop) -> Sequence[Result | RetinueError]:
+    def run(self, items: Sequence[Item], stop: Stop, *, alone: bool) -> Sequence[Result | RetinueError]:
         """Answers each item, in order; an error answers one item and leaves the others theirs. Blocks.
 
         Args:
             items: From 1 to `max_batch_size`.
+            alone: Whether nothing else runs or waits, nor has of late: a lone item may take the whole machine.
             stop: Requested when nobody waits for the answers any more; then the run may end with any exception.
         """
         ...
 
 
 class Batch:
-    """Jobs that run together."""
+    """Jobs that run together.
 
-    __slots__ = ("jobs", "stop")
+    Attributes:
+        jobs: At least one.
+        alone: As for `Backend.run`.
+        stop: Likewise.
+    """
+
+    __slots__ = ("alone", "jobs", "stop")
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
+        self.alone = False
         self.stop = Stop()
 
     def __len__(self) -> int:
@@ -199,7 +207,7 @@ class Batcher(Generic[Item, Result]):
         began = self._clock()
         values: Sequence[Any] = ()
         try:
-            values = self._backend.run([job.item for job in batch.jobs], batch.stop)
+            values = self._backend.run([job.item for job in batch.jobs], batch.stop, alone=batch.alone)
             if len(values) != len(batch):
                 raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
         except BaseException as error:

@@ -13,6 +13,9 @@ from retinue_server.errors import UnavailableError
 
 _log = structlog.get_logger(__name__)
 
+# After so many items in a row that came to an idle engine, the next one is taken to be alone, too.
+_ALONE_BEFORE = 3
+
 
 class Engine:
     """Threads that each take a batch and run it: of the highest priority, and there of the model that had least time.
@@ -47,6 +50,7 @@ class Engine:
         self._batchers: list[Batcher[Any, Any]] = []
         self._done_at: dict[threading.Thread, float] = {}
         self._virtual_seconds = 0.0
+        self._alone_in_a_row = 0
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
@@ -175,12 +179,25 @@ class Engine:
                     continue
                 batcher = self._batchers[min(waiting)[-1]]
                 if batch := batcher.take(sharers=self.idle):
+                    batch.alone = self._is_alone(batch)
                     cost_seconds = len(batch) * batcher.item_seconds
                     self._virtual_seconds = max(self._virtual_seconds, batcher.virtual_seconds)
                     batcher.virtual_seconds += cost_seconds
                     self._done_at[threading.current_thread()] = self.clock() + cost_seconds
                     return batcher, batch
             return None
+
+    def _is_alone(self, batch: Batch) -> bool:
+        """Whether a batch is one item that has the engine to itself, as those before it had.
+
+        Threads that each run a batch and one run on all cores would be in each other's way, so this changes only when
+        callers have really become fewer.
+        """
+        if self._done_at or len(batch) > 1 or any(len(batcher) for batcher in self._batchers):
+            self._alone_in_a_row = 0
+            return False
+        self._alone_in_a_row += 1
+        return self._alone_in_a_row > _ALONE_BEFORE
 
     def _fail_all(self, error: UnavailableError) -> None:
         for batcher in self._batchers:

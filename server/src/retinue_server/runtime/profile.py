@@ -1,7 +1,7 @@
 """Measures, when a model is loaded, which batch size gives the most images a second."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,14 @@ class Profile:
     Attributes:
         batch_sizes: The sizes that were run, from 1 up to the largest worth running.
         images_per_second: One instance's rate at the largest, decoding not counted.
+        lone_seconds: What one image takes that has the machine to itself, decoding not counted; 0 if not measured.
+        alone_on_all_cores: Whether it is to take all cores then.
     """
 
     batch_sizes: tuple[int, ...]
     images_per_second: float
+    lone_seconds: float = 0.0
+    alone_on_all_cores: bool = False
 
     @property
     def max_batch_size(self) -> int:
@@ -86,6 +90,31 @@ def measure(
     best = max(rates.values())
     chosen = min(size for size, rate in rates.items() if rate >= _WORTH_IT * best)
     return Profile(tuple(size for size in rates if size <= chosen), rates[chosen])
+
+
+def seconds_each(
+    runs: Sequence[Callable[[npt.NDArray[np.uint8]], object]],
+    images: npt.NDArray[np.uint8],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """What the fastest run of each takes, after one that does not count; they run by turns.
+
+    Args:
+        runs: Each takes the images.
+        images: uint8 [N,H,W,C].
+        rounds: How often each runs.
+        clock: Seconds; a test may drive it.
+    """
+    fastest = [float("inf")] * len(runs)
+    for run in runs:
+        run(images)
+    for _ in range(rounds):
+        for place, run in enumerate(runs):
+            began = clock()
+            run(images)
+            fastest[place] = min(fastest[place], clock() - began)
+    return fastest
 
 
 def _seconds(

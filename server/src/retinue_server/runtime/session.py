@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+import structlog
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.errors import BundleError, StartupError
 from retinue_server.runtime import contract
+from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import Provider
+
+_log = structlog.get_logger(__name__)
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -32,6 +37,21 @@ _PREAMBLE = re.compile(
 _EXTERNAL_DATA = re.compile(r"external (data|tensors)", re.IGNORECASE)
 
 
+_OPTIMISED = "optimised"
+_GRAPH_FILE = "model.onnx"
+_WEIGHTS_OUTSIDE = {
+    "session.optimized_model_external_initializers_file_name": "weights.bin",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+# Weights are kept in the form that matrix products want them in, too, so that all sessions share it. ONNX Runtime 1.31
+# crashes where that makes a file of over 2 GiB: of a model with weights of 16 bits, four times its size.
+_SAVE_PACKED = ("session.save_external_prepacked_constant_initializers", "1")
+_MOST_BYTES_TO_PACK = 256 * 1024 * 1024
+# Where weights outside of a bundle's model are looked for: nowhere, since its hash does not cover them. Else a model
+# could name any file of this machine.
+_NO_WEIGHTS_OUTSIDE = ("session.model_external_initializers_file_folder_path", os.devnull)
+
+
 @dataclass(frozen=True, slots=True)
 class Threads:
     """How many batches run at once, and with how many threads each."""
@@ -40,19 +60,47 @@ class Threads:
     per_instance: int
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What models run on.
+
+    Attributes:
+        provider: What runs them.
+        threads: How many batches run at once, and with how many threads each.
+        kept: Where graphs are kept that ONNX Runtime has optimised for a CPU; None where they are not.
+        pools: The threads of runs that have the machine to themselves; such are possible with `kept` only.
+    """
+
+    provider: Provider
+    threads: Threads
+    kept: ModelCache | None = None
+    pools: ThreadPools | None = None
+
+
 class Session:
     """A network that takes batches of images, uint8 [N,H,W,C].
 
     `run` may be called from several threads at once; on a CPU each run stays on its caller's thread, so one copy of
-    the weights serves as many instances as there are callers.
+    the weights serves as many instances as there are callers. A run that has the machine to itself can take all cores
+    instead, on the same weights: they are mapped from the file of the optimised graph, which is kept in a cache.
 
     Attributes:
         outputs: The names of what every run gives.
         extra_outputs: The names of what a run gives that asks for it.
     """
 
-    def __init__(self, path: Path, manifest: pb.ModelManifest, provider: Provider, threads: Threads) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: pb.ModelManifest,
+        machine: Machine,
+    ) -> None:
         """Loads a model.
+
+        Args:
+            path: Of model.onnx.
+            manifest: What its bundle says of it.
+            machine: What runs it.
 
         Raises:
             BundleError: ONNX Runtime cannot read it, or it is not what the manifest says.
@@ -60,16 +108,12 @@ class Session:
         """
         self._path = path
         self._manifest = manifest
-        self._provider = provider
+        self._provider = provider = machine.provider
         self.outputs: Sequence[str] = tuple(contract.outputs(manifest))
         self.extra_outputs: Sequence[str] = tuple(contract.extra_outputs(manifest))
-        try:
-            self._session = ort.InferenceSession(
-                path, _session_options(threads), providers=list(provider.chain)
-            )
-        except Exception as error:
-            # ONNX Runtime's exceptions share no base class but Exception.
-            raise BundleError(_why_not_loaded(path, explain(error))) from error
+        self._pools = machine.pools
+        self._optimised: Path | None = None
+        self._session = self._load(machine.threads.per_instance, None if provider.on_gpu else machine.kept)
         running = self._session.get_providers()[0]
         if running != provider.name:
             raise StartupError(
@@ -83,6 +127,8 @@ class Session:
         feeds: Feeds,
         extra: Collection[str] = (),
         when_stopped: Callable[[Callable[[], None]], None] = lambda stop: None,
+        *,
+        alone: bool = False,
     ) -> dict[str, Array]:
         """Runs the network.
 
@@ -91,6 +137,7 @@ class Session:
             feeds: What the graph takes beside images, by name.
             extra: Those of `extra_outputs` that are wanted.
             when_stopped: Told what ends the run from another thread; then ONNX Runtime raises.
+            alone: Whether to take all cores.
 
         Returns:
             `outputs` and what is wanted beside them, each with N rows.
@@ -101,7 +148,8 @@ class Session:
         fed = {contract.IMAGES: images, **feeds}
         if self._provider.on_gpu:
             return dict(zip(names, self._run_bound(names, fed, options), strict=True))
-        return dict(zip(names, self._session.run(names, fed, options), strict=True))
+        session = (self._on_all_cores() if alone else None) or self._session
+        return dict(zip(names, session.run(names, fed, options), strict=True))
 
     def check_answers(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
         """Runs once and compares the shapes of what comes with the manifest, since a graph may leave them open.
@@ -134,6 +182,61 @@ class Session:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
         self._session.run(self.outputs, {contract.IMAGES: images, **feeds}, options)
 
+    def stay_on_one_instance(self) -> None:
+        """Gives back the threads of lone runs, and takes them no more."""
+        if self._pools is not None:
+            self._pools.drop(self)
+            self._pools = None
+
+    @property
+    def can_run_alone(self) -> bool:
+        """Whether `alone` makes a difference."""
+        return self._optimised is not None and self._pools is not None
+
+    def _on_all_cores(self) -> ort.InferenceSession | None:
+        if self._pools is None or self._optimised is None:
+            return None
+        return self._pools.session(self, partial(self._open, self._pools.threads, spinning=True))
+
+    def _load(self, threads: int, kept: ModelCache | None) -> ort.InferenceSession:
+        """Opens the graph as ONNX Runtime has optimised it for this machine, or, where that cannot be, as it is."""
+        if kept is not None:
+            sha256 = self._manifest.sha256
+            try:
+                folder = kept.find(sha256, _OPTIMISED) or kept.keep(sha256, _OPTIMISED, self._write_optimised)
+                self._optimised = folder / _GRAPH_FILE
+                return self._open(threads)
+            except Exception as error:
+                # If it is the model's fault, the model itself will tell.
+                kept.drop(sha256, _OPTIMISED)
+                self._optimised = None
+                _log.warning("model_not_optimised", model=self._manifest.name, reason=explain(error))
+        try:
+            return self._open(threads)
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class but Exception.
+            raise BundleError(_why_not_loaded(self._path, explain(error))) from error
+
+    def _open(self, threads: int, *, spinning: bool = False) -> ort.InferenceSession:
+        options = _session_options(threads, spinning=spinning)
+        if self._optimised is not None:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        else:
+            options.add_session_config_entry(*_NO_WEIGHTS_OUTSIDE)
+        path = self._optimised or self._path
+        return ort.InferenceSession(path, options, providers=list(self._provider.chain))
+
+    def _write_optimised(self, folder: Path) -> None:
+        folder.mkdir()
+        options = _session_options(1)
+        options.add_session_config_entry(*_NO_WEIGHTS_OUTSIDE)
+        options.optimized_model_filepath = str(folder / _GRAPH_FILE)
+        for key, value in _WEIGHTS_OUTSIDE.items():
+            options.add_session_config_entry(key, value)
+        if self._path.stat().st_size <= _MOST_BYTES_TO_PACK:
+            options.add_session_config_entry(*_SAVE_PACKED)
+        ort.InferenceSession(self._path, options, providers=list(self._provider.chain))
+
     def _run_options(self) -> ort.RunOptions:
         options = ort.RunOptions()
         # Without this, what leads to outputs that nobody asked for is computed all the same.
@@ -151,17 +254,18 @@ class Session:
         return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return]
 
 
-def _session_options(threads: Threads) -> ort.SessionOptions:
+def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads.per_instance
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Spinning threads of one run would take the cores of the others.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Where weights outside of the model are looked for: nowhere, since the bundle's hash does not cover them. Else a
-    # model could name any file of this machine.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    if spinning:
+        # Between the operators of a run only.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    else:
+        # Spinning threads of one run would take the cores of the others.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
 

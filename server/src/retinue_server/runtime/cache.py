@@ -1,0 +1,138 @@
+"""What was worked out about models on this machine, kept between starts."""
+
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import onnxruntime as ort
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+_UNUSED_DAYS = 30
+_DAY_SECONDS = 24 * 60 * 60
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class ModelCache:
+    """A folder for each model, which holds what depends on its file, on this processor and on ONNX Runtime's version.
+
+    Whoever can write there decides what this server runs, so only a folder that nobody else may write to is used.
+    Where there is none, what is kept lasts as long as the process. Entries that no start has used for 30 days go.
+
+    Args:
+        folder: Where entries lie; made where it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = _usable(folder)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="retinue-")
+            self._folder = Path(self._temporary.name)
+        self._remove_unused()
+
+    def find(self, sha256: str, name: str) -> Path | None:
+        """What was kept of a model under this name, a file or a folder; None where nothing was.
+
+        Args:
+            sha256: Of the model's file, in hexadecimal digits.
+            name: Which of the things that are kept.
+        """
+        path = self._entry(sha256) / name
+        if not path.exists():
+            return None
+        # The entry is as old as its latest use.
+        with suppress(OSError):
+            os.utime(path.parent)
+        return path
+
+    def keep(self, sha256: str, name: str, write: Callable[[Path], None]) -> Path:
+        """Keeps something of a model: it is whole once it can be found, whatever happens meanwhile.
+
+        Args:
+            sha256: As for `find`.
+            name: Likewise.
+            write: Writes it to a path that does not exist yet, as a file or a folder.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            OSError: It cannot be written.
+            Exception: From `write`.
+        """
+        entry = self._entry(sha256)
+        entry.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=entry))
+        try:
+            write(aside / name)
+            with suppress(OSError):
+                # Of two servers that start at once, the second finds what the first has kept.
+                (aside / name).rename(entry / name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        if not (entry / name).exists():
+            raise OSError(f"nothing was kept as {entry / name}")
+        return entry / name
+
+    def drop(self, sha256: str, name: str) -> None:
+        """Forgets what cannot be used."""
+        path = self._entry(sha256) / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Removes what was to last as long as the process."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _entry(self, sha256: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{sha256[:32]}-{_machine()}"
+
+    def _remove_unused(self) -> None:
+        assert self._folder is not None
+        latest = time.time() - _UNUSED_DAYS * _DAY_SECONDS
+        with suppress(OSError):
+            for entry in self._folder.iterdir():
+                if entry.stat().st_mtime < latest:
+                    shutil.rmtree(entry, ignore_errors=True)
+
+
+def _usable(folder: Path) -> Path | None:
+    """The folder, where it is this user's alone and can be written to."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+        if state.st_uid != os.geteuid() or state.st_mode & _OTHERS_MAY_WRITE:
+            why = "others may write to it"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            why = "it cannot be written to"
+        else:
+            return folder
+    except OSError as error:
+        why = str(error.strerror)
+    _log.warning("cache_unused", folder=str(folder), reason=why)
+    return None
+
+
+@cache
+def _machine() -> str:
+    """What an optimised graph and a measurement depend on besides the model, as a few characters."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    # The first processor's.
+    told = [next((line for line in lines if line.startswith(field)), "") for field in ("model name", "flags")]
+    facts = "\n".join([ort.__version__, platform.machine(), platform.processor(), *told])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]

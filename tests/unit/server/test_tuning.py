@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from structlog.testing import capture_logs
+
+from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.profile import Profile
+from retinue_server.runtime.providers import CPU, CUDA, Provider
+from retinue_server.runtime.session import Machine, Threads
+from retinue_server.runtime.tuning import Tune, Tuner
+
+SHA256 = "0123456789abcdef" * 4
+SHAPE = (4, 6, 3)
+ON_CPU = Provider(CPU, "cpu", "", ((CPU, {}),))
+ON_GPU = Provider(CUDA, "cuda", "", ((CUDA, {}), (CPU, {})))
+TWO_INSTANCES = Threads(2, 1)
+
+
+class Runs:
+    """Notes the sizes of what it is given."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> None:
+        assert images.shape[1:] == SHAPE
+        self.sizes.append(len(images))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> ModelCache:
+    return ModelCache(tmp_path)
+
+
+def tuned(
+    kept: ModelCache,
+    run: Runs,
+    tune: Tune = "fast",
+    *,
+    alone: Runs | None = None,
+    provider: Provider = ON_CPU,
+    threads: Threads = TWO_INSTANCES,
+) -> Profile:
+    tuner = Tuner(tune, Machine(provider, threads, kept), kept)
+    return tuner.profile(SHA256, SHAPE, run, alone, on_refusal=lambda size, error: None)
+
+
+def test_a_model_is_measured_once_a_machine(kept: ModelCache) -> None:
+    first, second = Runs(), Runs()
+    profile = tuned(kept, first)
+    assert len(first.sizes) > 2
+    assert tuned(kept, second) == profile
+    # It has run all the same, so that the first caller does not wait for what the first run sets up.
+    assert set(second.sizes) == {1}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"provider": ON_GPU}, {"threads": Threads(1, 1)}, {"threads": Threads(2, 2)}], ids=str
+)
+def test_another_provider_or_other_threads_are_another_profile(
+    changed: dict[str, object], kept: ModelCache
+) -> None:
+    tuned(kept, Runs())
+    again = Runs()
+    tuned(kept, again, **changed)  # type: ignore[arg-type]
+    assert max(again.sizes) > 1
+
+
+def test_to_tune_in_full_measures_anew(kept: ModelCache) -> None:
+    tuned(kept, Runs())
+    again = Runs()
+    tuned(kept, again, "full")
+    assert max(again.sizes) > 1
+
+
+def test_not_to_tune_measures_nothing_and_uses_what_is_known(kept: ModelCache) -> None:
+    run = Runs()
+    profile = tuned(kept, run, "off")
+    assert (profile.batch_sizes, set(run.sizes)) == ((1,), {1})
+    assert profile.images_per_second > 0
+    known = tuned(kept, Runs())
+    assert tuned(kept, Runs(), "off") == known
+
+
+def test_all_sizes_run_on_a_gpu_before_the_first_caller_comes(kept: ModelCache) -> None:
+    profile = tuned(kept, Runs(), provider=ON_GPU)
+    again = Runs()
+    tuned(kept, again, provider=ON_GPU)
+    assert set(again.sizes) == set(profile.batch_sizes)
+
+
+class Slow(Runs):
+    """Takes its time over each batch."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.matrix = np.ones((rounds, 1000))
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> None:
+        super().__call__(images)
+        self.matrix @ self.matrix.T
+
+
+@pytest.mark.parametrize(("on_one", "on_all", "pays"), [(400, 20, True), (20, 400, False)])
+def test_a_lone_image_takes_all_cores_where_that_pays(
+    on_one: int, on_all: int, pays: bool, kept: ModelCache
+) -> None:
+    profile = tuned(kept, Slow(on_one), alone=Slow(on_all))
+    assert profile.alone_on_all_cores is pays
+    assert profile.lone_seconds > 0
+    assert tuned(kept, Runs()) == profile
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"batch_sizes": 4}', '{"batch_sizes": [1], "other": 1}']
+)
+def test_a_profile_that_cannot_be_read_is_measured_anew(
+    content: str, kept: ModelCache, tmp_path: Path
+) -> None:
+    tuned(kept, Runs())
+    (path,) = tmp_path.rglob("profile-*.json")
+    path.write_text(content)
+    again = Runs()
+    with capture_logs() as events:
+        tuned(kept, again)
+    assert max(again.sizes) > 1
+    assert [event["event"] for event in events] == ["profile_unreadable"]
+    assert json.loads(path.read_text())["batch_sizes"]
+
+
+def test_a_profile_that_cannot_be_kept_is_used_all_the_same(
+    kept: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(kept, "keep", full)
+    with capture_logs() as events:
+        assert tuned(kept, Runs()).batch_sizes
+    assert [event["event"] for event in events] == ["profile_not_kept"]
