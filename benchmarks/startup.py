@@ -1,5 +1,6 @@
 """From the start of the process to the first moment it takes requests, with all bundled models."""
 
+import tempfile
 from statistics import median
 from typing import Any
 
@@ -9,18 +10,26 @@ from benchmarks.machine import ROOT
 
 
 def run(starts: int = 5) -> dict[str, Any]:
-    """Starts the server several times."""
+    """Starts the server for the first time on a machine, as far as its cache goes, and then several times more."""
     seconds = []
-    for _ in range(starts):
-        with running_server(ROOT / "models", "--provider", "cpu") as server:
-            seconds.append(float(server.wait_for_event("ready")["seconds"]))
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(1 + starts):
+            with running_server(ROOT / "models", "--provider", "cpu", "--cache-folder", cache) as server:
+                seconds.append(float(server.wait_for_event("ready")["seconds"]))
     models = sum(1 for _ in (ROOT / "models").glob("*/*/manifest.json"))
-    return {"models": models, "median_seconds": median(seconds), "slowest_seconds": max(seconds)}
+    first, *later = seconds
+    return {
+        "models": models,
+        "first_seconds": first,
+        "median_seconds": median(later),
+        "slowest_seconds": max(later),
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as a line of Markdown."""
     return (
         f"Ready {result['median_seconds']:.2f} s after start with {result['models']} bundles "
-        f"(slowest of the runs {result['slowest_seconds']:.2f} s)."
+        f"(slowest of the runs {result['slowest_seconds']:.2f} s; the first start on a machine, which measures the "
+        f"models, {result['first_seconds']:.2f} s)."
     )

@@ -92,5 +92,6 @@ def test_a_model_says_how_it_runs(small: Connection, small_server: ServerProcess
     assert execution.threads_per_instance >= 1
     assert 1 <= execution.max_batch_size <= 16
     assert execution.images_per_second > 0
+    assert 0 < execution.lone_image_us < 10_000_000
     memory = MetricsPage(small_server.http_url).value("retinue_model_memory_bytes", model="colour-classifier")
     assert execution.memory_bytes == memory >= 0

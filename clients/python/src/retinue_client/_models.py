@@ -82,6 +82,9 @@ class ModelInfo:
         memory_bytes: Bytes by which the process grew when the model was loaded; on a GPU, the device memory
             it took.
         images_per_second: Of one instance at max_batch_size, decoding not counted.
+        lone_image_us: What one image takes in microseconds that has the machine to itself, decoding not counted; 0
+            where it was not measured.
+        alone_on_all_cores: Whether such an image is run on all cores.
     """
 
     name: str
@@ -115,6 +118,8 @@ class ModelInfo:
     threads_per_instance: int
     memory_bytes: int
     images_per_second: float
+    lone_image_us: int
+    alone_on_all_cores: bool
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""
@@ -183,6 +188,8 @@ def model_info(model: vision_service_pb2.Model) -> ModelInfo:
         threads_per_instance=execution.threads_per_instance,
         memory_bytes=execution.memory_bytes,
         images_per_second=execution.images_per_second,
+        lone_image_us=execution.lone_image_us,
+        alone_on_all_cores=execution.alone_on_all_cores,
     )
 
 

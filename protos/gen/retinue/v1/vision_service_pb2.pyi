@@ -1013,6 +1013,8 @@ class Execution(_message.Message):
     THREADS_PER_INSTANCE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LONE_IMAGE_US_FIELD_NUMBER: _builtins.int
+    ALONE_ON_ALL_CORES_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The ONNX Runtime execution provider that runs it, such as "CPUExecutionProvider"."""
     requested_provider: _builtins.str
@@ -1022,7 +1024,7 @@ class Execution(_message.Message):
     runtime_version: _builtins.str
     """The version of ONNX Runtime."""
     max_batch_size: _builtins.int
-    """The largest batch that is run, measured when the model was loaded."""
+    """The largest batch that is run, measured when the model was first loaded on this machine, as what follows."""
     instances: _builtins.int
     """How many batches can run at once."""
     threads_per_instance: _builtins.int
@@ -1030,7 +1032,11 @@ class Execution(_message.Message):
     memory_bytes: _builtins.int
     """Bytes by which the process grew when the model was loaded and warmed; on a GPU, the device memory it took."""
     images_per_second: _builtins.float
-    """Images a second of one instance at max_batch_size, decoding not counted, measured when the model was loaded."""
+    """Images a second of one instance at max_batch_size, decoding not counted."""
+    lone_image_us: _builtins.int
+    """What one image takes in microseconds that has the machine to itself, decoding not counted. 0 where it was not measured."""
+    alone_on_all_cores: _builtins.bool
+    """Whether such an image is run on all cores; others have `threads_per_instance`."""
     def __init__(
         self,
         *,
@@ -1043,10 +1049,12 @@ class Execution(_message.Message):
         threads_per_instance: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         images_per_second: _builtins.float = ...,
+        lone_image_us: _builtins.int = ...,
+        alone_on_all_cores: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_reason", b"fallback_reason", "images_per_second", b"images_per_second", "instances", b"instances", "max_batch_size", b"max_batch_size", "memory_bytes", b"memory_bytes", "provider", b"provider", "requested_provider", b"requested_provider", "runtime_version", b"runtime_version", "threads_per_instance", b"threads_per_instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_on_all_cores", b"alone_on_all_cores", "fallback_reason", b"fallback_reason", "images_per_second", b"images_per_second", "instances", b"instances", "lone_image_us", b"lone_image_us", "max_batch_size", b"max_batch_size", "memory_bytes", b"memory_bytes", "provider", b"provider", "requested_provider", b"requested_provider", "runtime_version", b"runtime_version", "threads_per_instance", b"threads_per_instance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,8 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
             threads_per_instance=model.threads.per_instance,
             memory_bytes=model.memory_bytes,
             images_per_second=model.profile.images_per_second,
+            lone_image_us=_microseconds(model.profile.lone_seconds),
+            alone_on_all_cores=model.profile.alone_on_all_cores,
         ),
     )
 

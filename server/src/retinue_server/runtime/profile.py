@@ -89,7 +89,8 @@ def measure(
         size *= 2
     best = max(rates.values())
     chosen = min(size for size, rate in rates.items() if rate >= _WORTH_IT * best)
-    return Profile(tuple(size for size in rates if size <= chosen), rates[chosen])
+    sizes = tuple(size for size in rates if size <= chosen)
+    return Profile(sizes, rates[chosen], lone_seconds=1 / rates[1])
 
 
 def seconds_each(

@@ -200,6 +200,7 @@ class Session:
 
     def _load(self, threads: int, kept: ModelCache | None) -> ort.InferenceSession:
         """Opens the graph as ONNX Runtime has optimised it for this machine, or, where that cannot be, as it is."""
+        why_not = ""
         if kept is not None:
             sha256 = self._manifest.sha256
             try:
@@ -207,15 +208,17 @@ class Session:
                 self._optimised = folder / _GRAPH_FILE
                 return self._open(threads)
             except Exception as error:
-                # If it is the model's fault, the model itself will tell.
                 kept.drop(sha256, _OPTIMISED)
                 self._optimised = None
-                _log.warning("model_not_optimised", model=self._manifest.name, reason=explain(error))
+                why_not = explain(error)
         try:
-            return self._open(threads)
+            session = self._open(threads)
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
             raise BundleError(_why_not_loaded(self._path, explain(error))) from error
+        if why_not:
+            _log.warning("model_not_optimised", model=self._manifest.name, reason=why_not)
+        return session
 
     def _open(self, threads: int, *, spinning: bool = False) -> ort.InferenceSession:
         options = _session_options(threads, spinning=spinning)
