@@ -228,8 +228,7 @@ class Loader:
                     reason=explain(error),
                 ),
             )
-            if not profile.alone_on_all_cores:
-                session.stay_on_one_instance()
+            session.plan_lone_runs(on_all_cores=profile.alone_on_all_cores)
             if self._provider.on_gpu:
                 # A GPU's libraries take their time over each size anew for what only some requests ask for.
                 for size in profile.batch_sizes if session.extra_outputs else ():

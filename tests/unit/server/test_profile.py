@@ -79,7 +79,7 @@ def test_one_size_without_gain_is_no_reason_to_end() -> None:
 
 def test_a_slow_network_is_not_tried_for_long() -> None:
     network = Network(lambda size: 0.2)
-    assert measured(network) == Profile((1,), pytest.approx(5))
+    assert measured(network) == Profile((1,), pytest.approx(5), lone_seconds=pytest.approx(0.2))
     assert set(network.sizes) == {1}
 
 
@@ -91,7 +91,7 @@ def test_a_long_run_is_not_repeated() -> None:
 
 def test_the_first_run_of_a_size_does_not_count() -> None:
     network = Network(lambda size: 0.001 * size + (0.05 if size not in network.sizes[:-1] else 0))
-    assert measured(network) == Profile((1,), pytest.approx(1000))
+    assert measured(network) == Profile((1,), pytest.approx(1000), lone_seconds=pytest.approx(0.001))
 
 
 def test_larger_batches_are_tried_however_long_the_first_run_of_each_takes() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import psutil
 import pytest
 from structlog.testing import capture_logs
 from tests import colour_bundles, odd_bundles
@@ -173,14 +174,19 @@ def test_an_optimised_graph_that_is_damaged_is_made_anew_or_done_without(tmp_pat
     assert opened(bundle, machine=with_cache(tmp_path / "cache")).can_run_alone
 
 
+def threads_of_this_process() -> int:
+    return psutil.Process().num_threads()
+
+
 def test_a_session_that_stays_on_one_instance_takes_no_threads(tmp_path: Path) -> None:
-    machine = with_cache(tmp_path / "cache")
-    session = opened(colour_bundles.classifier(tmp_path), machine=machine)
-    threads = threading.active_count()
-    session.stay_on_one_instance()
+    session = opened(colour_bundles.classifier(tmp_path), machine=with_cache(tmp_path / "cache"))
+    before = threads_of_this_process()
+    session.plan_lone_runs(on_all_cores=True)
+    assert threads_of_this_process() == before + 1
+    session.plan_lone_runs(on_all_cores=False)
     assert not session.can_run_alone
     np.testing.assert_allclose(session.run(COLOURS, {}, alone=True)["probabilities"], np.eye(3), atol=1e-6)
-    assert threading.active_count() == threads
+    assert threads_of_this_process() == before
 
 
 def test_a_run_that_is_stopped_ends_early_and_the_next_one_is_whole(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Measures, when a model is loaded, which batch size gives the most images a second."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,29 +93,17 @@ def measure(
     return Profile(sizes, rates[chosen], lone_seconds=1 / rates[1])
 
 
-def seconds_each(
-    runs: Sequence[Callable[[npt.NDArray[np.uint8]], object]],
-    images: npt.NDArray[np.uint8],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[float]:
-    """What the fastest run of each takes, after one that does not count; they run by turns.
-
-    Args:
-        runs: Each takes the images.
-        images: uint8 [N,H,W,C].
-        rounds: How often each runs.
-        clock: Seconds; a test may drive it.
-    """
-    fastest = [float("inf")] * len(runs)
-    for run in runs:
-        run(images)
+def fastest_seconds(
+    run: Callable[[npt.NDArray[np.uint8]], object], images: npt.NDArray[np.uint8], rounds: int
+) -> float:
+    """What the fastest of some runs takes, after one that does not count."""
+    run(images)
+    durations = []
     for _ in range(rounds):
-        for place, run in enumerate(runs):
-            began = clock()
-            run(images)
-            fastest[place] = min(fastest[place], clock() - began)
-    return fastest
+        began = time.perf_counter()
+        run(images)
+        durations.append(time.perf_counter() - began)
+    return min(durations)
 
 
 def _seconds(

@@ -182,9 +182,11 @@ class Session:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
         self._session.run(self.outputs, {contract.IMAGES: images, **feeds}, options)
 
-    def stay_on_one_instance(self) -> None:
-        """Gives back the threads of lone runs, and takes them no more."""
-        if self._pools is not None:
+    def plan_lone_runs(self, *, on_all_cores: bool) -> None:
+        """Gets the threads of lone runs ready, or gives them back and takes them no more."""
+        if on_all_cores:
+            self._on_all_cores()
+        elif self._pools is not None:
             self._pools.drop(self)
             self._pools = None
 

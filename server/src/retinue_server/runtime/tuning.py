@@ -11,7 +11,7 @@ import numpy.typing as npt
 import structlog
 
 from retinue_server.runtime.cache import ModelCache
-from retinue_server.runtime.profile import Profile, measure, seconds_each
+from retinue_server.runtime.profile import Profile, fastest_seconds, measure
 from retinue_server.runtime.providers import available_cores
 from retinue_server.runtime.session import Machine
 
@@ -54,7 +54,7 @@ class Tuner:
         run_alone: Run | None,
         on_refusal: Callable[[int, Exception], None],
     ) -> Profile:
-        """A model's profile, remembered or measured; the model has run when this returns.
+        """A model's profile, remembered or measured. On a GPU every size of it has run when this returns.
 
         Args:
             sha256: Of the model's file.
@@ -67,20 +67,30 @@ class Tuner:
             Exception: The network cannot run one image.
         """
         known = None if self._tune == "full" else self._remembered(sha256)
-        if known is None and self._tune != "off":
-            budget_seconds = _BUDGET_SECONDS[self._tune]
-            known = measure(
-                run, image_shape, on_gpu=self._on_gpu, budget_seconds=budget_seconds, on_refusal=on_refusal
-            )
-            if run_alone is not None:
-                known = _with_all_cores(known, image_shape, run, run_alone, _ROUNDS[self._tune])
-            self._remember(sha256, known)
+        if known is not None:
+            # A GPU's libraries choose their kernels in the first run of a size, for which no caller should wait.
+            for size in known.batch_sizes if self._on_gpu else ():
+                run(np.zeros((size, *image_shape), np.uint8))
             return known
-        # A GPU's libraries choose their kernels in the first run of a size, and a first image should not wait for that.
-        sizes = (1,) if known is None or not self._on_gpu else known.batch_sizes
-        for size in sizes:
-            seconds = seconds_each([run], np.zeros((size, *image_shape), np.uint8), rounds=1)
-        return known or Profile((1,), images_per_second=1 / seconds[0])
+        image = np.random.default_rng(0).integers(0, 256, (1, *image_shape), dtype=np.uint8)
+        if self._tune == "off":
+            return Profile((1,), images_per_second=1 / fastest_seconds(run, image, rounds=1))
+        profile = measure(
+            run,
+            image_shape,
+            on_gpu=self._on_gpu,
+            budget_seconds=_BUDGET_SECONDS[self._tune],
+            on_refusal=on_refusal,
+        )
+        if run_alone is not None:
+            seconds = fastest_seconds(run_alone, image, _ROUNDS[self._tune])
+            profile = replace(
+                profile,
+                lone_seconds=min(seconds, profile.lone_seconds),
+                alone_on_all_cores=seconds < _WORTH_ALL_CORES * profile.lone_seconds,
+            )
+        self._remember(sha256, profile)
+        return profile
 
     def _remembered(self, sha256: str) -> Profile | None:
         path = self._kept.find(sha256, self._name)
@@ -102,16 +112,3 @@ class Tuner:
             self._kept.keep(sha256, self._name, write)
         except OSError as error:
             _log.warning("profile_not_kept", reason=str(error))
-
-
-def _with_all_cores(
-    profile: Profile, image_shape: tuple[int, int, int], run: Run, run_alone: Run, rounds: int
-) -> Profile:
-    """Measures one image both ways, by turns, so that what else the machine does hits both alike."""
-    image = np.random.default_rng(0).integers(0, 256, (1, *image_shape), dtype=np.uint8)
-    one_instance, all_cores = seconds_each([run, run_alone], image, rounds)
-    return replace(
-        profile,
-        lone_seconds=min(one_instance, all_cores),
-        alone_on_all_cores=all_cores < _WORTH_ALL_CORES * one_instance,
-    )
