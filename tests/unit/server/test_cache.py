@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from retinue_server.runtime.cache import ModelCache
 
@@ -79,6 +80,24 @@ def test_a_folder_that_cannot_be_made_costs_only_the_memory_of_it(tmp_path: Path
     (tmp_path / "file").write_text("")
     cache = ModelCache(tmp_path / "file" / "models")
     assert cache.keep(SHA256, "profile.json", lambda path: path.write_text("{}")).exists()
+    cache.close()
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_usable(**_: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("retinue_server.runtime.cache.tempfile.TemporaryDirectory", none_usable)
+    (tmp_path / "file").write_text("")
+    with capture_logs() as events:
+        cache = ModelCache(tmp_path / "file" / "models")
+    assert [event["event"] for event in events] == ["cache_unused", "nothing_can_be_kept"]
+    assert cache.find(SHA256, "profile.json") is None
+    with pytest.raises(OSError, match="no folder"):
+        cache.keep(SHA256, "profile.json", lambda path: path.write_text("{}"))
+    cache.drop(SHA256, "profile.json")
     cache.close()
 
 

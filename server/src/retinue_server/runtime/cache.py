@@ -26,7 +26,8 @@ class ModelCache:
     """A folder for each model, which holds what depends on its file, on this processor and on ONNX Runtime's version.
 
     Whoever can write there decides what this server runs, so only a folder that nobody else may write to is used.
-    Where there is none, what is kept lasts as long as the process. Entries that no start has used for 30 days go.
+    Where there is none, what is kept lasts as long as the process; where nothing can be written at all, nothing is
+    kept. Entries that no start has used for 30 days go.
 
     Args:
         folder: Where entries lie; made where it does not exist.
@@ -36,8 +37,11 @@ class ModelCache:
         self._folder = _usable(folder)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if self._folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="retinue-")
-            self._folder = Path(self._temporary.name)
+            try:
+                self._temporary = tempfile.TemporaryDirectory(prefix="retinue-")
+                self._folder = Path(self._temporary.name)
+            except OSError as error:
+                _log.warning("nothing_can_be_kept", reason=str(error))
         self._remove_unused()
 
     def find(self, sha256: str, name: str) -> Path | None:
@@ -47,13 +51,13 @@ class ModelCache:
             sha256: Of the model's file, in hexadecimal digits.
             name: Which of the things that are kept.
         """
-        path = self._entry(sha256) / name
-        if not path.exists():
+        entry = self._entry(sha256)
+        if entry is None or not (entry / name).exists():
             return None
         # The entry is as old as its latest use.
         with suppress(OSError):
-            os.utime(path.parent)
-        return path
+            os.utime(entry)
+        return entry / name
 
     def keep(self, sha256: str, name: str, write: Callable[[Path], None]) -> Path:
         """Keeps something of a model: it is whole once it can be found, whatever happens meanwhile.
@@ -71,6 +75,8 @@ class ModelCache:
             Exception: From `write`.
         """
         entry = self._entry(sha256)
+        if entry is None:
+            raise OSError("there is no folder to keep it in")
         entry.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=entry))
         try:
@@ -86,21 +92,24 @@ class ModelCache:
 
     def drop(self, sha256: str, name: str) -> None:
         """Forgets what cannot be used."""
-        path = self._entry(sha256) / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
+        entry = self._entry(sha256)
+        if entry is None:
+            return
+        shutil.rmtree(entry / name, ignore_errors=True)
+        with suppress(OSError):
+            (entry / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Removes what was to last as long as the process."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _entry(self, sha256: str) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{sha256[:32]}-{_machine()}"
+    def _entry(self, sha256: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{sha256[:32]}-{_machine()}"
 
     def _remove_unused(self) -> None:
-        assert self._folder is not None
+        if self._folder is None:
+            return
         latest = time.time() - _UNUSED_DAYS * _DAY_SECONDS
         with suppress(OSError):
             for entry in self._folder.iterdir():
