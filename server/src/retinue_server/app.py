@@ -75,7 +75,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     bundles = scan(settings.models)
     provider = _choose_provider(settings)
-    kept = ModelCache(settings.cache_folder.expanduser() / "models")
+    kept = ModelCache(settings.cache_folder.expanduser() / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
     decoders = None
     if provider.on_gpu:

@@ -103,6 +103,9 @@ def test_where_nothing_can_be_written_nothing_is_kept(
 
 def test_what_no_start_has_used_for_a_month_goes(tmp_path: Path) -> None:
     cache = ModelCache(tmp_path)
+    somebody_elses = tmp_path / "mobilenet-v2"
+    somebody_elses.mkdir()
+    os.utime(somebody_elses, (0, 0))
     old, used = "a" * 64, "b" * 64
     for sha256 in (old, used):
         entry = cache.keep(sha256, "profile.json", lambda path: path.write_text("{}")).parent
@@ -112,3 +115,4 @@ def test_what_no_start_has_used_for_a_month_goes(tmp_path: Path) -> None:
     later = ModelCache(tmp_path)
     assert later.find(old, "profile.json") is None
     assert later.find(used, "profile.json") is not None
+    assert somebody_elses.is_dir()

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import tempfile
@@ -19,6 +20,7 @@ _log = structlog.get_logger(__name__)
 
 _UNUSED_DAYS = 30
 _DAY_SECONDS = 24 * 60 * 60
+_ENTRY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -113,7 +115,8 @@ class ModelCache:
         latest = time.time() - _UNUSED_DAYS * _DAY_SECONDS
         with suppress(OSError):
             for entry in self._folder.iterdir():
-                if entry.stat().st_mtime < latest:
+                # Nothing else is this cache's to remove.
+                if _ENTRY.fullmatch(entry.name) and entry.stat().st_mtime < latest:
                     shutil.rmtree(entry, ignore_errors=True)
 
 
