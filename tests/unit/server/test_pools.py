@@ -15,15 +15,17 @@ def test_a_models_session_is_made_once_and_kept() -> None:
     assert pools.session("a", create) is made[1]
 
 
-def test_there_are_never_more_than_the_most_and_the_least_recently_used_goes() -> None:
+def test_there_are_never_more_than_the_most_and_the_least_recently_used_goes_for_a_new_one() -> None:
     pools = ThreadPools(2, most=2)
-    for model in "abab":
+    for model in "ababc":
         assert pools.session(model, lambda model=model: model) == model  # type: ignore[misc]
-    # Not for a few requests, ...
-    asked = [pools.session("c", lambda: "c") for _ in range(20)]
-    first = asked.index("c")
-    assert asked[:first] == [None] * first
-    assert first >= 10
-    # ... and "a" had waited longest.
     assert pools.session("b", lambda: "made anew") == "b"
-    assert pools.session("a", lambda: "made anew") is None
+    assert pools.session("c", lambda: "made anew") == "c"
+    # "a" has lost its own, and gets another not for a few requests, ...
+    asked = [pools.session("a", lambda: "made anew") for _ in range(20)]
+    first = asked.index("made anew")
+    assert first >= 10
+    assert asked == [None] * first + ["made anew"] * (20 - first)
+    # ... and "b" had waited longest.
+    assert pools.session("c", lambda: "made anew") == "c"
+    assert pools.session("b", lambda: "made anew") is None

@@ -13,8 +13,8 @@ class ThreadPools:
     """The few sessions whose runs take all cores, each with a pool of threads of its own.
 
     ONNX Runtime has either one pool for all sessions, in which no run can be kept to one thread, or one for each. So
-    there are only as many at once as models are likely to be asked alone by turns: the least recently used goes for
-    one that is asked for more than a few times.
+    there are only as many at once as models are likely to be asked alone by turns. A model that comes takes the place
+    of the least recently used; one that has lost its own gets another only when it is asked for more than a few times.
 
     Args:
         threads: Of each pool.
@@ -25,6 +25,7 @@ class ThreadPools:
         self.threads = threads
         self._most = most
         self._sessions: OrderedDict[Hashable, Any] = OrderedDict()
+        # How often those that have lost theirs were asked for since.
         self._asked: dict[Hashable, int] = {}
         self._lock = threading.Lock()
 
@@ -40,11 +41,13 @@ class ThreadPools:
                 self._sessions.move_to_end(model)
                 return self._sessions[model]
             if len(self._sessions) >= self._most:
-                self._asked[model] = self._asked.get(model, 0) + 1
-                if self._asked[model] < _WORTH_A_POOL:
-                    return None
-                self._sessions.popitem(last=False)
-            self._asked.clear()
+                if model in self._asked:
+                    self._asked[model] += 1
+                    if self._asked[model] < _WORTH_A_POOL:
+                        return None
+                loser, _ = self._sessions.popitem(last=False)
+                self._asked[loser] = 0
+            self._asked.pop(model, None)
             self._sessions[model] = session = create()
             return session
 
@@ -52,3 +55,4 @@ class ThreadPools:
         """Gives back a model's pool."""
         with self._lock:
             self._sessions.pop(model, None)
+            self._asked.pop(model, None)
