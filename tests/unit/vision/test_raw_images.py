@@ -1,5 +1,6 @@
 """Pixels that come without a file around them: their order, their size, and what is refused."""
 
+import io
 import tracemalloc
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from tests.unit.vision.shown import shown_by
 
 from retinue_server.errors import ImageError
-from retinue_server.vision.decode import open_raw
+from retinue_server.vision.decode import open_encoded, open_raw
 from retinue_server.vision.resize import prepare
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -38,6 +39,32 @@ def test_rows_are_rows():
     grey = InputSpec(2, 3, True, ResizeMode.STRETCH, Image.Resampling.BILINEAR)
     got = shown_by(lambda: open_raw(levels.tobytes(), 2, 3, "GRAY", max_pixels=6), grey)
     np.testing.assert_array_equal(got, levels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "shorter_side"),
+    [
+        (ResizeMode.STRETCH, 0),
+        (ResizeMode.LETTERBOX, 0),
+        (ResizeMode.SHORTER_SIDE_CENTER_CROP, 16),
+        # These pixels are enlarged, and their middle is shown.
+        (ResizeMode.SHORTER_SIDE_CENTER_CROP, 20),
+    ],
+)
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("order", ["RGB", "BGR", "GRAY"])
+def test_raw_pixels_of_the_networks_size_come_out_as_those_of_a_file(order, grey, mode, shorter_side):
+    spec = InputSpec(16, 16, grey, mode, Image.Resampling.BILINEAR, shorter_side=shorter_side)
+    shape = (16, 16) if order == "GRAY" else (16, 16, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    sent = pixels[..., ::-1] if order == "BGR" else pixels
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    raw, read = np.empty((2, 16, 16, spec.channels), np.uint8)
+    raw_frame = prepare(open_raw(sent.tobytes(), 16, 16, order, max_pixels=256), spec, raw)
+    assert raw_frame == prepare(open_encoded(file.getvalue(), max_pixels=256), spec, read)
+    np.testing.assert_array_equal(raw, read)
+    assert raw_frame.shows_the_whole_unscaled is (shorter_side != 20)
 
 
 @pytest.mark.parametrize(

@@ -122,21 +122,32 @@ class _Deferred(Image.Image):
 
 
 class RawImageFile(ImageFile.ImageFile):
-    """Pixels as they came in a request, unpacked into Pillow's own layout only when they are loaded."""
+    """Pixels as they came in a request, unpacked into Pillow's own layout only when they are loaded.
+
+    Attributes:
+        data: uint8, row-major, [height, width, channels of `order`].
+        order: What the channels mean.
+    """
 
     format = "RAW"
 
     def __init__(self, data: bytes, size: tuple[int, int], order: ChannelOrder) -> None:
+        self.data = data
+        self.order = order
         self._raw_size = size
-        self._raw_order = order
         super().__init__(BytesIO(data))
         self.decodermaxblock = len(data)
 
     def _open(self) -> None:
         self._size = self._raw_size
-        self._mode = _RAW_MODES[self._raw_order]
-        layout = (_RAW_LAYOUTS[self._raw_order], 0, 1)
+        self._mode = _RAW_MODES[self.order]
+        layout = (_RAW_LAYOUTS[self.order], 0, 1)
         self.tile = [ImageFile._Tile("raw", (0, 0, *self._size), 0, layout)]
+
+    def close(self) -> None:
+        """Lets go of the request's bytes."""
+        self.data = b""
+        super().close()
 
 
 def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:

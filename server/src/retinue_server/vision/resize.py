@@ -5,6 +5,7 @@ Coordinates are continuous: origin in the top left corner, x to the right, y dow
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
 from retinue_server.vision.faults import release_frames
+from retinue_server.vision.readers import RawImageFile
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _Box = tuple[float, float, float, float]
@@ -55,6 +57,16 @@ class Frame:
     offset_y: float
     valid: tuple[int, int, int, int]
 
+    @property
+    def shows_the_whole_unscaled(self) -> bool:
+        """Whether the input is the original, pixel by pixel."""
+        return (self.original_width, self.original_height) == (self.input_width, self.input_height) and (
+            self.scale_x,
+            self.scale_y,
+            self.offset_x,
+            self.offset_y,
+        ) == (1, 1, 0, 0)
+
 
 def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
     """Decode an opened image and render it, upright and opaque, as a network's input.
@@ -85,6 +97,12 @@ def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> 
 
 
 def _prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
+    if isinstance(image, RawImageFile) and image.order == ("GRAY" if spec.grey else "RGB"):
+        frame = frame_for(*image.size, spec)
+        if frame.shows_the_whole_unscaled:
+            # As it would come out below, without a detour through Pillow's own layout.
+            out[:] = np.frombuffer(image.data, np.uint8).reshape(spec.height, spec.width, spec.channels)
+            return frame
     drafted = _draft(image, spec) if spec.draft_decoding else None
     flat = load_flat(image, grey=spec.grey)
     turned = orientation(image)
@@ -97,6 +115,7 @@ def _prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) ->
     return frame
 
 
+@lru_cache(maxsize=256)
 def frame_for(width: int, height: int, spec: InputSpec) -> Frame:
     """The map between an upright image of this size and a network's input.
 
