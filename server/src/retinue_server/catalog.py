@@ -162,7 +162,6 @@ class Loader:
     ) -> None:
         self._engine = engine
         self._machine = machine
-        self._provider = machine.provider
         self._max_queue_images = max_queue_images
         self._decoders = decoders
         self._tuner = tuner
@@ -229,7 +228,7 @@ class Loader:
                 ),
             )
             session.plan_lone_runs(on_all_cores=profile.alone_on_all_cores)
-            if self._provider.on_gpu:
+            if self._machine.provider.on_gpu:
                 # A GPU's libraries take their time over each size anew for what only some requests ask for.
                 for size in profile.batch_sizes if session.extra_outputs else ():
                     session.run(
@@ -278,7 +277,7 @@ class Loader:
             model=model.name,
             version=model.version,
             task=str(model.task),
-            provider=self._provider.name,
+            provider=self._machine.provider.name,
             max_batch_size=profile.max_batch_size,
             images_per_second=round(profile.images_per_second, 1),
             alone_on_all_cores=profile.alone_on_all_cores,
@@ -288,7 +287,7 @@ class Loader:
         return model
 
     def _memory_bytes(self) -> int:
-        if self._provider.on_gpu:
+        if self._machine.provider.on_gpu:
             return device_memory_used_bytes()
         return int(psutil.Process(os.getpid()).memory_info().rss)
 

@@ -135,7 +135,7 @@ class Pipeline:
             try:
                 result = self._postprocess(outputs, row, frame, work.options)
             except Exception as error:
-                answers.append(self._alone(error))
+                answers.append(self._failure(error))
                 continue
             postprocess_seconds = time.perf_counter() - began
             answers.append(Answer(result, decode_seconds, inference_seconds, postprocess_seconds, batch_size))
@@ -154,7 +154,7 @@ class Pipeline:
         try:
             frame = prepare(work.image, self._spec, row)
         except Exception as error:
-            frame = self._alone(error)
+            frame = self._failure(error)
         return frame, time.perf_counter() - began
 
     def _rows(self, batch_size: int) -> int:
@@ -167,7 +167,7 @@ class Pipeline:
         spec = self._spec
         return np.zeros((self.max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
 
-    def _alone(self, error: Exception) -> RetinueError:
+    def _failure(self, error: Exception) -> RetinueError:
         """What the caller of one image is told, so that whatever went wrong with it costs its neighbours nothing.
 
         The traceback is dropped: its frames would keep the image's pixels until the next garbage collection.

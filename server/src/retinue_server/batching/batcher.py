@@ -40,8 +40,8 @@ class Backend(Protocol[Item, Result]):
 
         Args:
             items: From 1 to `max_batch_size`.
-            alone: Whether nothing else runs or waits, nor has of late: a lone item may take the whole machine.
             stop: Requested when nobody waits for the answers any more; then the run may end with any exception.
+            alone: Whether nothing else runs or waits, nor has of late: a lone item may take the whole machine.
         """
         ...
 

@@ -36,7 +36,6 @@ _PREAMBLE = re.compile(
 # What it then says of a model whose weights lie in other files.
 _EXTERNAL_DATA = re.compile(r"external (data|tensors)", re.IGNORECASE)
 
-
 _OPTIMISED = "optimised"
 _GRAPH_FILE = "model.onnx"
 _WEIGHTS_OUTSIDE = {
@@ -89,12 +88,7 @@ class Session:
         extra_outputs: The names of what a run gives that asks for it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: pb.ModelManifest,
-        machine: Machine,
-    ) -> None:
+    def __init__(self, path: Path, manifest: pb.ModelManifest, machine: Machine) -> None:
         """Loads a model.
 
         Args:
