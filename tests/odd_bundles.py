@@ -104,6 +104,24 @@ def failing_classifier(models: Path, name: str = "failing-classifier") -> Path:
     return edit_graph(bundle, edit)
 
 
+def wide_classifier(models: Path, name: str = "wide-classifier") -> Path:
+    """The colour classifier with two more matrix products, of weights whose size is no multiple of 64 bytes."""
+    bundle = colour_bundles.classifier(models, name)
+
+    def edit(model: onnx.ModelProto) -> None:
+        nodes = [
+            helper.make_node("MatMul", ["means", "there"], ["wide"]),
+            helper.make_node("Relu", ["wide"], ["positive"]),
+            helper.make_node("MatMul", ["positive", "back"], ["addend"]),
+        ]
+        _insert_before_softmax(model.graph, nodes)
+        there = np.eye(3, 5999, dtype=np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(there, "there"))
+        model.graph.initializer.append(numpy_helper.from_array(there.T.copy(), "back"))
+
+    return edit_graph(bundle, edit)
+
+
 def scaled(bundle: Path, output: str, factor: float) -> Path:
     """Multiplies an output of floats, so that it breaks the contract. Returns the bundle."""
 

@@ -70,7 +70,10 @@ class ServerProcess:
         with self._changed:
             self._changed.wait_for(lambda: found() or self._ended, timeout_seconds)
             event = found()
-        assert event is not None, f"the server never logged {name!r}:\n" + "\n".join(self.stderr_lines)
+        assert event is not None, (
+            f"the server, exit code {self.process.poll()}, never logged {name!r}:\n"
+            + "\n".join(self.stderr_lines)
+        )
         return event
 
     def memory_bytes(self) -> int:

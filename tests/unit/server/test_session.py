@@ -143,6 +143,8 @@ def test_giving_memory_back_changes_no_answer(tmp_path: Path) -> None:
         colour_bundles.detector,
         colour_bundles.region_detector,
         colour_bundles.segmenter,
+        # ONNX Runtime ends the process where it is given packed weights as it writes them for this one.
+        odd_bundles.wide_classifier,
     ],
 )
 def test_an_optimised_graph_answers_the_same_on_one_core_and_on_all(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,12 +41,17 @@ _OPTIMISED = "optimised"
 _GRAPH_FILE = "model.onnx"
 _WEIGHTS_OUTSIDE = {
     "session.optimized_model_external_initializers_file_name": "weights.bin",
-    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    # Nearly all that are so large end at a multiple of `_PACKED_ALIGNMENT_BYTES`.
+    "session.optimized_model_external_initializers_min_size_in_bytes": str(64 * 1024),
 }
 # Weights are kept in the form that matrix products want them in, too, so that all sessions share it. ONNX Runtime 1.31
 # crashes where that makes a file of over 2 GiB: of a model with weights of 16 bits, four times its size.
 _SAVE_PACKED = ("session.save_external_prepacked_constant_initializers", "1")
 _MOST_BYTES_TO_PACK = 256 * 1024 * 1024
+# It crashes, too, where the packed form does not begin at a multiple of this, which its writer does not look after.
+_PACKED_ALIGNMENT_BYTES = 64
+# As the graph notes it: the kernel whose form it is, then each piece's offset, length and hash.
+_PACKED = re.compile(rb"prepacked_\d+.*?((?:\|\d+;\d+;\d+)+)", re.DOTALL)
 # Where weights outside of a bundle's model are looked for: nowhere, since its hash does not cover them. Else a model
 # could name any file of this machine.
 _NO_WEIGHTS_OUTSIDE = ("session.model_external_initializers_file_folder_path", os.devnull)
@@ -226,13 +232,20 @@ class Session:
         return ort.InferenceSession(path, options, providers=list(self._provider.chain))
 
     def _write_optimised(self, folder: Path) -> None:
+        packed = self._path.stat().st_size <= _MOST_BYTES_TO_PACK
+        self._write_graph(folder, packed=packed)
+        if packed and not _packed_is_aligned((folder / _GRAPH_FILE).read_bytes()):
+            shutil.rmtree(folder)
+            self._write_graph(folder, packed=False)
+
+    def _write_graph(self, folder: Path, *, packed: bool) -> None:
         folder.mkdir()
         options = _session_options(1)
         options.add_session_config_entry(*_NO_WEIGHTS_OUTSIDE)
         options.optimized_model_filepath = str(folder / _GRAPH_FILE)
         for key, value in _WEIGHTS_OUTSIDE.items():
             options.add_session_config_entry(key, value)
-        if self._path.stat().st_size <= _MOST_BYTES_TO_PACK:
+        if packed:
             options.add_session_config_entry(*_SAVE_PACKED)
         ort.InferenceSession(self._path, options, providers=list(self._provider.chain))
 
@@ -267,6 +280,12 @@ def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOpti
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
+
+
+def _packed_is_aligned(graph: bytes) -> bool:
+    """Whether all that a graph's file says of packed weights begins where ONNX Runtime can use it."""
+    pieces = b"".join(_PACKED.findall(graph)).decode().split("|")[1:]
+    return all(int(piece.partition(";")[0]) % _PACKED_ALIGNMENT_BYTES == 0 for piece in pieces)
 
 
 def _why_not_loaded(path: Path, explanation: str) -> str:
