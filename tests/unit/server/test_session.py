@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import psutil
 import pytest
@@ -82,7 +83,7 @@ def test_a_graph_that_takes_more_than_images_gives_more_only_when_asked(tmp_path
 
 def test_a_heatmap_is_computed_only_when_asked_for(tmp_path: Path) -> None:
     bundle = colour_bundles.locator(tmp_path)
-    session = opened(bundle)
+    session = opened(bundle, machine=with_cache(tmp_path / "cache"))
     plain = opened(colour_bundles.classifier(tmp_path)).run(COLOURS, {})["probabilities"]
     alone, both = session.run(COLOURS, {}), session.run(COLOURS, {}, ["heatmap"])
     assert list(alone) == ["probabilities"]
@@ -90,6 +91,10 @@ def test_a_heatmap_is_computed_only_when_asked_for(tmp_path: Path) -> None:
     assert np.array_equal(both["probabilities"], plain)
     np.testing.assert_allclose(both["heatmap"], 170)
     session.check_answers(COLOURS, {})
+    (folder,) = (tmp_path / "cache").glob("*/optimised")
+    usual, whole = (onnx.load(folder / name).graph for name in ("model.onnx", "extras.onnx"))
+    assert [output.name for output in usual.output] == ["probabilities"]
+    assert len(usual.node) < len(whole.node)
     colour_bundles.rewrite_manifest(bundle, classify={"heatmap_height": SIDE, "heatmap_width": 7})
     with pytest.raises(BundleError, match=r"'heatmap' has 8 .* but field `classify.heatmap_width` says 7"):
         opened(bundle)

@@ -1,8 +1,6 @@
 """One network in ONNX Runtime: created, checked against its manifest, and run on batches of images."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,7 @@ import structlog
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.errors import BundleError, StartupError
-from retinue_server.runtime import contract
+from retinue_server.runtime import contract, optimised
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import Provider
@@ -38,23 +36,6 @@ _PREAMBLE = re.compile(
 _EXTERNAL_DATA = re.compile(r"external (data|tensors)", re.IGNORECASE)
 
 _OPTIMISED = "optimised"
-_GRAPH_FILE = "model.onnx"
-_WEIGHTS_OUTSIDE = {
-    "session.optimized_model_external_initializers_file_name": "weights.bin",
-    # Nearly all that are so large end at a multiple of `_PACKED_ALIGNMENT_BYTES`.
-    "session.optimized_model_external_initializers_min_size_in_bytes": str(64 * 1024),
-}
-# Weights are kept in the form that matrix products want them in, too, so that all sessions share it. ONNX Runtime 1.31
-# crashes where that makes a file of over 2 GiB: of a model with weights of 16 bits, four times its size.
-_SAVE_PACKED = ("session.save_external_prepacked_constant_initializers", "1")
-_MOST_BYTES_TO_PACK = 256 * 1024 * 1024
-# It crashes, too, where the packed form does not begin at a multiple of this, which its writer does not look after.
-_PACKED_ALIGNMENT_BYTES = 64
-# As the graph notes it: the kernel whose form it is, then each piece's offset, length and hash.
-_PACKED = re.compile(rb"prepacked_\d+.*?((?:\|\d+;\d+;\d+)+)", re.DOTALL)
-# Where weights outside of a bundle's model are looked for: nowhere, since its hash does not cover them. Else a model
-# could name any file of this machine.
-_NO_WEIGHTS_OUTSIDE = ("session.model_external_initializers_file_folder_path", os.devnull)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +94,16 @@ class Session:
         self.extra_outputs: Sequence[str] = tuple(contract.extra_outputs(manifest))
         self._pools = machine.pools
         self._optimised: Path | None = None
-        self._session = self._load(machine.threads.per_instance, None if provider.on_gpu else machine.kept)
+        # The second computes the extra outputs, too. It does so at every run, so there are two where there can be.
+        self._session, self._with_extras = self._load(
+            machine.threads.per_instance, None if provider.on_gpu else machine.kept
+        )
         running = self._session.get_providers()[0]
         if running != provider.name:
             raise StartupError(
                 f"{path} was to run on {provider.name}, but ONNX Runtime gave it to {running}."
             )
-        contract.check(path, manifest, self._session.get_inputs(), self._session.get_outputs())
+        contract.check(path, manifest, self._with_extras.get_inputs(), self._with_extras.get_outputs())
 
     def run(
         self,
@@ -142,13 +126,15 @@ class Session:
         Returns:
             `outputs` and what is wanted beside them, each with N rows.
         """
-        options = self._run_options()
+        options = ort.RunOptions()
         when_stopped(partial(setattr, options, "terminate", True))
         names = [*self.outputs, *(name for name in self.extra_outputs if name in extra)]
         fed = {contract.IMAGES: images, **feeds}
         if self._provider.on_gpu:
             return dict(zip(names, self._run_bound(names, fed, options), strict=True))
-        session = (self._on_all_cores() if alone else None) or self._session
+        session = self._with_extras if extra else self._session
+        if alone and not extra:
+            session = self._on_all_cores() or session
         return dict(zip(names, session.run(names, fed, options), strict=True))
 
     def check_answers(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
@@ -200,15 +186,19 @@ class Session:
             return None
         return self._pools.session(self, partial(self._open, self._pools.threads, spinning=True))
 
-    def _load(self, threads: int, kept: ModelCache | None) -> ort.InferenceSession:
+    def _load(
+        self, threads: int, kept: ModelCache | None
+    ) -> tuple[ort.InferenceSession, ort.InferenceSession]:
         """Opens the graph as ONNX Runtime has optimised it for this machine, or, where that cannot be, as it is."""
         why_not = ""
         if kept is not None:
             sha256 = self._manifest.sha256
             try:
-                folder = kept.find(sha256, _OPTIMISED) or kept.keep(sha256, _OPTIMISED, self._write_optimised)
-                self._optimised = folder / _GRAPH_FILE
-                return self._open(threads)
+                self._optimised = kept.find(sha256, _OPTIMISED) or kept.keep(
+                    sha256, _OPTIMISED, self._write_optimised
+                )
+                session = self._open(threads)
+                return session, self._open(threads, optimised.EXTRAS_FILE) if self.extra_outputs else session
             except Exception as error:
                 kept.drop(sha256, _OPTIMISED)
                 self._optimised = None
@@ -220,40 +210,22 @@ class Session:
             raise BundleError(_why_not_loaded(self._path, explain(error))) from error
         if why_not:
             _log.warning("model_not_optimised", model=self._manifest.name, reason=why_not)
-        return session
+        return session, session
 
-    def _open(self, threads: int, *, spinning: bool = False) -> ort.InferenceSession:
+    def _open(
+        self, threads: int, graph_file: str = optimised.GRAPH_FILE, *, spinning: bool = False
+    ) -> ort.InferenceSession:
         options = _session_options(threads, spinning=spinning)
+        path = self._path
         if self._optimised is not None:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            path = self._optimised / graph_file
         else:
-            options.add_session_config_entry(*_NO_WEIGHTS_OUTSIDE)
-        path = self._optimised or self._path
+            options.add_session_config_entry(*optimised.NO_WEIGHTS_OUTSIDE)
         return ort.InferenceSession(path, options, providers=list(self._provider.chain))
 
     def _write_optimised(self, folder: Path) -> None:
-        packed = self._path.stat().st_size <= _MOST_BYTES_TO_PACK
-        self._write_graph(folder, packed=packed)
-        if packed and not _packed_is_aligned((folder / _GRAPH_FILE).read_bytes()):
-            shutil.rmtree(folder)
-            self._write_graph(folder, packed=False)
-
-    def _write_graph(self, folder: Path, *, packed: bool) -> None:
-        folder.mkdir()
-        options = _session_options(1)
-        options.add_session_config_entry(*_NO_WEIGHTS_OUTSIDE)
-        options.optimized_model_filepath = str(folder / _GRAPH_FILE)
-        for key, value in _WEIGHTS_OUTSIDE.items():
-            options.add_session_config_entry(key, value)
-        if packed:
-            options.add_session_config_entry(*_SAVE_PACKED)
-        ort.InferenceSession(self._path, options, providers=list(self._provider.chain))
-
-    def _run_options(self) -> ort.RunOptions:
-        options = ort.RunOptions()
-        # Without this, what leads to outputs that nobody asked for is computed all the same.
-        options.only_execute_path_to_fetches = bool(self.extra_outputs)
-        return options
+        optimised.write(self._path, folder, _session_options(1), self.extra_outputs)
 
     def _run_bound(self, names: Sequence[str], fed: Feeds, options: ort.RunOptions) -> list[Array]:
         # Binding copies each input to the device once, and each output from it once.
@@ -280,12 +252,6 @@ def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOpti
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
-
-
-def _packed_is_aligned(graph: bytes) -> bool:
-    """Whether all that a graph's file says of packed weights begins where ONNX Runtime can use it."""
-    pieces = b"".join(_PACKED.findall(graph)).decode().split("|")[1:]
-    return all(int(piece.partition(";")[0]) % _PACKED_ALIGNMENT_BYTES == 0 for piece in pieces)
 
 
 def _why_not_loaded(path: Path, explanation: str) -> str:
