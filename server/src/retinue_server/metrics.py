@@ -1,7 +1,7 @@
 """Every metric, with its buckets. Gauges are read when Prometheus asks, so that they cost requests nothing."""
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -18,7 +18,9 @@ from prometheus_client.registry import Collector
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server import __version__
+from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import Catalog, ServedModel
+from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
 from retinue_server.results import Answer
 from retinue_server.runtime.memory import read_devices
@@ -55,12 +57,13 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 class _ModelMeters:
     """The label children of one model, looked up once instead of for every image."""
 
-    decode: Histogram
-    queue: Histogram
-    inference: Histogram
-    postprocess: Histogram
+    decode: Durations
+    queue: Durations
+    inference: Durations
+    postprocess: Durations
     answered: Counter
     failed: Counter
+    batch_size: Histogram
 
 
 class Metrics:
@@ -87,13 +90,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._stage_seconds = Histogram(
+        self._stage_seconds = StageDurations(
             "retinue_stage_duration_seconds",
             "Where an image's time went: decode, queue, inference (of its whole batch), postprocess.",
-            ("stage", *model),
-            buckets=_STAGE_SECONDS,
-            registry=self.registry,
+            _STAGE_SECONDS,
         )
+        self.registry.register(self._stage_seconds)
         self._images = Counter(
             "retinue_images",
             "Images, by outcome: answered or failed.",
@@ -108,6 +110,7 @@ class Metrics:
             registry=self.registry,
         )
         self._meters: dict[tuple[str, int], _ModelMeters] = {}
+        self._call_meters: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
 
     def publish_server(self, runtime_version: str, ready: Callable[[], bool]) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
@@ -121,41 +124,43 @@ class Metrics:
 
     def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
-        self._requests.labels(method, model, version, code).inc()
-        self._request_seconds.labels(method, model, version, code).observe(seconds)
+        labels = method, model, version, code
+        meters = self._call_meters.get(labels)
+        if meters is None:
+            meters = self._requests.labels(*labels), self._request_seconds.labels(*labels)
+            self._call_meters[labels] = meters
+        requests, request_seconds = meters
+        requests.inc()
+        request_seconds.observe(seconds)
 
     def count_batch(self, model: str, version: int, size: int) -> None:
         """Counts one batch that ran."""
-        self._batch_size.labels(model, version).observe(size)
+        self._meters_of(model, version).batch_size.observe(size)
 
-    def count_image(
-        self, model: ServedModel, value: Answer | RetinueError, queue_seconds: float | None
-    ) -> None:
-        """Counts one image and where its time went; one that was refused at the door never queued (None)."""
+    def count_images(self, model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> None:
+        """Counts the images of a request and where their time went. Called by one thread only."""
         meters = self._meters_of(model.name, model.version)
-        if queue_seconds is not None:
-            meters.queue.observe(queue_seconds)
-        if isinstance(value, RetinueError):
-            meters.failed.inc()
-            return
-        meters.answered.inc()
-        meters.decode.observe(value.decode_seconds)
-        meters.inference.observe(value.inference_seconds)
-        meters.postprocess.observe(value.postprocess_seconds)
+        meters.queue.add(one.queue_seconds for one in outcomes if one.queue_seconds is not None)
+        answers = [one.value for one in outcomes if not isinstance(one.value, RetinueError)]
+        meters.decode.add(answer.decode_seconds for answer in answers)
+        meters.inference.add(answer.inference_seconds for answer in answers)
+        meters.postprocess.add(answer.postprocess_seconds for answer in answers)
+        meters.answered.inc(len(answers))
+        meters.failed.inc(len(outcomes) - len(answers))
 
     def _meters_of(self, name: str, version: int) -> _ModelMeters:
         meters = self._meters.get((name, version))
         if meters is None:
             stages = {
-                stage: self._stage_seconds.labels(stage, name, version)
+                stage: self._stage_seconds.of(stage, name, version)
                 for stage in ("decode", "queue", "inference", "postprocess")
             }
             meters = _ModelMeters(
                 **stages,
                 answered=self._images.labels(name, version, "answered"),
                 failed=self._images.labels(name, version, "failed"),
+                batch_size=self._batch_size.labels(name, version),
             )
-            self._batch_size.labels(name, version)
             self._meters[name, version] = meters
         return meters
 

@@ -126,19 +126,22 @@ class Pipeline:
             outputs = self._network.run(slab[:rows], feeds, extra, stop.when_requested, alone=alone)
             inference_seconds = time.perf_counter() - began
 
+        began = time.perf_counter()
+        result_of_row = self._postprocess(outputs)
         answers: list[Answer | RetinueError] = []
         for row, (work, (frame, decode_seconds)) in enumerate(zip(items, prepared, strict=True)):
             if isinstance(frame, RetinueError):
                 answers.append(frame)
                 continue
-            began = time.perf_counter()
             try:
-                result = self._postprocess(outputs, row, frame, work.options)
+                result = result_of_row(row, frame, work.options)
             except Exception as error:
                 answers.append(self._failure(error))
+                began = time.perf_counter()
                 continue
-            postprocess_seconds = time.perf_counter() - began
-            answers.append(Answer(result, decode_seconds, inference_seconds, postprocess_seconds, batch_size))
+            done = time.perf_counter()
+            answers.append(Answer(result, decode_seconds, inference_seconds, done - began, batch_size))
+            began = done
         return answers
 
     def _prepare_all(

@@ -1,4 +1,4 @@
-"""One function a task: from a row of the network's outputs to the caller's result."""
+"""One function a task: from the network's outputs to each caller's result."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,26 +22,30 @@ from retinue_server.vision import classify, detect, heatmap, instance_masks, mas
 from retinue_server.vision.resize import Frame
 
 Outputs = Mapping[str, npt.NDArray[Any]]
-Postprocess = Callable[[Outputs, int, Frame, Any], TaskResult]
+ResultOfRow = Callable[[int, Frame, Any], TaskResult]
+Postprocess = Callable[[Outputs], ResultOfRow]
 
 
 def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
-    """The function of the manifest's task: (outputs, row, frame, options) -> result.
+    """The function of the manifest's task: a batch's outputs -> ((row, frame, options) -> result).
 
-    It raises EngineError where the network answers with a class that it does not have, or with what is no probability,
-    and ImageError where masks or a heatmap take more bytes than the options allow.
+    That of a row raises EngineError where the network answers with a class that it does not have, or with what is no
+    probability, and ImageError where masks or a heatmap take more bytes than the options allow.
     """
     num_classes = len(manifest.labels)
     if manifest.task == pb.TASK_CLASSIFY:
-        return _classification
+        return lambda outputs: partial(_classification, classify.Ranking(outputs["probabilities"]), outputs)
     if manifest.task == pb.TASK_DETECT:
-        return partial(_detections, num_classes)
-    background = manifest.segment.background_class_id
-    return partial(_segmentation, num_classes, None if background < 0 else background)
+        return lambda outputs: partial(_detections, num_classes, outputs)
+    named = manifest.segment.background_class_id
+    background = None if named < 0 else named
+    return lambda outputs: partial(_segmentation, num_classes, background, outputs)
 
 
-def _classification(outputs: Outputs, row: int, frame: Frame, options: ClassifyOptions) -> Classification:
-    class_ids, scores = classify.top_k(outputs["probabilities"][row], options.top_k, options.min_score)
+def _classification(
+    ranking: classify.Ranking, outputs: Outputs, row: int, frame: Frame, options: ClassifyOptions
+) -> Classification:
+    class_ids, scores = ranking.top_k(row, options.top_k, options.min_score)
     shown = None
     if options.heatmap:
         shown = masks.encode_png(heatmap.to_original(outputs["heatmap"][row], frame))

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from retinue_server.vision.readers import Opened
 from retinue_server.vision.regions import Regions
 
 
@@ -104,7 +104,7 @@ class SegmentOptions:
 Options = ClassifyOptions | DetectOptions | SegmentOptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """One image to answer.
 
@@ -114,23 +114,24 @@ class Work:
         regions: Where to look, in the image's own pixels, for models that must be told.
     """
 
-    image: Image.Image
+    image: Opened
     options: Options
     regions: Regions | None = None
 
 
-@dataclass(frozen=True, slots=True)
+# What is made for every image is not frozen: that would take four times as long.
+@dataclass(slots=True)
 class Classification:
     """The most probable classes.
 
     Attributes:
-        class_ids: int [k].
-        scores: float32 [k], in [0, 1], descending.
+        class_ids: k of them.
+        scores: Their probabilities in [0, 1], descending.
         heatmap: A PNG file of what `vision.heatmap.to_original` gives; None where it was not asked for.
     """
 
-    class_ids: npt.NDArray[np.intp]
-    scores: npt.NDArray[np.float32]
+    class_ids: list[int]
+    scores: list[float]
     heatmap: bytes | None = None
 
     @property
@@ -194,7 +195,7 @@ class Segmentation:
 TaskResult = Classification | DetectionList | Segmentation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A result, and where the engine's time went.
 

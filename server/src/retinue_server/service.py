@@ -1,8 +1,6 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Outcome, Priority
@@ -15,21 +13,6 @@ from retinue_server.errors import (
 )
 from retinue_server.metrics import Metrics
 from retinue_server.results import Answer, Work
-
-
-@dataclass(frozen=True, slots=True)
-class ImageOutcome:
-    """What became of one image of a request.
-
-    Attributes:
-        value: The answer, or why there is none.
-        queue_seconds: How long it waited for the engine; None where it was refused at the door.
-        total_seconds: From the request's arrival until its outcomes were ready.
-    """
-
-    value: Answer | RetinueError
-    queue_seconds: float | None
-    total_seconds: float
 
 
 class VisionService:
@@ -84,9 +67,8 @@ class VisionService:
         *,
         caller: str,
         priority: Priority,
-        arrived: float,
         deadline: float | None,
-    ) -> list[ImageOutcome]:
+    ) -> list[Outcome[Answer]]:
         """Answers each image, in order.
 
         Args:
@@ -94,8 +76,7 @@ class VisionService:
             works: Images, or why one could not be opened.
             caller: Whose they are: callers take turns.
             priority: When their turn is.
-            arrived: When the request came, on time.monotonic.
-            deadline: When the answer is worthless, on the same clock; None for never.
+            deadline: When the answer is worthless, on time.monotonic; None for never.
 
         Raises:
             OverloadedError: There is no room, or the deadline cannot be met.
@@ -104,26 +85,18 @@ class VisionService:
             EngineError: The engine failed on every image.
         """
         opened = [work for work in works if isinstance(work, Work)]
-        ran: Iterator[Outcome[Answer]] = iter(())
+        outcomes: list[Outcome[Answer]] = []
         if opened:
-            ran = iter(
-                await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
-            )
-        total_seconds = time.monotonic() - arrived
-        outcomes: list[ImageOutcome] = []
-        for work in works:
-            if isinstance(work, ImageError):
-                outcomes.append(ImageOutcome(work, None, total_seconds))
-            else:
-                done = next(ran)
-                outcomes.append(ImageOutcome(done.value, done.queue_seconds, total_seconds))
-        for outcome in outcomes:
-            self._metrics.count_image(model, outcome.value, outcome.queue_seconds)
+            outcomes = await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
+        if len(opened) < len(works):
+            ran = iter(outcomes)
+            outcomes = [next(ran) if isinstance(work, Work) else Outcome(work, None) for work in works]
+        self._metrics.count_images(model, outcomes)
         _raise_if_lost(outcomes)
         return outcomes
 
 
-def _raise_if_lost(outcomes: Sequence[ImageOutcome]) -> None:
+def _raise_if_lost(outcomes: Sequence[Outcome[Answer]]) -> None:
     """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them."""
     errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
     for error in errors:

@@ -6,6 +6,7 @@ from prometheus_client import generate_latest
 from tests.unit.server.served import served_model
 
 from retinue_server import metrics as metrics_module
+from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import Catalog
 from retinue_server.errors import BundleError, ImageError
 from retinue_server.metrics import Metrics
@@ -65,7 +66,8 @@ def test_gpus_are_listed_where_there_are_any(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_answered_image_is_counted_by_stage() -> None:
     metrics, catalog = published()
-    metrics.count_image(catalog.get("cats"), Answer(None, 0.003, 0.01, 0.0004, 2), 0.06)  # type: ignore[arg-type]
+    answer = Answer(None, 0.003, 0.01, 0.0004, 2)  # type: ignore[arg-type]
+    metrics.count_images(catalog.get("cats"), [Outcome(answer, 0.06)])
     page = lines(metrics)
     for stage, seconds in (("decode", 0.003), ("queue", 0.06), ("inference", 0.01), ("postprocess", 0.0004)):
         labels = f'model="cats",stage="{stage}",version="2"'
@@ -76,7 +78,7 @@ def test_an_answered_image_is_counted_by_stage() -> None:
 
 def test_a_failed_image_is_counted_as_failed() -> None:
     metrics, catalog = published()
-    metrics.count_image(catalog.get("cats"), ImageError("cut off."), 0.06)
+    metrics.count_images(catalog.get("cats"), [Outcome(ImageError("cut off."), 0.06)])
     page = lines(metrics)
     assert 'retinue_images_total{model="cats",outcome="failed",version="2"} 1.0' in page
     assert 'retinue_stage_duration_seconds_count{model="cats",stage="decode",version="2"} 0.0' in page
@@ -146,6 +148,6 @@ def test_the_server_is_there_before_its_models() -> None:
 
 def test_an_image_that_never_queued_says_nothing_of_the_queue() -> None:
     metrics, catalog = published()
-    metrics.count_image(catalog.get("cats"), ImageError("no image."), None)
+    metrics.count_images(catalog.get("cats"), [Outcome(ImageError("no image."), None)])
     page = generate_latest(metrics.registry).decode()
     assert 'retinue_stage_duration_seconds_count{model="cats",stage="queue",version="2"} 0.0' in page

@@ -2,6 +2,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,15 @@ def pipeline(
     decoders: Executor | None = None,
     feeds: Feeds = NO_FEEDS,
 ) -> Pipeline:
-    return Pipeline(network, SPEC, feeds, postprocess, batch_sizes=(1, 2, 4), decoders=decoders, name="a/1")
+    return Pipeline(
+        network,
+        SPEC,
+        feeds,
+        partial(partial, postprocess),
+        batch_sizes=(1, 2, 4),
+        decoders=decoders,
+        name="a/1",
+    )
 
 
 def test_each_image_gets_the_answer_of_its_row(network: FakeNetwork) -> None:
@@ -252,7 +261,9 @@ def test_in_front_of_a_gpu_one_batch_is_decoded_while_another_runs(network: Fake
 
 @pytest.mark.parametrize(("images", "rows"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 6), (6, 6)])
 def test_a_gpu_runs_only_sizes_that_were_measured(network: FakeNetwork, images: int, rows: int) -> None:
-    one = Pipeline(network, SPEC, NO_FEEDS, mean_level, batch_sizes=(1, 2, 4, 6), decoders=Decoders())
+    one = Pipeline(
+        network, SPEC, NO_FEEDS, partial(partial, mean_level), batch_sizes=(1, 2, 4, 6), decoders=Decoders()
+    )
     answers = one.run([work(10 * number) for number in range(images)], Stop())
     assert [answer.result[0] for answer in answers] == [10 * number for number in range(images)]  # type: ignore[index,union-attr]
     assert [len(batch) for batch in network.batches] == [rows]

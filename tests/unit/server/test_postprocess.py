@@ -36,7 +36,7 @@ OUTPUTS = {
 
 def heatmap_bytes(most: int) -> int:
     options = ClassifyOptions(1, 0, heatmap=True, max_picture_bytes=most)
-    made = postprocess.for_manifest(pb.ModelManifest(task=pb.TASK_CLASSIFY))(OUTPUTS, 0, FRAME, options)
+    made = postprocess.for_manifest(pb.ModelManifest(task=pb.TASK_CLASSIFY))(OUTPUTS)(0, FRAME, options)
     assert isinstance(made, Classification)
     return len(made.heatmap or b"")
 
@@ -44,7 +44,7 @@ def heatmap_bytes(most: int) -> int:
 def instance_mask_bytes(most: int) -> int:
     options = DetectOptions(0.5, 3, None, 0.5, masks=True, max_picture_bytes=most)
     manifest = pb.ModelManifest(task=pb.TASK_DETECT, labels=["red"])
-    made = postprocess.for_manifest(manifest)(OUTPUTS, 0, FRAME, options)
+    made = postprocess.for_manifest(manifest)(OUTPUTS)(0, FRAME, options)
     assert isinstance(made, DetectionList)
     return sum(map(len, made.masks or ()))
 
@@ -54,7 +54,7 @@ def class_map_bytes(mask_format: MaskFormat) -> Callable[[int], int]:
         options = SegmentOptions(mask_format, True, None, max_picture_bytes=most)
         manifest = pb.ModelManifest(task=pb.TASK_SEGMENT, labels=["red", "green"])
         manifest.segment.background_class_id = -1
-        made = postprocess.for_manifest(manifest)(OUTPUTS, 0, FRAME, options)
+        made = postprocess.for_manifest(manifest)(OUTPUTS)(0, FRAME, options)
         assert isinstance(made, Segmentation)
         mask = made.mask
         return len(mask) if isinstance(mask, bytes) else sum(len(counts) for _, counts in mask)

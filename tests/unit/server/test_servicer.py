@@ -9,6 +9,7 @@ from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from tests.unit.server.served import served_model
 
+from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import OverloadedError
 from retinue_server.results import Answer, Classification, DetectionList, DetectOptions, Task, Work
@@ -16,7 +17,6 @@ from retinue_server.rpc import replies, requests
 from retinue_server.rpc.budget import ByteBudget, Holding
 from retinue_server.rpc.interceptor import Call, current_call
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.service import ImageOutcome
 from retinue_server.settings import Settings
 
 MAX_BYTES = 100_000
@@ -31,9 +31,9 @@ class FakeService:
         self.works: Sequence[Any] = ()
         self._result = result
 
-    async def answer(self, model: ServedModel, works: Sequence[Any], **_: Any) -> list[ImageOutcome]:
+    async def answer(self, model: ServedModel, works: Sequence[Any], **_: Any) -> list[Outcome[Any]]:
         self.works = works
-        return [ImageOutcome(Answer(self._result, 0.0, 0.0, 0.0, 1), 0.0, 0.0) for _ in works]
+        return [Outcome(Answer(self._result, 0.0, 0.0, 0.0, 1), 0.0) for _ in works]
 
 
 def found(count: int) -> DetectionList:
@@ -147,6 +147,6 @@ async def test_many_classes_are_told_from_a_thread_too(monkeypatch: pytest.Monke
         replies, "classify_response", lambda *_: threads.append(threading.current_thread()) or ()
     )
     model = served_model("a", labels=["red"] * 501)
-    result = Classification(np.arange(501), np.ones(501, np.float32))
+    result = Classification(list(range(501)), [1.0] * 501)
     await servicer(FakeService(model, result)).Classify(pb.ClassifyRequest(images=[IMAGE]), CONTEXT)
     assert threads != [threading.current_thread()]

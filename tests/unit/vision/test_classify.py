@@ -6,14 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue_server.errors import EngineError
-from retinue_server.vision.classify import top_k
+from retinue_server.vision.classify import Ranking
 
 
 def listed(probabilities, k, min_score=0.0):
-    class_ids, scores = top_k(np.array(probabilities, np.float32), k, min_score)
-    assert scores.dtype == np.float32
-    assert len(class_ids) == len(scores)
-    return [(int(class_id), float(score)) for class_id, score in zip(class_ids, scores, strict=True)]
+    class_ids, scores = Ranking(np.array([probabilities], np.float32)).top_k(0, k, min_score)
+    return list(zip(class_ids, scores, strict=True))
 
 
 def test_the_most_probable_come_first():
@@ -59,3 +57,23 @@ def test_it_is_the_head_of_a_stable_sort(probabilities, k, min_score):
         key=lambda pair: (-pair[1], pair[0]),
     )[:k]
     assert listed(probabilities, k, least) == expected
+
+
+@given(st.integers(0, 1000), st.integers(1, 120), st.sampled_from([2, 5, 1000]))
+def test_each_image_of_a_batch_gets_its_own_whatever_the_number_of_classes(seed, k, levels):
+    """With few levels there are many ties, with many hardly any."""
+    probabilities = np.random.default_rng(seed).integers(0, levels, (3, 100)).astype(np.float32) / levels
+    ranking = Ranking(probabilities)
+    for row, exact in enumerate(probabilities.tolist()):
+        expected = sorted(range(100), key=lambda class_id: (-exact[class_id], class_id))[:k]
+        assert ranking.top_k(row, k, 0.0) == (expected, [exact[class_id] for class_id in expected])
+
+
+def test_one_image_whose_scores_are_none_costs_its_neighbours_nothing():
+    probabilities = np.random.default_rng(0).random((3, 100), np.float32)
+    probabilities[1, 7] = np.nan
+    ranking = Ranking(probabilities)
+    for row in (0, 2):
+        assert ranking.top_k(row, 1, 0.0)[0] == [probabilities[row].argmax()]
+    with pytest.raises(EngineError, match="its bundle is broken"):
+        ranking.top_k(1, 1, 0.0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,7 +15,7 @@ from retinue_export.comparison.task import Figure, ImageDifference, TaskComparis
 from retinue_export.parity import Outputs
 from retinue_export.quantities import percent
 from retinue_server.errors import EngineError
-from retinue_server.vision.classify import top_k
+from retinue_server.vision.classify import best, check_probabilities
 from retinue_server.vision.resize import Frame
 
 _TOP = 5
@@ -65,14 +66,13 @@ class ClassificationComparison(TaskComparison[Probabilities, Reclassified]):
         classes = len(side.manifest.labels)
         if probabilities.shape != (classes,):
             raise EngineError(f"the graph gives {probabilities.size} probabilities for {classes} labels.")
-        top_k(probabilities, 1, 0)
+        check_probabilities(probabilities)
         return probabilities
 
     def add(self, image: str, a: Probabilities, b: Probabilities) -> None:
         """See `TaskComparison`."""
         self.images += 1
-        top_a, scores_a = top_k(a, _TOP, 0)
-        top_b, scores_b = top_k(b, _TOP, 0)
+        (top_a, scores_a), (top_b, scores_b) = _best(a), _best(b)
         shared_a, shared_b = self.labels.of_a[top_a], self.labels.of_b[top_b]
         self._top_shared += len(np.intersect1d(shared_a, shared_b)) / min(len(top_a), len(top_b))
         if shared_a[0] != shared_b[0]:
@@ -121,6 +121,11 @@ class ClassificationComparison(TaskComparison[Probabilities, Reclassified]):
     ) -> Sequence[Image.Image]:
         """The image alone: the answers are words."""
         return [drawing.small(upright)]
+
+
+def _best(probabilities: Probabilities) -> tuple[npt.NDArray[np.intp], Probabilities]:
+    (classes,), (scores,) = best(probabilities[None], _TOP)
+    return classes, scores
 
 
 def _difference(name: str, which: str, value: float | None) -> Figure:

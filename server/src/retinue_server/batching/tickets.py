@@ -19,17 +19,18 @@ class Priority(IntEnum):
     LOW = 2
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as nothing is that is made for every item: that would take four times as long.
+@dataclass(slots=True)
 class Outcome(Generic[Result]):
     """What became of one item.
 
     Attributes:
         value: The answer, or why there is none.
-        queue_seconds: How long the item waited before its batch was begun.
+        queue_seconds: How long the item waited before its batch was begun; None where it never waited.
     """
 
     value: Result | RetinueError
-    queue_seconds: float
+    queue_seconds: float | None
 
 
 class Ticket:

@@ -6,37 +6,39 @@ from typing import Any
 from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1.manifest_pb2 import ModelManifest
 
+from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import RetinueError
 from retinue_server.results import Answer, Classification, DetectionList, MaskFormat, Segmentation
 from retinue_server.rpc.status import to_status
 from retinue_server.runtime.providers import Provider
-from retinue_server.service import ImageOutcome
+
+Outcomes = Sequence[Outcome[Answer]]
 
 
-def entries(outcomes: Sequence[ImageOutcome]) -> int:
+def entries(outcomes: Outcomes) -> int:
     """How many classes, objects, keypoints and areas a reply will tell, one by one."""
     return sum(outcome.value.result.entries for outcome in outcomes if isinstance(outcome.value, Answer))
 
 
-def classify_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.ClassifyResponse:
-    """The reply to a ClassifyRequest."""
+def classify_response(model: ServedModel, outcomes: Outcomes, total_seconds: float) -> pb.ClassifyResponse:
+    """The reply to a ClassifyRequest that came `total_seconds` ago."""
     response = pb.ClassifyResponse(model=model.name, version=model.version)
-    _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_classification)
+    _fill_outcomes(response.outcomes, outcomes, total_seconds, model.manifest, _fill_classification)
     return response
 
 
-def detect_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.DetectResponse:
-    """The reply to a DetectRequest."""
+def detect_response(model: ServedModel, outcomes: Outcomes, total_seconds: float) -> pb.DetectResponse:
+    """The reply to a DetectRequest that came `total_seconds` ago."""
     response = pb.DetectResponse(model=model.name, version=model.version)
-    _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_detections)
+    _fill_outcomes(response.outcomes, outcomes, total_seconds, model.manifest, _fill_detections)
     return response
 
 
-def segment_response(model: ServedModel, outcomes: Sequence[ImageOutcome]) -> pb.SegmentResponse:
-    """The reply to a SegmentRequest."""
+def segment_response(model: ServedModel, outcomes: Outcomes, total_seconds: float) -> pb.SegmentResponse:
+    """The reply to a SegmentRequest that came `total_seconds` ago."""
     response = pb.SegmentResponse(model=model.name, version=model.version)
-    _fill_outcomes(response.outcomes, outcomes, model.manifest, _fill_segmentation)
+    _fill_outcomes(response.outcomes, outcomes, total_seconds, model.manifest, _fill_segmentation)
     return response
 
 
@@ -64,17 +66,19 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
 
 def _fill_outcomes(
     replies: Any,
-    outcomes: Sequence[ImageOutcome],
+    outcomes: Outcomes,
+    total_seconds: float,
     manifest: ModelManifest,
     fill: Callable[[Any, Any, ModelManifest], None],
 ) -> None:
     """Adds one reply an outcome. The three outcome messages differ in nothing but the type of `result`."""
+    total_us = _microseconds(total_seconds)
     for outcome in outcomes:
         reply = replies.add()
         value = outcome.value
         timing = reply.timing
         timing.queue_us = _microseconds(outcome.queue_seconds or 0.0)
-        timing.total_us = _microseconds(outcome.total_seconds)
+        timing.total_us = total_us
         if isinstance(value, RetinueError):
             reply.error.CopyFrom(to_status(value))
             continue
@@ -88,7 +92,7 @@ def _fill_outcomes(
 
 
 def _fill_classification(message: pb.Classification, result: Classification, manifest: ModelManifest) -> None:
-    for class_id, score in zip(result.class_ids.tolist(), result.scores.tolist(), strict=True):
+    for class_id, score in zip(result.class_ids, result.scores, strict=True):
         one = message.classes.add()
         one.class_id, one.label, one.score = class_id, manifest.labels[class_id], score
     if result.heatmap is not None:

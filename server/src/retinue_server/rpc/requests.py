@@ -1,9 +1,7 @@
 """From the wire: protobuf requests to opened images and checked options."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-from PIL import Image
 from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 
@@ -13,13 +11,12 @@ from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions, Work
 from retinue_server.vision import instance_masks, regions
 from retinue_server.vision.decode import open_encoded, open_raw
+from retinue_server.vision.readers import ChannelOrder, Opened
 
 DEFAULT_TOP_K = 5
 _LABELS_IN_MESSAGES = 20
 
-RawOrder = Literal["RGB", "BGR", "RGBA", "GRAY"]
-
-_CHANNEL_ORDERS: dict[int, RawOrder] = {
+_CHANNEL_ORDERS: dict[int, ChannelOrder] = {
     image_pb2.CHANNEL_ORDER_UNSPECIFIED: "RGB",
     image_pb2.CHANNEL_ORDER_RGB: "RGB",
     image_pb2.CHANNEL_ORDER_BGR: "BGR",
@@ -70,7 +67,7 @@ def _regions(image: image_pb2.Image) -> regions.Regions:
     return regions.checked([(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions])
 
 
-def _opened(image: image_pb2.Image, max_pixels: int) -> Image.Image:
+def _opened(image: image_pb2.Image, max_pixels: int) -> Opened:
     source = image.WhichOneof("source")
     if source == "encoded":
         return open_encoded(image.encoded, max_pixels=max_pixels)

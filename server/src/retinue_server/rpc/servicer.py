@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from retinue.v1 import manifest_pb2, vision_service_pb2_grpc
@@ -14,7 +14,7 @@ from retinue_server.results import Options, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
 from retinue_server.rpc.interceptor import Context, current_call
 from retinue_server.runtime.providers import Provider
-from retinue_server.service import ImageOutcome, VisionService
+from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
@@ -61,7 +61,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model = self._model(Task.CLASSIFY, request)
         options = requests.classify_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
-        return await _reply(replies.classify_response, model, outcomes)
+        return await _reply(replies.classify_response, model, outcomes, arrived)
 
     async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
         """Finds the objects in each image."""
@@ -69,7 +69,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model = self._model(Task.DETECT, request)
         options = requests.detect_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
-        return await _reply(replies.detect_response, model, outcomes)
+        return await _reply(replies.detect_response, model, outcomes, arrived)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Gives each pixel of each image a class."""
@@ -77,7 +77,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model = self._model(Task.SEGMENT, request)
         options = requests.segment_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
-        return await _reply(replies.segment_response, model, outcomes)
+        return await _reply(replies.segment_response, model, outcomes, arrived)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models that are served."""
@@ -107,7 +107,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
 
     async def _answer(
         self, request: ImagesRequest, context: Context, model: ServedModel, options: Options, arrived: float
-    ) -> list[ImageOutcome]:
+    ) -> replies.Outcomes:
         if not request.images:
             raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
         priority = requests.priority(request)
@@ -127,7 +127,6 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             works,
             caller=context.peer(),
             priority=priority,
-            arrived=arrived,
             deadline=deadline,
         )
 
@@ -143,13 +142,15 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
 
 
 async def _reply(
-    build: Callable[[ServedModel, Sequence[ImageOutcome]], Reply],
+    build: Callable[[ServedModel, replies.Outcomes, float], Reply],
     model: ServedModel,
-    outcomes: Sequence[ImageOutcome],
+    outcomes: replies.Outcomes,
+    arrived: float,
 ) -> Reply:
+    total_seconds = time.monotonic() - arrived
     if replies.entries(outcomes) > _ENTRIES_ON_THE_LOOP:
-        return await asyncio.to_thread(build, model, outcomes)
-    return build(model, outcomes)
+        return await asyncio.to_thread(build, model, outcomes, total_seconds)
+    return build(model, outcomes, total_seconds)
 
 
 def _version(version: int) -> int:

@@ -14,7 +14,7 @@ from retinue_server.errors import ImageError
 from retinue_server.vision.directories import exif_orientation
 from retinue_server.vision.faults import pillow_faults
 from retinue_server.vision.headers import image_format
-from retinue_server.vision.readers import READERS, ChannelOrder, RawImageFile, check_pixels
+from retinue_server.vision.readers import READERS, ChannelOrder, RawPixels, check_pixels
 
 # What brings an image of EXIF orientation 2 to 8 upright.
 UPRIGHT: Final[dict[int, Image.Transpose]] = {
@@ -67,7 +67,7 @@ def _accept_pixels(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def open_raw(data: bytes, height: int, width: int, order: ChannelOrder, *, max_pixels: int) -> Image.Image:
+def open_raw(data: bytes, height: int, width: int, order: ChannelOrder, *, max_pixels: int) -> RawPixels:
     """Take pixels that are already decoded; nothing is copied before they are used.
 
     Args:
@@ -93,7 +93,7 @@ def open_raw(data: bytes, height: int, width: int, order: ChannelOrder, *, max_p
             f"{expected_bytes}. Send exactly height * width * channels bytes.",
             reason="RAW_SIZE_MISMATCH",
         )
-    return RawImageFile(data, (width, height), order)
+    return RawPixels(data, (width, height), order)
 
 
 def orientation(image: Image.Image) -> int:

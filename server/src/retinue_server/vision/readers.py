@@ -9,7 +9,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Final, Literal, cast
 
-from PIL import Image, ImageFile
+from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -121,33 +121,45 @@ class _Deferred(Image.Image):
         super().close()
 
 
-class RawImageFile(ImageFile.ImageFile):
-    """Pixels as they came in a request, unpacked into Pillow's own layout only when they are loaded.
+class RawPixels:
+    """Pixels as they came in a request; what takes them need not go through Pillow.
 
     Attributes:
         data: uint8, row-major, [height, width, channels of `order`].
+        size: Width and height.
         order: What the channels mean.
     """
 
-    format = "RAW"
+    __slots__ = ("data", "order", "size")
 
     def __init__(self, data: bytes, size: tuple[int, int], order: ChannelOrder) -> None:
         self.data = data
+        self.size = size
         self.order = order
-        self._raw_size = size
-        super().__init__(BytesIO(data))
-        self.decodermaxblock = len(data)
 
-    def _open(self) -> None:
-        self._size = self._raw_size
-        self._mode = _RAW_MODES[self.order]
-        layout = (_RAW_LAYOUTS[self.order], 0, 1)
-        self.tile = [ImageFile._Tile("raw", (0, 0, *self._size), 0, layout)]
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.size[1]
+
+    def to_pillow(self) -> Image.Image:
+        """A copy in Pillow's own layout."""
+        return Image.frombytes(
+            _RAW_MODES[self.order], self.size, self.data, "raw", _RAW_LAYOUTS[self.order], 0, 1
+        )
 
     def close(self) -> None:
         """Lets go of the request's bytes."""
         self.data = b""
-        super().close()
+
+
+Opened = Image.Image | RawPixels
+"""An image of known size that is not decoded yet."""
 
 
 def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
-from retinue_server.vision.faults import release_frames
-from retinue_server.vision.readers import RawImageFile
+from retinue_server.vision.faults import pillow_faults, release_frames
+from retinue_server.vision.readers import Opened, RawPixels
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _Box = tuple[float, float, float, float]
@@ -68,7 +68,7 @@ class Frame:
         ) == (1, 1, 0, 0)
 
 
-def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
+def prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
     """Decode an opened image and render it, upright and opaque, as a network's input.
 
     The image is turned upright after it was made small, which changes a grey level by one at most, and a
@@ -96,13 +96,16 @@ def prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> 
         image.close()
 
 
-def _prepare(image: Image.Image, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
-    if isinstance(image, RawImageFile) and image.order == ("GRAY" if spec.grey else "RGB"):
-        frame = frame_for(*image.size, spec)
-        if frame.shows_the_whole_unscaled:
-            # As it would come out below, without a detour through Pillow's own layout.
-            out[:] = np.frombuffer(image.data, np.uint8).reshape(spec.height, spec.width, spec.channels)
-            return frame
+def _prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
+    if isinstance(image, RawPixels):
+        if image.order == ("GRAY" if spec.grey else "RGB"):
+            frame = frame_for(*image.size, spec)
+            if frame.shows_the_whole_unscaled:
+                # As it would come out below, without a detour through Pillow's own layout.
+                out[:] = np.frombuffer(image.data, np.uint8).reshape(out.shape)
+                return frame
+        with pillow_faults("raw"):
+            image = image.to_pillow()
     drafted = _draft(image, spec) if spec.draft_decoding else None
     flat = load_flat(image, grey=spec.grey)
     turned = orientation(image)

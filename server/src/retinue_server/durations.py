@@ -1,0 +1,68 @@
+"""How long the stages of an image's way take, counted for many images at once."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Durations:
+    """One histogram. That of prometheus_client takes a lock for each value, which costs ten times as much.
+
+    It is filled by one thread, and may be read by others meanwhile.
+
+    Args:
+        bounds_seconds: The upper ends of its buckets, ascending, but for the last, which has none.
+    """
+
+    def __init__(self, bounds_seconds: Sequence[float]) -> None:
+        self._bounds = bounds_seconds
+        self._counts = [0] * (len(bounds_seconds) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: Iterable[float]) -> None:
+        """Counts durations."""
+        bounds, counts = self._bounds, self._counts
+        total = 0.0
+        for value in seconds:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self._sum += total
+
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """The buckets, each with its upper end and all that is in it and those before, and the sum."""
+        names = [*map(floatToGoString, self._bounds), "+Inf"]
+        return list(zip(names, accumulate(self._counts), strict=True)), self._sum
+
+
+class StageDurations(Collector):
+    """A histogram for each stage of each model.
+
+    Args:
+        name: Of the metric.
+        documentation: Of the metric.
+        bounds_seconds: As for `Durations`.
+    """
+
+    _LABELS = ("stage", "model", "version")
+
+    def __init__(self, name: str, documentation: str, bounds_seconds: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = bounds_seconds
+        self._histograms: dict[tuple[str, str, str], Durations] = {}
+
+    def of(self, stage: str, model: str, version: int) -> Durations:
+        """The histogram of those; it is empty at first."""
+        return self._histograms.setdefault((stage, model, str(version)), Durations(self._bounds))
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields all of them."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._LABELS)
+        for labels, histogram in list(self._histograms.items()):
+            buckets, total = histogram.read()
+            family.add_metric(labels, buckets, total)
+        yield family
