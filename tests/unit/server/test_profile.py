@@ -32,7 +32,7 @@ class Network:
 
 
 def measured(network: Network, *, on_gpu: bool = False) -> Profile:
-    return measure(network.run, SHAPE, on_gpu=on_gpu, clock=network.clock)
+    return measure(network.run, SHAPE, on_gpu=on_gpu, around_seconds=0, clock=network.clock)
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def measured(network: Network, *, on_gpu: bool = False) -> Profile:
     [
         # No batch is better than another: the smallest.
         (lambda size: 0.001 * size, 1),
-        # Eight at once take hardly longer than one.
-        (lambda size: 0.001 + 0.00001 * size, 16),
+        # Many at once take hardly longer than one.
+        (lambda size: 0.001 + 0.00001 * size, 32),
         # Beyond four it gets worse.
         (lambda size: 0.001 * (1 + 0.1 * size + 0.5 * max(0, size - 4)), 4),
         # 8 gives 3 % more than 4: not worth it.
-        (lambda size: {1: 0.001, 2: 0.0015, 4: 0.002, 8: 0.004 / 1.029, 16: 0.1}[size], 4),
+        (lambda size: {1: 0.001, 2: 0.0015, 4: 0.002, 8: 0.004 / 1.029, 16: 0.1, 32: 1}[size], 4),
         # 8 gives 4 % more than 4.
-        (lambda size: {1: 0.001, 2: 0.0015, 4: 0.002, 8: 0.004 / 1.04, 16: 0.1}[size], 8),
+        (lambda size: {1: 0.001, 2: 0.0015, 4: 0.002, 8: 0.004 / 1.04, 16: 0.1, 32: 1}[size], 8),
     ],
 )
 def test_the_smallest_batch_within_3_percent_of_the_best_rate_is_kept(
@@ -62,8 +62,16 @@ def test_a_gpu_is_tried_with_larger_batches_than_a_cpu() -> None:
     def flat_cost(size: int) -> float:
         return 0.001
 
-    assert measured(Network(flat_cost)).max_batch_size == 16
+    assert measured(Network(flat_cost)).max_batch_size == 32
     assert measured(Network(flat_cost), on_gpu=True).max_batch_size == 128
+
+
+def test_batches_of_a_tiny_network_are_as_large_as_what_is_around_each_run_asks_for() -> None:
+    network = Network(lambda size: 0.00003 * size)
+    profile = measure(network.run, SHAPE, on_gpu=False, around_seconds=0.0001, clock=network.clock)
+    assert profile.max_batch_size == 32
+    assert profile.images_per_second == pytest.approx(1 / 0.00003)
+    assert profile.lone_seconds == pytest.approx(0.00003)
 
 
 def test_trying_ends_when_two_sizes_in_a_row_bring_nothing() -> None:
@@ -73,7 +81,7 @@ def test_trying_ends_when_two_sizes_in_a_row_bring_nothing() -> None:
 
 
 def test_one_size_without_gain_is_no_reason_to_end() -> None:
-    network = Network(lambda size: {1: 0.001, 2: 0.0021, 4: 0.002, 8: 0.0035, 16: 0.006}[size])
+    network = Network(lambda size: {1: 0.001, 2: 0.0021, 4: 0.002, 8: 0.0035, 16: 0.006, 32: 0.02}[size])
     assert measured(network).max_batch_size == 16
 
 
