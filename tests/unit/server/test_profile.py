@@ -140,4 +140,4 @@ def test_a_run_that_was_disturbed_does_not_count() -> None:
 
 
 def test_a_network_faster_than_the_clock_can_tell_is_no_division_by_zero() -> None:
-    assert measured(Network(lambda size: 0)).max_batch_size == 16
+    assert measured(Network(lambda size: 0)).max_batch_size == 32

@@ -11,9 +11,9 @@ import numpy.typing as npt
 # The smallest batch within this share of the best rate is kept: a larger one only adds latency and memory.
 _WORTH_IT = 0.97
 _LARGEST_BATCH = {False: 32, True: 128}
-# What the engine does around each run, whatever the network: its queue's lock, a turn at the interpreter's, and the calls
-# into NumPy and ONNX Runtime, see docs/performance.md. For networks of microseconds that is most of the time.
-AROUND_A_RUN_SECONDS = 0.0001
+# What the engine does around each run, whatever the network: its queue's lock, a turn at the interpreter's, and the
+# calls into NumPy and ONNX Runtime, see docs/performance.md. For networks of microseconds that is most of the time.
+_AROUND_A_RUN_SECONDS = 0.0001
 _MOST_RUNS = 3
 _ENOUGH_SECONDS = 0.02
 _LONGEST_SECONDS = 60.0
@@ -47,7 +47,7 @@ def measure(
     *,
     on_gpu: bool,
     budget_seconds: float = 0.1,
-    around_seconds: float = AROUND_A_RUN_SECONDS,
+    around_seconds: float = _AROUND_A_RUN_SECONDS,
     on_refusal: Callable[[int, Exception], None] = lambda _size, _error: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Profile:
