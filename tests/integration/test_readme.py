@@ -113,7 +113,10 @@ def test_the_python_runs(code: str, server: ServerProcess, tmp_path: Path) -> No
 def test_every_other_line_is_run_by_a_test_too() -> None:
     found = {line for block in blocks("sh") for line in block.splitlines()}
 
-    assert found == {*RUN_ELSEWHERE, line_with("retinue score"), line_with("retinue-export torchvision")}
+    run_here = {
+        line_with(words) for words in ("retinue score", "retinue bench", "retinue-export torchvision")
+    }
+    assert found == {*RUN_ELSEWHERE, *run_here}
     assert all((ROOT / where).exists() for where in RUN_ELSEWHERE.values())
 
 
@@ -123,6 +126,14 @@ def test_a_folder_is_scored(server: ServerProcess, tmp_path: Path) -> None:
     readme.run(line_with("retinue score").replace("results.parquet", str(table)), server)
 
     assert pq.read_table(table).num_rows == len(list((ROOT / "examples").glob("*.jpg")))
+
+
+def test_a_server_is_measured(server: ServerProcess, tmp_path: Path) -> None:
+    line = line_with("retinue bench").replace("bench.json", str(tmp_path / "bench.json"))
+
+    readme.run(f"{line} --seconds 0.5 --warm-up 0.1", server)
+
+    assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == 3
 
 
 @pytest.mark.slow
