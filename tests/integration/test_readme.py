@@ -3,12 +3,12 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from benchmarks import machine, memory, serve, startup
+from benchmarks import pages
+from benchmarks.scenarios import WITHOUT_GPU
 from PIL import Image
 from tests import readme
 from tests.server_process import ROOT, ServerProcess
@@ -36,7 +36,8 @@ RUN_ELSEWHERE = {
     "make test": ".ci/run",
     "docker compose up": "tests/integration/test_containers.py",
 }
-SCENARIOS: dict[str, Any] = {"serve": serve, "startup": startup, "memory": memory}
+# What the README shows of what `make bench` measures; the page in benchmarks shows all of it.
+SHOWN = {"models", "comparison", "startup", "memory"}
 
 
 def blocks(language: str) -> list[str]:
@@ -152,18 +153,20 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path: Path) -> None:
     assert manifest["labels"] == ["red", "green", "blue"]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_the_benchmark_figures_are_the_measured_ones(name: str) -> None:
-    result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.parent.name)
+def test_the_benchmark_figures_are_the_measured_ones(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert pages.filled(text) == text, "python -m benchmarks --pages brings the pages up to date"
+
+
+def test_every_scenario_has_its_place() -> None:
     page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
-    assert machine.sentence(result) in page
-    for line in SCENARIOS[name].table(result).splitlines():
-        assert line in page
-        assert line in TEXT
-    if name == "serve":
-        runtime = result["versions"]["onnxruntime"]
-        assert f"on {result['cores']} cores ({result['processor']}), ONNX Runtime {runtime}:" in TEXT
+    assert set(pages.blocks(page)) == {
+        (kind, name) for kind in ("measured", "machine") for name in WITHOUT_GPU
+    }
+    assert set(pages.blocks(TEXT)) == {("measured", name) for name in SHOWN}
 
 
 def test_the_way_of_a_request_is_the_same_in_both_places() -> None:
