@@ -6,6 +6,7 @@ and ends with the tables. A part that fails says why and costs the others nothin
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,19 +19,22 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_grpc, gpu_load, gpu_models
+from benchmarks.machine import ROOT
 from retinue_export import speed
 from retinue_server.bundle.repository import BundleFolder, scan
-from retinue_server.runtime.providers import CPU, Provider, available_cores
+from retinue_server.runtime.providers import Provider, available_cores
 
-_LATEST_SECONDS = 400
+_LATEST_SECONDS = 420
 """After so long no other part is begun; the longest takes about half a minute."""
+_LONGEST_SECONDS = 100
+"""A part in a process of its own is given up after so long."""
 _IMPORTANT = {"resnet-50-fp16": 0, "mobilenet-v2": 1, "resnet-50-fp32": 2}
-"""What comes first, and what options and instances are tried with, if there is not time for all."""
+"""What comes first, if there is not time for all."""
 _ROWS = (1, 8, 64, 128)
 _LARGE = (64, 128)
-_INSTANCES = (2, 3)
+_SETTINGS: Sequence[tuple[int, gpu_load.CudaGraphs]] = ((2, "auto"), (2, "off"), (3, "auto"), (3, "off"))
+"""Instances and CUDA graphs that are tried with the first model; the second gets the first two, the others one."""
 _CLIENTS, _SECONDS = 4, 2.5
-_ON_CPU = Provider(CPU, "cpu", "", ((CPU, {}),))
 _LAYOUTS = (
     {"prefer_nhwc": "0", "use_tf32": "0"},
     {"prefer_nhwc": "0", "use_tf32": "1"},
@@ -77,13 +81,14 @@ def run(
 
     Args:
         quick: Whether only to see that it runs.
-        provider: What runs the networks, instead of CUDA.
+        provider: What runs the networks, in this process, instead of CUDA in processes of their own.
         models: A folder of bundles instead of those that are made here.
         server_provider: That of the server that is asked over gRPC.
 
     Raises:
         ExportError: There is no GPU that ONNX Runtime can use.
     """
+    isolated = provider is None
     provider = provider or speed.choose("cuda")
     parts = _Parts(_LATEST_SECONDS)
     parts.result |= gpu_models.versions() | {
@@ -96,34 +101,60 @@ def run(
             models = Path(folder)
             gpu_models.make(models)
         clients, seconds = (1, 0.1) if quick else (_CLIENTS, _SECONDS)
-        _measure(parts, scan(models), provider, models, server_provider, clients, seconds)
+        _measure(parts, models, provider, server_provider, clients, seconds, isolated=isolated)
     return parts.result
 
 
 def _measure(
     parts: _Parts,
-    bundles: Sequence[BundleFolder],
-    provider: Provider,
     models: Path,
+    provider: Provider,
     server_provider: str,
     clients: int,
     seconds: float,
+    *,
+    isolated: bool,
 ) -> None:
-    half, *others = sorted(bundles, key=lambda bundle: _IMPORTANT.get(bundle.name, len(_IMPORTANT)))
-    important = [half, *others[:1]]
-    for bundle in (half, *others):
+    def serve(bundle: BundleFolder, settings: Sequence[tuple[int, gpu_load.CudaGraphs]]) -> None:
         parts.add("bare", bundle.name, partial(_bare, bundle, provider, seconds / 3))
-    for instances in _INSTANCES:
-        for bundle in (half, *others) if instances == _INSTANCES[0] else important:
+        for instances, cuda_graphs in settings:
             at_once = instances * len(provider.devices)
-            parts.add("served", bundle.name, partial(_served, bundle, provider, at_once, seconds))
-        if instances == _INSTANCES[0]:
-            served = partial(gpu_grpc.measure, models, server_provider, half.name, 2 * seconds, clients)
-            parts.add("grpc", half.name, served)
-    for bundle in important:
+            how = _in_a_process if isolated else gpu_load.serve
+            parts.add("served", bundle.name, partial(how, bundle, provider, at_once, cuda_graphs, seconds))
+
+    first, second, *others = sorted(scan(models), key=lambda one: _IMPORTANT.get(one.name, len(_IMPORTANT)))
+    serve(first, _SETTINGS)
+    for cuda_graphs in ("auto", "off"):
+        asked = partial(
+            gpu_grpc.measure, models, server_provider, cuda_graphs, first.name, 2 * seconds, clients
+        )
+        parts.add("grpc", first.name, asked)
+    serve(second, _SETTINGS[:2])
+    for bundle in others:
+        serve(bundle, _SETTINGS[:1])
+    for options in _LAYOUTS:
+        parts.add("options", first.name, partial(_layout, first, provider, options, seconds / 3))
+    for bundle in (first, second):
         parts.add("switching", bundle.name, partial(gpu_models.switching, bundle, provider, (1, 8)))
-        for options in _LAYOUTS:
-            parts.add("options", bundle.name, partial(_layout, bundle, provider, options, seconds / 3))
+
+
+def _in_a_process(
+    bundle: BundleFolder, provider: Provider, instances: int, cuda_graphs: str, seconds: float
+) -> Result:
+    """As `gpu_load.serve`."""
+    models = str(bundle.path.parents[1])
+    what = [models, bundle.name, provider.requested, str(instances), cuda_graphs, str(seconds)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_load", *what],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=_LONGEST_SECONDS,
+        check=True,
+    )
+    *log, result = done.stdout.splitlines()
+    print("\n".join(log), flush=True)
+    return dict(json.loads(result))
 
 
 def _bare(bundle: BundleFolder, provider: Provider, seconds: float) -> Result:
@@ -139,32 +170,15 @@ def _layout(bundle: BundleFolder, provider: Provider, options: dict[str, str], s
     return {"options": options, "rates": rates}
 
 
-def _served(bundle: BundleFolder, provider: Provider, instances: int, seconds: float) -> Result:
-    with gpu_load.running(bundle, provider, instances) as served:
-        raw, jpeg = gpu_load.raw(served.model), gpu_load.jpeg(served.model)
-        measured = {
-            "instances": instances,
-            "load_seconds": served.load_seconds,
-            "batch_sizes": served.model.profile.batch_sizes,
-            "raw": gpu_load.rate(served.model, raw, seconds),
-            "jpeg": gpu_load.rate(served.model, jpeg, seconds),
-            "raw_alone_ms": gpu_load.alone_ms(served.model, raw),
-        }
-        answers = gpu_load.answers(served.model)
-    with gpu_load.running(bundle, _ON_CPU, available_cores()) as served:
-        expected = gpu_load.answers(served.model)
-    return {**measured, "apart_from_cpu": gpu_load.apart(expected, answers)}
-
-
 def table(result: Result) -> str:
     """The result as Markdown."""
     bare = {row["what"]: row for row in result.get("bare", [])}
     lines = [
         f"{result['gpu']}, {result['cores']} cores, ONNX Runtime {result['onnxruntime']} with CUDA {result['cuda']}.",
         "",
-        "| bundle | batches at once | raw, images/s | of a bare loop on the device | of one that copies "
+        "| bundle | CUDA graphs | batches at once | raw, images/s | of a bare loop on the device | of one that copies "
         "| JPEG, images/s | one raw image, ms | sizes | loaded in, s | apart from the CPU |",
-        "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|---|---:|---:|",
     ]
     for row in result.get("served", []):
         shares = [
@@ -172,7 +186,7 @@ def table(result: Result) -> str:
             for kind in ("resident", "copied")
         ]
         lines.append(
-            f"| {row['what']} | {row['instances']} | {row['raw']:,.0f} | {' | '.join(shares)} "
+            f"| {row['what']} | {row['cuda_graphs']} | {row['instances']} | {row['raw']:,.0f} | {' | '.join(shares)} "
             f"| {row['jpeg']:,.0f} | {row['raw_alone_ms']:.2f} | {', '.join(map(str, row['batch_sizes']))} "
             f"| {row['load_seconds']:.1f} | {row['apart_from_cpu']:.1g} |"
         )
@@ -191,8 +205,9 @@ def table(result: Result) -> str:
         for row in result.get("switching", [])
     ]
     lines += [
-        f"{row['what']} over gRPC from JPEG: {row['images_per_second']:,.0f} images/s with {row['clients']} client "
-        f"processes on the same cores; ready after {row['ready_seconds']:.1f} s."
+        f"{row['what']} over gRPC from JPEG, CUDA graphs {row['cuda_graphs']}: "
+        f"{row['images_per_second']:,.0f} images/s with {row['clients']} client processes on the same cores; "
+        f"ready after {row['ready_seconds']:.1f} s."
         for row in result.get("grpc", [])
     ]
     lines += [f"FAILED: {what}" for what in result["failed"]]
@@ -200,8 +215,8 @@ def table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _rates(rates: dict[int, float]) -> str:
-    return " | ".join(f"{rates[rows]:,.0f}" if rows in rates else "" for rows in _ROWS)
+def _rates(rates: dict[str, float]) -> str:
+    return " | ".join(f"{rates[str(rows)]:,.0f}" if str(rows) in rates else "" for rows in _ROWS)
 
 
 def main() -> None:

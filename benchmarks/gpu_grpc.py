@@ -24,17 +24,20 @@ from benchmarks.machine import ROOT
 
 _CLASSIFY = "/retinue.v1.VisionService/Classify"
 _CALLERS, _IMAGES_A_REQUEST = 6, 32
-_LIMITS = ("--max-queue-images", "4096", "--max-bytes-in-flight", str(1 << 30))
+_LIMITS = ("--max-queue-images", "4096", "--max-bytes-in-flight", str(1 << 30), "--log-format", "json")
 _START_SECONDS = 150
 _STOP_SECONDS = 60
 
 
-def measure(models: Path, provider: str, model: str, seconds: float, clients: int) -> dict[str, Any]:
+def measure(
+    models: Path, provider: str, cuda_graphs: str, model: str, seconds: float, clients: int
+) -> dict[str, Any]:
     """Images a second of a server of its own process.
 
     Args:
         models: The bundles' folder.
         provider: The server's.
+        cuda_graphs: The server's setting.
         model: Which is asked.
         seconds: For how long.
         clients: Processes that ask.
@@ -45,10 +48,19 @@ def measure(models: Path, provider: str, model: str, seconds: float, clients: in
     address = f"127.0.0.1:{_free_port()}"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        arguments = ["--models", str(models), "--provider", provider, "--cache-folder", folder, *_LIMITS]
+        arguments = ["--models", str(models), "--provider", provider, "--cuda-graphs", cuda_graphs]
         ports = ["--grpc-port", address.partition(":")[2], "--http-port", "0"]
         with log.open("wb") as file:
-            command = [sys.executable, "-m", "retinue_server", *arguments, *ports, "--log-format", "json"]
+            command = [
+                sys.executable,
+                "-m",
+                "retinue_server",
+                *arguments,
+                *_LIMITS,
+                *ports,
+                "--cache-folder",
+                folder,
+            ]
             server = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=os.environ)
         try:
             ready_seconds = _wait_until_ready(server, address, model, log)
@@ -56,7 +68,12 @@ def measure(models: Path, provider: str, model: str, seconds: float, clients: in
         finally:
             server.terminate()
             server.wait(_STOP_SECONDS)
-    return {"images_per_second": sum(rates), "ready_seconds": ready_seconds, "clients": clients}
+    return {
+        "cuda_graphs": cuda_graphs,
+        "images_per_second": sum(rates),
+        "ready_seconds": ready_seconds,
+        "clients": clients,
+    }
 
 
 def _wait_until_ready(server: "subprocess.Popen[bytes]", address: str, model: str, log: Path) -> float:

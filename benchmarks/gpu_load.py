@@ -1,6 +1,12 @@
-"""The server's own engine and pipeline under load, in this process."""
+"""The server's own engine and pipeline under load, in this process, and what they answer beside the CPU.
+
+`python -m benchmarks.gpu_load MODELS BUNDLE PROVIDER INSTANCES CUDA_GRAPHS SECONDS` prints what `serve` gives as JSON:
+where a GPU is left in a bad state, that ends with the process.
+"""
 
 import asyncio
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,17 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from retinue.v1 import manifest_pb2 as pb
 
 from benchmarks import photos
-from retinue_export import parity
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle import manifest as manifests
-from retinue_server.bundle.repository import BundleFolder
+from retinue_server.bundle.repository import BundleFolder, scan
 from retinue_server.catalog import ServedModel
 from retinue_server.loader import Loader
 from retinue_server.results import (
@@ -35,9 +40,9 @@ from retinue_server.results import (
 )
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.memory import MemoryLimit
-from retinue_server.runtime.providers import Provider, available_cores
+from retinue_server.runtime.providers import CPU, Provider, available_cores, choose
 from retinue_server.runtime.session import Machine, Threads
-from retinue_server.runtime.tuning import Tuner
+from retinue_server.runtime.tuning import Tune, Tuner
 from retinue_server.vision.decode import open_encoded, open_raw
 from retinue_server.vision.readers import ChannelOrder
 
@@ -45,6 +50,38 @@ _CALLERS, _IMAGES_A_REQUEST = 24, 32
 _QUEUE = 4096
 _MAX_PIXELS = 50_000_000
 _ENOUGH_BYTES = 1 << 30
+_ON_CPU = Provider(CPU, "cpu", "", ((CPU, {}),))
+
+CudaGraphs = Literal["auto", "off"]
+
+
+def serve(
+    bundle: BundleFolder, provider: Provider, instances: int, cuda_graphs: CudaGraphs, seconds: float
+) -> dict[str, Any]:
+    """Loads a model, asks it for its fastest, and compares what it says of photos with what it says on a CPU.
+
+    Args:
+        bundle: The model.
+        provider: What runs it.
+        instances: Batches at once.
+        cuda_graphs: The server's setting.
+        seconds: For how long it is asked for each kind of image.
+    """
+    with running(bundle, provider, instances, cuda_graphs) as served:
+        of_pixels, of_files = raw(served.model), jpeg(served.model)
+        measured = {
+            "instances": instances,
+            "cuda_graphs": cuda_graphs,
+            "load_seconds": served.load_seconds,
+            "batch_sizes": served.model.profile.batch_sizes,
+            "raw": rate(served.model, of_pixels, seconds),
+            "jpeg": rate(served.model, of_files, seconds),
+            "raw_alone_ms": alone_ms(served.model, of_pixels),
+        }
+        answered = answers(served.model)
+    with running(bundle, _ON_CPU, available_cores(), tune="off") as served:
+        expected = answers(served.model)
+    return {**measured, "apart_from_cpu": apart(expected, answered)}
 
 
 @dataclass(frozen=True)
@@ -61,24 +98,32 @@ class Served:
 
 
 @contextmanager
-def running(bundle: BundleFolder, provider: Provider, instances: int) -> Iterator[Served]:
+def running(
+    bundle: BundleFolder,
+    provider: Provider,
+    instances: int,
+    cuda_graphs: CudaGraphs = "off",
+    tune: Tune = "fast",
+) -> Iterator[Served]:
     """The server without gRPC.
 
     Args:
         bundle: The model.
         provider: What runs them.
         instances: Batches at once.
+        cuda_graphs: The server's setting.
+        tune: Likewise.
     """
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(available_cores(), "decode") as pool:
         kept = ModelCache(Path(cache))
-        machine = Machine(provider, Threads(instances, 1), kept)
+        machine = Machine(provider, Threads(instances, 1), kept, cuda_graphs=cuda_graphs)
         engine = Engine(instances)
         loader = Loader(
             engine,
             machine,
             max_queue_images=_QUEUE,
             decoders=pool if provider.on_gpu else None,
-            tuner=Tuner("fast", machine, kept),
+            tuner=Tuner(tune, machine, kept),
             limit=MemoryLimit(),
             on_batch=lambda _name, _version, _size: None,
             on_unload=lambda _name, _version: None,
@@ -196,6 +241,9 @@ def _apart(first: Any, second: Any) -> float:
         assert isinstance(second.mask, bytes)
         classes = np.frombuffer(first.mask, np.uint8) != np.frombuffer(second.mask, np.uint8)
         return float(np.mean(classes))
+    # It brings PyTorch along, which few need.
+    from retinue_export import parity  # noqa: PLC0415
+
     return parity.disagreement(_outputs(first), _outputs(second), overlap=0.9, score_distance=0.02)
 
 
@@ -225,3 +273,19 @@ def _options(model: ServedModel) -> Options:
     return SegmentOptions(
         mask_format=MaskFormat.RAW, original_size=False, class_ids=None, max_picture_bytes=_ENOUGH_BYTES
     )
+
+
+def main(models: str, name: str, provider: str, instances: str, cuda_graphs: str, seconds: str) -> None:
+    """See the module's docstring."""
+    chosen = choose(
+        cast(Literal["cpu", "cuda"], provider),
+        gpu_devices="0",
+        gpu_memory_limit_bytes=0,
+        cache_folder=Path(tempfile.gettempdir()),
+    )
+    (bundle,) = (one for one in scan(Path(models)) if one.name == name)
+    print(json.dumps(serve(bundle, chosen, int(instances), cast(CudaGraphs, cuda_graphs), float(seconds))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

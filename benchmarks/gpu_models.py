@@ -56,7 +56,7 @@ def bare(
     *,
     resident: bool,
     options: Mapping[str, str] | None = None,
-) -> dict[int, float]:
+) -> dict[str, float]:
     """Images a second of a loop that does nothing but run a bound session, by batch size.
 
     Args:
@@ -68,7 +68,9 @@ def bare(
         options: Of the CUDA provider, instead of the server's.
     """
     session = open_bare(bundle_folder, provider, options or {})
-    return {size: _bare(session, bundle_folder, provider, size, seconds, resident) for size in batch_sizes}
+    return {
+        str(size): _bare(session, bundle_folder, provider, size, seconds, resident) for size in batch_sizes
+    }
 
 
 def _bare(

@@ -123,6 +123,8 @@ class StandInRuntime:
         breaks_in_capture: Whether a run fails while it is captured.
         replays_first_answers: Whether a graph gives for ever what it gave first.
         sessions: Those that were opened.
+        gate: What runs without being captured waits until it is set.
+        begun: Released by each such run.
     """
 
     cuda: StandInCuda = field(default_factory=StandInCuda)
@@ -130,6 +132,8 @@ class StandInRuntime:
     breaks_in_capture: bool = False
     replays_first_answers: bool = False
     sessions: list["StandInSession"] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -191,6 +195,9 @@ class StandInSession(_Session):
 
     def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
         if not self.is_captured:
+            if not self._runtime.gate.is_set():
+                self._runtime.begun.release()
+                assert self._runtime.gate.wait(10)
             self._run_bound(binding)
         elif self._starts_graph(binding, options):
             stream = self._runtime.cuda.streams[int(self.chosen["user_compute_stream"])]
@@ -237,6 +244,7 @@ def _address(array: Array) -> int:
 def install(monkeypatch: pytest.MonkeyPatch) -> StandInRuntime:
     """Puts a CPU in the place of GPUs."""
     runtime = StandInRuntime()
+    runtime.gate.set()
     monkeypatch.setattr(onnxruntime, "InferenceSession", runtime.open)
     monkeypatch.setattr(cudart, "load", lambda: runtime.cuda)
     return runtime

@@ -1,10 +1,16 @@
 """The one run that there is on a GPU, rehearsed on a CPU: whatever can go wrong here must not go wrong there."""
 
+import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks import gpu, gpu_load
 from tests import gpu_stand_in
+
+from retinue_server.bundle.repository import scan
+from retinue_server.runtime.providers import choose
 
 
 @pytest.mark.slow
@@ -20,17 +26,29 @@ def test_every_part_of_the_gpu_benchmark_runs(colour_models: Path, monkeypatch: 
         "left_out": 0,
         "failed": 0,
         "bare": 3,
-        "served": 5,
-        "grpc": 1,
+        "served": 7,
+        "grpc": 2,
         "switching": 2,
-        "options": 8,
+        "options": 4,
     }
     for row in result["served"]:
         assert row["apart_from_cpu"] < 1e-3
         assert min(row["raw"], row["jpeg"]) > 0
-    table = gpu.table(result)
-    assert "colour-classifier over gRPC from JPEG" in table
+    # As it is read from a file.
+    table = gpu.table(json.loads(json.dumps(result)))
+    assert "colour-classifier over gRPC from JPEG, CUDA graphs auto" in table
     assert "FAILED" not in table
+
+
+@pytest.mark.slow
+def test_a_model_is_served_in_a_process_of_its_own(colour_models: Path) -> None:
+    bundle = next(one for one in scan(colour_models) if one.name == "colour-classifier")
+    on_cpu = choose("cpu", gpu_devices="0", gpu_memory_limit_bytes=0, cache_folder=colour_models)
+    row = gpu._in_a_process(bundle, on_cpu, 2, "off", 0.1)
+    assert row["apart_from_cpu"] < 1e-3
+    assert row["raw"] > 0
+    with pytest.raises(subprocess.CalledProcessError):
+        gpu._in_a_process(replace(bundle, name="nobody"), on_cpu, 2, "off", 0.1)
 
 
 def test_what_fails_or_comes_too_late_costs_the_other_parts_nothing() -> None:

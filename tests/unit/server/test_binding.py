@@ -228,6 +228,23 @@ def test_a_session_that_is_not_captured_runs_one_size_only(
     assert runtime.sessions[0].shrunk == "gpu:0"
 
 
+@pytest.mark.parametrize(("instances", "at_once"), [(1, 1), (2, 1), (3, 2)])
+def test_one_of_a_gpus_batches_is_filled_while_the_others_run(
+    instances: int, at_once: int, runtime: StandInRuntime, tmp_path: Path
+) -> None:
+    session, _ = prepared(colour_bundles.detector(tmp_path), instances=instances)
+    slabs = [new_slab(session) for _ in range(instances)]
+    runtime.gate.clear()
+    with ThreadPoolExecutor(instances) as threads:
+        runs = [threads.submit(session.run, slab, {}) for slab in slabs]
+        for _ in range(at_once):
+            assert runtime.begun.acquire(timeout=10)
+        assert not runtime.begun.acquire(timeout=0.1)
+        runtime.gate.set()
+        for run in runs:
+            run.result()
+
+
 def test_what_else_a_network_takes_comes_with_the_batch(runtime: StandInRuntime, tmp_path: Path) -> None:
     bundle = colour_bundles.region_detector(tmp_path)
     session, _ = prepared(bundle)

@@ -43,18 +43,18 @@ class Place(Protocol):
 
 
 class Plain:
-    """A session on one GPU. It runs one batch at a time, while those of other threads are copied.
+    """A session on one GPU. While it runs a batch, those of other threads are copied.
 
     Args:
         session: The session.
         device: The GPU.
-        turn: Held by whoever runs on it.
+        turns: Held by those who run on it.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: int, turn: threading.Lock) -> None:
+    def __init__(self, session: ort.InferenceSession, device: int, turns: threading.Semaphore) -> None:
         self.session = session
         self._device = device
-        self._turn = turn
+        self._turns = turns
 
     def run(self, fed: Feeds, names: Sequence[str], options: ort.RunOptions) -> list[Array]:
         """Runs one batch."""
@@ -65,7 +65,7 @@ class Plain:
                 binding.bind_cpu_input(name, array)
             for name in names:
                 binding.bind_output(name, "cpu")
-            with self._turn:
+            with self._turns:
                 self.session.run_with_iobinding(binding, options)
             return [output.numpy() for output in binding.get_outputs()]
 
@@ -111,7 +111,7 @@ class GpuModel:
         self._name = name
         self.captured = False
         # The first GPU's, which runs batches of any size until the model is prepared.
-        self._first: Plain | None = Plain(self._opened(devices[0]), devices[0], threading.Lock())
+        self._first: Plain | None = Plain(self._opened(devices[0]), devices[0], threading.Semaphore(1))
         self._places: dict[int, Place] = {}
         self._unused: list[Place] = []
 
@@ -166,10 +166,11 @@ class GpuModel:
                 _log.warning("model_not_captured", model=self._name, reason=str(error).strip())
         self.captured = bool(places)
         if not places:
-            by_device = {
-                device: self._warm(device, batch_sizes, feeds, layout, one_size_a_session)
-                for device in dict.fromkeys(devices)
-            }
+            by_device = {}
+            for device in dict.fromkeys(devices):
+                # One of a GPU's batches is filled while the others run.
+                turns = threading.Semaphore(max(1, devices.count(device) - 1))
+                by_device[device] = self._warm(device, batch_sizes, feeds, layout, one_size_a_session, turns)
             shape = (batch_sizes[-1], *layout.image_shape)
             places = [_PlainPlace(self._slab(shape), by_device[device]) for device in devices]
         self._first = None
@@ -188,15 +189,15 @@ class GpuModel:
         feeds: Callable[[int], Feeds],
         layout: Layout,
         one_size_a_session: bool,
+        turns: threading.Semaphore,
     ) -> dict[int, Plain]:
         """What runs each size on a GPU, once it has."""
-        turn = threading.Lock()
         session = self.session if device == self._devices[0] else self._opened(device)
         by_rows: dict[int, Plain] = {}
         for rows in reversed(batch_sizes):
             if by_rows and one_size_a_session:
                 session = self._opened(device)
-            by_rows[rows] = plain = Plain(session, device, turn)
+            by_rows[rows] = plain = Plain(session, device, turns)
             fed = {IMAGES: np.zeros((rows, *layout.image_shape), np.uint8), **feeds(rows)}
             names = list(layout.outputs)
             if rows == batch_sizes[-1]:
