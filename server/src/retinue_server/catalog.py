@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import psutil
@@ -12,8 +13,9 @@ import structlog
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server import postprocess
-from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.batcher import Backend, Batcher
 from retinue_server.batching.engine import Engine
+from retinue_server.batching.queue import Queue
 from retinue_server.bundle.manifest import input_spec
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.errors import (
@@ -25,15 +27,18 @@ from retinue_server.errors import (
 )
 from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline, together
-from retinue_server.results import Answer, Task, Work
+from retinue_server.results import Task
 from retinue_server.runtime.memory import device_memory_used_bytes
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.session import Machine, Session, Threads, explain
 from retinue_server.runtime.tuning import Tuner
+from retinue_server.workers import backend as slot_backend
+from retinue_server.workers.backend import SlotBackend, SlotPlan
+from retinue_server.workers.slots import Layout
 
 _log = structlog.get_logger(__name__)
 
-_TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
+TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
 
 # Decoding and resizing a photo of half a megapixel, for the first estimate of a model's cost; measured from then on.
 _FIRST_DECODE_SECONDS = 0.002
@@ -56,6 +61,7 @@ class ServedModel:
         threads: How many batches run at once.
         profile: What it costs here.
         memory_bytes: By how much the process, or the device, grew when it was loaded and warmed.
+        layout: Where its images come in slots from front-ends, what these hold.
     """
 
     name: str
@@ -63,10 +69,11 @@ class ServedModel:
     task: Task
     manifest: pb.ModelManifest
     class_ids: dict[str, frozenset[int]]
-    batcher: Batcher[Work, Answer]
+    batcher: Queue
     threads: Threads
     profile: Profile
     memory_bytes: int
+    layout: Layout | None = None
 
 
 class Catalog:
@@ -148,6 +155,7 @@ class Loader:
         decoders: Pool that decodes in front of a GPU; None on a CPU.
         tuner: Measures the models.
         on_batch: Called with (name, version, batch size) of every batch that answered an image.
+        slots: Where images come in slots from front-ends, how many of these there are; else None.
     """
 
     def __init__(
@@ -159,6 +167,7 @@ class Loader:
         decoders: ThreadPoolExecutor | None,
         tuner: Tuner,
         on_batch: Callable[[str, int, int], None],
+        slots: SlotPlan | None = None,
     ) -> None:
         self._engine = engine
         self._machine = machine
@@ -166,6 +175,7 @@ class Loader:
         self._decoders = decoders
         self._tuner = tuner
         self._on_batch = on_batch
+        self._slots = slots
 
     def load_all(
         self, bundles: Sequence[BundleFolder], cancelled: Callable[[], bool] = lambda: False
@@ -243,34 +253,48 @@ class Loader:
             raise BundleError(
                 f"{bundle.model_path} cannot be run: {explain(error)}; export the bundle again."
             ) from error
-        pipeline = Pipeline(
-            session,
-            spec,
-            feeds,
-            postprocess.for_manifest(manifest),
-            batch_sizes=profile.batch_sizes,
-            decoders=self._decoders,
-            name=f"{bundle.name}/{bundle.version}",
-        )
-        batcher: Batcher[Work, Answer] = Batcher(
-            pipeline,
+        name = f"{bundle.name}/{bundle.version}"
+        layout = None
+        backend: Backend[Any, Any]
+        if self._slots is None:
+            backend = Pipeline(
+                session,
+                spec,
+                feeds,
+                postprocess.for_manifest(manifest),
+                batch_sizes=profile.batch_sizes,
+                decoders=self._decoders,
+                name=name,
+            )
+        else:
+            answers = session.run(np.zeros((1, *shape), np.uint8), feeds.typical(1), session.extra_outputs)
+            layout = self._slots.layout(manifest, answers)
+            backend = SlotBackend(
+                session,
+                layout,
+                batch_sizes=profile.batch_sizes,
+                fill_up=self._machine.provider.on_gpu,
+            )
+        batcher: Batcher[Any, Any] = Batcher(
+            backend,
             self._engine,
             capacity=self._max_queue_images,
-            item_seconds=1 / profile.images_per_second + _FIRST_DECODE_SECONDS,
-            runs_with=together,
-            name=f"{bundle.name}/{bundle.version}",
+            item_seconds=1 / profile.images_per_second + (0 if layout else _FIRST_DECODE_SECONDS),
+            runs_with=together if layout is None else slot_backend.together,
+            name=name,
             on_batch=lambda size: self._on_batch(bundle.name, bundle.version, size),
         )
         model = ServedModel(
             name=bundle.name,
             version=bundle.version,
-            task=_TASKS[manifest.task],
+            task=TASKS[manifest.task],
             manifest=manifest,
             class_ids=ids_by_label(manifest.labels),
             batcher=batcher,
             threads=self._machine.threads,
             profile=profile,
             memory_bytes=max(0, self._memory_bytes() - memory_before),
+            layout=layout,
         )
         _log.info(
             "model_loaded",

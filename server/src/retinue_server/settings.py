@@ -73,6 +73,14 @@ class Settings(BaseSettings):
         0, ge=0, le=1024, description="threads that decode images in front of a GPU; 0 means one a core"
     )
 
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes that read, decode and answer requests in front of the one that runs the networks; "
+        "0 means that this one does all of it",
+    )
+
     max_queue_images: int = Field(
         1024, ge=1, description="images that may wait for one model; more are refused"
     )
