@@ -58,6 +58,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "log_level": "error",
         "log_format": "json",
         "max_queue_images": "1025",
+        "workers": "3",
     }.get(name, "1024")
     default = getattr(Settings.resolve([]), name)
 
