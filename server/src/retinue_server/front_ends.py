@@ -69,13 +69,14 @@ class FrontEndProcess:
         self._owner = owner
         self._memory = SharedMemory.new()
         self._submissions: Submissions | None = None
+        self._channel = Channel(self._on_frame, self._on_lost)
         self._counted: asyncio.Future[None] | None = None
 
     async def start(self, plan: Plan) -> None:
         """Starts it and tells it how to serve."""
         ours, theirs = socket.socketpair()
         environment = {name: text for name, text in os.environ.items() if not name.startswith("RETINUE_")}
-        self._channel = await Channel.open(ours, self._on_frame, self._on_lost)
+        await self._channel.open(ours)
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "retinue_server.frontend"),
@@ -209,9 +210,7 @@ class FrontEnds:
             catalog.failures,
         )
         for process in self._processes.values():
-            process.open(self._served, self._models)
-        for number in range(len(self._models)):
-            self._publish(number)
+            self._give_models(process, self._served)
         opening = asyncio.ensure_future(self._all_ready())
         await asyncio.wait({opening, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
         opening.cancel()
@@ -284,9 +283,14 @@ class FrontEnds:
         await process.start(self._plan)
         self._processes[number] = process
         if self._served is not None:
-            process.open(self._served, self._models)
+            self._give_models(process, self._served)
             if self._closed:
                 process.send(Kind.CLOSE)
+
+    def _give_models(self, process: FrontEndProcess, served: Served) -> None:
+        process.open(served, self._models)
+        for number in range(len(self._models)):
+            self._publish(number)
 
     async def _keep(self, number: int) -> None:
         """Starts a process again each time that it ends.

@@ -52,6 +52,8 @@ class FrontEnd:
         self._metrics = Metrics()
         self._orders: asyncio.Queue[tuple[Kind, bytes]] = asyncio.Queue()
         self._ending = False
+        self._channel = Channel(self._on_frame, self._on_lost)
+        self._link = EngineLink(self._channel.send)
 
     async def run(self, end: socket.socket) -> None:
         """Serves until it is told to stop.
@@ -59,8 +61,7 @@ class FrontEnd:
         Args:
             end: Of the socket pair.
         """
-        self._channel = await Channel.open(end, self._on_frame, self._on_lost)
-        self._link = EngineLink(self._channel.send)
+        await self._channel.open(end)
         kind, body = await self._orders.get()
         assert kind is Kind.SETTINGS, kind
         plan = Plan.unpack(body)

@@ -53,7 +53,7 @@ async def test_a_bad_image_fails_alone_and_is_not_run() -> None:
         outcomes = await both.remote.submit([work(3, quick=False), broken_work(), work(5, quick=False)])
         assert isinstance(outcomes[1].value, ImageError | EngineError)
         assert classes([outcomes[0], outcomes[2]]) == [3, 5]
-        assert sorted(sum(both.network.batches, [])) == [3, 5]
+        assert sorted(level for batch in both.network.batches for level in batch) == [3, 5]
         only = await both.remote.submit([broken_work()])
         assert isinstance(only[0].value, ImageError | EngineError)
         await all_free(both)

@@ -1,5 +1,6 @@
 """The gRPC port, for one process or for several that share it."""
 
+import errno
 import socket
 
 from retinue_server.errors import StartupError
@@ -38,14 +39,19 @@ class SharedPort:
     def __init__(self, host: str, port: int) -> None:
         self._sockets: list[socket.socket] = []
         self.port = port
+        missing: OSError | None = None
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, _, _, _, where in found:
-                with _bound(family, (where[0], self.port)) as alone:
-                    # Two sockets may be bound to one port before either listens.
-                    alone.listen(1)
-                    self.port = int(alone.getsockname()[1])
-                self._sockets.append(_bound(family, (where[0], self.port), shared=True))
+                try:
+                    self._keep(family, where[0])
+                except OSError as error:
+                    # A name may have addresses of kinds that this machine does not use.
+                    if error.errno == errno.EADDRINUSE:
+                        raise
+                    missing = error
+            if not self._sockets:
+                raise missing or OSError(f"{host} has no address")
         except OSError as error:
             self.close()
             raise cannot_listen(host, port) from error
@@ -54,6 +60,13 @@ class SharedPort:
         """Gives the port back."""
         for one in self._sockets:
             one.close()
+
+    def _keep(self, family: int, where: str | int) -> None:
+        with _bound(family, (where, self.port)) as alone:
+            # Two sockets may be bound to one port before either listens.
+            alone.listen(1)
+            self.port = int(alone.getsockname()[1])
+        self._sockets.append(_bound(family, (where, self.port), shared=True))
 
 
 def _bound(family: int, where: tuple[str | int, int], *, shared: bool = False) -> socket.socket:

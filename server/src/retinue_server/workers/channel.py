@@ -26,14 +26,9 @@ class Channel(asyncio.Protocol):
         self._reader = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
 
-    @classmethod
-    async def open(
-        cls, end: socket.socket, on_frame: Callable[[Kind, bytes], None], on_lost: Callable[[], None]
-    ) -> "Channel":
+    async def open(self, end: socket.socket) -> None:
         """Begins to listen at one end of a socket pair, which is the channel's from now on."""
-        channel = cls(on_frame, on_lost)
-        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=end)
-        return channel
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
 
     def send(self, frame: bytes) -> None:
         """Sends a frame; where the other end is gone, nothing happens."""
