@@ -254,7 +254,9 @@ class FrontEnds:
 
     async def count(self) -> None:
         """Brings `merged` up to date."""
-        await asyncio.gather(*(process.count() for process in self._processes.values()))
+        await asyncio.gather(
+            *(process.count() for process in self._processes.values() if process.listening.is_set())
+        )
 
     def note_change(self, number: int) -> None:
         """Has the front-ends told of a model's queue, soon."""

@@ -70,15 +70,15 @@ class Settings(BaseSettings):
         description="batches that run at once; 0 means one a core on a CPU, two in front of a GPU",
     )
     decode_threads: int = Field(
-        0, ge=0, le=1024, description="threads that decode images in front of a GPU; 0 means one a core"
+        0, ge=0, le=1024, description="threads that decode images in front of a GPU, or in all --workers together; 0 means one a core"
     )
 
     workers: int = Field(
         0,
         ge=0,
         le=64,
-        description="processes that read, decode and answer requests in front of the one that runs the networks; "
-        "0 means that this one does all of it",
+        description="processes that read requests, decode and answer in front of the one that runs the networks; "
+        "0 means that one process does all of it",
     )
 
     max_queue_images: int = Field(
