@@ -49,11 +49,8 @@ def server(models: Path) -> Iterator[ServerProcess]:
 @pytest.fixture
 def connections(server: ServerProcess) -> Iterator[list[Connection]]:
     """So many that every front-end has some."""
-    with ThreadPoolExecutor(_CONNECTIONS):
-        opened = [connected(server.grpc_address) for _ in range(_CONNECTIONS)]
-        yield [one.__enter__() for one in opened]
-        for one in opened:
-            one.__exit__(None, None, None)
+    with ExitStack() as opened:
+        yield [opened.enter_context(connected(server.grpc_address)) for _ in range(_CONNECTIONS)]
 
 
 def front_ends(server: ServerProcess) -> list[psutil.Process]:
@@ -85,7 +82,6 @@ def test_connections_are_divided_and_counted_together(
             assert label(connection.classify(flat(*levels), model="colour-locator")) == colour
     held = [connections_of(process) for process in front_ends(server)]
     assert sum(held) == _CONNECTIONS
-    assert psutil.Process(server.process.pid).net_connections("tcp") is not None
     page = MetricsPage(server.http_url)
     assert page.value("retinue_requests_total", method="Classify", code="OK") == 3 * _CONNECTIONS
     assert page.value("retinue_images_total", model="colour-locator", outcome="answered") == 3 * _CONNECTIONS
@@ -292,7 +288,7 @@ def test_a_second_server_on_the_port_is_refused(
     assert label(connections[0].classify(flat(255, 0, 0), model="colour-locator")) == "red"
 
 
-def test_a_stranger_who_would_share_the_port_is_told_nothing_of_a_server_in_one_process(models: Path) -> None:
+def test_front_ends_do_not_share_the_port_of_a_server_in_one_process(models: Path) -> None:
     with running_server(models) as server:
         port = server.grpc_address.rsplit(":", 1)[1]
         sentence = told_why(

@@ -70,7 +70,10 @@ class Settings(BaseSettings):
         description="batches that run at once; 0 means one a core on a CPU, two in front of a GPU",
     )
     decode_threads: int = Field(
-        0, ge=0, le=1024, description="threads that decode images in front of a GPU, or in all --workers together; 0 means one a core"
+        0,
+        ge=0,
+        le=1024,
+        description="threads that decode images in front of a GPU, or in all --workers together; 0 means one a core",
     )
 
     workers: int = Field(
