@@ -70,9 +70,11 @@ models: $(VENV)/.develop
 catalogue: $(VENV)/.develop
 	$(BIN)/retinue-export catalogue '*' --timm-sample 100 --prove --proofs docs/catalogue.jsonl --page docs/catalogue.md
 
-## bench: measure the server beside its roofline on this machine and print the tables
+## bench: measure the server beside its roofline and other servers on this machine, print the tables, write benchmarks/results
+## (25 minutes, in which nothing else should run; ARGS names scenarios, or --quick to see in a few minutes whether all works)
 bench: $(VENV)/.develop
-	$(BIN)/python -m benchmarks
+	scripts/install-system-packages
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-proto .work

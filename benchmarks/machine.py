@@ -1,5 +1,6 @@
 """What was measured where: the facts without which a figure means nothing."""
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -14,12 +15,13 @@ _PACKAGES = ("onnxruntime", "grpcio", "pillow", "numpy", "protobuf", "uvloop")
 
 
 def facts() -> dict[str, Any]:
-    """Commit, machine and versions."""
+    """Commit, machine, what it was busy with in the last minute, and versions."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
         "processor": _processor(),
         "cores": available_cores(),
+        "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
     }

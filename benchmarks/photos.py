@@ -3,6 +3,8 @@
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import skimage
 import sklearn.datasets
 from PIL import Image
@@ -18,6 +20,42 @@ def jpegs() -> list[bytes]:
     names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
     paths = [*(samples / name for name in names), more / "china.jpg", more / "flower.jpg"]
     return [_jpeg(path) for path in paths]
+
+
+def jpeg() -> bytes:
+    """The one of them whose size is nearest to the average, for clients that send one thing only."""
+    photos = jpegs()
+    average = sum(map(len, photos)) / len(photos)
+    return min(photos, key=lambda photo: abs(len(photo) - average))
+
+
+def png(side: int) -> bytes:
+    """Its centre, small and grey, as a PNG.
+
+    Args:
+        side: Rows and columns.
+    """
+    buffer = BytesIO()
+    Image.fromarray(pixels(side, grey=True)[:, :, 0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(side: int, *, grey: bool) -> npt.NDArray[np.uint8]:
+    """Its centre as pixels.
+
+    Args:
+        side: Rows and columns.
+        grey: Whether to have one channel instead of red, green, blue.
+
+    Returns:
+        uint8 [side,side,1 or 3].
+    """
+    with Image.open(BytesIO(jpeg())) as photo:
+        left = (photo.width - photo.height) // 2
+        square = photo.convert("L" if grey else "RGB").resize(
+            (side, side), box=(left, 0, left + photo.height, photo.height)
+        )
+    return np.asarray(square, np.uint8).reshape(side, side, 1 if grey else 3)
 
 
 def _jpeg(path: Path) -> bytes:

@@ -1,105 +1,138 @@
-"""The most that a machine can do: decode, resize and `session.run` in one process, with no server around them.
+"""The most that this machine can do of each workload: the best of all settings of processes, threads and batches.
 
-It calls the server's own `prepare` and a bare ONNX Runtime session, at every thread and batch setting worth trying.
+Every other figure stands beside it. It is measured anew in the same minute as what it is compared with; only which
+setting is best is looked for once.
 """
 
-import threading
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-from retinue.v1 import manifest_pb2 as pb
-
-from retinue_server.bundle import manifest as manifests
+from benchmarks import ceiling, workloads
+from benchmarks.ceiling import Measurement, Setting
+from benchmarks.workloads import Workload
 from retinue_server.runtime.providers import available_cores
-from retinue_server.vision.decode import open_encoded
-from retinue_server.vision.resize import prepare
 
-_BATCHES = (1, 2, 4, 8)
-_OUTPUT = {pb.TASK_CLASSIFY: "probabilities"}
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """`workers` threads, each with its own batches, and `intra_op_threads` inside each run."""
-
-    workers: int
-    intra_op_threads: int
-    batch: int
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_WORTH_CLIMBING = 0.93
+"""Larger batches are tried until two in a row miss this share of the fastest so far."""
+_FINALISTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What one setting reaches.
+@dataclass(frozen=True)
+class Roofline:
+    """The most that can be done of one workload.
 
     Attributes:
-        setting: Which.
-        images_per_second: All workers together.
-        cpu_seconds_per_image: Of the process.
+        workload: Which.
+        tried: Every setting, measured shortly.
+        best: The setting of most images a second.
+        lone: The setting in which an image alone is answered soonest.
     """
 
-    setting: Setting
-    images_per_second: float
-    cpu_seconds_per_image: float
+    workload: Workload
+    tried: list[Measurement]
+    best: Setting
+    lone: Setting
 
-    def as_json(self) -> dict[str, Any]:
-        """For the results file."""
-        return asdict(self)
+    def measure(self, seconds: float) -> Measurement:
+        """Images a second and CPU time an image, in the best setting."""
+        return _measure(self.workload, self.best, seconds)
 
-
-def settings() -> list[Setting]:
-    """One single-threaded worker a core, and one worker with all cores, at each batch size."""
-    cores = available_cores()
-    plans = {(cores, 1), (1, cores)}
-    return [Setting(workers, threads, batch) for workers, threads in sorted(plans) for batch in _BATCHES]
+    def lone_ms(self, seconds: float) -> float:
+        """Median time of decoding, resizing and running one image that has the machine to itself."""
+        return _measure(self.workload, self.lone, seconds).batch_ms
 
 
-def measure(bundle: Path, images: list[bytes], setting: Setting, seconds: float) -> Measurement:
-    """Runs one setting for about `seconds`."""
-    manifest = manifests.read(bundle)
-    spec = manifests.input_spec(manifest)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = setting.intra_op_threads
-    options.inter_op_num_threads = 1
-    # As in the server: a waiting thread that spins costs CPU time for nothing.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(bundle / manifests.MODEL_FILE, options, providers=["CPUExecutionProvider"])
-    outputs = [_OUTPUT[manifest.task]]
-    counts = [0] * setting.workers
-    stop = threading.Event()
-
-    def work(number: int) -> None:
-        slab = np.zeros((setting.batch, spec.height, spec.width, spec.channels), np.uint8)
-        position = number
-        while not stop.is_set():
-            for row in slab:
-                prepare(open_encoded(images[position % len(images)], max_pixels=50_000_000), spec, row)
-                position += 1
-            session.run(outputs, {"images": slab})
-            counts[number] += setting.batch
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(setting.workers)]
-    for thread in threads:
-        thread.start()
-    # The first runs allocate and warm up.
-    time.sleep(min(1.0, seconds / 4))
-    images_before, cpu_before, began = sum(counts), time.process_time(), time.perf_counter()
-    time.sleep(seconds)
-    done, cpu, elapsed = (
-        sum(counts) - images_before,
-        time.process_time() - cpu_before,
-        time.perf_counter() - began,
+@cache
+def of(workload: Workload, *, quick: bool) -> Roofline:
+    """Looks for the best settings."""
+    short_seconds, long_seconds = (0.2, 0.4) if quick else (0.5, 2.0)
+    tried = [
+        measured
+        for plan in plans(available_cores())
+        for measured in climb(plan, lambda setting: _measure(workload, setting, short_seconds), short_seconds)
+    ]
+    fastest = sorted(tried, key=lambda measured: measured.images_per_second, reverse=True)
+    finalists = [_measure(workload, one.setting, long_seconds) for one in fastest[:_FINALISTS]]
+    alone = [one.setting for one in tried if one.setting.lone]
+    lone = [_measure(workload, setting, long_seconds) for setting in alone]
+    return Roofline(
+        workload,
+        tried,
+        best=max(finalists, key=lambda measured: measured.images_per_second).setting,
+        lone=min(lone, key=lambda measured: measured.batch_ms).setting,
     )
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return Measurement(setting, done / elapsed, cpu / done)
 
 
-def best(bundle: Path, images: list[bytes], seconds_each: float) -> Measurement:
-    """The setting with the most images a second."""
-    tried = [measure(bundle, images, setting, seconds_each) for setting in settings()]
-    return max(tried, key=lambda measurement: measurement.images_per_second)
+def plans(cores: int) -> list[Setting]:
+    """What is worth trying at each batch size.
+
+    A worker a core, and one more, which has the core while another waits for the interpreter; a process a core, which
+    share no interpreter; all cores on one batch, with threads that sleep or spin; and on two batches.
+    """
+    shapes = [
+        (1, cores, 1, False),
+        (1, cores + 1, 1, False),
+        (cores, 1, 1, False),
+        (1, 1, 1, False),
+        (1, 1, cores, False),
+        (1, 1, cores, True),
+        (1, 2, cores, False),
+    ]
+    return [Setting(*shape, batch=1) for shape in dict.fromkeys(shapes)]
+
+
+def climb(
+    plan: Setting, measure: Callable[[Setting], Measurement], longest_seconds: float
+) -> list[Measurement]:
+    """Measures a plan with larger and larger batches, until they make it slower or take longer than is worth it."""
+    measured: list[Measurement] = []
+    for batch in _BATCHES:
+        measured.append(measure(plan.with_batch(batch)))
+        worth_climbing = _WORTH_CLIMBING * max(one.images_per_second for one in measured)
+        if all(one.images_per_second < worth_climbing for one in measured[-2:]):
+            break
+        if measured[-1].batch_ms > 1000 * longest_seconds:
+            break
+    return measured
+
+
+def _measure(workload: Workload, setting: Setting, seconds: float) -> Measurement:
+    return ceiling.measure(workload.bundle, workload.image, setting, seconds)
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """Finds and measures the roofline of every workload."""
+    seconds = 0.5 if quick else 4.0
+    rows = []
+    for workload in workloads.all_of_them():
+        found = of(workload, quick=quick)
+        measured = found.measure(seconds)
+        rows.append(
+            {
+                "workload": workload.title,
+                "best": asdict(measured),
+                "setting": str(found.best),
+                "lone_ms": found.lone_ms(seconds),
+                "lone_setting": str(found.lone),
+                "tried": [asdict(one) for one in found.tried],
+            }
+        )
+    return {"workloads": rows}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = [
+        "| workload | images/s | CPU ms/image | fastest with | one image alone, ms | soonest with |",
+        "|---|---:|---:|---|---:|---|",
+    ]
+    lines += [
+        f"| {row['workload']} | {row['best']['images_per_second']:,.0f} "
+        f"| {1000 * row['best']['cpu_seconds_per_image']:.2f} | {row['setting']} "
+        f"| {row['lone_ms']:.2f} | {row['lone_setting']} |"
+        for row in result["workloads"]
+    ]
+    return "\n".join(lines)

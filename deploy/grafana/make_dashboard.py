@@ -183,7 +183,7 @@ def resources() -> list[Json]:
         ),
         chart(
             "Memory by model",
-            "By how much the process, or on a GPU the device, grew when the model was loaded.",
+            "What each takes at most: weights, ONNX Runtime's arena (on a GPU: of the device), and buffers.",
             "bytes",
             target(
                 f"sum by (model, version) (retinue_model_memory_bytes{{{MODEL}}})",

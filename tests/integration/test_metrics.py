@@ -1,6 +1,7 @@
 """/metrics counts what happened."""
 
 import re
+from itertools import product
 
 import grpc
 import httpx
@@ -109,12 +110,12 @@ def test_memory_is_told_by_process_and_model(colour_server: ServerProcess) -> No
     page = MetricsPage(colour_server.http_url)
     resident = page.value("process_resident_memory_bytes")
     assert resident == pytest.approx(colour_server.memory_bytes(), rel=0.2)
-    by_model = {
-        sample.labels["model"]: sample.value
+    taken = {
+        (sample.labels["model"], sample.labels["part"]): sample.value
         for sample in page.find("retinue_model_memory_bytes", version="1")
     }
-    assert by_model.keys() == set(_MODELS)
-    assert all(0 <= taken < resident for taken in by_model.values())
+    assert taken.keys() == set(product(_MODELS, ("weights", "arena", "buffers")))
+    assert 0 < sum(taken.values()) < resident
 
 
 def test_models_and_the_build_are_described(colour_server: ServerProcess) -> None:

@@ -93,5 +93,12 @@ def test_a_model_says_how_it_runs(small: Connection, small_server: ServerProcess
     assert 1 <= execution.max_batch_size <= 16
     assert execution.images_per_second > 0
     assert 0 < execution.lone_image_us < 10_000_000
-    memory = MetricsPage(small_server.http_url).value("retinue_model_memory_bytes", model="colour-classifier")
-    assert execution.memory_bytes == memory >= 0
+    page = MetricsPage(small_server.http_url)
+    for part, size_bytes in (
+        ("weights", execution.memory.weights_bytes),
+        ("arena", execution.memory.arena_bytes),
+        ("buffers", execution.memory.buffers_bytes),
+    ):
+        told = page.value("retinue_model_memory_bytes", model="colour-classifier", part=part)
+        assert told == size_bytes >= 0, part
+    assert execution.memory_bytes == page.total("retinue_model_memory_bytes", model="colour-classifier") > 0

@@ -3,12 +3,12 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from benchmarks import machine, memory, serve, startup
+from benchmarks import pages
+from benchmarks.scenarios import WITHOUT_GPU
 from PIL import Image
 from tests import readme
 from tests.server_process import ROOT, ServerProcess
@@ -36,7 +36,8 @@ RUN_ELSEWHERE = {
     "make test": ".ci/run",
     "docker compose up": "tests/integration/test_containers.py",
 }
-SCENARIOS: dict[str, Any] = {"serve": serve, "startup": startup, "memory": memory}
+# What the README shows of what `make bench` measures; the page in benchmarks shows all of it.
+SHOWN = {"models", "comparison", "startup", "memory"}
 
 
 def blocks(language: str) -> list[str]:
@@ -113,7 +114,10 @@ def test_the_python_runs(code: str, server: ServerProcess, tmp_path: Path) -> No
 def test_every_other_line_is_run_by_a_test_too() -> None:
     found = {line for block in blocks("sh") for line in block.splitlines()}
 
-    assert found == {*RUN_ELSEWHERE, line_with("retinue score"), line_with("retinue-export torchvision")}
+    run_here = {
+        line_with(words) for words in ("retinue score", "retinue bench", "retinue-export torchvision")
+    }
+    assert found == {*RUN_ELSEWHERE, *run_here}
     assert all((ROOT / where).exists() for where in RUN_ELSEWHERE.values())
 
 
@@ -123,6 +127,14 @@ def test_a_folder_is_scored(server: ServerProcess, tmp_path: Path) -> None:
     readme.run(line_with("retinue score").replace("results.parquet", str(table)), server)
 
     assert pq.read_table(table).num_rows == len(list((ROOT / "examples").glob("*.jpg")))
+
+
+def test_a_server_is_measured(server: ServerProcess, tmp_path: Path) -> None:
+    line = line_with("retinue bench").replace("bench.json", str(tmp_path / "bench.json"))
+
+    readme.run(f"{line} --seconds 0.5 --warm-up 0.1", server)
+
+    assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == 3
 
 
 @pytest.mark.slow
@@ -141,18 +153,20 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path: Path) -> None:
     assert manifest["labels"] == ["red", "green", "blue"]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_the_benchmark_figures_are_the_measured_ones(name: str) -> None:
-    result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.parent.name)
+def test_the_benchmark_figures_are_the_measured_ones(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert pages.filled(text) == text, "python -m benchmarks --pages brings the pages up to date"
+
+
+def test_every_scenario_has_its_place() -> None:
     page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
-    assert machine.sentence(result) in page
-    for line in SCENARIOS[name].table(result).splitlines():
-        assert line in page
-        assert line in TEXT
-    if name == "serve":
-        runtime = result["versions"]["onnxruntime"]
-        assert f"on {result['cores']} cores ({result['processor']}), ONNX Runtime {runtime}:" in TEXT
+    assert set(pages.blocks(page)) == {
+        (kind, name) for kind in ("measured", "machine") for name in WITHOUT_GPU
+    }
+    assert set(pages.blocks(TEXT)) == {("measured", name) for name in SHOWN}
 
 
 def test_the_way_of_a_request_is_the_same_in_both_places() -> None:

@@ -35,7 +35,7 @@ def choose(requested: Literal["cpu", "cuda"]) -> providers.Provider:
     """
     try:
         return providers.choose(
-            requested, gpu_device=0, gpu_memory_limit_bytes=0, cache_folder=Path("~/.cache/retinue")
+            requested, gpu_devices="0", gpu_memory_limit_bytes=0, cache_folder=Path("~/.cache/retinue")
         )
     except StartupError as error:
         why = (
@@ -81,7 +81,7 @@ def measure(
     return pb.SpeedMeasurement(
         precision=manifest.precision,
         provider=provider.name,
-        device=_gpu(provider.device) if provider.on_gpu else f"{_processor()}, one thread",
+        device=_gpu(provider.devices[0]) if provider.on_gpu else f"{_processor()}, one thread",
         batch_size=best.max_batch_size,
         images_per_second=best.images_per_second,
     )

@@ -1,6 +1,7 @@
 """The server as a whole: builds the parts, opens when the models are loaded, drains when told to stop."""
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -17,14 +18,16 @@ from starlette.applications import Starlette
 from retinue_server import __version__
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.repository import scan
-from retinue_server.catalog import Catalog, Loader
+from retinue_server.catalog import Catalog
 from retinue_server.front_ends import FrontEnds
 from retinue_server.http import app as http_app
 from retinue_server.http.server import HttpServer
+from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
 from retinue_server.runtime.session import Machine, Threads
@@ -36,7 +39,7 @@ from retinue_server.workers.backend import SlotPlan
 _log = structlog.get_logger(__name__)
 
 # While the GPU runs one batch, the next one is decoded.
-_INSTANCES_ON_GPU = 2
+_INSTANCES_ON_A_GPU = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         StartupError: The server cannot start as told.
     """
     _keep_wakeups_from_interrupting()
+    share_heaps(available_cores())
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,9 +84,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     provider = _choose_provider(settings)
     kept = ModelCache(settings.cache_folder.expanduser() / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
-    decoders = None
-    if provider.on_gpu:
-        decoders = ThreadPoolExecutor(settings.decode_threads or available_cores(), "decode")
+    decoders = _decoders(settings) if provider.on_gpu else None
 
     closing: set[asyncio.Task[None]] = set()
 
@@ -100,13 +102,15 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         machine,
         max_queue_images=settings.max_queue_images,
         decoders=decoders,
-        tuner=Tuner(settings.tune, machine, kept),
-        on_batch=metrics.count_batch,
+        tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
+        limit=_memory_limit(settings, provider),
+        metrics=metrics,
         slots=_slot_plan(settings),
     )
     await rpc.start()
     http.start()
     engine.start()
+    catalog = Catalog([], {})
     try:
         catalog = await asyncio.to_thread(loader.load_all, bundles, cancelled=stop.is_set)
         if not stop.is_set():
@@ -127,6 +131,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         # What still waits is answered with UNAVAILABLE before the connections close.
         await asyncio.to_thread(engine.stop)
         await rpc.stop()
+        # What runs has had its time.
+        loader.unload(*catalog.models, timeout_seconds=0)
         if decoders is not None:
             decoders.shutdown()
         await http.stop()
@@ -171,9 +177,10 @@ def _process_age_seconds() -> float:
 def _choose_provider(settings: Settings) -> Provider:
     provider = choose(
         settings.provider,
-        gpu_device=settings.gpu_device,
+        gpu_devices=settings.gpu_devices,
         gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
         cache_folder=settings.cache_folder,
+        tf32=settings.gpu_fp32 == "tf32",
     )
     if provider.fallback_reason:
         _log.info("provider_fallback", provider=provider.name, reason=provider.fallback_reason)
@@ -198,13 +205,25 @@ def _slot_plan(settings: Settings) -> SlotPlan | None:
     return SlotPlan(settings.max_queue_images, settings.max_images_per_request, settings.workers)
 
 
+def _decoders(settings: Settings) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(settings.decode_threads or available_cores(), "decode")
+
+
+def _memory_limit(settings: Settings, provider: Provider) -> MemoryLimit:
+    """Of the process's memory, or of the device's where there is one."""
+    if provider.on_gpu:
+        return MemoryLimit(settings.memory_limit, on_device=True)
+    return process_limit(settings.memory_limit)
+
+
 def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:
     """One single-threaded instance a core serves a full queue fastest on a CPU, since none waits for another.
 
-    A lone image takes all cores there. A GPU runs one batch at a time; its second instance decodes meanwhile.
+    A lone image takes all cores there. While a GPU runs one batch, its second instance decodes the next.
     """
     if provider.on_gpu:
-        return Machine(provider, Threads(settings.instances or _INSTANCES_ON_GPU, 1), kept)
+        instances = settings.instances or _INSTANCES_ON_A_GPU * len(provider.devices)
+        return Machine(provider, Threads(instances, 1), kept, cuda_graphs=settings.cuda_graphs)
     cores = available_cores()
     instances = settings.instances or cores
     threads = Threads(instances, max(1, cores // instances))

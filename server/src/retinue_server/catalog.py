@@ -1,47 +1,19 @@
-"""The models that are served: loading them from their bundles, and finding the one a request means."""
+"""The models that are served, and finding the one a request means."""
 
-import os
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import psutil
-import structlog
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server import postprocess
-from retinue_server.batching.batcher import Backend, Batcher
-from retinue_server.batching.engine import Engine
 from retinue_server.batching.queue import Queue
-from retinue_server.bundle.manifest import input_spec
-from retinue_server.bundle.repository import BundleFolder
-from retinue_server.errors import (
-    BundleError,
-    InvalidRequestError,
-    ModelNotFoundError,
-    StartupError,
-    WrongTaskError,
-)
-from retinue_server.feeds import Feeds
-from retinue_server.pipeline import Pipeline, together
+from retinue_server.errors import BundleError, InvalidRequestError, ModelNotFoundError, WrongTaskError
 from retinue_server.results import Task
-from retinue_server.runtime.memory import device_memory_used_bytes
+from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
-from retinue_server.runtime.session import Machine, Session, Threads, explain
-from retinue_server.runtime.tuning import Tuner
-from retinue_server.workers import backend as slot_backend
-from retinue_server.workers.backend import SlotBackend, SlotPlan
+from retinue_server.runtime.session import Threads
 from retinue_server.workers.slots import Layout
 
-_log = structlog.get_logger(__name__)
-
 TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
-
-# Decoding and resizing a photo of half a megapixel, for the first estimate of a model's cost; measured from then on.
-_FIRST_DECODE_SECONDS = 0.002
 
 # A name may have 128 characters, and gRPC takes 8 KiB of trailers, which hold a message twice.
 _NAMES_IN_MESSAGES = 10
@@ -60,7 +32,7 @@ class ServedModel:
         batcher: Where its images queue.
         threads: How many batches run at once.
         profile: What it costs here.
-        memory_bytes: By how much the process, or the device, grew when it was loaded and warmed.
+        memory: What it takes at most.
         layout: Where its images come in slots from front-ends, what these hold.
     """
 
@@ -72,7 +44,7 @@ class ServedModel:
     batcher: Queue
     threads: Threads
     profile: Profile
-    memory_bytes: int
+    memory: MemoryUse
     layout: Layout | None = None
 
 
@@ -143,177 +115,6 @@ class Catalog:
         # The name is the caller's: cut what is long, so that an answer is never larger than its question deserves.
         shown = name if len(name) <= 128 else f"{name[:125]}..."
         return f"there is no model '{shown}'; models served: {_listed(sorted(self._newest))}."
-
-
-class Loader:
-    """Turns bundles into served models on one engine.
-
-    Args:
-        engine: Whose threads run them.
-        machine: What runs the networks.
-        max_queue_images: Images that may wait for one model.
-        decoders: Pool that decodes in front of a GPU; None on a CPU.
-        tuner: Measures the models.
-        on_batch: Called with (name, version, batch size) of every batch that answered an image.
-        slots: Where images come in slots from front-ends, how many of these there are; else None.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        machine: Machine,
-        *,
-        max_queue_images: int,
-        decoders: ThreadPoolExecutor | None,
-        tuner: Tuner,
-        on_batch: Callable[[str, int, int], None],
-        slots: SlotPlan | None = None,
-    ) -> None:
-        self._engine = engine
-        self._machine = machine
-        self._max_queue_images = max_queue_images
-        self._decoders = decoders
-        self._tuner = tuner
-        self._on_batch = on_batch
-        self._slots = slots
-
-    def load_all(
-        self, bundles: Sequence[BundleFolder], cancelled: Callable[[], bool] = lambda: False
-    ) -> Catalog:
-        """Loads every bundle that holds; those that do not are logged and named in the catalog's failures.
-
-        Args:
-            bundles: What to load.
-            cancelled: Asked before each; true ends the loading with what there is.
-
-        Raises:
-            StartupError: None holds.
-        """
-        models: list[ServedModel] = []
-        failures: dict[tuple[str, int], BundleError] = {}
-        reasons: list[str] = []
-        for bundle in bundles:
-            if cancelled():
-                return Catalog(models, failures)
-            try:
-                models.append(self.load(bundle))
-            except BundleError as error:
-                reasons.append(error.message)
-                # Callers are told which file and field, but not where on this machine it lies.
-                failures[bundle.name, bundle.version] = BundleError(
-                    error.message.replace(f"{bundle.path}{os.sep}", "")
-                )
-                _log.error("model_refused", model=bundle.name, version=bundle.version, reason=error.message)
-        if not models:
-            raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
-        return Catalog(models, failures)
-
-    def load(self, bundle: BundleFolder) -> ServedModel:
-        """Checks, loads, measures and warms one bundle.
-
-        Raises:
-            BundleError: It does not hold what it promises.
-        """
-        began = time.perf_counter()
-        memory_before = self._memory_bytes()
-        manifest = bundle.read()
-        session = Session(bundle.model_path, manifest, self._machine)
-        spec = input_spec(manifest)
-        shape = (spec.height, spec.width, spec.channels)
-        feeds = Feeds(manifest)
-        try:
-            profile = self._tuner.profile(
-                manifest.sha256,
-                shape,
-                lambda images: session.run(images, feeds.typical(len(images))),
-                (lambda image: session.run(image, feeds.typical(1), alone=True))
-                if session.can_run_alone
-                else None,
-                on_refusal=lambda size, error: _log.warning(
-                    "batch_size_refused",
-                    model=bundle.name,
-                    version=bundle.version,
-                    batch_size=size,
-                    reason=explain(error),
-                ),
-            )
-            session.plan_lone_runs(on_all_cores=profile.alone_on_all_cores)
-            if self._machine.provider.on_gpu:
-                # A GPU's libraries take their time over each size anew for what only some requests ask for.
-                for size in profile.batch_sizes if session.extra_outputs else ():
-                    session.run(
-                        np.zeros((size, *shape), np.uint8), feeds.typical(size), session.extra_outputs
-                    )
-            session.check_answers(np.zeros((2, *shape), np.uint8), feeds.typical(2))
-            session.shrink_memory(np.zeros((1, *shape), np.uint8), feeds.typical(1))
-        except BundleError:
-            raise
-        except Exception as error:
-            # A graph that loads may still fail when it runs; ONNX Runtime's exceptions share only Exception.
-            raise BundleError(
-                f"{bundle.model_path} cannot be run: {explain(error)}; export the bundle again."
-            ) from error
-        name = f"{bundle.name}/{bundle.version}"
-        layout = None
-        backend: Backend[Any, Any]
-        if self._slots is None:
-            backend = Pipeline(
-                session,
-                spec,
-                feeds,
-                postprocess.for_manifest(manifest),
-                batch_sizes=profile.batch_sizes,
-                decoders=self._decoders,
-                name=name,
-            )
-        else:
-            answers = session.run(np.zeros((1, *shape), np.uint8), feeds.typical(1), session.extra_outputs)
-            layout = self._slots.layout(manifest, answers)
-            backend = SlotBackend(
-                session,
-                layout,
-                batch_sizes=profile.batch_sizes,
-                fill_up=self._machine.provider.on_gpu,
-            )
-        batcher: Batcher[Any, Any] = Batcher(
-            backend,
-            self._engine,
-            capacity=self._max_queue_images,
-            item_seconds=1 / profile.images_per_second + (0 if layout else _FIRST_DECODE_SECONDS),
-            runs_with=together if layout is None else slot_backend.together,
-            name=name,
-            on_batch=lambda size: self._on_batch(bundle.name, bundle.version, size),
-        )
-        model = ServedModel(
-            name=bundle.name,
-            version=bundle.version,
-            task=TASKS[manifest.task],
-            manifest=manifest,
-            class_ids=ids_by_label(manifest.labels),
-            batcher=batcher,
-            threads=self._machine.threads,
-            profile=profile,
-            memory_bytes=max(0, self._memory_bytes() - memory_before),
-            layout=layout,
-        )
-        _log.info(
-            "model_loaded",
-            model=model.name,
-            version=model.version,
-            task=str(model.task),
-            provider=self._machine.provider.name,
-            max_batch_size=profile.max_batch_size,
-            images_per_second=round(profile.images_per_second, 1),
-            alone_on_all_cores=profile.alone_on_all_cores,
-            memory_bytes=model.memory_bytes,
-            seconds=round(time.perf_counter() - began, 3),
-        )
-        return model
-
-    def _memory_bytes(self) -> int:
-        if self._machine.provider.on_gpu:
-            return device_memory_used_bytes()
-        return int(psutil.Process(os.getpid()).memory_info().rss)
 
 
 def ids_by_label(labels: Iterable[str]) -> dict[str, frozenset[int]]:

@@ -59,6 +59,11 @@ class StageDurations(Collector):
         """The histogram of those; it is empty at first."""
         return self._histograms.setdefault((stage, model, str(version)), Durations(self._bounds))
 
+    def forget(self, model: str, version: int) -> None:
+        """Drops the histograms of a model."""
+        for labels in [labels for labels in self._histograms if labels[1:] == (model, str(version))]:
+            del self._histograms[labels]
+
     def collect(self) -> Iterator[Metric]:
         """Yields all of them."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._LABELS)

@@ -23,6 +23,7 @@ from retinue_server.feeds import Feeds
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
+from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.providers import RUNTIME_VERSION
 from retinue_server.runtime.session import Threads
@@ -114,7 +115,7 @@ class FrontEnd:
             )
             profile = Profile(
                 (execution.max_batch_size,),
-                execution.images_per_second,
+                (execution.max_batch_size / execution.images_per_second,),
                 execution.lone_image_us / 1e6,
                 execution.alone_on_all_cores,
             )
@@ -128,7 +129,11 @@ class FrontEnd:
                     batcher=batcher,
                     threads=Threads(execution.instances, execution.threads_per_instance),
                     profile=profile,
-                    memory_bytes=execution.memory_bytes,
+                    memory=MemoryUse(
+                        execution.memory.weights_bytes,
+                        execution.memory.arena_bytes,
+                        execution.memory.buffers_bytes,
+                    ),
                 )
             )
         catalog = Catalog(models, served.failures)

@@ -148,6 +148,16 @@ class Metrics:
         meters.answered.inc(len(answers))
         meters.failed.inc(len(outcomes) - len(answers))
 
+    def forget_model(self, name: str, version: int) -> None:
+        """Drops what was counted of a model that is gone."""
+        labels = {"model": name, "version": str(version)}
+        for meter in (self._requests, self._request_seconds, self._images, self._batch_size):
+            meter.remove_by_labels(labels)
+        self._stage_seconds.forget(name, version)
+        self._meters.pop((name, version), None)
+        for key in [key for key in self._call_meters if key[1:3] == (name, str(version))]:
+            del self._call_meters[key]
+
     def _meters_of(self, name: str, version: int) -> _ModelMeters:
         meters = self._meters.get((name, version))
         if meters is None:
@@ -200,8 +210,8 @@ class _ModelCollector(Collector):
         queue = GaugeMetricFamily("retinue_queue_images", "Images that wait for the engine.", labels=labels)
         memory = GaugeMetricFamily(
             "retinue_model_memory_bytes",
-            "By how much the process (on a GPU: the device) grew when the model was loaded.",
-            labels=labels,
+            "What the model takes at most: weights, ONNX Runtime's arena (on a GPU: of the device), and buffers.",
+            labels=[*labels, "part"],
         )
         info = GaugeMetricFamily(
             "retinue_model_info",
@@ -211,7 +221,8 @@ class _ModelCollector(Collector):
         for model in self._catalog.models:
             key = [model.name, str(model.version)]
             queue.add_metric(key, len(model.batcher))
-            memory.add_metric(key, model.memory_bytes)
+            for part, size_bytes in model.memory.parts():
+                memory.add_metric([*key, part], size_bytes)
             precision = pb.Precision.Name(model.manifest.precision).removeprefix("PRECISION_").lower()
             fallback = str(bool(self._provider.fallback_reason)).lower()
             info.add_metric([*key, str(model.task), precision, self._provider.name, fallback], 1)

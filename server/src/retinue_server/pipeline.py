@@ -1,11 +1,9 @@
 """A batch's way through the engine: decode and resize, run the network, make each caller's result."""
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +40,10 @@ class Network(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Gives back what it holds."""
+        ...
+
 
 def together(first: Work, second: Work) -> bool:
     """Whether two images can be in one batch: a network takes one overlap threshold for all of them."""
@@ -54,9 +56,9 @@ class Pipeline:
     """A model as a `batching.Backend`.
 
     On a CPU the calling thread decodes its own batch: no hop, no idle core, warm caches. In front of a GPU a pool of
-    decoders fills the batch, and the network runs one batch at a time, so that the engine's other thread decodes the
-    next batch meanwhile. A GPU's libraries take a second or more over each batch size that is new to them, so batches
-    are filled up there to one of the sizes that were run when the model was measured.
+    decoders fills the batch, while the network runs what the engine's other threads have filled. A GPU's libraries take
+    a second or more over each batch size that is new to them, so batches are filled up there to one of the sizes that
+    were run when the model was loaded.
 
     Args:
         network: What runs the batch.
@@ -65,6 +67,7 @@ class Pipeline:
         postprocess: Makes a result of a row of its outputs.
         batch_sizes: Ascending; the last is the most images of one batch.
         decoders: Pool that decodes in front of a GPU; None where the calling thread does it.
+        new_slab: Makes what a batch is decoded into, where the network does not run batches that lie elsewhere.
         name: Of the model, for the log.
     """
 
@@ -77,6 +80,7 @@ class Pipeline:
         *,
         batch_sizes: Sequence[int],
         decoders: Executor | None = None,
+        new_slab: Callable[[], npt.NDArray[np.uint8]] | None = None,
         name: str = "",
     ) -> None:
         self._network = network
@@ -86,7 +90,9 @@ class Pipeline:
         self._batch_sizes = batch_sizes
         self._decoders = decoders
         self._name = name
-        self._device: AbstractContextManager[Any] = threading.Lock() if decoders else nullcontext()
+        self._new_slab = new_slab or self._plain_slab
+        # On a CPU the one that was used last, which caches hold; on GPUs each in turn, since it says which GPU runs.
+        self._which_slab = -1 if decoders is None else 0
         # Slabs are handed out and back under the interpreter's lock: as many exist as batches ever ran at once.
         self._slabs: list[npt.NDArray[np.uint8]] = []
 
@@ -101,11 +107,16 @@ class Pipeline:
         Raises:
             Stopped: Nobody waits for the answers any more.
         """
-        slab = self._slabs.pop() if self._slabs else self._new_slab()
+        slab = self._slabs.pop(self._which_slab) if self._slabs else self._new_slab()
         try:
             return self._run_in(slab, items, stop, alone)
         finally:
             self._slabs.append(slab)
+
+    def close(self) -> None:
+        """Gives back the slabs and what the network holds."""
+        self._slabs.clear()
+        self._network.close()
 
     def _run_in(
         self, slab: npt.NDArray[np.uint8], items: Sequence[Work], stop: Stop, alone: bool
@@ -119,12 +130,11 @@ class Pipeline:
         rows = self._rows(batch_size)
         feeds = self._feeds.make(items, (frame for frame, _ in prepared), rows)
         extra = frozenset().union(*(work.options.extra_outputs for work in items))
-        with self._device:
-            stop.check()
-            began = time.perf_counter()
-            # The row of an unreadable image, or of none, holds what was there before; its output is dropped.
-            outputs = self._network.run(slab[:rows], feeds, extra, stop.when_requested, alone=alone)
-            inference_seconds = time.perf_counter() - began
+        stop.check()
+        began = time.perf_counter()
+        # The row of an unreadable image, or of none, holds what was there before; its output is dropped.
+        outputs = self._network.run(slab[:rows], feeds, extra, stop.when_requested, alone=alone)
+        inference_seconds = time.perf_counter() - began
 
         began = time.perf_counter()
         result_of_row = self._postprocess(outputs)
@@ -166,7 +176,7 @@ class Pipeline:
             return batch_size
         return next(size for size in self._batch_sizes if size >= batch_size)
 
-    def _new_slab(self) -> npt.NDArray[np.uint8]:
+    def _plain_slab(self) -> npt.NDArray[np.uint8]:
         spec = self._spec
         return np.zeros((self.max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
 

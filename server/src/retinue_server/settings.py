@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import ByteSize, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -49,11 +49,29 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="what runs the networks; auto takes CUDA where it works and the CPU otherwise"
     )
-    gpu_device: int = Field(0, ge=0, description="CUDA device number")
+    gpu_devices: str = Field(
+        "0",
+        pattern=r"^(all|\d{1,4}(,\d{1,4})*)$",
+        description="CUDA device numbers, such as 0,1, or all; each of them runs every model",
+    )
     gpu_memory_limit_bytes: int = Field(
         0,
         ge=0,
-        description="most device memory ONNX Runtime may take for each model; 0 means what the device has",
+        description="most device memory of each ONNX Runtime session; 0 means what the device has",
+    )
+    gpu_fp32: Literal["exact", "tf32"] = Field(
+        "exact",
+        description="how a GPU multiplies what models compute in 32 bits; tf32 is faster, with 10 bits of mantissa, "
+        "and bundles' certificates of parity say nothing of it",
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "off", description="auto runs networks as CUDA graphs where they allow it"
+    )
+    memory_limit: ByteSize = Field(
+        ByteSize(0),
+        ge=0,
+        description="most memory of the server and its models, such as 1800MB or 2GiB; models that do not fit are "
+        "refused; 0 means what the control group grants; on a GPU, device memory of all models, and 0 means no limit",
     )
     cache_folder: Path = Field(
         Path("~/.cache/retinue"),
@@ -63,11 +81,14 @@ class Settings(BaseSettings):
         "fast",
         description="whether models are measured: fast does so once a machine, full at every start and longer",
     )
+    target_p99_ms: float = Field(
+        0, ge=0, description="latency that batches of a CPU or GPU are kept small for; 0 means none"
+    )
     instances: int = Field(
         0,
         ge=0,
         le=1024,
-        description="batches that run at once; 0 means one a core on a CPU, two in front of a GPU",
+        description="batches that run at once; 0 means one a core on a CPU, two in front of each GPU",
     )
     decode_threads: int = Field(
         0,

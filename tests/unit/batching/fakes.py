@@ -30,6 +30,7 @@ class FakeBackend:
         self.gate.set()
         self.begun = threading.Semaphore(0)
         self.fail_with: BaseException | None = None
+        self.closed = False
 
     def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int | RetinueError]:
         self.batches.append(list(items))
@@ -38,6 +39,9 @@ class FakeBackend:
         if self.fail_with is not None:
             raise self.fail_with
         return [ImageError("negative") if item < 0 else 2 * item for item in items]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class SlowBackend:

@@ -2,15 +2,16 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 from tests.unit.batching.fakes import Clock, FakeBackend, SlowBackend, hold_engine, in_thread, values
 
-from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.batcher import Batcher, Plan
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Priority, Stop, Stopped
-from retinue_server.errors import OverloadedError
+from retinue_server.errors import OverloadedError, RetinueError
 
 
 async def test_a_large_request_does_not_hold_up_a_small_one(
@@ -110,16 +111,17 @@ async def test_a_model_that_was_idle_has_no_claim_to_the_time_it_did_not_use(clo
     engine = Engine(instances=1, clock=clock)
     engine.start()
     order: list[str] = []
-    busy, idle = (
-        Batcher(
-            SlowBackend(clock, 1.0),
-            engine,
-            capacity=400,
-            item_seconds=1.0,
-            on_batch=lambda size, name=name: order.append(name),  # type: ignore[misc]
-        )
-        for name in ("busy", "idle")
-    )
+
+    class Noting(SlowBackend):
+        def __init__(self, name: str) -> None:
+            super().__init__(clock, 1.0)
+            self.name = name
+
+        def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int | RetinueError]:
+            order.append(self.name)
+            return super().run(items, stop, alone=alone)
+
+    busy, idle = (Batcher(Noting(name), engine, capacity=400, item_seconds=1.0) for name in ("busy", "idle"))
     await busy.submit([1] * 100)
     order.clear()
     gate = FakeBackend()
@@ -232,3 +234,66 @@ async def test_an_item_is_not_alone_while_another_runs_nor_soon_after() -> None:
     await batcher.submit([1])
     assert backend.told[-2:] == [False, False]
     engine.stop()
+
+
+class Counted:
+    """Notes how many of its batches run at once, and whether each had the machine to itself."""
+
+    max_batch_size = 1
+
+    def __init__(self) -> None:
+        self.most = self._running = 0
+        self.alone: set[bool] = set()
+        self._lock = threading.Lock()
+
+    def run(self, items: Sequence[int], stop: Stop, *, alone: bool) -> list[int]:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        self.alone.add(alone)
+        time.sleep(0.002)
+        with self._lock:
+            self._running -= 1
+        return list(items)
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+@pytest.mark.parametrize(("most_running", "all_cores"), [(1, True), (2, False), (0, False)])
+async def test_no_more_batches_of_a_model_run_at_once_than_are_good_for_it(
+    most_running: int, all_cores: bool
+) -> None:
+    engine = Engine(3)
+    limited, other = Counted(), Counted()
+    batchers: list[Batcher[int, int]] = [
+        Batcher(limited, engine, capacity=100, item_seconds=0.002, plan=Plan(most_running, all_cores)),
+        Batcher(other, engine, capacity=100, item_seconds=0.002),
+    ]
+    engine.start()
+    try:
+        answers = await asyncio.gather(*(batcher.submit(range(30)) for batcher in batchers))
+    finally:
+        engine.stop()
+    assert [values(outcomes) for outcomes in answers] == [list(range(30))] * 2
+    assert limited.most <= (most_running or 3)
+    assert limited.alone == {all_cores}
+
+
+@pytest.mark.parametrize(("most_running", "refused"), [(0, False), (1, True)])
+async def test_a_request_waits_longer_where_fewer_batches_run_at_once(
+    most_running: int, refused: bool, clock: Clock
+) -> None:
+    """Of a model that may use one of three threads, sixty items of a second take sixty seconds and not twenty."""
+    batcher: Batcher[int, int] = Batcher(
+        FakeBackend(), Engine(3, clock=clock), capacity=100, item_seconds=1.0, plan=Plan(most_running)
+    )
+    requests = [
+        asyncio.ensure_future(batcher.submit(range(30), deadline=clock() + seconds)) for seconds in (100, 45)
+    ]
+    await asyncio.sleep(0)
+    assert [request.done() for request in requests] == [False, refused]
+    for request in requests:
+        request.cancel()
+    endings = await asyncio.gather(*requests, return_exceptions=True)
+    assert isinstance(endings[1], OverloadedError) is refused

@@ -289,6 +289,11 @@ def test_models_are_listed_with_what_a_caller_needs(ask):
         8,
         12 << 20,
     )
+    assert (classifier.weights_bytes, classifier.arena_bytes, classifier.buffers_bytes) == (
+        7 << 20,
+        4 << 20,
+        1 << 20,
+    )
     assert (classifier.max_detections, classifier.default_score_threshold) == (None, None)
     assert classifier.background_class_id is None
     assert (detector.max_detections, detector.default_score_threshold) == (100, 0.25)

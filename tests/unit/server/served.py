@@ -7,6 +7,7 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.catalog import ServedModel, ids_by_label
 from retinue_server.results import Task
+from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.session import Threads
 
@@ -40,6 +41,6 @@ def served_model(
         class_ids=ids_by_label(manifest.labels),
         batcher=batcher,
         threads=Threads(2, 1),
-        profile=Profile((1, 2, 4, 8), 123.4),
-        memory_bytes=1000,
+        profile=Profile((1, 2, 4, 8), (0.01, 0.02, 0.04, 8 / 123.4), lone_seconds=0.009),
+        memory=MemoryUse(700, 200, 100),
     )

@@ -39,7 +39,8 @@ def test_gauges_are_read_when_they_are_asked_for() -> None:
     page = lines(metrics)
     assert 'retinue_queue_images{model="cats",version="2"} 5.0' in page
     assert 'retinue_queue_images{model="boxes",version="1"} 0.0' in page
-    assert 'retinue_model_memory_bytes{model="cats",version="2"} 1000.0' in page
+    for part, size in (("weights", 700), ("arena", 200), ("buffers", 100)):
+        assert f'retinue_model_memory_bytes{{model="cats",part="{part}",version="2"}} {size}.0' in page
     assert 'retinue_model_load_failed{model="birds",version="3"} 1.0' in page
     assert "retinue_ready 1.0" in page
 

@@ -87,7 +87,7 @@ def test_one_size_without_gain_is_no_reason_to_end() -> None:
 
 def test_a_slow_network_is_not_tried_for_long() -> None:
     network = Network(lambda size: 0.2)
-    assert measured(network) == Profile((1,), pytest.approx(5), lone_seconds=pytest.approx(0.2))
+    assert measured(network) == Profile((1,), (pytest.approx(0.2),), lone_seconds=pytest.approx(0.2))
     assert set(network.sizes) == {1}
 
 
@@ -99,7 +99,7 @@ def test_a_long_run_is_not_repeated() -> None:
 
 def test_the_first_run_of_a_size_does_not_count() -> None:
     network = Network(lambda size: 0.001 * size + (0.05 if size not in network.sizes[:-1] else 0))
-    assert measured(network) == Profile((1,), pytest.approx(1000), lone_seconds=pytest.approx(0.001))
+    assert measured(network) == Profile((1,), (pytest.approx(0.001),), lone_seconds=pytest.approx(0.001))
 
 
 def test_larger_batches_are_tried_however_long_the_first_run_of_each_takes() -> None:
@@ -141,3 +141,14 @@ def test_a_run_that_was_disturbed_does_not_count() -> None:
 
 def test_a_network_faster_than_the_clock_can_tell_is_no_division_by_zero() -> None:
     assert measured(Network(lambda size: 0)).max_batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("goal_seconds", "sizes"), [(1.0, (1, 2, 4)), (0.008, (1, 2, 4)), (0.0079, (1, 2)), (0.0, (1,))]
+)
+def test_batches_that_would_take_more_than_half_of_the_goal_are_left_out(
+    goal_seconds: float, sizes: tuple[int, ...]
+) -> None:
+    profile = Profile((1, 2, 4), (0.002, 0.003, 0.004), lone_seconds=0.001).within(goal_seconds)
+    assert profile.batch_sizes == sizes
+    assert profile.images_per_second == sizes[-1] / profile.batch_seconds[-1]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from tests.gpu_stand_in import StandInCuda
 
 from retinue_server.errors import StartupError
 from retinue_server.runtime import providers
@@ -36,13 +37,15 @@ def chosen(
     machine: Machine,
     available: tuple[str, ...] = GPU_BUILD,
     memory_limit_bytes: int = 0,
-    device: int = 0,
+    devices: str = "0",
+    tf32: bool = False,
 ) -> Provider:
     return choose(
         requested,  # type: ignore[arg-type]
-        gpu_device=device,
+        gpu_devices=devices,
         gpu_memory_limit_bytes=memory_limit_bytes,
         cache_folder=Path("/cache"),
+        tf32=tf32,
         available=available,
         why_not=machine.why_not,
     )
@@ -62,13 +65,45 @@ def test_the_cpu_is_taken_where_it_is_asked_for_and_nothing_is_tried() -> None:
 
 def test_auto_takes_cuda_where_it_works() -> None:
     machine = Machine(TENSORRT, CUDA)
-    provider = chosen("auto", machine, device=3)
+    provider = chosen("auto", machine, devices="3")
     assert (provider.name, provider.requested, provider.fallback_reason) == (CUDA, "auto", "")
     assert provider.on_gpu
-    assert provider.device == 3
+    assert provider.devices == (3,)
     # What a graph has and CUDA has not runs on the CPU. Building TensorRT engines takes minutes: only on request.
     assert names(provider) == [CUDA, CPU]
     assert machine.tried == [provider.chain[0]]
+
+
+def test_every_device_is_tried_and_gets_a_chain_of_its_own() -> None:
+    machine = Machine(TENSORRT, CUDA)
+    provider = chosen("tensorrt", machine, devices="2,0,2")
+    assert provider.devices == (2, 0)
+    assert [(name, options["device_id"]) for name, options in machine.tried] == [
+        (TENSORRT, "2"),
+        (TENSORRT, "0"),
+    ]
+    more = {CUDA: {"use_tf32": "1", "device_id": "7"}, TENSORRT: {"trt_fp16_enable": "1"}}
+    tensorrt, cuda, cpu = provider.chain_on(0, more, {CUDA: {"device_id": "8"}})
+    assert tensorrt == (TENSORRT, {**provider.chain[0][1], "device_id": "0", "trt_fp16_enable": "1"})
+    assert cuda == (CUDA, {**provider.chain[1][1], "device_id": "8", "use_tf32": "1"})
+    assert cpu == (CPU, {})
+
+
+def test_a_device_that_does_not_work_is_not_left_out_unsaid() -> None:
+    class OneWorks(Machine):
+        def why_not(self, name: str, options: ProviderOptions) -> str:
+            return "" if options["device_id"] == "0" else "there is no such device"
+
+    with pytest.raises(StartupError, match="there is no such device"):
+        chosen("cuda", OneWorks(), devices="0,1")
+    assert chosen("auto", OneWorks(), devices="0,1").name == CPU
+
+
+def test_all_devices_are_those_that_cuda_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers.cudart, "load", StandInCuda)
+    assert chosen("cuda", Machine(CUDA), devices="all").devices == (0, 1)
+    monkeypatch.setattr(providers.cudart, "load", lambda: None)
+    assert chosen("auto", Machine(), devices="all").fallback_reason == f"{CUDA}: the driver is too old"
 
 
 def test_auto_falls_back_where_cuda_does_not_work() -> None:
@@ -109,7 +144,7 @@ def test_cuda_is_taken_where_it_is_asked_for() -> None:
 
 
 def test_tensorrt_comes_before_cuda_before_the_cpu_and_keeps_its_engines() -> None:
-    provider = chosen("tensorrt", Machine(TENSORRT), memory_limit_bytes=2 * GIB, device=1)
+    provider = chosen("tensorrt", Machine(TENSORRT), memory_limit_bytes=2 * GIB, devices="1")
     assert names(provider) == [TENSORRT, CUDA, CPU]
     options = provider.chain[0][1]
     assert options["device_id"] == provider.chain[1][1]["device_id"] == "1"
@@ -124,12 +159,13 @@ def test_tensorrt_is_not_replaced_by_cuda_unasked() -> None:
 
 
 def test_cuda_takes_memory_as_asked_for_and_no_more_than_the_limit() -> None:
-    limited = chosen("cuda", Machine(CUDA), memory_limit_bytes=3 * GIB, device=2).chain[0][1]
+    limited = chosen("cuda", Machine(CUDA), memory_limit_bytes=3 * GIB, devices="2").chain[0][1]
     assert limited["arena_extend_strategy"] == "kSameAsRequested"
     assert limited["gpu_mem_limit"] == str(3 * GIB)
     assert limited["device_id"] == "2"
     # Parity with PyTorch is measured in full precision.
     assert limited["use_tf32"] == "0"
+    assert chosen("cuda", Machine(CUDA), tf32=True).chain[0][1]["use_tf32"] == "1"
     assert "gpu_mem_limit" not in chosen("cuda", Machine(CUDA)).chain[0][1]
     assert "trt_max_workspace_size" not in chosen("tensorrt", Machine(TENSORRT)).chain[0][1]
 
@@ -138,7 +174,7 @@ def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", "/home/somebody")
     provider = choose(
         "tensorrt",
-        gpu_device=0,
+        gpu_devices="0",
         gpu_memory_limit_bytes=0,
         cache_folder=Path("~/cache"),
         available=GPU_BUILD,
@@ -161,7 +197,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_flag(tmp_path: Path) -> 
     with pytest.raises(StartupError) as refused:
         choose(
             "tensorrt",
-            gpu_device=0,
+            gpu_devices="0",
             gpu_memory_limit_bytes=0,
             cache_folder=folder.parent,
             available=GPU_BUILD,

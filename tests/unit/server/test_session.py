@@ -2,6 +2,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +23,13 @@ from retinue_server.feeds import Feeds
 from retinue_server.runtime import session as sessions
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.pools import ThreadPools
-from retinue_server.runtime.providers import CPU, CUDA, Provider
+from retinue_server.runtime.providers import CPU, CUDA, TENSORRT, Provider, half_options
 from retinue_server.runtime.session import Machine, Session, Threads, explain
 
 ON_CPU = Provider(CPU, "cpu", "", ((CPU, {}),))
-ON_GPU = Provider(CUDA, "cuda", "", ((CUDA, {"device_id": "1"}), (CPU, {})), device=1)
+ON_GPU = Provider(CUDA, "cuda", "", ((CUDA, {"device_id": "1"}), (CPU, {})), devices=(1,))
 ONE_THREAD = Threads(2, 1)
+REAL_SESSION = onnxruntime.InferenceSession
 COLOURS = np.zeros((3, SIDE, SIDE, 3), np.uint8)
 for channel in range(3):
     COLOURS[channel, ..., channel] = 255
@@ -237,11 +239,21 @@ class FakeRuntime:
 
     def __init__(self, running: str = CUDA) -> None:
         self.running = running
+        self.refuses = ""
         self.created_with: dict[str, Any] = {}
         self.calls: list[tuple[Any, ...]] = []
 
-    def create(self, path: Path, options: onnxruntime.SessionOptions, providers: list[Any]) -> "FakeRuntime":
+    def create(
+        self,
+        path: Path,
+        options: onnxruntime.SessionOptions,
+        providers: list[Any],
+        enable_fallback: bool = True,
+    ) -> "FakeRuntime":
         self.created_with = {"path": path, "options": options, "providers": providers}
+        assert not enable_fallback
+        if self.refuses in providers[0][1]:
+            raise RuntimeError("User needs to provide all the dynamic shape inputs")
         return self
 
     def get_providers(self) -> list[str]:
@@ -258,23 +270,31 @@ class FakeRuntime:
             SimpleNamespace(name="boxes", type="tensor(float)", shape=["N", 3, 4]),
         ]
 
-    def io_binding(self) -> "FakeRuntime":
+    def io_binding(self) -> "FakeBinding":
         self.calls.append(("io_binding",))
-        return self
+        return FakeBinding(self.calls)
 
-    def bind_cpu_input(self, name: str, array: npt.NDArray[Any]) -> None:
-        self.calls.append(("bind_cpu_input", name, id(array)))
-
-    def bind_output(self, name: str, device: str) -> None:
-        self.calls.append(("bind_output", name, device))
-
-    def run_with_iobinding(self, binding: "FakeRuntime", options: object) -> None:
-        assert binding is self
+    def run_with_iobinding(self, binding: "FakeBinding", options: object) -> None:
         self.calls.append(("run",))
 
-    def copy_outputs_to_cpu(self) -> list[str]:
-        self.calls.append(("copy",))
-        return ["boxes' values", "scores' values", "classes' values"]
+
+class FakeBinding:
+    """Stands for an IOBinding; notes what is asked of it."""
+
+    def __init__(self, calls: list[tuple[Any, ...]]) -> None:
+        self._calls = calls
+        self._outputs: list[str] = []
+
+    def bind_cpu_input(self, name: str, array: npt.NDArray[Any]) -> None:
+        self._calls.append(("bind_cpu_input", name, id(array)))
+
+    def bind_output(self, name: str, device: str) -> None:
+        self._calls.append(("bind_output", name, device))
+        self._outputs.append(name)
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        self._calls.append(("get_outputs",))
+        return [SimpleNamespace(numpy=partial(str, f"{name}' values")) for name in self._outputs]
 
 
 @pytest.fixture
@@ -299,7 +319,7 @@ def test_on_a_gpu_input_and_outputs_are_bound(runtime: FakeRuntime, tmp_path: Pa
         ("bind_output", "scores", "cpu"),
         ("bind_output", "classes", "cpu"),
         ("run",),
-        ("copy",),
+        ("get_outputs",),
     ]
 
 
@@ -314,6 +334,48 @@ def test_a_session_is_created_with_the_providers_chain_and_threads(
     assert options.intra_op_num_threads == 3
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize(
+    ("precision", "more"),
+    [("PRECISION_FP32", {}), ("PRECISION_FP16_WEIGHTS", {}), ("PRECISION_FP16", half_options()[CUDA])],
+)
+def test_a_network_in_16_bits_gets_tensor_cores(
+    precision: str, more: dict[str, str], runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    bundle = colour_bundles.detector(tmp_path)
+    colour_bundles.rewrite_manifest(bundle, precision=precision)
+    opened(bundle, ON_GPU)
+    assert runtime.created_with["providers"] == [(CUDA, {"device_id": "1", **more}), (CPU, {})]
+
+
+ON_TENSORRT = Provider(TENSORRT, "tensorrt", "", ((TENSORRT, {}), (CUDA, {}), (CPU, {})))
+
+
+def test_tensorrt_is_told_which_batches_will_come(runtime: FakeRuntime, tmp_path: Path) -> None:
+    runtime.running = TENSORRT
+    bundle = colour_bundles.region_detector(tmp_path)
+    runtime.get_inputs, runtime.get_outputs = described(bundle)  # type: ignore[method-assign]
+    opened(bundle, ON_TENSORRT)
+    (_, options), (_, cuda), _ = runtime.created_with["providers"]
+    assert options["trt_profile_min_shapes"] == "images:1x8x8x3,score_threshold:1,regions:1x3x4"
+    assert options["trt_profile_max_shapes"] == "images:128x8x8x3,score_threshold:128,regions:128x3x4"
+    assert cuda == {"device_id": "0"}
+
+
+def test_tensorrt_may_find_out_by_itself_which_batches_come(runtime: FakeRuntime, tmp_path: Path) -> None:
+    runtime.running = TENSORRT
+    runtime.refuses = "trt_profile_min_shapes"
+    with capture_logs() as logged:
+        opened(colour_bundles.detector(tmp_path), ON_TENSORRT)
+    assert [event["event"] for event in logged] == ["tensorrt_ranges_refused"]
+    assert runtime.created_with["providers"][0] == (TENSORRT, {"device_id": "0"})
+
+
+def described(bundle: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What ONNX Runtime says of a bundle's inputs and outputs."""
+    session = REAL_SESSION(bundle / "model.onnx")
+    return session.get_inputs, session.get_outputs
 
 
 def test_a_model_that_the_gpu_did_not_take_is_not_run_elsewhere_unsaid(

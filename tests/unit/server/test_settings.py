@@ -54,11 +54,15 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "provider": "cpu",
         "cache_folder": "elsewhere",
         "drain_seconds": "7.5",
+        "target_p99_ms": "7.5",
         "tune": "full",
         "log_level": "error",
         "log_format": "json",
         "max_queue_images": "1025",
         "workers": "3",
+        "gpu_devices": "0,1",
+        "gpu_fp32": "tf32",
+        "cuda_graphs": "auto",
     }.get(name, "1024")
     default = getattr(Settings.resolve([]), name)
 

@@ -1,4 +1,7 @@
 import json
+import threading
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +87,6 @@ def test_not_to_tune_measures_nothing_and_uses_what_is_known(kept: ModelCache) -
     assert tuned(kept, Runs(), "off") == known
 
 
-def test_all_sizes_run_on_a_gpu_before_the_first_caller_comes(kept: ModelCache) -> None:
-    profile = tuned(kept, Runs(), provider=ON_GPU)
-    again = Runs()
-    tuned(kept, again, provider=ON_GPU)
-    assert set(again.sizes) == set(profile.batch_sizes)
-
-
 class Slow(Runs):
     """Takes its time over each batch."""
 
@@ -111,6 +107,52 @@ def test_a_lone_image_takes_all_cores_where_that_pays(
     assert profile.alone_on_all_cores is pays
     assert profile.lone_seconds > 0
     assert tuned(kept, Runs()) == profile
+
+
+class Crowded(Runs):
+    """Takes some milliseconds, and more while another runs."""
+
+    def __init__(self, alone_seconds: float, together_seconds: float) -> None:
+        super().__init__()
+        self._seconds = alone_seconds, together_seconds
+        self._running = threading.Semaphore(1)
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> None:
+        first = self._running.acquire(blocking=False)
+        time.sleep(len(images) * self._seconds[0 if first else 1])
+        if first:
+            self._running.release()
+
+
+@pytest.mark.parametrize(
+    ("run", "alone", "instances", "all_cores"),
+    [
+        # Two at once are twice as fast as one after the other, and one on all cores is no faster.
+        (Crowded(0.004, 0.004), Crowded(0.004, 0.004), 0, False),
+        # Two at once are in each other's way.
+        (Crowded(0.004, 0.05), None, 1, False),
+        # One on all cores is more than twice as fast.
+        (Crowded(0.008, 0.008), Crowded(0.001, 0.001), 1, True),
+    ],
+    ids=["as many as there are threads", "one at a time", "all cores for each"],
+)
+def test_in_full_the_best_way_to_run_under_load_is_found(
+    run: Runs, alone: Runs | None, instances: int, all_cores: bool, kept: ModelCache
+) -> None:
+    profile = tuned(kept, run, "full", alone=alone)
+    assert (profile.instances, profile.all_cores) == (instances, all_cores)
+    assert tuned(kept, Runs()) == profile
+
+
+def test_a_goal_bounds_the_batches_of_what_is_known_too(kept: ModelCache, tmp_path: Path) -> None:
+    known = Profile((1, 2, 4), (0.002, 0.003, 0.004), lone_seconds=0.001)
+    tuned(kept, Runs())
+    (path,) = tmp_path.glob("*/profile-*.json")
+    path.write_text(json.dumps(asdict(known)))
+    assert tuned(kept, Runs()) == known
+    tuner = Tuner("fast", Machine(ON_CPU, TWO_INSTANCES, kept), kept, goal_seconds=0.006)
+    profile = tuner.profile(SHA256, SHAPE, Runs(), None, on_refusal=lambda size, error: None)
+    assert profile.batch_sizes == (1, 2)
 
 
 @pytest.mark.parametrize(

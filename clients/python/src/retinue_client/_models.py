@@ -79,8 +79,10 @@ class ModelInfo:
         max_batch_size: The largest batch that is run.
         instances: How many batches can run at once.
         threads_per_instance: Threads inside one run.
-        memory_bytes: Bytes by which the process grew when the model was loaded; on a GPU, the device memory
-            it took.
+        memory_bytes: Bytes that the model takes at most: the sum of the next three.
+        weights_bytes: Bytes of its weights as they are in use; on a GPU, on the device.
+        arena_bytes: Bytes that ONNX Runtime holds beside them, activations above all; on a GPU, on the device.
+        buffers_bytes: Bytes of the images on their way into the network and of the answers on their way out.
         images_per_second: Of one instance at max_batch_size, decoding not counted.
         lone_image_us: What one image takes in microseconds that has the machine to itself, decoding not counted; 0
             where it was not measured.
@@ -117,6 +119,9 @@ class ModelInfo:
     instances: int
     threads_per_instance: int
     memory_bytes: int
+    weights_bytes: int
+    arena_bytes: int
+    buffers_bytes: int
     images_per_second: float
     lone_image_us: int
     alone_on_all_cores: bool
@@ -187,6 +192,9 @@ def model_info(model: vision_service_pb2.Model) -> ModelInfo:
         instances=execution.instances,
         threads_per_instance=execution.threads_per_instance,
         memory_bytes=execution.memory_bytes,
+        weights_bytes=execution.memory.weights_bytes,
+        arena_bytes=execution.memory.arena_bytes,
+        buffers_bytes=execution.memory.buffers_bytes,
         images_per_second=execution.images_per_second,
         lone_image_us=execution.lone_image_us,
         alone_on_all_cores=execution.alone_on_all_cores,

@@ -1015,6 +1015,7 @@ class Execution(_message.Message):
     IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
     LONE_IMAGE_US_FIELD_NUMBER: _builtins.int
     ALONE_ON_ALL_CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The ONNX Runtime execution provider that runs it, such as "CPUExecutionProvider"."""
     requested_provider: _builtins.str
@@ -1030,13 +1031,17 @@ class Execution(_message.Message):
     threads_per_instance: _builtins.int
     """Threads inside one run."""
     memory_bytes: _builtins.int
-    """Bytes by which the process grew when the model was loaded and warmed; on a GPU, the device memory it took."""
+    """Bytes that the model takes at most: the sum of what `memory` says."""
     images_per_second: _builtins.float
     """Images a second of one instance at max_batch_size, decoding not counted."""
     lone_image_us: _builtins.int
     """What one image takes in microseconds that has the machine to itself, decoding not counted. 0 where it was not measured."""
     alone_on_all_cores: _builtins.bool
     """Whether such an image is run on all cores; others have `threads_per_instance`."""
+    @_builtins.property
+    def memory(self) -> Global___MemoryUse:
+        """What takes the model's memory."""
+
     def __init__(
         self,
         *,
@@ -1051,11 +1056,46 @@ class Execution(_message.Message):
         images_per_second: _builtins.float = ...,
         lone_image_us: _builtins.int = ...,
         alone_on_all_cores: _builtins.bool = ...,
+        memory: Global___MemoryUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_on_all_cores", b"alone_on_all_cores", "fallback_reason", b"fallback_reason", "images_per_second", b"images_per_second", "instances", b"instances", "lone_image_us", b"lone_image_us", "max_batch_size", b"max_batch_size", "memory_bytes", b"memory_bytes", "provider", b"provider", "requested_provider", b"requested_provider", "runtime_version", b"runtime_version", "threads_per_instance", b"threads_per_instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_on_all_cores", b"alone_on_all_cores", "fallback_reason", b"fallback_reason", "images_per_second", b"images_per_second", "instances", b"instances", "lone_image_us", b"lone_image_us", "max_batch_size", b"max_batch_size", "memory", b"memory", "memory_bytes", b"memory_bytes", "provider", b"provider", "requested_provider", b"requested_provider", "runtime_version", b"runtime_version", "threads_per_instance", b"threads_per_instance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Execution: _TypeAlias = Execution  # noqa: Y015
+
+@_typing.final
+class MemoryUse(_message.Message):
+    """What a model takes of a server's memory at most, when as many of its largest batches run at once as can."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    ARENA_BYTES_FIELD_NUMBER: _builtins.int
+    BUFFERS_BYTES_FIELD_NUMBER: _builtins.int
+    weights_bytes: _builtins.int
+    """Bytes of its weights as they are in use; on a GPU, on the device."""
+    arena_bytes: _builtins.int
+    """Bytes that ONNX Runtime holds beside the weights, activations above all, measured when the model was loaded; on a
+    GPU, on the device.
+    """
+    buffers_bytes: _builtins.int
+    """Bytes of the images on their way into the network and of the answers on their way out; on a GPU, too, these are
+    in the process.
+    """
+    def __init__(
+        self,
+        *,
+        weights_bytes: _builtins.int = ...,
+        arena_bytes: _builtins.int = ...,
+        buffers_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arena_bytes", b"arena_bytes", "buffers_bytes", b"buffers_bytes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryUse: _TypeAlias = MemoryUse  # noqa: Y015

@@ -4,13 +4,20 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
 
 from retinue_server.batching.fair_queue import FairQueue
 from retinue_server.batching.tickets import Job, Outcome, Priority, Stop, Ticket
-from retinue_server.errors import DeadlineExpiredError, EngineError, OverloadedError, RetinueError
+from retinue_server.errors import (
+    DeadlineExpiredError,
+    EngineError,
+    OverloadedError,
+    RetinueError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from retinue_server.batching.engine import Engine
@@ -44,6 +51,23 @@ class Backend(Protocol[Item, Result]):
             alone: Whether nothing else runs or waits, nor has of late: a lone item may take the whole machine.
         """
         ...
+
+    def close(self) -> None:
+        """Gives back what it holds; nothing is run any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the batches of a model share the machine under load.
+
+    Attributes:
+        most_running: How many run at once; 0 for as many as the engine has threads.
+        all_cores: Whether each takes the whole machine.
+    """
+
+    most_running: int = 0
+    all_cores: bool = False
 
 
 class Batch:
@@ -80,6 +104,7 @@ class Batcher(Generic[Item, Result]):
         capacity: Items that may wait.
         item_seconds: First estimate of one item's cost; measured from then on.
         runs_with: Whether a second item can be in one batch with a first.
+        plan: How its batches share the machine under load.
         name: Of the model, for the log.
         on_batch: Called with the size of every batch that answered an item.
     """
@@ -92,10 +117,12 @@ class Batcher(Generic[Item, Result]):
         capacity: int,
         item_seconds: float,
         runs_with: Callable[[Any, Any], bool] = lambda first, second: True,
+        plan: Plan = Plan(),
         name: str = "",
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.item_seconds = item_seconds
+        self.all_cores = plan.all_cores
         # Which of several models is next: the one that had least of the engine, and then the one that waits longest.
         self.virtual_seconds = self.joined_at = 0.0
         self._backend = backend
@@ -108,6 +135,8 @@ class Batcher(Generic[Item, Result]):
         self._fastest_item_seconds = math.inf
         self._queue = FairQueue()
         self._running: set[Batch] = set()
+        self._most_running = min(plan.most_running or engine.instances, engine.instances)
+        self._closed = False
         engine.add(self)
 
     def __len__(self) -> int:
@@ -127,8 +156,18 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def priority(self) -> Priority | None:
-        """That of the next item; None where none waits. Called under the engine's lock."""
-        return self._queue.priority
+        """That of the next item; None where none waits that may run now. Called under the engine's lock."""
+        return None if self.saturated else self._queue.priority
+
+    @property
+    def saturated(self) -> bool:
+        """Whether as many batches run as may. Called under the engine's lock."""
+        return len(self._running) >= self._most_running
+
+    @property
+    def item_engine_seconds(self) -> float:
+        """What an item takes of all threads' time: more than its own where others must idle meanwhile."""
+        return self.item_seconds * self._engine.instances / self._most_running
 
     async def submit(
         self,
@@ -150,11 +189,13 @@ class Batcher(Generic[Item, Result]):
 
         Raises:
             OverloadedError: The items do not fit into the queue, or it is too long for the deadline.
-            UnavailableError: The engine is stopping or has failed.
+            UnavailableError: The model is being unloaded, or the engine is stopping or has failed.
         """
         ticket = Ticket(len(items), caller, priority, deadline)
         with self._engine.condition:
             self._engine.check_accepting()
+            if self._closed:
+                raise _unloaded()
             self._check_room(len(items), ticket)
             if not self._queue:
                 self._engine.join(self)
@@ -174,8 +215,9 @@ class Batcher(Generic[Item, Result]):
             priority: Of the request.
             turns_seconds: What of its own model runs until it is answered.
         """
-        equal_seconds = self._queue.waiting(priority) * self.item_seconds
-        return self._queue.waiting_before(priority) * self.item_seconds + min(equal_seconds, turns_seconds)
+        item_seconds = self.item_engine_seconds
+        equal_seconds = self._queue.waiting(priority) * item_seconds
+        return self._queue.waiting_before(priority) * item_seconds + min(equal_seconds, turns_seconds)
 
     def take(self, sharers: int) -> Batch | None:
         """Takes the next batch: a fair share for each idle thread, so that none idles while another has a long batch.
@@ -187,6 +229,7 @@ class Batcher(Generic[Item, Result]):
             sharers: Threads that are free to run a batch now, the caller included.
         """
         queue = self._queue
+        sharers = min(sharers, self._most_running - len(self._running))
         size = min(self._backend.max_batch_size, -(-len(queue) // sharers))
         now = self._clock()
         taken: list[Job] = []
@@ -233,6 +276,8 @@ class Batcher(Generic[Item, Result]):
             with self._engine.condition:
                 self._engine.finish()
                 self._running.remove(batch)
+                if self._closed:
+                    self._engine.condition.notify_all()
                 if answered:
                     self._learn_cost(seconds)
                 for job, value in zip(batch.jobs, values, strict=True):
@@ -246,6 +291,19 @@ class Batcher(Generic[Item, Result]):
             job = self._queue.pop()
             job.ticket.put(job.index, Outcome(error, self._clock() - job.queued_at))
 
+    def close(self, timeout_seconds: float) -> None:
+        """Takes no more items, answers those that wait with UNAVAILABLE, lets what runs end, and closes the backend.
+
+        Args:
+            timeout_seconds: How long to wait for what runs; a batch that hangs keeps what it needs until it ends.
+        """
+        with self._engine.condition:
+            self._closed = True
+            self._engine.remove(self)
+            self.fail_all(_unloaded())
+            self._engine.condition.wait_for(lambda: not self._running, timeout_seconds)
+        self._backend.close()
+
     def _failure(self, batch: Batch) -> RetinueError:
         """What the items of a batch get whose run has just raised."""
         if batch.stop.requested:
@@ -256,8 +314,9 @@ class Batcher(Generic[Item, Result]):
 
     def _check_room(self, count: int, ticket: Ticket) -> None:
         queue, engine = self._queue, self._engine
-        ahead_seconds = queue.ahead_of(count, ticket.caller, ticket.priority) * self.item_seconds
-        turns_seconds = ahead_seconds + count * self.item_seconds
+        item_seconds = self.item_engine_seconds
+        ahead_seconds = queue.ahead_of(count, ticket.caller, ticket.priority) * item_seconds
+        turns_seconds = ahead_seconds + count * item_seconds
         wait_seconds = engine.wait_seconds(self, ticket.priority, ahead_seconds, turns_seconds)
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
         own = queue.waiting_of(ticket.caller)
@@ -268,7 +327,7 @@ class Batcher(Generic[Item, Result]):
                 f"{retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,
             )
-        run_seconds = -(-count // engine.instances) * self._item_cost(idle=wait_seconds == 0)
+        run_seconds = -(-count // self._most_running) * self._item_cost(idle=wait_seconds == 0)
         if ticket.deadline is not None and self._clock() + wait_seconds + run_seconds > ticket.deadline:
             raise OverloadedError(
                 f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting, and the request takes "
@@ -295,3 +354,7 @@ class Batcher(Generic[Item, Result]):
             ticket.drop()
             for batch in self._running:
                 batch.stop_if_abandoned()
+
+
+def _unloaded() -> UnavailableError:
+    return UnavailableError("the model is being unloaded; retry, or name another one.", reason="UNLOADING")

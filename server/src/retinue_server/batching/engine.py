@@ -88,6 +88,11 @@ class Engine:
         with self.condition:
             self._batchers.append(batcher)
 
+    def remove(self, batcher: Batcher[Any, Any]) -> None:
+        """Takes a queue away from the threads; what of it runs is finished. Called under the lock."""
+        if batcher in self._batchers:
+            self._batchers.remove(batcher)
+
     def check_accepting(self) -> None:
         """Refuses work that no thread would run. Called under the lock.
 
@@ -126,7 +131,7 @@ class Engine:
         others_seconds = sum(
             other.seconds_before(priority, turns_seconds) for other in self._batchers if other is not batcher
         )
-        if self.idle and not ahead_seconds and not others_seconds:
+        if self.idle and not batcher.saturated and not ahead_seconds and not others_seconds:
             return 0.0
         now = self.clock()
         running_seconds = sum(max(0.0, done_at - now) for done_at in self._done_at.values())
@@ -179,10 +184,10 @@ class Engine:
                     continue
                 batcher = self._batchers[min(waiting)[-1]]
                 if batch := batcher.take(sharers=self.idle):
-                    batch.alone = self._is_alone(batch)
+                    batch.alone = batcher.all_cores or self._is_alone(batch)
                     cost_seconds = len(batch) * batcher.item_seconds
                     self._virtual_seconds = max(self._virtual_seconds, batcher.virtual_seconds)
-                    batcher.virtual_seconds += cost_seconds
+                    batcher.virtual_seconds += len(batch) * batcher.item_engine_seconds
                     self._done_at[threading.current_thread()] = self.clock() + cost_seconds
                     return batcher, batch
             return None

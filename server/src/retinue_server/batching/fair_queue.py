@@ -36,14 +36,18 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._levels = {priority: _Level() for priority in Priority}
+        # Of all levels. Most requests find nothing that waits, and need not look into each.
+        self._size = 0
 
     def __len__(self) -> int:
         """Jobs that wait."""
-        return sum(level.size for level in self._levels.values())
+        return self._size
 
     @property
     def priority(self) -> Priority | None:
         """That of the next job; None where none waits."""
+        if not self._size:
+            return None
         return next((priority for priority, level in self._levels.items() if level.size), None)
 
     def waiting(self, priority: Priority) -> int:
@@ -52,10 +56,14 @@ class FairQueue:
 
     def waiting_before(self, priority: Priority) -> int:
         """Jobs of higher priorities."""
+        if not self._size:
+            return 0
         return sum(self._levels[higher].size for higher in takewhile(lambda one: one < priority, Priority))
 
     def waiting_of(self, caller: Hashable) -> int:
         """Jobs of one caller."""
+        if not self._size:
+            return 0
         found = (level.callers.get(caller) for level in self._levels.values())
         return sum(one.size for one in found if one is not None)
 
@@ -67,6 +75,8 @@ class FairQueue:
             caller: Whose it is.
             priority: Its priority.
         """
+        if not self._size:
+            return 0
         level = self._levels[priority]
         own = level.callers.get(caller)
         own_ahead = 0 if own is None else sum(min(len(jobs), count) for jobs in own.tickets.values())
@@ -81,6 +91,7 @@ class FairQueue:
         waiting = caller.tickets[ticket] = deque(jobs)
         caller.size += len(waiting)
         level.size += len(waiting)
+        self._size += len(waiting)
 
     def pop(self) -> Job:
         """Takes the next job.
@@ -98,6 +109,7 @@ class FairQueue:
         job = jobs.popleft()
         level.size -= 1
         caller.size -= 1
+        self._size -= 1
         if jobs:
             caller.tickets.move_to_end(ticket)
         else:
@@ -119,6 +131,7 @@ class FairQueue:
             level.callers.move_to_end(ticket.caller, last=False)
             caller.size += 1
             level.size += 1
+            self._size += 1
 
     def remove(self, ticket: Ticket) -> None:
         """Forgets what of a request still waits."""
@@ -129,5 +142,6 @@ class FairQueue:
             return
         caller.size -= len(jobs)
         level.size -= len(jobs)
+        self._size -= len(jobs)
         if not caller.size:
             del level.callers[ticket.caller]

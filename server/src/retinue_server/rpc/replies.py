@@ -56,7 +56,12 @@ def model_message(model: ServedModel, provider: Provider, runtime_version: str) 
             max_batch_size=model.profile.max_batch_size,
             instances=model.threads.instances,
             threads_per_instance=model.threads.per_instance,
-            memory_bytes=model.memory_bytes,
+            memory_bytes=model.memory.total_bytes,
+            memory=pb.MemoryUse(
+                weights_bytes=model.memory.weights_bytes,
+                arena_bytes=model.memory.arena_bytes,
+                buffers_bytes=model.memory.buffers_bytes,
+            ),
             images_per_second=model.profile.images_per_second,
             lone_image_us=_microseconds(model.profile.lone_seconds),
             alone_on_all_cores=model.profile.alone_on_all_cores,

@@ -113,9 +113,9 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         priority = requests.priority(request)
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
-        if (
-            len(request.images) > _IMAGES_ON_THE_LOOP
-            or sum(len(image.regions) for image in request.images) > _REGIONS_ON_THE_LOOP
+        takes_regions = model.manifest.detect.max_regions > 0
+        if len(request.images) > _IMAGES_ON_THE_LOOP or (
+            takes_regions and sum(len(image.regions) for image in request.images) > _REGIONS_ON_THE_LOOP
         ):
             works = await asyncio.to_thread(self._open, request, model, options)
         else:

@@ -1,12 +1,192 @@
-"""Device memory, as NVIDIA's management library counts it."""
+"""Memory: what models take of the process's or the device's, how much they may take, and giving freed memory back."""
 
+import ctypes
+import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from retinue_server.errors import BundleError
 
 try:
     import pynvml
 except ImportError:
     pynvml = None
+
+# Source: mallopt(3) and glibc's malloc.h.
+_M_ARENA_MAX = -8
+_CORES_A_HEAP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What a model takes at most, when as many of its largest batches run at once as can.
+
+    Attributes:
+        weights_bytes: The files of weights that ONNX Runtime maps or holds; on a GPU, on the device.
+        arena_bytes: What ONNX Runtime's arenas hold beside them, activations above all; on a GPU, on the device.
+        buffers_bytes: Images on their way into the network and answers on their way out; in the process on a GPU, too.
+    """
+
+    weights_bytes: int = 0
+    arena_bytes: int = 0
+    buffers_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.arena_bytes + self.buffers_bytes
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """What takes how much, each with its name."""
+        yield "weights", self.weights_bytes
+        yield "arena", self.arena_bytes
+        yield "buffers", self.buffers_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """What of it lies on the device, where there is one."""
+        return self.weights_bytes + self.arena_bytes
+
+
+class MemoryLimit:
+    """How much memory models may take together, and how much they have taken.
+
+    In front of a GPU it is the device's memory that counts, else the process's.
+
+    Args:
+        limit_bytes: The most that `own_bytes` and all models may take; 0 for no limit.
+        granted_by: What sets the limit, for messages.
+        own_bytes: What is taken without any model.
+        on_device: Whether the device's memory counts.
+    """
+
+    def __init__(
+        self, limit_bytes: int = 0, granted_by: str = "", own_bytes: int = 0, *, on_device: bool = False
+    ) -> None:
+        self._limit_bytes = limit_bytes
+        self._granted_by = granted_by
+        self._own_bytes = own_bytes
+        self._models_bytes = 0
+        self._on_device = on_device
+
+    @property
+    def taken_bytes(self) -> int:
+        """What is taken, whether it is used already or not."""
+        return self._own_bytes + self._models_bytes
+
+    def check(self, what: str, need: MemoryUse, *, measured: bool) -> None:
+        """Refuses a model that does not fit.
+
+        Args:
+            what: Its name, for the message.
+            need: What it takes.
+            measured: Whether that is all; else its arena is yet to be measured.
+
+        Raises:
+            BundleError: It does not fit; the message has the arithmetic.
+        """
+        if not self._limit_bytes or self.taken_bytes + self._counted(need) <= self._limit_bytes:
+            return
+        parts = [f"weights {_mb(need.weights_bytes)}"]
+        if measured:
+            parts.append(f"arena {_mb(need.arena_bytes)}")
+        if not self._on_device:
+            parts.append(f"buffers {_mb(need.buffers_bytes)}")
+        if not measured:
+            parts.append("and its arena, which is measured where these fit")
+        raise BundleError(
+            f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
+            f"but {_mb(self.taken_bytes)} of the {_mb(self._limit_bytes)} MB that {self._granted_by} are taken "
+            f"({_mb(self._models_bytes)} by other models); raise --memory-limit, serve fewer models or start fewer "
+            "--instances.",
+            reason="MEMORY_LIMIT",
+        )
+
+    def take(self, need: MemoryUse) -> None:
+        """Counts a model that is served from now on."""
+        self._models_bytes += self._counted(need)
+
+    def give(self, need: MemoryUse) -> None:
+        """Counts it no more."""
+        self._models_bytes -= self._counted(need)
+
+    def _counted(self, need: MemoryUse) -> int:
+        return need.device_bytes if self._on_device else need.total_bytes
+
+
+def process_limit(limit_bytes: int) -> MemoryLimit:
+    """The limit of models on a CPU: the one given or, where it is 0, that of the control group, or none.
+
+    What the process takes now counts as taken.
+    """
+    own_bytes = int(psutil.Process().memory_info().rss)
+    if limit_bytes:
+        return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes)
+    return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes)
+
+
+def control_group_limit_bytes(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """The least memory.max of the process's control group and those around it, 0 where none is set.
+
+    Args:
+        groups: Tells which group it is.
+        root: Where groups are.
+
+    Source: Linux, admin-guide/cgroup-v2.
+    """
+    with suppress(OSError):
+        for line in groups.read_text(encoding="ascii").splitlines():
+            if line.startswith("0::"):
+                group = root / line.removeprefix("0::").strip().strip("/")
+                around = [one for one in (group, *group.parents) if one.is_relative_to(root)]
+                return min(filter(None, map(_memory_max_bytes, around)), default=0)
+    return 0
+
+
+def _memory_max_bytes(group: Path) -> int:
+    try:
+        return int((group / "memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        # The root has none, and without a limit it says "max".
+        return 0
+
+
+def share_heaps(cores: int) -> None:
+    """Has threads share few heaps, since each heap keeps what was freed in it for itself, up to 64 MiB.
+
+    glibc would make eight for each core; with one for eight cores, a server of two takes a quarter less memory and
+    stays where it is after the first requests, see docs/memory.md. To be called before there are threads; what they
+    have in use already stays where it is.
+
+    Args:
+        cores: How many there are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, -(-cores // _CORES_A_HEAP))
+
+
+def give_back_freed() -> None:
+    """Gives memory that was freed back to the system: glibc would keep what it does not find at the end of a heap."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def private_bytes() -> int:
+    """Memory of this process's own that is resident: without what it maps of files."""
+    memory = psutil.Process(os.getpid()).memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Measures, when a model is loaded, which batch size gives the most images a second."""
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ _AROUND_A_RUN_SECONDS = 0.0001
 _MOST_RUNS = 3
 _ENOUGH_SECONDS = 0.02
 _LONGEST_SECONDS = 60.0
+# What a clock can tell apart.
+_LEAST_SECONDS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +29,41 @@ class Profile:
 
     Attributes:
         batch_sizes: The sizes that were run, from 1 up to the largest worth running.
-        images_per_second: One instance's rate at the largest, decoding not counted.
-        lone_seconds: What one image takes that has the machine to itself, decoding not counted; 0 if not measured.
+        batch_seconds: What a batch of each takes an instance, decoding not counted.
+        lone_seconds: What one image takes that has the machine to itself, decoding not counted.
         alone_on_all_cores: Whether it is to take all cores then.
+        instances: How many batches are to run at once under load; 0 for as many as the engine has threads.
+        all_cores: Whether each of them takes all cores.
     """
 
     batch_sizes: tuple[int, ...]
-    images_per_second: float
-    lone_seconds: float = 0.0
+    batch_seconds: tuple[float, ...]
+    lone_seconds: float
     alone_on_all_cores: bool = False
+    instances: int = 0
+    all_cores: bool = False
 
     @property
     def max_batch_size(self) -> int:
         """The largest batch worth running."""
         return self.batch_sizes[-1]
+
+    @property
+    def images_per_second(self) -> float:
+        """One instance's rate at the largest batch."""
+        return self.max_batch_size / max(self.batch_seconds[-1], _LEAST_SECONDS)
+
+    def within(self, goal_seconds: float) -> "Profile":
+        """Leaves the batches out that would make images late, but for one of a single image.
+
+        Args:
+            goal_seconds: Within which nearly all images are to be answered. One that comes when a batch has just begun
+                waits for it and then runs in one as large, so a batch may take half of this.
+        """
+        fitting = sum(seconds <= goal_seconds / 2 for seconds in self.batch_seconds) or 1
+        return replace(
+            self, batch_sizes=self.batch_sizes[:fitting], batch_seconds=self.batch_seconds[:fitting]
+        )
 
 
 def measure(
@@ -83,7 +108,7 @@ def measure(
             on_refusal(size, error)
             break
         seconds[size] = min(durations)
-        rates[size] = size / max(seconds[size] + around_seconds, 1e-9)
+        rates[size] = size / max(seconds[size] + around_seconds, _LEAST_SECONDS)
         spent += sum(durations)
         best = max(rates.values())
         # The next size costs about twice all this one did; two sizes in a row without gain mean the peak is behind.
@@ -97,7 +122,31 @@ def measure(
     best = max(rates.values())
     chosen = min(size for size, rate in rates.items() if rate >= _WORTH_IT * best)
     sizes = tuple(size for size in rates if size <= chosen)
-    return Profile(sizes, chosen / max(seconds[chosen], 1e-9), lone_seconds=seconds[1])
+    return Profile(sizes, tuple(seconds[size] for size in sizes), lone_seconds=seconds[1])
+
+
+def seconds_together(run: Callable[[], object], instances: int, budget_seconds: float) -> float:
+    """What a run takes on average while several run at once, as they will under load.
+
+    Args:
+        run: Called from so many threads.
+        instances: How many.
+        budget_seconds: After so long no other is begun, but each has one that counts.
+    """
+    begin = threading.Barrier(instances)
+
+    def work(_number: int) -> float:
+        run()
+        begin.wait()
+        began = time.perf_counter()
+        runs = 0
+        while runs == 0 or time.perf_counter() - began < budget_seconds:
+            run()
+            runs += 1
+        return (time.perf_counter() - began) / runs
+
+    with ThreadPoolExecutor(instances) as pool:
+        return sum(pool.map(work, range(instances))) / instances
 
 
 def fastest_seconds(

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import onnxruntime as ort
 import structlog
 
 from retinue_server.errors import StartupError
+from retinue_server.runtime import cudart
 
 _log = structlog.get_logger(__name__)
 
@@ -27,6 +28,9 @@ RUNTIME_VERSION: str = ort.__version__
 
 Requested = Literal["auto", "cpu", "cuda", "tensorrt"]
 ProviderOptions = dict[str, str]
+Chain = tuple[tuple[str, ProviderOptions], ...]
+
+ALL_DEVICES = "all"
 
 # The smallest ONNX model there is: one Identity of float32 [1] in opset 13, made with onnx.helper.
 _IDENTITY_MODEL = base64.b64decode(
@@ -34,6 +38,8 @@ _IDENTITY_MODEL = base64.b64decode(
 )
 
 _CACHE_PATH = "trt_engine_cache_path"
+# Batches are measured up to the last, and TensorRT chooses what is fastest for the middle one.
+_TENSORRT_ROWS = {"min": 1, "opt": 32, "max": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +51,38 @@ class Provider:
         requested: The setting.
         fallback_reason: Why it is the CPU although "auto" would have taken a GPU; empty where the setting was met.
         chain: What sessions are created with: the provider, its options, and what runs the rest of a graph.
-        device: CUDA device number.
+        devices: CUDA device numbers, each of which runs a copy of every model; the chain's options are for the first.
     """
 
     name: str
     requested: Requested
     fallback_reason: str
-    chain: tuple[tuple[str, ProviderOptions], ...]
-    device: int = 0
+    chain: Chain
+    devices: tuple[int, ...] = (0,)
 
     @property
     def on_gpu(self) -> bool:
         """Whether networks run on a GPU, so that images are decoded in front of it."""
         return self.name != CPU
 
+    def chain_on(
+        self, device: int, *more: Mapping[str, ProviderOptions]
+    ) -> list[tuple[str, ProviderOptions]]:
+        """The chain for a session on one of the devices.
 
-def cuda_options(device: int, memory_limit_bytes: int) -> ProviderOptions:
+        Args:
+            device: Which.
+            more: Options of this session by the provider's name; later ones win.
+        """
+        chain = []
+        for name, options in self.chain:
+            of_session = {key: value for each in more for key, value in each.get(name, {}).items()}
+            on_device = {} if name == CPU else {"device_id": str(device)}
+            chain.append((name, {**options, **on_device, **of_session}))
+        return chain
+
+
+def cuda_options(device: int, memory_limit_bytes: int, *, tf32: bool = False) -> ProviderOptions:
     """Options of the CUDA provider.
 
     The arena takes what a run asks for (kSameAsRequested) instead of doubling, since doubling is what makes servers'
@@ -70,6 +92,8 @@ def cuda_options(device: int, memory_limit_bytes: int) -> ProviderOptions:
     Args:
         device: CUDA device number.
         memory_limit_bytes: Most bytes of one session's arena, 0 for no limit.
+        tf32: Whether what is computed in 32 bits may be multiplied with 10 bits of mantissa. A bundle's certificate of
+            parity says nothing of that.
     """
     options = {
         "device_id": str(device),
@@ -77,7 +101,7 @@ def cuda_options(device: int, memory_limit_bytes: int) -> ProviderOptions:
         "cudnn_conv_algo_search": "HEURISTIC",
         "cudnn_conv_use_max_workspace": "1",
         "do_copy_in_default_stream": "1",
-        "use_tf32": "0",
+        "use_tf32": "1" if tf32 else "0",
     }
     if memory_limit_bytes:
         options["gpu_mem_limit"] = str(memory_limit_bytes)
@@ -102,6 +126,29 @@ def tensorrt_options(device: int, memory_limit_bytes: int, cache_folder: Path) -
     if memory_limit_bytes:
         options["trt_max_workspace_size"] = str(memory_limit_bytes)
     return options
+
+
+def half_options() -> dict[str, ProviderOptions]:
+    """What networks that compute in 16 bits want besides, by the provider's name.
+
+    Where TF32 is off, ONNX Runtime's source keeps cuDNN from tensor cores in 16 bits as well as in 32
+    (`Conv::CreateCudnnFeExecutionPlan` in core/providers/cuda/nn/conv.cc), though TF32 has the mantissa that 16 bits
+    have. Channels come last, as tensor cores want them: 18 % more images a second, see benchmarks/results/cuda.md.
+    """
+    return {CUDA: {"use_tf32": "1", "prefer_nhwc": "1"}, TENSORRT: {"trt_fp16_enable": "1"}}
+
+
+def tensorrt_ranges(row_shapes: Mapping[str, Sequence[int]]) -> dict[str, ProviderOptions]:
+    """Tells TensorRT which batches will come, since it takes minutes to build an engine anew for each larger one.
+
+    Args:
+        row_shapes: One row of each input that has a row for each image, by its name.
+    """
+    ranges = {}
+    for end, rows in _TENSORRT_ROWS.items():
+        shapes = ("x".join(map(str, (rows, *shape))) for shape in row_shapes.values())
+        ranges[f"trt_profile_{end}_shapes"] = ",".join(map(":".join, zip(row_shapes, shapes, strict=True)))
+    return {TENSORRT: ranges}
 
 
 def _runs_here(name: str, options: ProviderOptions) -> str:
@@ -158,9 +205,10 @@ def _quiet() -> Iterator[None]:
 def choose(
     requested: Requested,
     *,
-    gpu_device: int,
+    gpu_devices: str,
     gpu_memory_limit_bytes: int,
     cache_folder: Path,
+    tf32: bool = False,
     available: Sequence[str] | None = None,
     why_not: Callable[[str, ProviderOptions], str] = _runs_here,
 ) -> Provider:
@@ -168,9 +216,10 @@ def choose(
 
     Args:
         requested: The setting.
-        gpu_device: CUDA device number.
+        gpu_devices: CUDA device numbers, separated by commas, or `ALL_DEVICES`.
         gpu_memory_limit_bytes: Most device bytes of one session, 0 for no limit.
         cache_folder: Where TensorRT keeps its engines.
+        tf32: As for `cuda_options`.
         available: Providers that the installed ONNX Runtime was built with; asked of it where absent.
         why_not: Tries a provider; returns why it cannot run, or an empty string.
 
@@ -181,29 +230,41 @@ def choose(
     ort.set_default_logger_severity(_FATAL)
     if available is None:
         available = ort.get_available_providers()
-    cuda = cuda_options(gpu_device, gpu_memory_limit_bytes)
-    tensorrt = tensorrt_options(gpu_device, gpu_memory_limit_bytes, cache_folder.expanduser() / "tensorrt")
-    chains: dict[str, tuple[tuple[str, ProviderOptions], ...]] = {
-        CPU: ((CPU, {}),),
-        CUDA: ((CUDA, cuda), (CPU, {})),
-        TENSORRT: ((TENSORRT, tensorrt), (CUDA, cuda), (CPU, {})),
-    }
+    on_cpu: Chain = ((CPU, {}),)
     if requested == "cpu":
-        return Provider(CPU, requested, "", chains[CPU])
+        return Provider(CPU, requested, "", on_cpu)
 
     wanted = TENSORRT if requested == "tensorrt" else CUDA
+    devices = _numbers(gpu_devices)
+    cuda = cuda_options(devices[0], gpu_memory_limit_bytes, tf32=tf32)
+    tensorrt = tensorrt_options(devices[0], gpu_memory_limit_bytes, cache_folder.expanduser() / "tensorrt")
+    chain: Chain = ((CUDA, cuda), *on_cpu)
+    if wanted == TENSORRT:
+        chain = ((TENSORRT, tensorrt), *chain)
+    provider = Provider(wanted, requested, "", chain, devices)
     reason = (
-        why_not(wanted, chains[wanted][0][1])
+        next(filter(None, (why_not(*provider.chain_on(device, {})[0]) for device in devices)), "")
         if wanted in available
         else "the installed ONNX Runtime has none; install retinue-server[gpu] instead of retinue-server[cpu]"
     )
     if not reason:
-        return Provider(wanted, requested, "", chains[wanted], gpu_device)
+        return provider
     if requested == "auto":
-        return Provider(CPU, requested, f"{CUDA}: {reason}", chains[CPU])
+        return Provider(CPU, requested, f"{CUDA}: {reason}", on_cpu)
     raise StartupError(
         f"--provider {requested} cannot run here: {reason}. Use --provider auto to fall back to the CPU."
     )
+
+
+def _numbers(gpu_devices: str) -> tuple[int, ...]:
+    """The devices that a setting names, each once; all are found out by what CUDA shows to this process."""
+    if gpu_devices != ALL_DEVICES:
+        return tuple(dict.fromkeys(int(number) for number in gpu_devices.split(",")))
+    with _quiet():
+        ort.preload_dlls()
+    cuda = cudart.load()
+    # Where there is none, trying the first tells why.
+    return tuple(range(cuda.device_count() if cuda else 0)) or (0,)
 
 
 def available_cores() -> int:

@@ -1,11 +1,12 @@
 """One network in ONNX Runtime: created, checked against its manifest, and run on batches of images."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,14 @@ import onnxruntime as ort
 import structlog
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_server.bundle.manifest import input_spec
 from retinue_server.errors import BundleError, StartupError
-from retinue_server.runtime import contract, optimised
+from retinue_server.runtime import contract, cudart, optimised, providers
+from retinue_server.runtime.binding import GpuModel
 from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.captured import Layout
 from retinue_server.runtime.pools import ThreadPools
-from retinue_server.runtime.providers import Provider
+from retinue_server.runtime.providers import CUDA, TENSORRT, Provider, ProviderOptions
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +41,8 @@ _EXTERNAL_DATA = re.compile(r"external (data|tensors)", re.IGNORECASE)
 
 _OPTIMISED = "optimised"
 
+_ELEMENTS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int32)": np.int32}
+
 
 @dataclass(frozen=True, slots=True)
 class Threads:
@@ -55,12 +61,14 @@ class Machine:
         threads: How many batches run at once, and with how many threads each.
         kept: Where graphs are kept that ONNX Runtime has optimised for a CPU; None where they are not.
         pools: The threads of runs that have the machine to themselves; such are possible with `kept` only.
+        cuda_graphs: Whether networks are captured as CUDA graphs where they allow it.
     """
 
     provider: Provider
     threads: Threads
     kept: ModelCache | None = None
     pools: ThreadPools | None = None
+    cuda_graphs: Literal["auto", "off"] = "auto"
 
 
 class Session:
@@ -69,10 +77,12 @@ class Session:
     `run` may be called from several threads at once; on a CPU each run stays on its caller's thread, so one copy of
     the weights serves as many instances as there are callers. A run that has the machine to itself can take all cores
     instead, on the same weights: they are mapped from the file of the optimised graph, which is kept in a cache.
+    On GPUs batches lie in slabs, see `binding`.
 
     Attributes:
         outputs: The names of what every run gives.
         extra_outputs: The names of what a run gives that asks for it.
+        answer_rows: Of all of these, the element type and the shape for one image, once `check_answers` has seen them.
     """
 
     def __init__(self, path: Path, manifest: pb.ModelManifest, machine: Machine) -> None:
@@ -92,18 +102,24 @@ class Session:
         self._provider = provider = machine.provider
         self.outputs: Sequence[str] = tuple(contract.outputs(manifest))
         self.extra_outputs: Sequence[str] = tuple(contract.extra_outputs(manifest))
+        self.answer_rows: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._machine = machine
         self._pools = machine.pools
         self._optimised: Path | None = None
-        # The second computes the extra outputs, too. It does so at every run, so there are two where there can be.
-        self._session, self._with_extras = self._load(
-            machine.threads.per_instance, None if provider.on_gpu else machine.kept
-        )
-        running = self._session.get_providers()[0]
+        self._gpu: GpuModel | None = None
+        if provider.on_gpu:
+            self._gpu = self._load_on_gpus()
+            session = self._gpu.session
+        else:
+            # The second computes the extra outputs, too. It does so at every run, so there are two where there can be.
+            self._session, self._with_extras = self._load(machine.threads.per_instance, machine.kept)
+            session = self._with_extras
+        running = session.get_providers()[0]
         if running != provider.name:
             raise StartupError(
                 f"{path} was to run on {provider.name}, but ONNX Runtime gave it to {running}."
             )
-        contract.check(path, manifest, self._with_extras.get_inputs(), self._with_extras.get_outputs())
+        contract.check(path, manifest, session.get_inputs(), session.get_outputs())
 
     def run(
         self,
@@ -129,9 +145,9 @@ class Session:
         options = ort.RunOptions()
         when_stopped(partial(setattr, options, "terminate", True))
         names = [*self.outputs, *(name for name in self.extra_outputs if name in extra)]
+        if self._gpu is not None:
+            return dict(zip(names, self._gpu.run(images, feeds, names, options), strict=True))
         fed = {contract.IMAGES: images, **feeds}
-        if self._provider.on_gpu:
-            return dict(zip(names, self._run_bound(names, fed, options), strict=True))
         session = self._with_extras if extra else self._session
         if alone and not extra:
             session = self._on_all_cores() or session
@@ -148,7 +164,9 @@ class Session:
             BundleError: An output has another shape than the manifest says.
         """
         tensors = {**contract.outputs(self._manifest), **contract.extra_outputs(self._manifest)}
-        for name, array in self.run(images, feeds, self.extra_outputs).items():
+        answers = self.run(images, feeds, self.extra_outputs)
+        self.answer_rows = {name: (array.dtype, array.shape[1:]) for name, array in answers.items()}
+        for name, array in answers.items():
             wanted = (len(images), *(size for size, _ in tensors[name].sizes))
             if array.shape != wanted:
                 raise BundleError(
@@ -156,17 +174,69 @@ class Session:
                     f"but by the manifest it is {list(wanted)}."
                 )
 
+    @property
+    def answer_bytes(self) -> int:
+        """What all answers for one image take."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.answer_rows.values())
+
     def shrink_memory(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
-        """Runs once and gives back what the arena holds beyond that, after a spike such as a measurement.
+        """Runs once and gives back what the arenas hold beyond that, after a spike such as a measurement.
+
+        On GPUs `prepare` does so.
 
         Args:
             images: uint8 [N,H,W,C], contiguous, of the least batch.
             feeds: As for `run`.
         """
+        if self._gpu is not None:
+            return
         options = ort.RunOptions()
-        arenas = f"gpu:{self._provider.device}" if self._provider.on_gpu else "cpu:0"
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
-        self._session.run(self.outputs, {contract.IMAGES: images, **feeds}, options)
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        fed = {contract.IMAGES: images, **feeds}
+        for session in {self._session, self._with_extras, self._on_all_cores() or self._session}:
+            session.run(self.outputs, fed, options)
+
+    def prepare(self, batch_sizes: Sequence[int], feeds: Callable[[int], Feeds]) -> tuple[int, ...]:
+        """Makes a model that was measured ready to be run on GPUs; on a CPU it is.
+
+        Args:
+            batch_sizes: Ascending; those that are worth running.
+            feeds: Makes what the network takes beside so many images.
+
+        Returns:
+            The sizes that may be run from now on.
+
+        Raises:
+            Exception: The network cannot run one of them.
+        """
+        if self._gpu is None:
+            return tuple(batch_sizes)
+        # A detector's suppression of overlapping boxes waits for the GPU, which nothing that is captured may do.
+        captures = len(contract.inputs(self._manifest)) == 1 and self._manifest.task != pb.TASK_DETECT
+        on_cuda = self._provider.name == CUDA
+        return self._gpu.prepare(
+            batch_sizes,
+            feeds,
+            self._layout(self._gpu.session),
+            slabs=self._machine.threads.instances,
+            capturable=captures and on_cuda and self._machine.cuda_graphs == "auto",
+            one_size_a_session=on_cuda,
+        )
+
+    def _layout(self, session: ort.InferenceSession) -> Layout:
+        spec = input_spec(self._manifest)
+        types = {output.name: output.type for output in session.get_outputs()}
+        tensors = {**contract.outputs(self._manifest), **contract.extra_outputs(self._manifest)}
+        outputs = {
+            name: (_ELEMENTS[types[name]], tuple(size for size, _ in tensor.sizes))
+            for name, tensor in tensors.items()
+        }
+        return Layout((spec.height, spec.width, spec.channels), outputs)
+
+    @property
+    def new_slab(self) -> Callable[[], npt.NDArray[np.uint8]] | None:
+        """Makes slabs, from the beginning of which alone a prepared model runs on GPUs; None on a CPU."""
+        return None if self._gpu is None else self._gpu.new_slab
 
     def plan_lone_runs(self, *, on_all_cores: bool) -> None:
         """Gets the threads of lone runs ready, or gives them back and takes them no more."""
@@ -175,6 +245,34 @@ class Session:
         elif self._pools is not None:
             self._pools.drop(self)
             self._pools = None
+
+    def close(self) -> None:
+        """Gives back what it holds, once no run needs it any more; there can be no other."""
+        if self._pools is not None:
+            self._pools.drop(self)
+            self._pools = None
+        self._session = self._with_extras = self._gpu = None
+
+    @staticmethod
+    def expected_weights_bytes(path: Path, manifest: pb.ModelManifest, machine: Machine) -> int:
+        """What the weights of a model will take at least, before it is loaded.
+
+        Args:
+            path: Of model.onnx.
+            manifest: What its bundle says of it.
+            machine: What is to run it.
+        """
+        kept = None if machine.provider.on_gpu else machine.kept
+        folder = kept.find(manifest.sha256, _OPTIMISED) if kept is not None else None
+        return _unfolded_bytes(path, manifest) if folder is None else _files_bytes(folder)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of the files of its weights, as they are when they are in use."""
+        if self._optimised is not None:
+            return _files_bytes(self._optimised)
+        copies = len(self._provider.devices) if self._provider.on_gpu else 1
+        return copies * _unfolded_bytes(self._path, self._manifest)
 
     @property
     def can_run_alone(self) -> bool:
@@ -212,6 +310,29 @@ class Session:
             _log.warning("model_not_optimised", model=self._manifest.name, reason=why_not)
         return session, session
 
+    def _load_on_gpus(self) -> GpuModel:
+        try:
+            return GpuModel(self._open_on_gpu, self._provider.devices, cudart.load(), self._manifest.name)
+        except Exception as error:
+            raise BundleError(_why_not_loaded(self._path, explain(error))) from error
+
+    def _open_on_gpu(self, device: int, more: Mapping[str, ProviderOptions]) -> ort.InferenceSession:
+        options = _session_options(self._machine.threads.per_instance)
+        options.add_session_config_entry(*optimised.NO_WEIGHTS_OUTSIDE)
+        half = providers.half_options() if self._manifest.precision == pb.PRECISION_FP16 else {}
+        # ONNX Runtime would take the CPU where a provider fails, and say so to whoever reads its output.
+        opened = partial(ort.InferenceSession, self._path, options, enable_fallback=False)
+        if self._provider.name == TENSORRT:
+            inputs = contract.inputs(self._manifest).items()
+            rows = {name: [size for size, _ in tensor.sizes] for name, tensor in inputs if tensor.batched}
+            ranges = providers.tensorrt_ranges(rows)
+            try:
+                return opened(providers=self._provider.chain_on(device, half, ranges, more))
+            except Exception as error:
+                # TensorRT takes parts of the graph only, whose inputs are others: it finds out their ranges by itself.
+                _log.info("tensorrt_ranges_refused", model=self._manifest.name, reason=explain(error))
+        return opened(providers=self._provider.chain_on(device, half, more))
+
     def _open(
         self, threads: int, graph_file: str = optimised.GRAPH_FILE, *, spinning: bool = False
     ) -> ort.InferenceSession:
@@ -226,16 +347,6 @@ class Session:
 
     def _write_optimised(self, folder: Path) -> None:
         optimised.write(self._path, folder, _session_options(1), self.extra_outputs)
-
-    def _run_bound(self, names: Sequence[str], fed: Feeds, options: ort.RunOptions) -> list[Array]:
-        # Binding copies each input to the device once, and each output from it once.
-        binding = self._session.io_binding()
-        for name, array in fed.items():
-            binding.bind_cpu_input(name, array)
-        for name in names:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding, options)
-        return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return]
 
 
 def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
@@ -252,6 +363,15 @@ def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOpti
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
+
+
+def _files_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _unfolded_bytes(path: Path, manifest: pb.ModelManifest) -> int:
+    """What a bundle's weights take in use: those that are stored in 16 bits are unfolded to 32."""
+    return path.stat().st_size * (2 if manifest.precision == pb.PRECISION_FP16_WEIGHTS else 1)
 
 
 def _why_not_loaded(path: Path, explanation: str) -> str:

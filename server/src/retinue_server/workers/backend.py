@@ -16,6 +16,7 @@ from retinue_server.workers.frames import Ran
 from retinue_server.workers.slots import Layout, Lease, Row, Slots, in_use
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+AnswerRows = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 # What the slots of one model may take, all front-ends' together, unless one request needs more.
 _MOST_BYTES = 256 * 1024 * 1024
@@ -34,6 +35,10 @@ class Network(Protocol):
         alone: bool,
     ) -> Arrays:
         """Runs them."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what it holds."""
         ...
 
 
@@ -81,12 +86,12 @@ class SlotPlan:
     max_images: int
     workers: int
 
-    def layout(self, manifest: pb.ModelManifest, answers: Arrays) -> Layout:
+    def layout(self, manifest: pb.ModelManifest, answer_rows: AnswerRows) -> Layout:
         """What the slots of a model hold, and how many there are.
 
         Args:
             manifest: Of the model.
-            answers: What its network gives for a batch, the extra outputs included.
+            answer_rows: Of what its network gives, the extra outputs included, the element type and an image's shape.
         """
         inputs = tuple(
             Row(
@@ -98,7 +103,7 @@ class SlotPlan:
             if tensor.batched
         )
         outputs, extra = (
-            tuple(Row(name, answers[name].dtype.name, answers[name].shape[1:]) for name in names)
+            tuple(Row(name, answer_rows[name][0].name, answer_rows[name][1]) for name in names)
             for names in (contract.outputs(manifest), contract.extra_outputs(manifest))
         )
         slot_bytes = sum(row.size_bytes for row in inputs + outputs + extra)
@@ -155,8 +160,9 @@ class SlotBackend:
             self._slabs.append(slabs)
 
     def close(self) -> None:
-        """Gives back the slabs."""
+        """Gives back the slabs and what the network holds."""
         self._slabs.clear()
+        self._network.close()
 
     def _run_in(
         self,

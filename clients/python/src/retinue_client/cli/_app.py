@@ -7,6 +7,7 @@ import typer
 
 from retinue_client import MaskFormat, RetinueError, WithRegions, __version__
 from retinue_client.cli._ask import Outputs, ask_about
+from retinue_client.cli._bench import bench
 from retinue_client.cli._console import console_for
 from retinue_client.cli._exit import fail
 from retinue_client.cli._files import plan_outputs
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(no_args_is_help=True)(score)
+app.command(no_args_is_help=True)(bench)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands have, and what they mean together."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -93,6 +94,14 @@ DEFAULT_SERVER = DEFAULT_ADDRESS
 DEFAULT_TIMEOUT = DEFAULT_TIMEOUT_SECONDS
 
 
+class TaskName(StrEnum):
+    """The questions, where a command has them as an option."""
+
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"
+
+
 def parse_region(text: str) -> tuple[float, ...]:
     """Reads "X1,Y1,X2,Y2".
 
@@ -104,6 +113,26 @@ def parse_region(text: str) -> tuple[float, ...]:
     except ValueError as exc:
         raise typer.BadParameter(f"{text!r} is no region: write X1,Y1,X2,Y2, as 10,20,110,220.") from exc
     return x_min, y_min, x_max, y_max
+
+
+def options_of_task(task: TaskName, flags: dict[str, tuple[str, set[TaskName], object]]) -> dict[str, object]:
+    """The question's options.
+
+    Args:
+        task: The question.
+        flags: For each flag, the option's name, the questions that have it, and what was given.
+
+    Raises:
+        typer.Exit: A flag was given that belongs to another question.
+    """
+    options: dict[str, object] = {}
+    for flag, (name, tasks, value) in flags.items():
+        if value is None:
+            continue
+        if task not in tasks:
+            fail(f"{flag} belongs to --task {' or '.join(sorted(tasks))}, not to {task}.")
+        options[name] = value
+    return options
 
 
 def connect(server: str, timeout_seconds: float) -> Client:

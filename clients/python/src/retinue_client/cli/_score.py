@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,20 +26,14 @@ from retinue_client.cli._options import (
     ModelVersion,
     PriorityOption,
     Server,
+    TaskName,
     Threshold,
     Timeout,
     TopK,
     connect_async,
+    options_of_task,
 )
 from retinue_client.cli._progress import ScoreProgress
-
-
-class TaskName(StrEnum):
-    """The questions a folder can be scored with."""
-
-    CLASSIFY = "classify"
-    DETECT = "detect"
-    SEGMENT = "segment"
 
 
 def score(  # noqa: PLR0913 (a command's options are its parameters)
@@ -75,7 +68,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     Every file gets one row, in order of its path: a result, or the reason why there is none.
     """
     options: dict[str, Any] = {"model": model, "version": model_version, "priority": priority}
-    options |= _options_of_task(
+    options |= options_of_task(
         task,
         {
             "--top-k": ("top_k", {TaskName.CLASSIFY}, top_k),
@@ -85,6 +78,8 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
             "--class": ("classes", {TaskName.DETECT, TaskName.SEGMENT}, classes),
         },
     )
+    if task is TaskName.SEGMENT:
+        options["mask_format"] = "coco_rle"
     _check_paths(folder, out, overwrite)
     plan = _Plan(
         folder,
@@ -160,30 +155,6 @@ class _Plan:
             "retinue.client": __version__,
             "retinue.options": json.dumps(options),
         }
-
-
-def _options_of_task(
-    task: TaskName, flags: dict[str, tuple[str, set[TaskName], object]]
-) -> dict[str, object]:
-    """The question's options.
-
-    Args:
-        task: The question.
-        flags: For each flag, the option's name, the questions that have it, and what was given.
-
-    Raises:
-        typer.Exit: A flag was given that belongs to another question.
-    """
-    options: dict[str, object] = {}
-    for flag, (name, tasks, value) in flags.items():
-        if value is None:
-            continue
-        if task not in tasks:
-            fail(f"{flag} belongs to --task {' or '.join(sorted(tasks))}, not to {task}.")
-        options[name] = value
-    if task is TaskName.SEGMENT:
-        options["mask_format"] = "coco_rle"
-    return options
 
 
 def _check_paths(folder: Path, out: Path, overwrite: bool) -> None:

@@ -106,10 +106,19 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
             _quality(model),
             named(model.provider.removesuffix("ExecutionProvider")),
             str(model.max_batch_size),
-            f"{model.memory_bytes / 2**20:.1f} MiB",
+            _memory(model),
         )
     fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
-    return Group(table, *(Text(f"fallback: {plain(reason)}", "yellow") for reason in sorted(fallbacks)))
+    legend = Text("memory: weights + ONNX Runtime's arena + buffers, at most", "dim")
+    reasons = (Text(f"fallback: {plain(reason)}", "yellow") for reason in sorted(fallbacks))
+    return Group(table, legend, *reasons)
+
+
+def _memory(model: ModelInfo) -> str:
+    """What it takes, and of that what for; a server may be too old to tell that."""
+    sizes_bytes = model.memory_bytes, model.weights_bytes, model.arena_bytes, model.buffers_bytes
+    total, *parts = (f"{size_bytes / 2**20:.1f}" for size_bytes in sizes_bytes)
+    return f"{total} MiB ({' + '.join(parts)})" if any(sizes_bytes[1:]) else f"{total} MiB"
 
 
 def _input(model: ModelInfo) -> str:
