@@ -100,7 +100,9 @@ def shared_slots(count: int) -> tuple[Slots, Slots]:
         "probabilities": np.zeros((1, LABELS), np.float32),
         "heatmap": np.zeros((1, SIDE, SIDE), np.float32),
     }
-    layout = SlotPlan(count // 2, count // 2, 1).layout(MANIFEST, answers)
+    layout = SlotPlan(count // 2, count // 2, 1).layout(
+        MANIFEST, {name: (array.dtype, array.shape[1:]) for name, array in answers.items()}
+    )
     assert layout.slots == count
     memory = SharedMemory.new()
     memory.grow([layout])
