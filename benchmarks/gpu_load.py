@@ -26,6 +26,7 @@ from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle.repository import BundleFolder, scan
 from retinue_server.catalog import ServedModel
 from retinue_server.loader import Loader
+from retinue_server.metrics import Metrics
 from retinue_server.results import (
     Answer,
     Classification,
@@ -125,8 +126,7 @@ def running(
             decoders=pool if provider.on_gpu else None,
             tuner=Tuner(tune, machine, kept),
             limit=MemoryLimit(),
-            on_batch=lambda _name, _version, _size: None,
-            on_unload=lambda _name, _version: None,
+            metrics=Metrics(),
         )
         began = time.perf_counter()
         model = loader.load(bundle)

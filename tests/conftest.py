@@ -33,10 +33,10 @@ def colour_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
-@pytest.fixture(scope="session")
-def colour_server(colour_models: Path) -> Iterator[ServerProcess]:
-    """A real server on the tiny bundles."""
-    with running_server(colour_models) as process:
+@pytest.fixture(scope="session", params=[0, 2], ids=["one process", "two front-ends"])
+def colour_server(request: pytest.FixtureRequest, colour_models: Path) -> Iterator[ServerProcess]:
+    """A real server on the tiny bundles: what it promises holds in one process and in several."""
+    with running_server(colour_models, "--workers", str(request.param)) as process:
         yield process
 
 

@@ -30,8 +30,10 @@ def still_answering(request: pytest.FixtureRequest, colour: Connection) -> Itera
         assert response.outcomes[0].result.classes[0].label == "red"
 
 
-@pytest.fixture(scope="session")
-def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="session", params=[0, 2], ids=["one process", "two front-ends"])
+def small_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """A server with narrow limits, one batch at a time, and classifiers only, of which one can be made to take long."""
     models = tmp_path_factory.mktemp("small")
     colour_bundles.classifier(models)
@@ -40,6 +42,7 @@ def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
         *("--instances", "1"),
         *("--max-queue-images", str(SMALL_QUEUE_IMAGES)),
         *("--max-request-bytes", str(SMALL_REQUEST_BYTES)),
+        *("--workers", str(request.param)),
     )
     with running_server(models, *limits) as server:
         yield server

@@ -13,11 +13,13 @@ from functools import partial
 
 import psutil
 import structlog
+from starlette.applications import Starlette
 
 from retinue_server import __version__
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.repository import scan
 from retinue_server.catalog import Catalog
+from retinue_server.front_ends import FrontEnds
 from retinue_server.http import app as http_app
 from retinue_server.http.server import HttpServer
 from retinue_server.loader import Loader
@@ -32,6 +34,7 @@ from retinue_server.runtime.session import Machine, Threads
 from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
+from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
 
@@ -92,9 +95,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     engine = Engine(machine.threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
     service = VisionService(engine, metrics)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
-    servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
-    rpc = RpcServer(servicer, metrics, settings)
-    http = HttpServer(http_app.build(service, metrics.registry), settings.host, settings.http_port)
+    rpc, pages = _plan_front(service, metrics, provider, settings)
+    http = HttpServer(pages, settings.host, settings.http_port)
     loader = Loader(
         engine,
         machine,
@@ -102,8 +104,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         decoders=decoders,
         tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
         limit=_memory_limit(settings, provider),
-        on_batch=metrics.count_batch,
-        on_unload=metrics.forget_model,
+        metrics=metrics,
+        slots=_slot_plan(settings),
     )
     await rpc.start()
     http.start()
@@ -113,11 +115,13 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         catalog = await asyncio.to_thread(loader.load_all, bundles, cancelled=stop.is_set)
         if not stop.is_set():
             metrics.publish_models(catalog, provider)
-            service.open(catalog)
-            await rpc.open(catalog)
-            ready = Ready(settings.host, rpc.port, http.port, catalog, provider, _process_age_seconds())
-            _log.info("ready", grpc_port=rpc.port, http_port=http.port, seconds=round(ready.start_seconds, 3))
-            on_ready(ready)
+            await _open(service, rpc, catalog, stop)
+            if not stop.is_set():
+                ready = Ready(settings.host, rpc.port, http.port, catalog, provider, _process_age_seconds())
+                _log.info(
+                    "ready", grpc_port=rpc.port, http_port=http.port, seconds=round(ready.start_seconds, 3)
+                )
+                on_ready(ready)
             await stop.wait()
         _log.info("draining", grace_seconds=settings.drain_seconds)
     finally:
@@ -134,6 +138,24 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         await http.stop()
         kept.close()
     _log.info("stopped")
+
+
+async def _open(
+    service: VisionService, rpc: RpcServer | FrontEnds, catalog: Catalog, stop: asyncio.Event
+) -> None:
+    """Begins to take requests, unless told to stop meanwhile: a front-end may take a second to be ready."""
+    if isinstance(rpc, RpcServer):
+        service.open(catalog)
+        await rpc.open(catalog)
+        return
+    opening, stopping = asyncio.ensure_future(rpc.open(catalog)), asyncio.ensure_future(stop.wait())
+    await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if opening.done():
+        opening.result()
+        service.open(catalog)
+    else:
+        opening.cancel()
 
 
 def _keep_wakeups_from_interrupting() -> None:
@@ -164,6 +186,23 @@ def _choose_provider(settings: Settings) -> Provider:
         _log.info("provider_fallback", provider=provider.name, reason=provider.fallback_reason)
     _log.info("starting", version=__version__, provider=provider.name, onnxruntime=RUNTIME_VERSION)
     return provider
+
+
+def _plan_front(
+    service: VisionService, metrics: Metrics, provider: Provider, settings: Settings
+) -> tuple[RpcServer | FrontEnds, Starlette]:
+    """What has the gRPC port, this process or others, and the pages that tell of it."""
+    if settings.workers:
+        front_ends = FrontEnds(metrics, provider, settings)
+        return front_ends, http_app.build(service, front_ends.merged, front_ends.count)
+    servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
+    return RpcServer(servicer, metrics, settings), http_app.build(service, metrics.registry)
+
+
+def _slot_plan(settings: Settings) -> SlotPlan | None:
+    if not settings.workers:
+        return None
+    return SlotPlan(settings.max_queue_images, settings.max_images_per_request, settings.workers)
 
 
 def _decoders(settings: Settings) -> ThreadPoolExecutor:

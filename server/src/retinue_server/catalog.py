@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.queue import Queue
 from retinue_server.errors import BundleError, InvalidRequestError, ModelNotFoundError, WrongTaskError
-from retinue_server.results import Answer, Task, Work
+from retinue_server.results import Task
 from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.session import Threads
+from retinue_server.workers.slots import Layout
+
+TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
 
 # A name may have 128 characters, and gRPC takes 8 KiB of trailers, which hold a message twice.
 _NAMES_IN_MESSAGES = 10
@@ -30,6 +33,7 @@ class ServedModel:
         threads: How many batches run at once.
         profile: What it costs here.
         memory: What it takes at most.
+        layout: Where its images come in slots from front-ends, what these hold.
     """
 
     name: str
@@ -37,10 +41,11 @@ class ServedModel:
     task: Task
     manifest: pb.ModelManifest
     class_ids: dict[str, frozenset[int]]
-    batcher: Batcher[Work, Answer]
+    batcher: Queue
     threads: Threads
     profile: Profile
     memory: MemoryUse
+    layout: Layout | None = None
 
 
 class Catalog:

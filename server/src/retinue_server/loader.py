@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,28 +15,39 @@ import structlog
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server import postprocess
-from retinue_server.batching.batcher import Batcher, Plan
+from retinue_server.batching.batcher import Backend, Batcher, Plan
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.manifest import input_spec
 from retinue_server.bundle.repository import BundleFolder
-from retinue_server.catalog import Catalog, ServedModel, ids_by_label
+from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
 from retinue_server.errors import BundleError, StartupError
 from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline, together
-from retinue_server.results import Answer, Task, Work
 from retinue_server.runtime import memory
 from retinue_server.runtime.memory import MemoryLimit, MemoryUse
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.providers import available_cores
 from retinue_server.runtime.session import Machine, Session, Threads, explain
 from retinue_server.runtime.tuning import Tuner
+from retinue_server.workers import backend as slot_backend
+from retinue_server.workers.backend import SlotBackend, SlotPlan
 
 _log = structlog.get_logger(__name__)
 
-_TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
-
 # Decoding and resizing a photo of half a megapixel, for the first estimate of a model's cost; measured from then on.
 _FIRST_DECODE_SECONDS = 0.002
+
+
+class ModelMetrics(Protocol):
+    """What counts what models do."""
+
+    def count_batch(self, model: str, version: int, size: int) -> None:
+        """Counts a batch that answered an image."""
+        ...
+
+    def forget_model(self, name: str, version: int) -> None:
+        """Drops what was counted of a model that is gone."""
+        ...
 
 
 class Loader:
@@ -48,8 +60,8 @@ class Loader:
         decoders: Pool that decodes in front of a GPU; None on a CPU.
         tuner: Measures the models.
         limit: How much memory they may take.
-        on_batch: Called with (name, version, batch size) of every batch that answered an image.
-        on_unload: Called with (name, version) of every model that is gone.
+        metrics: Where batches are counted.
+        slots: Where images come in slots from front-ends, how many of these there are; else None.
     """
 
     def __init__(
@@ -61,8 +73,8 @@ class Loader:
         decoders: ThreadPoolExecutor | None,
         tuner: Tuner,
         limit: MemoryLimit,
-        on_batch: Callable[[str, int, int], None],
-        on_unload: Callable[[str, int], None],
+        metrics: ModelMetrics,
+        slots: SlotPlan | None = None,
     ) -> None:
         self._engine = engine
         self._machine = machine
@@ -70,8 +82,8 @@ class Loader:
         self._decoders = decoders
         self._tuner = tuner
         self._limit = limit
-        self._on_batch = on_batch
-        self._on_unload = on_unload
+        self._metrics = metrics
+        self._slots = slots
 
     def load_all(
         self, bundles: Sequence[BundleFolder], cancelled: Callable[[], bool] = lambda: False
@@ -164,9 +176,10 @@ class Loader:
             timeout_seconds: How long to wait for what of one runs; a batch that hangs keeps what it needs.
         """
         for model in models:
+            assert isinstance(model.batcher, Batcher)
             model.batcher.close(timeout_seconds)
             self._limit.give(model.memory)
-            self._on_unload(model.name, model.version)
+            self._metrics.forget_model(model.name, model.version)
             _log.info("model_unloaded", model=model.name, version=model.version)
         _give_back()
 
@@ -247,36 +260,50 @@ class Loader:
         use: MemoryUse,
     ) -> ServedModel:
         name = f"{bundle.name}/{bundle.version}"
-        pipeline = Pipeline(
-            session,
-            input_spec(manifest),
-            Feeds(manifest),
-            postprocess.for_manifest(manifest),
-            batch_sizes=profile.batch_sizes,
-            decoders=self._decoders,
-            new_slab=session.new_slab,
-            name=name,
-        )
-        batcher: Batcher[Work, Answer] = Batcher(
-            pipeline,
+        spec, feeds = input_spec(manifest), Feeds(manifest)
+        layout = None
+        backend: Backend[Any, Any]
+        if self._slots is None:
+            backend = Pipeline(
+                session,
+                spec,
+                feeds,
+                postprocess.for_manifest(manifest),
+                batch_sizes=profile.batch_sizes,
+                decoders=self._decoders,
+                new_slab=session.new_slab,
+                name=name,
+            )
+        else:
+            layout = self._slots.layout(manifest, session.answer_rows)
+            backend = SlotBackend(
+                session,
+                layout,
+                batch_sizes=profile.batch_sizes,
+                fill_up=self._machine.provider.on_gpu,
+                new_slab=session.new_slab,
+            )
+        batcher: Batcher[Any, Any] = Batcher(
+            backend,
             self._engine,
             capacity=self._max_queue_images,
-            item_seconds=1 / profile.images_per_second + _FIRST_DECODE_SECONDS,
-            runs_with=together,
+            item_seconds=1 / profile.images_per_second + (0 if layout else _FIRST_DECODE_SECONDS),
+            runs_with=together if layout is None else slot_backend.together,
             plan=Plan(profile.instances, profile.all_cores),
             name=name,
-            on_batch=lambda size: self._on_batch(bundle.name, bundle.version, size),
+            on_batch=lambda size: self._metrics.count_batch(bundle.name, bundle.version, size),
         )
         return ServedModel(
             name=bundle.name,
             version=bundle.version,
-            task=_TASKS[manifest.task],
+            task=TASKS[manifest.task],
             manifest=manifest,
             class_ids=ids_by_label(manifest.labels),
             batcher=batcher,
             threads=self._threads(profile),
             profile=profile,
             memory=use,
+            layout=layout,
         )
 
     def _held_bytes(self) -> int:

@@ -146,7 +146,7 @@ class Pipeline:
             try:
                 result = result_of_row(row, frame, work.options)
             except Exception as error:
-                answers.append(self._failure(error))
+                answers.append(failure_of(error, self._name))
                 began = time.perf_counter()
                 continue
             done = time.perf_counter()
@@ -167,7 +167,7 @@ class Pipeline:
         try:
             frame = prepare(work.image, self._spec, row)
         except Exception as error:
-            frame = self._failure(error)
+            frame = failure_of(error, self._name)
         return frame, time.perf_counter() - began
 
     def _rows(self, batch_size: int) -> int:
@@ -180,17 +180,22 @@ class Pipeline:
         spec = self._spec
         return np.zeros((self.max_batch_size, spec.height, spec.width, spec.channels), np.uint8)
 
-    def _failure(self, error: Exception) -> RetinueError:
-        """What the caller of one image is told, so that whatever went wrong with it costs its neighbours nothing.
 
-        The traceback is dropped: its frames would keep the image's pixels until the next garbage collection.
-        """
-        if isinstance(error, RetinueError) and not isinstance(error, EngineError):
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
-        error_id = secrets.token_hex(8)
-        if isinstance(error, EngineError):
-            _log.error("image_failed", model=self._name, error_id=error_id, reason=error.message)
-            return EngineError(f"{error.message.rstrip('.')}; the server logged it as {error_id}.")
-        _log.error("image_failed", model=self._name, error_id=error_id, exc_info=error)
-        return EngineError(f"the server failed on this image; it logged it as {error_id}.")
+def failure_of(error: Exception, model: str) -> RetinueError:
+    """What the caller of one image is told, so that whatever went wrong with it costs its neighbours nothing.
+
+    The traceback is dropped: its frames would keep the image's pixels until the next garbage collection.
+
+    Args:
+        error: What went wrong.
+        model: Its name, for the log.
+    """
+    if isinstance(error, RetinueError) and not isinstance(error, EngineError):
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+    error_id = secrets.token_hex(8)
+    if isinstance(error, EngineError):
+        _log.error("image_failed", model=model, error_id=error_id, reason=error.message)
+        return EngineError(f"{error.message.rstrip('.')}; the server logged it as {error_id}.")
+    _log.error("image_failed", model=model, error_id=error_id, exc_info=error)
+    return EngineError(f"the server failed on this image; it logged it as {error_id}.")

@@ -91,7 +91,18 @@ class Settings(BaseSettings):
         description="batches that run at once; 0 means one a core on a CPU, two in front of each GPU",
     )
     decode_threads: int = Field(
-        0, ge=0, le=1024, description="threads that decode images in front of a GPU; 0 means one a core"
+        0,
+        ge=0,
+        le=1024,
+        description="threads that decode images in front of a GPU, or in all --workers together; 0 means one a core",
+    )
+
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes that read requests, decode and answer in front of the one that runs the networks; "
+        "0 means that one process does all of it",
     )
 
     max_queue_images: int = Field(

@@ -59,6 +59,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "log_level": "error",
         "log_format": "json",
         "max_queue_images": "1025",
+        "workers": "3",
         "gpu_devices": "0,1",
         "gpu_fp32": "tf32",
         "cuda_graphs": "auto",

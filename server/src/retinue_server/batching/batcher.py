@@ -144,6 +144,17 @@ class Batcher(Generic[Item, Result]):
         return len(self._queue)
 
     @property
+    def capacity(self) -> int:
+        """Items that may wait."""
+        return self._capacity
+
+    def wait_seconds(self, priority: Priority) -> float:
+        """How long one more item would wait, of a caller who has none waiting."""
+        with self._engine.condition:
+            ahead_seconds = self._queue.ahead_of(1, object(), priority) * self.item_seconds
+            return self._engine.wait_seconds(self, priority, ahead_seconds, ahead_seconds + self.item_seconds)
+
+    @property
     def priority(self) -> Priority | None:
         """That of the next item; None where none waits that may run now. Called under the engine's lock."""
         return None if self.saturated else self._queue.priority

@@ -1,7 +1,10 @@
 """The HTTP endpoints."""
 
+from collections.abc import Awaitable, Callable
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -11,13 +14,26 @@ from retinue_server import __version__
 from retinue_server.service import VisionService
 
 
-def build(service: VisionService, registry: CollectorRegistry) -> Starlette:
+async def _nothing() -> None:
+    """All that is counted is there."""
+
+
+def build(
+    service: VisionService,
+    registry: CollectorRegistry | Collector,
+    count: Callable[[], Awaitable[None]] = _nothing,
+) -> Starlette:
     """The endpoints.
 
     - `/metrics`: for Prometheus.
     - `/livez`: 200 while the process can answer; 503 where only a restart helps.
     - `/readyz`: 200 where requests are taken, else 503.
     - `/`: what is here.
+
+    Args:
+        service: Whose they are.
+        registry: What `/metrics` prints.
+        count: Brings that up to date before.
     """
 
     async def index(request: Request) -> Response:
@@ -26,6 +42,7 @@ def build(service: VisionService, registry: CollectorRegistry) -> Starlette:
         )
 
     async def metrics(request: Request) -> Response:
+        await count()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 

@@ -6,9 +6,9 @@ from grpc_reflection.v1alpha import reflection
 from retinue.v1 import vision_service_pb2_grpc
 
 from retinue_server.catalog import Catalog
-from retinue_server.errors import StartupError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.interceptor import CallInterceptor
+from retinue_server.rpc.port import address, cannot_listen
 from retinue_server.rpc.servicer import SERVICE, VisionServicer
 from retinue_server.settings import Settings
 
@@ -53,8 +53,8 @@ class RpcServer:
                     min(_HEADROOM * settings.max_request_bytes, _LARGEST_MESSAGE_BYTES),
                 ),
                 ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
-                # Else a second server on the same port would quietly take half of the calls.
-                ("grpc.so_reuseport", 0),
+                # Where nobody is to share it, a second server on the same port would quietly take half of the calls.
+                ("grpc.so_reuseport", int(settings.workers > 0)),
             ],
         )
         vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, self._server)
@@ -63,14 +63,10 @@ class RpcServer:
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = self._server.add_insecure_port(address(settings.host, settings.grpc_port))
         except RuntimeError as error:
-            raise StartupError(
-                f"cannot listen on {address}: the port is in use or the address is not this machine's; "
-                "choose others with --grpc-port and --host."
-            ) from error
+            raise cannot_listen(settings.host, settings.grpc_port) from error
 
     async def start(self) -> None:
         """Answers calls; until `open`, with UNAVAILABLE."""
@@ -98,7 +94,3 @@ class RpcServer:
         """
         await self._calls.quiet(_QUIET_SECONDS, timeout_seconds=_LONGEST_WAIT_FOR_QUIET_SECONDS)
         await self._server.stop(_CLOSING_SECONDS)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

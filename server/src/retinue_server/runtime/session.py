@@ -1,5 +1,6 @@
 """One network in ONNX Runtime: created, checked against its manifest, and run on batches of images."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Session:
     Attributes:
         outputs: The names of what every run gives.
         extra_outputs: The names of what a run gives that asks for it.
-        answer_bytes: Of all of these for one image, once `check_answers` has seen them.
+        answer_rows: Of all of these, the element type and the shape for one image, once `check_answers` has seen them.
     """
 
     def __init__(self, path: Path, manifest: pb.ModelManifest, machine: Machine) -> None:
@@ -101,7 +102,7 @@ class Session:
         self._provider = provider = machine.provider
         self.outputs: Sequence[str] = tuple(contract.outputs(manifest))
         self.extra_outputs: Sequence[str] = tuple(contract.extra_outputs(manifest))
-        self.answer_bytes = 0
+        self.answer_rows: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
         self._machine = machine
         self._pools = machine.pools
         self._optimised: Path | None = None
@@ -164,7 +165,7 @@ class Session:
         """
         tensors = {**contract.outputs(self._manifest), **contract.extra_outputs(self._manifest)}
         answers = self.run(images, feeds, self.extra_outputs)
-        self.answer_bytes = sum(array.nbytes for array in answers.values()) // len(images)
+        self.answer_rows = {name: (array.dtype, array.shape[1:]) for name, array in answers.items()}
         for name, array in answers.items():
             wanted = (len(images), *(size for size, _ in tensors[name].sizes))
             if array.shape != wanted:
@@ -172,6 +173,11 @@ class Session:
                     f"{self._path}: output '{name}' has the shape {list(array.shape)} for {len(images)} images, "
                     f"but by the manifest it is {list(wanted)}."
                 )
+
+    @property
+    def answer_bytes(self) -> int:
+        """What all answers for one image take."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.answer_rows.values())
 
     def shrink_memory(self, images: npt.NDArray[np.uint8], feeds: Feeds) -> None:
         """Runs once and gives back what the arenas hold beyond that, after a spike such as a measurement.

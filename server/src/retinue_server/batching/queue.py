@@ -1,0 +1,25 @@
+"""Where items wait, as those see it who bring them."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+from retinue_server.batching.tickets import Outcome, Priority
+
+
+class Queue(Protocol):
+    """A `Batcher`, or what leads to one in another process."""
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        ...
+
+    async def submit(
+        self,
+        items: Sequence[Any],
+        *,
+        caller: Hashable,
+        priority: Priority,
+        deadline: float | None,
+    ) -> list[Outcome[Any]]:
+        """Waits for the outcomes of all items, in order."""
+        ...

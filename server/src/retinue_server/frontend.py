@@ -1,0 +1,171 @@
+"""A front-end process: it has the port, decodes and answers, and has the engine's process run the networks.
+
+`python -m retinue_server.frontend SOCKET MEMORY` is started by that process, with the descriptors of one end of a
+socket pair and of the memory that they share.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from functools import partial
+
+import uvloop
+
+from retinue_server import log, postprocess
+from retinue_server.batching.engine import Engine
+from retinue_server.bundle.manifest import input_spec
+from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
+from retinue_server.errors import StartupError
+from retinue_server.feeds import Feeds
+from retinue_server.metrics import Metrics
+from retinue_server.rpc.server import RpcServer
+from retinue_server.rpc.servicer import VisionServicer
+from retinue_server.runtime.memory import MemoryUse
+from retinue_server.runtime.profile import Profile
+from retinue_server.runtime.providers import RUNTIME_VERSION
+from retinue_server.runtime.session import Threads
+from retinue_server.service import VisionService
+from retinue_server.workers import counts, frames
+from retinue_server.workers.channel import Channel
+from retinue_server.workers.frames import Kind, frame
+from retinue_server.workers.link import EngineLink
+from retinue_server.workers.remote import RemoteBatcher
+from retinue_server.workers.serving import Plan, Served
+from retinue_server.workers.slots import SharedMemory
+
+# For the last answers: all they need is there.
+_LAST_ANSWERS_SECONDS = 5.0
+_FAILED_EXIT_CODE = 70
+
+
+class FrontEnd:
+    """What one front-end process runs.
+
+    Args:
+        memory: What it shares with the engine's process.
+    """
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
+        self._metrics = Metrics()
+        self._orders: asyncio.Queue[tuple[Kind, bytes]] = asyncio.Queue()
+        self._ending = False
+        self._channel = Channel(self._on_frame, self._on_lost)
+        self._link = EngineLink(self._channel.send)
+
+    async def run(self, end: socket.socket) -> None:
+        """Serves until it is told to stop.
+
+        Args:
+            end: Of the socket pair.
+        """
+        await self._channel.open(end)
+        kind, body = await self._orders.get()
+        assert kind is Kind.SETTINGS, kind
+        plan = Plan.unpack(body)
+        log.configure(plan.settings.log_level, plan.settings.log_format)
+        self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
+        self._service = VisionService(self._engine, self._metrics)
+        servicer = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
+        try:
+            self._rpc = RpcServer(servicer, self._metrics, plan.settings)
+        except StartupError as error:
+            self._channel.send(frame(Kind.FAILED, error.message.encode()))
+            return
+        await self._rpc.start()
+        self._engine.start()
+        self._channel.send(frame(Kind.LISTENING))
+        while not self._ending:
+            await self._obey(*await self._orders.get())
+        self._channel.close()
+
+    async def _obey(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.MODELS:
+            await self._open(Served.unpack(body))
+        elif kind is Kind.CLOSE:
+            await self._rpc.close()
+        elif kind is Kind.DRAIN:
+            self._service.drain()
+            await self._rpc.close()
+            await self._rpc.finish(frames.unpack_seconds(body))
+            self._channel.send(frame(Kind.DRAINED))
+        elif kind is Kind.STOP:
+            self._ending = True
+            await self._rpc.finish(_LAST_ANSWERS_SECONDS)
+            await asyncio.to_thread(self._engine.stop)
+            await self._rpc.stop()
+
+    async def _open(self, served: Served) -> None:
+        models = []
+        slots = self._memory.map(served.layouts)
+        for number, (description, its_slots) in enumerate(zip(served.models, slots, strict=True)):
+            manifest, execution = description.manifest, description.execution
+            batcher = RemoteBatcher(
+                number,
+                its_slots,
+                self._link,
+                self._engine,
+                spec=input_spec(manifest),
+                feeds=Feeds(manifest),
+                postprocess=postprocess.for_manifest(manifest),
+                name=f"{description.name}/{description.version}",
+            )
+            profile = Profile(
+                (execution.max_batch_size,),
+                (execution.max_batch_size / execution.images_per_second,),
+                execution.lone_image_us / 1e6,
+                execution.alone_on_all_cores,
+            )
+            models.append(
+                ServedModel(
+                    name=description.name,
+                    version=description.version,
+                    task=TASKS[manifest.task],
+                    manifest=manifest,
+                    class_ids=ids_by_label(manifest.labels),
+                    batcher=batcher,
+                    threads=Threads(execution.instances, execution.threads_per_instance),
+                    profile=profile,
+                    memory=MemoryUse(
+                        execution.memory.weights_bytes,
+                        execution.memory.arena_bytes,
+                        execution.memory.buffers_bytes,
+                    ),
+                )
+            )
+        catalog = Catalog(models, served.failures)
+        self._service.open(catalog)
+        await self._rpc.open(catalog)
+        # What was loaded lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        self._channel.send(frame(Kind.READY))
+
+    def _on_frame(self, kind: Kind, body: bytes) -> None:
+        if kind in (Kind.REPLY, Kind.REFUSED, Kind.ENDED):
+            self._link.take(kind, body)
+        elif kind is Kind.COUNT:
+            self._channel.send(frame(Kind.COUNTED, counts.read(self._metrics.registry)))
+        else:
+            self._orders.put_nowait((kind, body))
+
+    def _on_lost(self) -> None:
+        if not self._ending:
+            # The engine's process is gone, or does not understand: nothing that waits here can be answered.
+            os._exit(_FAILED_EXIT_CODE)
+
+
+def main() -> None:
+    """Runs a front-end."""
+    # When to end is for the engine's process to say, which gets the same signals.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end, memory = (int(argument) for argument in sys.argv[1:])
+    uvloop.run(FrontEnd(SharedMemory(memory)).run(socket.socket(fileno=end)))
+
+
+if __name__ == "__main__":
+    main()

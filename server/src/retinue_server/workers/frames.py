@@ -1,0 +1,328 @@
+"""The messages between the engine's process and its front-ends, and how they lie in bytes.
+
+A frame is the length of its body, its kind, and the body. Those of which there is one for each request are packed
+fields; the few others carry text, JSON or protobuf.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, unique
+
+from retinue_server.batching.tickets import Outcome, Priority
+from retinue_server.errors import (
+    DeadlineExpiredError,
+    EngineError,
+    ImageError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    RetinueError,
+    UnavailableError,
+    WrongTaskError,
+)
+
+
+@unique
+class Kind(IntEnum):
+    """What a frame says."""
+
+    # From the engine's process.
+    SETTINGS = 1
+    """How to serve: JSON."""
+    MODELS = 2
+    """What is served from now on."""
+    REPLY = 3
+    """What became of the images of a request; their outputs are in its slots."""
+    REFUSED = 4
+    """Why a request was not taken."""
+    ENDED = 5
+    """Nothing touches the slots of a cancelled request any more."""
+    COUNT = 6
+    """Asks for `COUNTED`."""
+    CLOSE = 7
+    """Report everything as not serving."""
+    DRAIN = 8
+    """Take no more calls, finish those in flight, and say `DRAINED`; the body is the grace in seconds."""
+    STOP = 9
+    """All requests have been answered: end."""
+
+    # From a front-end.
+    LISTENING = 32
+    """It answers calls, if only with UNAVAILABLE."""
+    FAILED = 33
+    """It cannot start, and why."""
+    READY = 34
+    """It serves the models."""
+    SUBMIT = 35
+    """A request whose images are in its slots."""
+    CANCEL = 36
+    """Nobody waits for a request any more; it is still followed by `REPLY`, `REFUSED` or `ENDED`."""
+    COUNTED = 37
+    """What its metrics say: JSON."""
+    DRAINED = 38
+    """No call is in flight."""
+
+
+@dataclass(slots=True)
+class Submission:
+    """A request of a front-end.
+
+    Attributes:
+        request_id: The front-end's name of it.
+        model: Which of the models.
+        priority: When its turn is.
+        deadline: When its answers are worthless, on CLOCK_MONOTONIC, which all processes share; None for never.
+        caller: Whose it is.
+        iou_threshold: Which overlap makes two boxes one object, for detectors that can be told.
+        extra_outputs: Which of the model's extra outputs are wanted, as bits, the first the lowest.
+        slots: Where its images are.
+    """
+
+    request_id: int
+    model: int
+    priority: Priority
+    deadline: float | None
+    caller: str
+    iou_threshold: float
+    extra_outputs: int
+    slots: Sequence[int]
+
+
+@dataclass(slots=True)
+class Ran:
+    """How an image ran.
+
+    Attributes:
+        inference_seconds: The run of its whole batch.
+        batch_size: Images that ran together.
+    """
+
+    inference_seconds: float
+    batch_size: int
+
+
+class FrameError(Exception):
+    """What came is no message: the other end is broken, and nothing that it says can be trusted."""
+
+
+_HEAD = struct.Struct("<IB")
+_LONGEST_BODY_BYTES = 256 * 1024 * 1024
+
+_SUBMISSION = struct.Struct("<QHBBddHI")
+_REQUEST_ID = struct.Struct("<Q")
+_REPLY = struct.Struct("<QI")
+_IMAGE = struct.Struct("<ddI")
+_ERROR = struct.Struct("<BdHI")
+_SECONDS = struct.Struct("<d")
+_NEVER = float("inf")
+
+_ERRORS: tuple[type[RetinueError], ...] = (
+    RetinueError,
+    InvalidRequestError,
+    ImageError,
+    ModelNotFoundError,
+    WrongTaskError,
+    OverloadedError,
+    UnavailableError,
+    DeadlineExpiredError,
+    EngineError,
+)
+_ERROR_NUMBERS = {error: number for number, error in enumerate(_ERRORS)}
+
+
+def frame(kind: Kind, body: bytes = b"") -> bytes:
+    """A message as bytes."""
+    return _HEAD.pack(len(body), kind) + body
+
+
+class FrameReader:
+    """Cuts what comes over a stream into messages."""
+
+    def __init__(self) -> None:
+        self._left = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
+        """Yields each message that is complete with these bytes: its kind and its body.
+
+        Raises:
+            FrameError: A kind is unknown, or a body is longer than any may be.
+        """
+        data = self._left + data if self._left else data
+        position = 0
+        while len(data) - position >= _HEAD.size:
+            length, number = _HEAD.unpack_from(data, position)
+            if length > _LONGEST_BODY_BYTES:
+                raise FrameError(f"a body of {length} bytes")
+            start, end = position + _HEAD.size, position + _HEAD.size + length
+            if end > len(data):
+                break
+            try:
+                kind = Kind(number)
+            except ValueError as error:
+                raise FrameError(f"kind {number}") from error
+            position = end
+            yield kind, data[start:end]
+        self._left = data[position:]
+
+
+def pack_submission(one: Submission) -> bytes:
+    """The body of `SUBMIT`."""
+    caller = one.caller.encode()
+    head = _SUBMISSION.pack(
+        one.request_id,
+        one.model,
+        one.priority,
+        one.extra_outputs,
+        _NEVER if one.deadline is None else one.deadline,
+        one.iou_threshold,
+        len(caller),
+        len(one.slots),
+    )
+    return b"".join((head, caller, struct.pack(f"<{len(one.slots)}I", *one.slots)))
+
+
+def unpack_submission(body: bytes) -> Submission:
+    """Reads the body of `SUBMIT`.
+
+    Raises:
+        FrameError: It is none.
+    """
+    try:
+        request_id, model, priority, extra, deadline, iou_threshold, caller_bytes, count = (
+            _SUBMISSION.unpack_from(body)
+        )
+        caller_end = _SUBMISSION.size + caller_bytes
+        return Submission(
+            request_id,
+            model,
+            Priority(priority),
+            None if deadline == _NEVER else deadline,
+            body[_SUBMISSION.size : caller_end].decode(),
+            iou_threshold,
+            extra,
+            struct.unpack(f"<{count}I", body[caller_end:]),
+        )
+    except (struct.error, ValueError, MemoryError) as error:
+        raise FrameError("no submission") from error
+
+
+def pack_request_id(request_id: int) -> bytes:
+    """The body of `CANCEL` and `ENDED`."""
+    return _REQUEST_ID.pack(request_id)
+
+
+def unpack_request_id(body: bytes) -> int:
+    """Reads the body of `CANCEL` and `ENDED`.
+
+    Raises:
+        FrameError: It is none.
+    """
+    try:
+        (request_id,) = _REQUEST_ID.unpack(body)
+    except struct.error as error:
+        raise FrameError("no request's number") from error
+    return int(request_id)
+
+
+def pack_reply(request_id: int, outcomes: Sequence[Outcome[Ran]]) -> bytes:
+    """The body of `REPLY`: for each image its times, and the errors behind them, whose images have no batch."""
+    body = bytearray(_REPLY.size + _IMAGE.size * len(outcomes))
+    _REPLY.pack_into(body, 0, request_id, len(outcomes))
+    position = _REPLY.size
+    for outcome in outcomes:
+        value = outcome.value
+        if isinstance(value, RetinueError):
+            _IMAGE.pack_into(body, position, outcome.queue_seconds or 0.0, 0.0, 0)
+            body += _pack_error(value)
+        else:
+            _IMAGE.pack_into(
+                body, position, outcome.queue_seconds or 0.0, value.inference_seconds, value.batch_size
+            )
+        position += _IMAGE.size
+    return bytes(body)
+
+
+def unpack_reply(body: bytes) -> tuple[int, list[Outcome[Ran]]]:
+    """Reads the body of `REPLY`: the request's number and an outcome for each image.
+
+    Raises:
+        FrameError: It is none.
+    """
+    try:
+        request_id, count = _REPLY.unpack_from(body)
+        images_end = _REPLY.size + _IMAGE.size * count
+        position = images_end
+        outcomes: list[Outcome[Ran]] = []
+        for queue_seconds, inference_seconds, batch_size in _IMAGE.iter_unpack(
+            body[_REPLY.size : images_end]
+        ):
+            if batch_size:
+                outcomes.append(Outcome(Ran(inference_seconds, batch_size), queue_seconds))
+            else:
+                error, position = _unpack_error(body, position)
+                outcomes.append(Outcome(error, queue_seconds))
+    except (struct.error, ValueError, IndexError) as error:
+        raise FrameError("no reply") from error
+    if len(outcomes) != count or position != len(body):
+        raise FrameError("a reply of another length than it says")
+    return request_id, outcomes
+
+
+def pack_refusal(request_id: int, error: RetinueError) -> bytes:
+    """The body of `REFUSED`."""
+    return _REQUEST_ID.pack(request_id) + _pack_error(error)
+
+
+def unpack_refusal(body: bytes) -> tuple[int, RetinueError]:
+    """Reads the body of `REFUSED`.
+
+    Raises:
+        FrameError: It is none.
+    """
+    try:
+        (request_id,) = _REQUEST_ID.unpack_from(body)
+        error, _ = _unpack_error(body, _REQUEST_ID.size)
+    except (struct.error, ValueError, IndexError) as error_:
+        raise FrameError("no refusal") from error_
+    return request_id, error
+
+
+def pack_seconds(seconds: float) -> bytes:
+    """The body of `DRAIN`."""
+    return _SECONDS.pack(seconds)
+
+
+def unpack_seconds(body: bytes) -> float:
+    """Reads the body of `DRAIN`.
+
+    Raises:
+        FrameError: It is none.
+    """
+    try:
+        (seconds,) = _SECONDS.unpack(body)
+    except struct.error as error:
+        raise FrameError("no seconds") from error
+    return float(seconds)
+
+
+def _pack_error(error: RetinueError) -> bytes:
+    number = next(_ERROR_NUMBERS[base] for base in type(error).__mro__ if base in _ERROR_NUMBERS)
+    retry_after_seconds = error.retry_after_seconds if isinstance(error, OverloadedError) else 0.0
+    reason, message = error.reason.encode(), error.message.encode()
+    return _ERROR.pack(number, retry_after_seconds, len(reason), len(message)) + reason + message
+
+
+def _unpack_error(body: bytes, position: int) -> tuple[RetinueError, int]:
+    """Reads an error; returns it and the position after it."""
+    number, retry_after_seconds, reason_bytes, message_bytes = _ERROR.unpack_from(body, position)
+    reason_start = position + _ERROR.size
+    message_start = reason_start + reason_bytes
+    end = message_start + message_bytes
+    if end > len(body):
+        raise ValueError("an error is cut off")
+    reason, message = body[reason_start:message_start].decode(), body[message_start:end].decode()
+    kind = _ERRORS[number]
+    if kind is OverloadedError:
+        return OverloadedError(message, retry_after_seconds=retry_after_seconds, reason=reason), end
+    return kind(message, reason=reason), end

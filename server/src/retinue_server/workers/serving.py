@@ -1,0 +1,101 @@
+"""How to serve, and what: the engine's process tells each front-end when it starts and when the models are loaded."""
+
+import json
+import struct
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retinue.v1 import vision_service_pb2 as pb
+
+from retinue_server.errors import BundleError
+from retinue_server.runtime.providers import Provider
+from retinue_server.settings import Settings
+from retinue_server.workers.slots import Layout
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a front-end is to serve.
+
+    Attributes:
+        settings: Its own: the limits of the whole server are shared among all front-ends.
+        provider: What runs the models.
+        decode_threads: How many threads decode images.
+    """
+
+    settings: Settings
+    provider: Provider
+    decode_threads: int
+
+    def pack(self) -> bytes:
+        """The body of `SETTINGS`."""
+        provider = self.provider
+        return json.dumps(
+            {
+                "settings": self.settings.as_toml(),
+                "provider": [provider.name, provider.requested, provider.fallback_reason],
+                "decode_threads": self.decode_threads,
+            }
+        ).encode()
+
+    @classmethod
+    def unpack(cls, body: bytes) -> "Plan":
+        """Reads what `pack` gave."""
+        value = json.loads(body)
+        settings = Settings(**tomllib.loads(value["settings"]))
+        name, requested, fallback_reason = value["provider"]
+        provider = Provider(name, requested, fallback_reason, chain=())
+        return cls(settings, provider, value["decode_threads"])
+
+
+def shared_among(settings: Settings, workers: int, grpc_port: int) -> Settings:
+    """The settings of each of several front-ends on one port: limits of the whole server become their shares."""
+    return settings.model_copy(
+        update={
+            "grpc_port": grpc_port,
+            "max_concurrent_requests": -(-settings.max_concurrent_requests // workers),
+            "max_bytes_in_flight": max(-(-settings.max_bytes_in_flight // workers), 1024),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is served.
+
+    Attributes:
+        models: Their descriptions, by their numbers.
+        layouts: What the slots of each hold.
+        failures: Why bundles that were found are not served, by (name, version).
+    """
+
+    models: Sequence[pb.Model]
+    layouts: Sequence[Layout]
+    failures: dict[tuple[str, int], BundleError]
+
+    def pack(self) -> bytes:
+        """The body of `MODELS`."""
+        models = pb.ListModelsResponse(models=self.models).SerializeToString()
+        more = {
+            "layouts": [layout.to_json() for layout in self.layouts],
+            "failures": [[*key, error.message, error.reason] for key, error in self.failures.items()],
+        }
+        return _LENGTH.pack(len(models)) + models + json.dumps(more).encode()
+
+    @classmethod
+    def unpack(cls, body: bytes) -> "Served":
+        """Reads what `pack` gave."""
+        (length,) = _LENGTH.unpack_from(body)
+        models_end = _LENGTH.size + length
+        more = json.loads(body[models_end:])
+        return cls(
+            list(pb.ListModelsResponse.FromString(body[_LENGTH.size : models_end]).models),
+            [Layout.from_json(layout) for layout in more["layouts"]],
+            {
+                (name, version): BundleError(message, reason=reason)
+                for name, version, message, reason in more["failures"]
+            },
+        )

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from retinue.v1 import vision_service_pb2 as pb
+
+from retinue_server.errors import BundleError
+from retinue_server.runtime.providers import CPU, Provider
+from retinue_server.settings import Settings
+from retinue_server.workers.serving import Plan, Served, shared_among
+from retinue_server.workers.slots import Layout, Row
+
+
+def test_a_front_end_has_the_servers_settings() -> None:
+    settings = Settings(models=Path('odd "name"'), host="::1", workers=3, drain_seconds=1.5)
+    provider = Provider(CPU, "auto", "no driver", ((CPU, {}),))
+    plan = Plan.unpack(Plan(settings, provider, 4).pack())
+    assert plan.settings == settings
+    assert plan.decode_threads == 4
+    told = plan.provider
+    assert (told.name, told.requested, told.fallback_reason) == (CPU, "auto", "no driver")
+
+
+def test_limits_of_the_whole_server_are_shared() -> None:
+    settings = Settings(workers=3, max_concurrent_requests=10, max_bytes_in_flight=3_000_000)
+    share = shared_among(settings, 3, grpc_port=7)
+    assert share.max_concurrent_requests == 4
+    assert share.max_bytes_in_flight == 1_000_000
+    assert share.grpc_port == 7
+    assert share.max_images_per_request == settings.max_images_per_request
+
+
+def test_models_and_failures_come_out_as_they_went_in() -> None:
+    layouts = [
+        Layout(2, (Row("images", "uint8", (1, 2, 3)),), (Row("class_map", "int32", (4, 4)),), ()),
+        Layout(9, (Row("images", "uint8", (1, 1, 1)),), (), (Row("heatmap", "float32", (2, 2)),)),
+    ]
+    models = [pb.Model(name="one", version=1), pb.Model(name="two", version=7)]
+    failures = {("three", 3): BundleError("broken.", reason="ODD")}
+    served = Served.unpack(Served(models, layouts, failures).pack())
+    assert list(served.models) == models
+    assert list(served.layouts) == layouts
+    ((key, error),) = served.failures.items()
+    assert (key, error.message, error.reason) == (("three", 3), "broken.", "ODD")
