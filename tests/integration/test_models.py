@@ -90,7 +90,7 @@ def test_a_model_says_how_it_runs(small: Connection, small_server: ServerProcess
     assert execution.runtime_version == onnxruntime.__version__
     assert execution.instances == 1
     assert execution.threads_per_instance >= 1
-    assert 1 <= execution.max_batch_size <= 16
+    assert 1 <= execution.max_batch_size <= 32
     assert execution.images_per_second > 0
     assert 0 < execution.lone_image_us < 10_000_000
     page = MetricsPage(small_server.http_url)

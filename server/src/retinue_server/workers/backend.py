@@ -152,7 +152,8 @@ class SlotBackend:
         Raises:
             Stopped: Nobody waits for the answers any more.
         """
-        slabs = self._slabs.pop() if self._slabs else self._new_slabs()
+        # On GPUs each in turn, since it says which of them runs.
+        slabs = self._slabs.pop(0 if self._fill_up else -1) if self._slabs else self._new_slabs()
         try:
             with in_use(item.request.lease for item in items) as held:
                 return self._run_in(slabs, items, held, stop, alone)
