@@ -80,6 +80,11 @@ class ServerProcess:
         """Resident memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def private_bytes(self) -> int:
+        """Resident memory without what is mapped of files."""
+        memory = psutil.Process(self.process.pid).memory_info()
+        return int(memory.rss - memory.shared)
+
     def peak_memory_bytes(self) -> int:
         """The most resident memory it ever had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -119,9 +119,7 @@ def test_the_commands_to_try_next_are_answered(fresh: Fresh) -> None:
 
 
 def test_no_torch_is_installed_to_serve(fresh: Fresh) -> None:
-    asked = (
-        "import importlib.util as u; print([m for m in ('torch', 'torchvision') if u.find_spec(m)])"
-    )
+    asked = "import importlib.util as u; print([m for m in ('torch', 'torchvision') if u.find_spec(m)])"
 
     assert fresh.python(asked).strip() == "[]"
 

@@ -213,7 +213,7 @@ def _memory_limit(settings: Settings, provider: Provider) -> MemoryLimit:
     """Of the process's memory, or of the device's where there is one."""
     if provider.on_gpu:
         return MemoryLimit(settings.memory_limit, on_device=True)
-    return process_limit(settings.memory_limit)
+    return process_limit(settings.memory_limit, processes=1 + settings.workers)
 
 
 def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:

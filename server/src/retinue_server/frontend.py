@@ -23,9 +23,9 @@ from retinue_server.feeds import Feeds
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.memory import MemoryUse
+from retinue_server.runtime.memory import MemoryUse, share_heaps
 from retinue_server.runtime.profile import Profile
-from retinue_server.runtime.providers import RUNTIME_VERSION
+from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.runtime.session import Threads
 from retinue_server.service import VisionService
 from retinue_server.workers import counts, frames
@@ -163,6 +163,7 @@ def main() -> None:
     # When to end is for the engine's process to say, which gets the same signals.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    share_heaps(available_cores())
     end, memory = (int(argument) for argument in sys.argv[1:])
     uvloop.run(FrontEnd(SharedMemory(memory)).run(socket.socket(fileno=end)))
 

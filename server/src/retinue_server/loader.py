@@ -31,6 +31,7 @@ from retinue_server.runtime.session import Machine, Session, Threads, explain
 from retinue_server.runtime.tuning import Tuner
 from retinue_server.workers import backend as slot_backend
 from retinue_server.workers.backend import SlotBackend, SlotPlan
+from retinue_server.workers.slots import Layout
 
 _log = structlog.get_logger(__name__)
 
@@ -125,30 +126,28 @@ class Loader:
         began = time.perf_counter()
         manifest = bundle.read()
         spec = input_spec(manifest)
-        images_bytes = spec.height * spec.width * spec.channels * self._engine.instances
+        image_bytes = spec.height * spec.width * spec.channels
         weights_bytes = Session.expected_weights_bytes(bundle.model_path, manifest, self._machine)
-        least = MemoryUse(weights_bytes, buffers_bytes=images_bytes)
+        least = MemoryUse(weights_bytes, buffers_bytes=image_bytes * self._engine.instances)
         self._limit.check(str(bundle.model_path), least, measured=False)
 
-        on_gpu = self._machine.provider.on_gpu
         held_bytes = self._held_bytes()
         session = Session(bundle.model_path, manifest, self._machine)
         try:
-            # On a CPU weights are mapped, or there by now, and so is what is loaded for the first model only.
-            held_bytes = held_bytes + session.weights_bytes if on_gpu else self._held_bytes()
-            profile = self._measure(bundle, manifest, session)
-            answers_bytes = session.answer_bytes * self._engine.instances
-            use = MemoryUse(
-                session.weights_bytes,
-                max(0, self._held_bytes() - held_bytes),
-                profile.max_batch_size * (images_bytes + answers_bytes),
-            )
+            profile, arena_bytes = self._measure(bundle, manifest, session, held_bytes)
+            rows = profile.max_batch_size * self._threads(profile).instances
+            buffers_bytes = rows * (image_bytes + session.answer_bytes)
+            layout = None
+            if self._slots is not None:
+                layout = self._slots.layout(manifest, session.answer_rows)
+                buffers_bytes += self._slots.workers * layout.size_bytes
+            use = MemoryUse(session.weights_bytes, arena_bytes, buffers_bytes)
             self._limit.check(str(bundle.model_path), use, measured=True)
         except BaseException:
             session.close()
             _give_back()
             raise
-        model = self._serve(bundle, manifest, session, profile, use)
+        model = self._serve(bundle, manifest, session, profile, use, layout)
         self._limit.take(use)
         _log.info(
             "model_loaded",
@@ -190,8 +189,16 @@ class Loader:
             available_cores() if profile.all_cores else usual.per_instance,
         )
 
-    def _measure(self, bundle: BundleFolder, manifest: pb.ModelManifest, session: Session) -> Profile:
-        """Finds out how to run a model and makes it ready: afterwards its arenas hold what it takes at most.
+    def _measure(
+        self, bundle: BundleFolder, manifest: pb.ModelManifest, session: Session, held_bytes: int
+    ) -> tuple[Profile, int]:
+        """Finds out how to run a model, makes it ready, and tells how much its arenas hold at most.
+
+        Args:
+            bundle: The model's.
+            manifest: Likewise.
+            session: Just opened.
+            held_bytes: What was held before.
 
         Raises:
             BundleError: It cannot be run, or does not answer what its manifest says.
@@ -199,6 +206,9 @@ class Loader:
         spec = input_spec(manifest)
         shape = (spec.height, spec.width, spec.channels)
         feeds = Feeds(manifest)
+        on_gpu = self._machine.provider.on_gpu
+        # On a CPU weights are mapped, or there by now, and so is what is loaded with the first model only.
+        opened_bytes = held_bytes + session.weights_bytes if on_gpu else self._held_bytes()
         try:
             profile = self._tuner.profile(
                 manifest.sha256,
@@ -218,12 +228,19 @@ class Loader:
             session.plan_lone_runs(on_all_cores=profile.alone_on_all_cores or profile.all_cores)
             session.check_answers(np.zeros((2, *shape), np.uint8), feeds.typical(2))
             session.shrink_memory(np.zeros((1, *shape), np.uint8), feeds.typical(1))
-            if self._machine.provider.on_gpu:
+            if on_gpu:
                 sizes = session.prepare(profile.batch_sizes, feeds.typical)
                 profile = replace(profile, batch_sizes=sizes)
-            else:
+                return profile, max(0, self._held_bytes() - opened_bytes)
+
+            def arena_bytes() -> int:
                 images = np.random.default_rng(0).integers(0, 256, (profile.max_batch_size, *shape), np.uint8)
-                self._fill_arenas(session, feeds, images)
+                self._fill_arenas(session, profile, feeds, images)
+                filled_bytes = self._held_bytes()
+                session.shrink_memory(images[:1], feeds.typical(1))
+                return max(0, filled_bytes - opened_bytes)
+
+            return profile, self._tuner.arena_bytes(manifest.sha256, profile, arena_bytes)
         except BundleError:
             raise
         except Exception as error:
@@ -231,19 +248,17 @@ class Loader:
             raise BundleError(
                 f"{bundle.model_path} cannot be run: {explain(error)}; export the bundle again."
             ) from error
-        return profile
 
-    def _fill_arenas(self, session: Session, feeds: Feeds, images: npt.NDArray[np.uint8]) -> None:
-        """Runs as many of the largest batches at once as ever will: what that takes, ONNX Runtime keeps from then on.
-
-        So a server has what it needs from the beginning instead of asking for it under load.
-        """
-        at_once = self._engine.instances
+    def _fill_arenas(
+        self, session: Session, profile: Profile, feeds: Feeds, images: npt.NDArray[np.uint8]
+    ) -> None:
+        """Runs as many of the largest batches at once as ever will; ONNX Runtime keeps what that takes."""
+        at_once = self._threads(profile).instances
         start = threading.Barrier(at_once)
 
         def run(_: int) -> None:
             start.wait()
-            session.run(images, feeds.typical(len(images)))
+            session.run(images, feeds.typical(len(images)), alone=profile.all_cores)
             if session.extra_outputs:
                 session.run(images, feeds.typical(len(images)), session.extra_outputs)
 
@@ -258,12 +273,12 @@ class Loader:
         session: Session,
         profile: Profile,
         use: MemoryUse,
+        layout: Layout | None,
     ) -> ServedModel:
         name = f"{bundle.name}/{bundle.version}"
         spec, feeds = input_spec(manifest), Feeds(manifest)
-        layout = None
         backend: Backend[Any, Any]
-        if self._slots is None:
+        if layout is None:
             backend = Pipeline(
                 session,
                 spec,
@@ -275,7 +290,6 @@ class Loader:
                 name=name,
             )
         else:
-            layout = self._slots.layout(manifest, session.answer_rows)
             backend = SlotBackend(
                 session,
                 layout,

@@ -39,9 +39,9 @@ def test_a_refusal_has_the_arithmetic_and_says_what_to_do() -> None:
     error = refusal(limit, _MODEL)
     assert error.reason == "MEMORY_LIMIT"
     assert error.message == (
-        "models/cats/1/model.onnx needs about 412 MB (weights 98, arena 210, buffers 104), but 1,500 of the 1,800 MB "
-        "that --memory-limit allows are taken (1,380 by other models); raise --memory-limit, serve fewer models or "
-        "start fewer --instances."
+        "models/cats/1/model.onnx needs about 412 MB (weights 98, arena 210, buffers 104), but of the 1,800 MB that "
+        "--memory-limit allows, 1,500 are taken (1,380 by other models); raise the limit, serve fewer models or start "
+        "fewer --instances."
     )
 
 
@@ -52,7 +52,7 @@ def test_before_a_model_is_loaded_only_what_is_known_counts() -> None:
         "needs at least 102 MB (weights 98, buffers 4, and its arena, which is measured where"
         in error.message
     )
-    assert "100 of the 200 MB that the control group grants are taken (0 by other models)" in error.message
+    assert "of the 200 MB that the control group grants, 100 are taken (0 by other models)" in error.message
     limit.check("fits", MemoryUse(98 * _MB, 0, 2 * _MB), measured=False)
 
 
@@ -71,7 +71,7 @@ def test_in_front_of_a_gpu_only_device_memory_counts() -> None:
     limit.check("fits", _MODEL, measured=True)
     limit.take(_MODEL)
     assert limit.taken_bytes == 308 * _MB
-    assert "needs about 308 MB (weights 98, arena 210), but 308 of" in refusal(limit, _MODEL).message
+    assert "needs about 308 MB (weights 98, arena 210), but of the 308 MB" in refusal(limit, _MODEL).message
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,6 @@ def test_a_limit_that_is_given_goes_before_the_control_group_s(monkeypatch: pyte
 
 
 def test_what_the_process_takes_already_counts() -> None:
-    assert 10 * _MB < memory.process_limit(0).taken_bytes < 10_000 * _MB
+    alone = memory.process_limit(0).taken_bytes
+    assert 10 * _MB < alone < 10_000 * _MB
+    assert memory.process_limit(0, processes=3).taken_bytes == pytest.approx(3 * alone, rel=0.05)

@@ -28,7 +28,8 @@ class MemoryUse:
     Attributes:
         weights_bytes: The files of weights that ONNX Runtime maps or holds; on a GPU, on the device.
         arena_bytes: What ONNX Runtime's arenas hold beside them, activations above all; on a GPU, on the device.
-        buffers_bytes: Images on their way into the network and answers on their way out; in the process on a GPU, too.
+        buffers_bytes: Images on their way into the network and answers on their way out, slots of front-ends included;
+            in the process in front of a GPU, too.
     """
 
     weights_bytes: int = 0
@@ -100,8 +101,8 @@ class MemoryLimit:
             parts.append("and its arena, which is measured where these fit")
         raise BundleError(
             f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
-            f"but {_mb(self.taken_bytes)} of the {_mb(self._limit_bytes)} MB that {self._granted_by} are taken "
-            f"({_mb(self._models_bytes)} by other models); raise --memory-limit, serve fewer models or start fewer "
+            f"but of the {_mb(self._limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
+            f"({_mb(self._models_bytes)} by other models); raise the limit, serve fewer models or start fewer "
             "--instances.",
             reason="MEMORY_LIMIT",
         )
@@ -118,12 +119,14 @@ class MemoryLimit:
         return need.device_bytes if self._on_device else need.total_bytes
 
 
-def process_limit(limit_bytes: int) -> MemoryLimit:
+def process_limit(limit_bytes: int, processes: int = 1) -> MemoryLimit:
     """The limit of models on a CPU: the one given or, where it is 0, that of the control group, or none.
 
-    What the process takes now counts as taken.
+    Args:
+        limit_bytes: The one given.
+        processes: How many processes the server has. Each counts as taking what this one takes now.
     """
-    own_bytes = int(psutil.Process().memory_info().rss)
+    own_bytes = processes * int(psutil.Process().memory_info().rss)
     if limit_bytes:
         return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes)
     return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes)
@@ -160,9 +163,8 @@ def _memory_max_bytes(group: Path) -> int:
 def share_heaps(cores: int) -> None:
     """Has threads share few heaps, since each heap keeps what was freed in it for itself, up to 64 MiB.
 
-    glibc would make eight for each core; with one for eight cores, a server of two takes a quarter less memory and
-    stays where it is after the first requests, see docs/memory.md. To be called before there are threads; what they
-    have in use already stays where it is.
+    glibc would make eight for each core, and give back what lies in the first only. To be called before there are
+    threads: those that have a heap keep it. What it does is in docs/memory.md.
 
     Args:
         cores: How many there are.

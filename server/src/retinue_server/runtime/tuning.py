@@ -55,7 +55,8 @@ class Tuner:
         # Besides the model and the processor, a profile depends on these.
         provider, threads = machine.provider, machine.threads
         setting = f"{provider.name}-{provider.devices[0]}-{threads.instances}x{threads.per_instance}"
-        self._name = f"profile-{setting}-of-{available_cores()}.json"
+        self._setting = f"{setting}-of-{available_cores()}"
+        self._name = f"profile-{self._setting}.json"
 
     def profile(
         self,
@@ -81,8 +82,28 @@ class Tuner:
         if profile is None:
             profile = self._measured(image_shape, run, run_alone, on_refusal)
             if self._tune != "off":
-                self._remember(sha256, profile)
+                self._remember(sha256, self._name, asdict(profile))
         return profile.within(self._goal_seconds)
+
+    def arena_bytes(self, sha256: str, profile: Profile, measure: Callable[[], int]) -> int:
+        """What a model's arenas hold at most, remembered or measured.
+
+        Args:
+            sha256: Of the model's file.
+            profile: How it is run.
+            measure: Finds it out.
+
+        Raises:
+            Exception: From `measure`.
+        """
+        plan = f"{profile.max_batch_size}x{profile.instances}-{profile.alone_on_all_cores:d}{profile.all_cores:d}"
+        name = f"arena-{self._setting}-{plan}.json"
+        told = None if self._tune == "full" else self._read(sha256, name)
+        if isinstance(told, int):
+            return told
+        size_bytes = measure()
+        self._remember(sha256, name, size_bytes)
+        return size_bytes
 
     def _measured(
         self,
@@ -143,23 +164,32 @@ class Tuner:
         return replace(profile, instances=best) if rates[best] * _WORTH_ANOTHER_PLAN > usual else profile
 
     def _remembered(self, sha256: str) -> Profile | None:
-        path = self._kept.find(sha256, self._name)
+        told = self._read(sha256, self._name)
+        if told is None:
+            return None
+        try:
+            lists = {name: tuple(told[name]) for name in ("batch_sizes", "batch_seconds")}
+            return Profile(**{**told, **lists})
+        except (TypeError, KeyError) as error:
+            _log.warning("profile_unreadable", name=self._name, reason=str(error))
+            return None
+
+    def _read(self, sha256: str, name: str) -> Any:
+        path = self._kept.find(sha256, name)
         if path is None:
             return None
         try:
-            told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            lists = {name: tuple(told[name]) for name in ("batch_sizes", "batch_seconds")}
-            return Profile(**{**told, **lists})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             _log.warning("profile_unreadable", path=str(path), reason=str(error))
             return None
 
-    def _remember(self, sha256: str, profile: Profile) -> None:
+    def _remember(self, sha256: str, name: str, what: object) -> None:
         def write(path: Path) -> None:
-            path.write_text(json.dumps(asdict(profile)), encoding="utf-8")
+            path.write_text(json.dumps(what), encoding="utf-8")
 
         try:
-            self._kept.drop(sha256, self._name)
-            self._kept.keep(sha256, self._name, write)
+            self._kept.drop(sha256, name)
+            self._kept.keep(sha256, name, write)
         except OSError as error:
             _log.warning("profile_not_kept", reason=str(error))
