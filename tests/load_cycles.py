@@ -1,4 +1,4 @@
-"""Loads and unloads the models of a folder again and again in this process: `python -m tests.load_cycles MODELS CYCLES`.
+"""Loads and unloads a folder's models again and again in this process: `python -m tests.load_cycles MODELS CYCLES`.
 
 Prints a line for each cycle: the bytes of resident memory when all were loaded, and after they were unloaded.
 """
