@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 
 import pytest
 from tests import mixed_requests
@@ -17,8 +16,8 @@ _MB = 1_000_000
 _CYCLES = 50
 _FIRST_CYCLES = 3
 _WARM_UP_REQUESTS = 4000
-_ROUNDS = 12
-_REQUESTS_A_ROUND = 1000
+_ROUNDS = 48
+_REQUESTS_A_ROUND = 250
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,10 @@ def test_a_model_that_is_unloaded_gives_its_memory_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_requests_of_mixed_sizes_leave_nothing_behind(colour_models: Path) -> None:
-    """What a million take is in docs/memory.md; in half a minute shows what leaks a kilobyte with each."""
+    """What a million take is in docs/memory.md; in half a minute shows what leaks 250 bytes with each, a few objects.
+
+    Resident memory moves up and down by what a photo takes, but the most of many readings by less than 1 MB.
+    """
     with running_server(colour_models, "--provider", "cpu") as server:
         asyncio.run(mixed_requests.send(server.grpc_address, _WARM_UP_REQUESTS))
         resident = []
@@ -115,5 +117,5 @@ def test_requests_of_mixed_sizes_leave_nothing_behind(colour_models: Path) -> No
             asyncio.run(mixed_requests.send(server.grpc_address, _REQUESTS_A_ROUND))
             resident.append(server.memory_bytes())
     half = _ROUNDS // 2
-    before, after = median(resident[:half]), median(resident[half:])
-    assert after - before < 1000 * _REQUESTS_A_ROUND * half, resident
+    before, after = max(resident[:half]), max(resident[half:])
+    assert after - before < 250 * _REQUESTS_A_ROUND * half, resident

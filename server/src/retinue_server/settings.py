@@ -119,6 +119,13 @@ class Settings(BaseSettings):
         256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
     )
     max_concurrent_requests: int = Field(4096, ge=1, description="calls at once; more are refused")
+    max_streams_per_connection: int = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="calls that one connection carries at once, further ones wait at the caller; 0 means eight a core, "
+        "at least 16",
+    )
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="pixels of one image, refused from its header"
     )

@@ -10,7 +10,7 @@ from tests.unit.batching.fakes import Clock, FakeBackend, SlowBackend, hold_engi
 
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.engine import Engine
-from retinue_server.batching.tickets import Stop
+from retinue_server.batching.tickets import Priority, Stop
 from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
@@ -113,11 +113,15 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     first = await hold_engine(backend, batcher)
     waiting = [asyncio.ensure_future(batcher.submit([1])) for _ in range(7)]
     await asyncio.sleep(0)
-    # Seven items of a tenth of a second wait, behind one that runs.
-    with pytest.raises(OverloadedError) as refusal:
-        await batcher.submit([2], deadline=clock.now + 0.8)
-    assert refusal.value.reason == "DEADLINE_TOO_SHORT"
-    assert refusal.value.retry_after_seconds == pytest.approx(0.8)
+    # Seven items of a tenth of a second wait, behind one that runs. Of what just fits, much would be late.
+    for seconds in (0.8, 1.05):
+        with pytest.raises(OverloadedError) as refusal:
+            await batcher.submit([2], deadline=clock.now + seconds)
+        assert refusal.value.reason == "DEADLINE_TOO_SHORT"
+        assert refusal.value.retry_after_seconds == pytest.approx(0.8)
+        with pytest.raises(OverloadedError):
+            batcher.check_room(1, caller=None, priority=Priority.NORMAL, deadline=clock.now + seconds)
+    batcher.check_room(1, caller=None, priority=Priority.NORMAL, deadline=clock.now + 1.2)
     backend.gate.set()
     await asyncio.gather(first, *waiting)
     assert [2] not in backend.batches

@@ -45,9 +45,24 @@ def found(count: int) -> DetectionList:
     return DetectionList(boxes, scores, class_ids, 100, 1)  # type: ignore[arg-type]
 
 
+class FakeQueue:
+    """Has room, or not."""
+
+    full = False
+
+    def check_room(self, count: int, **_: Any) -> None:
+        if self.full:
+            raise OverloadedError("no room.", retry_after_seconds=1.0)
+
+
 @pytest.fixture
-def detector() -> ServedModel:
-    model = served_model("a", task=Task.DETECT)
+def queue() -> FakeQueue:
+    return FakeQueue()
+
+
+@pytest.fixture
+def detector(queue: FakeQueue) -> ServedModel:
+    model = served_model("a", task=Task.DETECT, batcher=queue)
     model.manifest.detect.max_detections = 1000
     model.manifest.detect.max_regions = 1000
     model.manifest.detect.mask_height = 8
@@ -93,6 +108,16 @@ async def test_a_reply_of_many_objects_is_built_where_it_holds_nobody_up(
     reply = await servicer(FakeService(detector, found(count))).Detect(detecting(2), CONTEXT)
     assert [len(outcome.result.detections) for outcome in reply.outcomes] == [count, count]
     assert [thread is threading.current_thread() for thread in built_in] == [on_the_loop]
+
+
+@pytest.mark.usefixtures("budget")
+async def test_what_has_no_room_is_refused_before_it_is_looked_at(
+    detector: ServedModel, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "open_image", lambda *_, **__: pytest.fail("an image was opened"))
+    queue.full = True
+    with pytest.raises(OverloadedError):
+        await servicer(FakeService(detector, found(1))).Detect(detecting(1), CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +171,7 @@ async def test_many_classes_are_told_from_a_thread_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         replies, "classify_response", lambda *_: threads.append(threading.current_thread()) or ()
     )
-    model = served_model("a", labels=["red"] * 501)
+    model = served_model("a", labels=["red"] * 501, batcher=FakeQueue())
     result = Classification(list(range(501)), [1.0] * 501)
     await servicer(FakeService(model, result)).Classify(pb.ClassifyRequest(images=[IMAGE]), CONTEXT)
     assert threads != [threading.current_thread()]

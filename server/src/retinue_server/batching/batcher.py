@@ -32,6 +32,8 @@ Result = TypeVar("Result", covariant=True)
 _COST_SMOOTHING = 0.1
 _MOST_TIMES_ESTIMATE = 10
 _LEAST_RETRY_SECONDS = 0.05
+# Of images that will just meet their deadline if all goes on as it does, one in twenty does not.
+_CAUTION = 1.25
 
 
 class Backend(Protocol[Item, Result]):
@@ -193,10 +195,7 @@ class Batcher(Generic[Item, Result]):
         """
         ticket = Ticket(len(items), caller, priority, deadline)
         with self._engine.condition:
-            self._engine.check_accepting()
-            if self._closed:
-                raise _unloaded()
-            self._check_room(len(items), ticket)
+            self._check_room(len(items), caller, priority, deadline)
             if not self._queue:
                 self._engine.join(self)
             now = self._clock()
@@ -207,6 +206,22 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             self._withdraw(ticket)
             raise
+
+    def check_room(self, count: int, *, caller: Hashable, priority: Priority, deadline: float | None) -> None:
+        """Refuses what `submit` would refuse now, so that a caller need not make the items first.
+
+        Args:
+            count: Of the items.
+            caller: As for `submit`.
+            priority: Likewise.
+            deadline: Likewise.
+
+        Raises:
+            OverloadedError: As `submit` does.
+            UnavailableError: Likewise.
+        """
+        with self._engine.condition:
+            self._check_room(count, caller, priority, deadline)
 
     def seconds_before(self, priority: Priority, turns_seconds: float) -> float:
         """The most that items of this model can delay a request for another one. Called under the engine's lock.
@@ -312,14 +327,17 @@ class Batcher(Generic[Item, Result]):
         _log.exception("batch_failed", model=self._name, batch_size=len(batch), error_id=error_id)
         return EngineError(f"the model failed on this batch; the server logged it as {error_id}.")
 
-    def _check_room(self, count: int, ticket: Ticket) -> None:
+    def _check_room(self, count: int, caller: Hashable, priority: Priority, deadline: float | None) -> None:
         queue, engine = self._queue, self._engine
+        engine.check_accepting()
+        if self._closed:
+            raise _unloaded()
         item_seconds = self.item_engine_seconds
-        ahead_seconds = queue.ahead_of(count, ticket.caller, ticket.priority) * item_seconds
+        ahead_seconds = queue.ahead_of(count, caller, priority) * item_seconds
         turns_seconds = ahead_seconds + count * item_seconds
-        wait_seconds = engine.wait_seconds(self, ticket.priority, ahead_seconds, turns_seconds)
+        wait_seconds = engine.wait_seconds(self, priority, ahead_seconds, turns_seconds)
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
-        own = queue.waiting_of(ticket.caller)
+        own = queue.waiting_of(caller)
         if own + count > self._capacity - len(queue):
             raise OverloadedError(
                 f"the model's queue holds {len(queue)} of {self._capacity} images, {own} of them this caller's, and a "
@@ -328,7 +346,7 @@ class Batcher(Generic[Item, Result]):
                 retry_after_seconds=retry_after_seconds,
             )
         run_seconds = -(-count // self._most_running) * self._item_cost(idle=wait_seconds == 0)
-        if ticket.deadline is not None and self._clock() + wait_seconds + run_seconds > ticket.deadline:
+        if deadline is not None and self._clock() + _CAUTION * wait_seconds + run_seconds > deadline:
             raise OverloadedError(
                 f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting, and the request takes "
                 f"{run_seconds:.3f} s; allow more time or retry in {retry_after_seconds:.2f} s.",

@@ -13,6 +13,10 @@ class Queue(Protocol):
         """Items that wait."""
         ...
 
+    def check_room(self, count: int, *, caller: Hashable, priority: Priority, deadline: float | None) -> None:
+        """Refuses what `submit` would refuse now, so that a caller need not make the items first."""
+        ...
+
     async def submit(
         self,
         items: Sequence[Any],

@@ -113,6 +113,9 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         priority = requests.priority(request)
         remaining_seconds = context.time_remaining()
         deadline = None if remaining_seconds is None else arrived + remaining_seconds
+        caller = context.peer()
+        # Where a server has more to do than it can, most of it is to refuse: before images are looked at.
+        model.batcher.check_room(len(request.images), caller=caller, priority=priority, deadline=deadline)
         takes_regions = model.manifest.detect.max_regions > 0
         if len(request.images) > _IMAGES_ON_THE_LOOP or (
             takes_regions and sum(len(image.regions) for image in request.images) > _REGIONS_ON_THE_LOOP
@@ -122,13 +125,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             works = self._open(request, model, options)
         picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(picture_bytes)
-        return await self._service.answer(
-            model,
-            works,
-            caller=context.peer(),
-            priority=priority,
-            deadline=deadline,
-        )
+        return await self._service.answer(model, works, caller=caller, priority=priority, deadline=deadline)
 
     def _open(self, request: ImagesRequest, model: ServedModel, options: Options) -> list[Work | ImageError]:
         max_regions = model.manifest.detect.max_regions

@@ -68,6 +68,10 @@ class RemoteBatcher:
         """Images that this front-end holds."""
         return self._slots.layout.slots - self._slots.free
 
+    def check_room(self, count: int, *, caller: Hashable, priority: Priority, deadline: float | None) -> None:
+        """Refuses what `submit` would refuse now, as far as that depends on no caller."""
+        self._slots.load.check(count, priority, deadline)
+
     async def submit(
         self,
         items: Sequence[Work],

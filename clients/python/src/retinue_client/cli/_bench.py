@@ -122,8 +122,13 @@ def bench(  # noqa: PLR0913 (a command's options are its parameters)
     region: Regions = None,
     priority: PriorityOption = "normal",
     connections: Annotated[
-        int, typer.Option("--connections", min=1, help="Over how many connections; each process has one.")
-    ] = 1,
+        int,
+        typer.Option(
+            "--connections",
+            min=1,
+            help="Over how many connections: a server takes so many calls at once from each. Each process has one.",
+        ),
+    ] = 8,
     processes: Annotated[
         int,
         typer.Option(
