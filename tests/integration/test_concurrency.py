@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from retinue.v1 import vision_service_pb2 as pb
-from tests import odd_bundles, pictures
+from tests import colour_bundles, odd_bundles, pictures
 from tests.busy import SLOW_MODEL, engine_held
 from tests.calls import Connection, connected, encoded, flat, raw, refused, refused_image
 from tests.colour_bundles import LABELS, SIDE
@@ -80,6 +80,18 @@ def test_each_of_many_callers_gets_its_own_answer(colour_server: ServerProcess) 
         connections = (first, second, third)
         # Each result is asked for, so that a failed check fails the test.
         assert list(callers.map(call, range(_REQUESTS))) == [None] * _REQUESTS
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_calls_that_a_connection_does_not_carry_yet_wait_at_the_caller(tmp_path: Path, workers: str) -> None:
+    colour_bundles.classifier(tmp_path, "red-or-not")
+    arguments = ("--max-streams-per-connection", "3", "--workers", workers)
+    with running_server(tmp_path, *arguments) as server, connected(server.grpc_address) as connection:
+        request = pb.ClassifyRequest(model="red-or-not", images=[flat(255, 0, 0)])
+        calls = [connection.vision.Classify.future(request) for _ in range(_REQUESTS)]
+        assert [len(call.result().outcomes) for call in calls] == [1] * _REQUESTS
+        page = MetricsPage(server.http_url)
+        assert page.total("retinue_requests_total", method="Classify", code="OK") == _REQUESTS
 
 
 def test_a_call_too_many_is_told_to_retry_while_health_is_still_answered(tmp_path: Path) -> None:
