@@ -82,7 +82,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     bundles = scan(settings.models)
     provider = _choose_provider(settings)
-    kept = ModelCache(settings.cache_folder.expanduser() / "onnxruntime")
+    kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
 
@@ -151,11 +151,13 @@ async def _open(
     opening, stopping = asyncio.ensure_future(rpc.open(catalog)), asyncio.ensure_future(stop.wait())
     await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    await asyncio.wait([stopping])
     if opening.done():
         opening.result()
-        service.open(catalog)
+        service.open(catalog, reachable=lambda: rpc.ready)
     else:
         opening.cancel()
+        await asyncio.wait([opening])
 
 
 def _keep_wakeups_from_interrupting() -> None:
@@ -179,7 +181,7 @@ def _choose_provider(settings: Settings) -> Provider:
         settings.provider,
         gpu_devices=settings.gpu_devices,
         gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
-        cache_folder=settings.cache_folder,
+        cache_folder=settings.expanded_cache_folder,
         tf32=settings.gpu_fp32 == "tf32",
     )
     if provider.fallback_reason:

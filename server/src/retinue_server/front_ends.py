@@ -39,18 +39,19 @@ _FIRST_RESTART_SECONDS = 0.1
 _LONGEST_RESTART_SECONDS = 10.0
 # What lives longer did not die of its start.
 _SOUND_SECONDS = 10.0
-# How often front-ends are told of the queues at most.
+# How often front-ends are told of the queues: soon after a request has come or gone, and while any waits.
 _PUBLISH_SECONDS = 0.001
+_PUBLISH_WAITING_SECONDS = 0.01
 
 
 class FrontEndProcess:
     """One front-end process.
 
     Args:
-        number: Its place among them.
         owner: Those that it belongs to.
 
     Attributes:
+        process: It; None until it is started.
         counts: What its metrics said last.
         listening: Set when it answers calls.
         ready: Set when it serves the models.
@@ -58,14 +59,14 @@ class FrontEndProcess:
         failure: Why it cannot start, in its own words; else empty.
     """
 
-    def __init__(self, number: int, owner: "FrontEnds") -> None:
-        self.number = number
+    def __init__(self, owner: "FrontEnds") -> None:
         self.counts: Counts = {}
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
         self.drained = asyncio.Event()
         self.failure = ""
         self.slots: list[Slots] = []
+        self.process: asyncio.subprocess.Process | None = None
         self._owner = owner
         self._memory = SharedMemory.new()
         self._submissions: Submissions | None = None
@@ -116,7 +117,13 @@ class FrontEndProcess:
 
     async def gone(self) -> int:
         """Waits for its end; returns its exit code."""
+        assert self.process is not None
         code = await self.process.wait()
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """Lets go of what it shared with this process."""
         self.drained.set()
         self._channel.close()
         self._memory.close()
@@ -124,12 +131,12 @@ class FrontEndProcess:
             self._submissions.drop_all()
         if self._counted is not None and not self._counted.done():
             self._counted.set_result(None)
-        return code
 
     def kill(self) -> None:
         """Ends it at once."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                self.process.kill()
 
     def _on_frame(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.SUBMIT and self._submissions is not None:
@@ -187,7 +194,7 @@ class FrontEnds:
         self._serving = self._closed = self._ending = False
         self._restarts = 0
         self._lost_counts: Counts = {}
-        self._changed: set[int] = set()
+        self._publishing: asyncio.TimerHandle | None = None
         metrics.registry.register(_ProcessCollector(self))
         self.merged = MergedMetrics(metrics.registry, self._all_counts)
 
@@ -212,8 +219,10 @@ class FrontEnds:
         for process in self._processes.values():
             self._give_models(process, self._served)
         opening = asyncio.ensure_future(self._all_ready())
-        await asyncio.wait({opening, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
-        opening.cancel()
+        try:
+            await asyncio.wait({opening, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opening.cancel()
         for keeper in self._keepers:
             if keeper.done():
                 # One of the processes has ended with the reason.
@@ -242,8 +251,12 @@ class FrontEnds:
 
     async def stop(self) -> None:
         """Ends them, when all that the engine has answered is with them."""
-        for process in list(self._processes.values()):
-            await process.answered()
+        processes = list(self._processes.values())
+        # A batch that hangs in a network is never answered.
+        answered = asyncio.gather(*(process.answered() for process in processes))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(answered, _ORDERS_SECONDS)
+        for process in processes:
             process.send(Kind.STOP)
         if self._keepers:
             await asyncio.wait(self._keepers, timeout=_ORDERS_SECONDS)
@@ -258,11 +271,14 @@ class FrontEnds:
             *(process.count() for process in self._processes.values() if process.listening.is_set())
         )
 
-    def note_change(self, number: int) -> None:
-        """Has the front-ends told of a model's queue, soon."""
-        if not self._changed:
-            asyncio.get_running_loop().call_later(_PUBLISH_SECONDS, self._publish_changes)
-        self._changed.add(number)
+    def note_change(self) -> None:
+        """Has the front-ends told of the queues, soon."""
+        self._publish_in(_PUBLISH_SECONDS)
+
+    @property
+    def ready(self) -> bool:
+        """Whether one of them serves the models."""
+        return any(process.ready.is_set() for process in self._processes.values())
 
     def describe(self) -> Iterator[Metric]:
         """Yields what there is to say of the processes themselves."""
@@ -273,7 +289,8 @@ class FrontEnds:
         )
         for number, process in sorted(self._processes.items()):
             with suppress(psutil.Error):
-                memory.add_metric([str(number)], psutil.Process(process.process.pid).memory_info().rss)
+                if process.process is not None:
+                    memory.add_metric([str(number)], psutil.Process(process.process.pid).memory_info().rss)
         restarts = CounterMetricFamily(
             "retinue_worker_restarts", "Front-end processes that ended by themselves and were started again."
         )
@@ -281,8 +298,12 @@ class FrontEnds:
         yield from (memory, restarts)
 
     async def _start(self, number: int) -> None:
-        process = FrontEndProcess(number, self)
-        await process.start(self._plan)
+        process = FrontEndProcess(self)
+        try:
+            await process.start(self._plan)
+        except OSError:
+            process.close()
+            raise
         self._processes[number] = process
         if self._served is not None:
             self._give_models(process, self._served)
@@ -291,8 +312,7 @@ class FrontEnds:
 
     def _give_models(self, process: FrontEndProcess, served: Served) -> None:
         process.open(served, self._models)
-        for number in range(len(self._models)):
-            self._publish(number)
+        self._publish()
 
     async def _keep(self, number: int) -> None:
         """Starts a process again each time that it ends.
@@ -316,29 +336,40 @@ class FrontEnds:
             _log.error("worker_died", worker=number, exit_code=code)
             if time.monotonic() - began > _SOUND_SECONDS:
                 pause_seconds = _FIRST_RESTART_SECONDS
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _LONGEST_RESTART_SECONDS)
-            if self._ending:
-                return
+            while number not in self._processes:
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_RESTART_SECONDS)
+                if self._ending:
+                    return
+                try:
+                    await self._start(number)
+                except OSError as error:
+                    _log.error("worker_not_started", worker=number, reason=error.strerror)
             self._restarts += 1
-            await self._start(number)
 
     async def _all_ready(self) -> None:
         for process in list(self._processes.values()):
             await process.ready.wait()
 
-    def _publish_changes(self) -> None:
-        changed, self._changed = self._changed, set()
-        for number in changed:
-            self._publish(number)
+    def _publish_in(self, seconds: float) -> None:
+        if self._publishing is None:
+            self._publishing = asyncio.get_running_loop().call_later(seconds, self._publish_now)
 
-    def _publish(self, number: int) -> None:
-        batcher = self._models[number].batcher
-        assert isinstance(batcher, Batcher)
-        waits = {priority: batcher.wait_seconds(priority) for priority in Priority}
-        for process in self._processes.values():
-            if process.slots:
-                process.slots[number].load.publish(len(batcher), batcher.capacity, waits)
+    def _publish_now(self) -> None:
+        self._publishing = None
+        self._publish()
+        if any(len(model.batcher) for model in self._models):
+            self._publish_in(_PUBLISH_WAITING_SECONDS)
+
+    def _publish(self) -> None:
+        # What waits for one model delays the others.
+        for number, model in enumerate(self._models):
+            batcher = model.batcher
+            assert isinstance(batcher, Batcher)
+            waits = {priority: batcher.wait_seconds(priority) for priority in Priority}
+            for process in self._processes.values():
+                if process.slots:
+                    process.slots[number].load.publish(len(batcher), batcher.capacity, waits)
 
     def _all_counts(self) -> Iterator[Counts]:
         yield self._lost_counts

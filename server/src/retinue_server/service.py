@@ -1,6 +1,6 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Outcome, Priority
@@ -28,11 +28,12 @@ class VisionService:
         self._metrics = metrics
         self._catalog: Catalog | None = None
         self._draining = False
+        self._reachable: Callable[[], bool] = lambda: True
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
-        return self._catalog is not None and not self._draining and self._engine.healthy
+        return self._catalog is not None and not self._draining and self._engine.healthy and self._reachable()
 
     @property
     def alive(self) -> bool:
@@ -52,9 +53,15 @@ class VisionService:
             raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
         return self._catalog
 
-    def open(self, catalog: Catalog) -> None:
-        """Begins to take requests."""
+    def open(self, catalog: Catalog, reachable: Callable[[], bool] = lambda: True) -> None:
+        """Begins to take requests.
+
+        Args:
+            catalog: The models.
+            reachable: Whether there is anybody who brings requests.
+        """
         self._catalog = catalog
+        self._reachable = reachable
 
     def drain(self) -> None:
         """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""

@@ -170,6 +170,21 @@ class Settings(BaseSettings):
             raise StartupError(_explain(error)) from error
         return settings
 
+    @property
+    def expanded_cache_folder(self) -> Path:
+        """Where ~ in `cache_folder` leads.
+
+        Raises:
+            StartupError: There is no such home.
+        """
+        try:
+            return self.cache_folder.expanduser()
+        except RuntimeError as error:
+            raise StartupError(
+                f"--cache-folder (RETINUE_CACHE_FOLDER) is {self.cache_folder}, but this user has no home folder; name "
+                "a folder without ~."
+            ) from error
+
     def as_toml(self) -> str:
         """The settings as a file that --config reads."""
         lines = []

@@ -297,3 +297,42 @@ async def test_a_request_waits_longer_where_fewer_batches_run_at_once(
         request.cancel()
     endings = await asyncio.gather(*requests, return_exceptions=True)
     assert isinstance(endings[1], OverloadedError) is refused
+
+
+async def test_what_runs_counts_as_the_threads_that_must_idle_meanwhile(clock: Clock) -> None:
+    """Behind a batch of a second that has the machine to itself an item waits a second, and not a third of it."""
+    backend = FakeBackend()
+    engine = Engine(3, clock=clock)
+    batcher: Batcher[int, int] = Batcher(backend, engine, capacity=9, item_seconds=1.0, plan=Plan(1, True))
+    engine.start()
+    try:
+        first = await hold_engine(backend, batcher)
+        assert batcher.wait_seconds(Priority.NORMAL) == pytest.approx(1.0)
+        second = asyncio.ensure_future(batcher.submit([2]))
+        await asyncio.sleep(0)
+        assert batcher.wait_seconds(Priority.LOW) == pytest.approx(2.0)
+        backend.gate.set()
+        await asyncio.gather(first, second)
+    finally:
+        engine.stop()
+
+
+async def test_nothing_of_a_lower_priority_fills_a_batch_up_while_a_higher_one_waits(clock: Clock) -> None:
+    backend = FakeBackend()
+    engine = Engine(1, clock=clock)
+    batcher: Batcher[int, int] = Batcher(
+        backend, engine, capacity=9, item_seconds=1.0, runs_with=lambda first, second: first % 2 == second % 2
+    )
+    engine.start()
+    try:
+        first = await hold_engine(backend, batcher)
+        waiting = [
+            asyncio.ensure_future(batcher.submit([number], priority=priority))
+            for number, priority in ((1, Priority.HIGH), (2, Priority.HIGH), (3, Priority.NORMAL))
+        ]
+        await asyncio.sleep(0)
+        backend.gate.set()
+        await asyncio.gather(first, *waiting)
+    finally:
+        engine.stop()
+    assert backend.batches[1:] == [[1], [2], [3]]

@@ -116,3 +116,16 @@ def test_what_no_start_has_used_for_a_month_goes(tmp_path: Path) -> None:
     assert later.find(old, "profile.json") is None
     assert later.find(used, "profile.json") is not None
     assert somebody_elses.is_dir()
+
+
+def test_what_a_killed_process_was_writing_goes_when_nobody_can_be_writing_it(tmp_path: Path) -> None:
+    kept = ModelCache(tmp_path)
+    entry = kept.keep(SHA256, "graph", lambda path: path.write_text("whole")).parent
+    old, new = entry / ".writing-old", entry / ".writing-new"
+    for aside in (old, new):
+        aside.mkdir()
+        (aside / "graph").write_text("half")
+    two_hours_ago = time.time() - 7200
+    os.utime(old, (two_hours_ago, two_hours_ago))
+    assert ModelCache(tmp_path).find(SHA256, "graph") == entry / "graph"
+    assert (old.exists(), new.exists()) == (False, True)

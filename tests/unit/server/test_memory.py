@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retinue_server.errors import BundleError
-from retinue_server.runtime import memory
+from retinue_server.runtime import control_group, memory
 from retinue_server.runtime.memory import MemoryLimit, MemoryUse, control_group_limit_bytes
 
 _MB = 1_000_000
@@ -90,18 +90,23 @@ def test_in_front_of_a_gpu_only_device_memory_counts() -> None:
     ],
 )
 def test_the_limit_of_a_control_group_is_the_least_around_the_process(
-    line: str, limits: dict[str, str], expected: int, tmp_path: Path
+    line: str, limits: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cgroup").write_text(line)
     root = tmp_path / "groups"
+    monkeypatch.setattr(control_group, "_OWN", tmp_path / "cgroup")
+    monkeypatch.setattr(control_group, "_ROOT", root)
     for group, limit in limits.items():
         (root / group).mkdir(parents=True, exist_ok=True)
         (root / group / "memory.max").write_text(limit)
-    assert control_group_limit_bytes(tmp_path / "cgroup", root) == expected
+    assert control_group_limit_bytes() == expected
 
 
-def test_a_machine_without_control_groups_has_no_limit(tmp_path: Path) -> None:
-    assert control_group_limit_bytes(tmp_path / "none", tmp_path / "none") == 0
+def test_a_machine_without_control_groups_has_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_group, "_OWN", tmp_path / "none")
+    assert control_group_limit_bytes() == 0
 
 
 def test_a_limit_that_is_given_goes_before_the_control_group_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,9 @@ def test_a_full_tuning_measures_anew(kept: ModelCache) -> None:
     assert told(kept, 300) == 200
 
 
-@pytest.mark.parametrize("content", ["", "{", '"many"', "null"])
+@pytest.mark.parametrize(
+    "content", ["", "{", '"many"', "null", "true", "-5", "1e999", "99999999999999999999"]
+)
 def test_what_cannot_be_read_is_measured_again(kept: ModelCache, tmp_path: Path, content: str) -> None:
     told(kept, 100)
     (path,) = tmp_path.rglob("arena-*.json")

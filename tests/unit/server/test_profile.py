@@ -1,10 +1,11 @@
+import threading
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from retinue_server.runtime.profile import Profile, measure
+from retinue_server.runtime.profile import Profile, measure, seconds_together
 
 SHAPE = (4, 6, 3)
 
@@ -152,3 +153,14 @@ def test_batches_that_would_take_more_than_half_of_the_goal_are_left_out(
     profile = Profile((1, 2, 4), (0.002, 0.003, 0.004), lone_seconds=0.001).within(goal_seconds)
     assert profile.batch_sizes == sizes
     assert profile.images_per_second == sizes[-1] / profile.batch_seconds[-1]
+
+
+def test_runs_together_end_where_one_of_them_cannot_begin() -> None:
+    fails = iter([False, True])
+
+    def run() -> None:
+        if next(fails):
+            raise MemoryError("no room")
+
+    with pytest.raises((MemoryError, threading.BrokenBarrierError)):
+        seconds_together(run, 2, budget_seconds=0.0)

@@ -4,7 +4,7 @@ import pytest
 from tests.gpu_stand_in import StandInCuda
 
 from retinue_server.errors import StartupError
-from retinue_server.runtime import providers
+from retinue_server.runtime import control_group, providers
 from retinue_server.runtime.providers import (
     CPU,
     CUDA,
@@ -170,19 +170,6 @@ def test_cuda_takes_memory_as_asked_for_and_no_more_than_the_limit() -> None:
     assert "trt_max_workspace_size" not in chosen("tensorrt", Machine(TENSORRT)).chain[0][1]
 
 
-def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    provider = choose(
-        "tensorrt",
-        gpu_devices="0",
-        gpu_memory_limit_bytes=0,
-        cache_folder=Path("~/cache"),
-        available=GPU_BUILD,
-        why_not=Machine(TENSORRT).why_not,
-    )
-    assert provider.chain[0][1]["trt_engine_cache_path"] == "/home/somebody/cache/tensorrt"
-
-
 def test_the_folder_of_tensorrts_engines_is_made_before_it_is_tried(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "tensorrt"
     # What is missing on a machine without a GPU is told as before.
@@ -215,4 +202,26 @@ def test_cores_are_those_of_the_affinity_and_the_quota(
 ) -> None:
     monkeypatch.setattr(providers.os, "sched_getaffinity", lambda pid: set(range(affinity)))
     monkeypatch.setattr(providers, "_cgroup_cpu_quota", lambda: quota)
+    assert providers.available_cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [
+        ({}, 8),
+        ({".": "max 100000"}, 8),
+        ({"slice": "200000 100000"}, 2),
+        ({"slice": "300000 100000", "slice/unit": "max 1"}, 3),
+    ],
+)
+def test_the_quota_is_the_least_around_the_process(
+    quotas: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").write_text("0::/slice/unit\n")
+    for group, text in quotas.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "cpu.max").write_text(text)
+    monkeypatch.setattr(control_group, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(control_group, "_ROOT", tmp_path)
+    monkeypatch.setattr(providers.os, "sched_getaffinity", lambda pid: set(range(8)))
     assert providers.available_cores() == expected

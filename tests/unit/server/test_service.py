@@ -83,6 +83,10 @@ def test_it_is_ready_between_loading_and_draining(service: VisionService) -> Non
     assert service.ready
     assert service.catalog is catalog
 
+    service.open(catalog, reachable=lambda: False)
+    assert (service.ready, service.alive) == (False, True)
+    service.open(catalog)
+
     service.drain()
     assert (service.ready, service.alive) == (False, True)
     with pytest.raises(UnavailableError) as draining:

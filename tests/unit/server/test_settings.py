@@ -180,3 +180,14 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_cache_folder_in_a_home_that_there_is_not_is_named() -> None:
+    settings = Settings(cache_folder=Path("~nobody-of-this-name/cache"))
+    with pytest.raises(StartupError, match=r"--cache-folder .* no home folder"):
+        _ = settings.expanded_cache_folder
+
+
+def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings(cache_folder=Path("~/cache")).expanded_cache_folder == Path("/home/somebody/cache")

@@ -172,6 +172,36 @@ def test_a_profile_that_cannot_be_read_is_measured_anew(
     assert json.loads(path.read_text())["batch_sizes"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_sizes": []},
+        {"batch_sizes": [0, 1]},
+        {"batch_sizes": ["a"]},
+        {"batch_seconds": [float("nan")]},
+        {"lone_seconds": None},
+        {"instances": -1},
+    ],
+)
+def test_a_profile_that_says_what_cannot_be_is_measured_again(
+    kept: ModelCache, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    tuned(kept, Runs())
+    (path,) = tmp_path.rglob("profile-*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with capture_logs() as events:
+        assert tuned(kept, Runs()).batch_sizes[0] == 1
+    assert [event["event"] for event in events] == ["profile_unreadable"]
+
+
+def test_one_gpu_s_profile_is_not_another_setting_s(kept: ModelCache) -> None:
+    tuned(kept, Runs(), provider=ON_GPU)
+    limited = Provider(CUDA, "cuda", "", ((CUDA, {"gpu_mem_limit": "1000000"}), (CPU, {})))
+    again = Runs()
+    tuned(kept, again, provider=limited)
+    assert again.sizes
+
+
 def test_a_profile_that_cannot_be_kept_is_used_all_the_same(
     kept: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import secrets
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -139,6 +140,8 @@ class Batcher(Generic[Item, Result]):
         self._running: set[Batch] = set()
         self._most_running = min(plan.most_running or engine.instances, engine.instances)
         self._closed = False
+        # Not the engine's, which wakes as many threads as there are items.
+        self._batch_ended = threading.Condition(engine.lock)
         engine.add(self)
 
     def __len__(self) -> int:
@@ -153,8 +156,9 @@ class Batcher(Generic[Item, Result]):
     def wait_seconds(self, priority: Priority) -> float:
         """How long one more item would wait, of a caller who has none waiting."""
         with self._engine.condition:
-            ahead_seconds = self._queue.ahead_of(1, object(), priority) * self.item_seconds
-            return self._engine.wait_seconds(self, priority, ahead_seconds, ahead_seconds + self.item_seconds)
+            item_seconds = self.item_engine_seconds
+            ahead_seconds = self._queue.ahead_of(1, object(), priority) * item_seconds
+            return self._engine.wait_seconds(self, priority, ahead_seconds, ahead_seconds + item_seconds)
 
     @property
     def priority(self) -> Priority | None:
@@ -167,9 +171,14 @@ class Batcher(Generic[Item, Result]):
         return len(self._running) >= self._most_running
 
     @property
+    def threads_a_batch(self) -> float:
+        """How many threads a batch takes: more than its own where others must idle meanwhile."""
+        return self._engine.instances / self._most_running
+
+    @property
     def item_engine_seconds(self) -> float:
-        """What an item takes of all threads' time: more than its own where others must idle meanwhile."""
-        return self.item_seconds * self._engine.instances / self._most_running
+        """What an item takes of all threads' time."""
+        return self.item_seconds * self.threads_a_batch
 
     async def submit(
         self,
@@ -238,7 +247,7 @@ class Batcher(Generic[Item, Result]):
         """Takes the next batch: a fair share for each idle thread, so that none idles while another has a long batch.
 
         Expired items are answered and not taken, so there may be none. What cannot run with the first item waits where
-        it was. Called under the engine's lock.
+        it was, and nothing of a lower priority goes before it. Called under the engine's lock.
 
         Args:
             sharers: Threads that are free to run a batch now, the caller included.
@@ -256,6 +265,9 @@ class Batcher(Generic[Item, Result]):
                     "the deadline passed while the image waited; allow more time or retry later."
                 )
                 job.ticket.put(job.index, Outcome(expired, now - job.queued_at))
+            elif left and job.ticket.priority != left[0].ticket.priority:
+                left.append(job)
+                break
             elif taken and not self._runs_with(taken[0].item, job.item):
                 left.append(job)
             else:
@@ -291,8 +303,7 @@ class Batcher(Generic[Item, Result]):
             with self._engine.condition:
                 self._engine.finish()
                 self._running.remove(batch)
-                if self._closed:
-                    self._engine.condition.notify_all()
+                self._batch_ended.notify_all()
                 if answered:
                     self._learn_cost(seconds)
                 for job, value in zip(batch.jobs, values, strict=True):
@@ -316,7 +327,7 @@ class Batcher(Generic[Item, Result]):
             self._closed = True
             self._engine.remove(self)
             self.fail_all(_unloaded())
-            self._engine.condition.wait_for(lambda: not self._running, timeout_seconds)
+            self._batch_ended.wait_for(lambda: not self._running, timeout_seconds)
         self._backend.close()
 
     def _failure(self, batch: Batch) -> RetinueError:

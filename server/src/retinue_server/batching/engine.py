@@ -31,7 +31,8 @@ class Engine:
 
     Attributes:
         clock: As given; the batchers' deadlines are on it.
-        condition: Guards every batcher's queue; notified when work arrives.
+        lock: Guards every batcher's queue.
+        condition: On the lock; notified when work arrives.
         instances: As given.
         healthy: Whether all threads live.
     """
@@ -45,10 +46,12 @@ class Engine:
         self.instances = instances
         self.clock = clock
         self.healthy = True
-        self.condition = threading.Condition()
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         self._on_failure = on_failure
         self._batchers: list[Batcher[Any, Any]] = []
-        self._done_at: dict[threading.Thread, float] = {}
+        # When what a thread runs is done, and how many threads' time that takes.
+        self._done_at: dict[threading.Thread, tuple[float, float]] = {}
         self._virtual_seconds = 0.0
         self._alone_in_a_row = 0
         self._stopping = False
@@ -134,7 +137,7 @@ class Engine:
         if self.idle and not batcher.saturated and not ahead_seconds and not others_seconds:
             return 0.0
         now = self.clock()
-        running_seconds = sum(max(0.0, done_at - now) for done_at in self._done_at.values())
+        running_seconds = sum(max(0.0, done_at - now) * weight for done_at, weight in self._done_at.values())
         return (running_seconds + ahead_seconds + others_seconds) / self.instances
 
     def finish(self) -> None:
@@ -188,7 +191,8 @@ class Engine:
                     cost_seconds = len(batch) * batcher.item_seconds
                     self._virtual_seconds = max(self._virtual_seconds, batcher.virtual_seconds)
                     batcher.virtual_seconds += len(batch) * batcher.item_engine_seconds
-                    self._done_at[threading.current_thread()] = self.clock() + cost_seconds
+                    done_at = self.clock() + cost_seconds
+                    self._done_at[threading.current_thread()] = done_at, batcher.threads_a_batch
                     return batcher, batch
             return None
 

@@ -3,11 +3,12 @@
 A batch is decoded into a slab of page-locked memory, from which the GPU takes it without a copy in between. Slabs are
 spread over the GPUs, so the slab that a batch is decoded into says where it runs; all GPUs empty one queue.
 
-A network that takes images alone, and all of which ONNX Runtime gives to CUDA, is captured, see `captured`. Others run
-as they are. Either way a session of the CUDA provider runs batches of one size, and there are three, for a lone image,
-for a few, and for the largest batch: ONNX Runtime keeps cuDNN's plans for the latest shape of a convolution only
-(`Conv::UpdateState` in its core/providers/cuda/nn/conv.cc), so that it would take up to seconds to make them anew when
-the size changes, and would throw away the kernels of graphs that were captured before.
+A network that takes images alone, and all of which ONNX Runtime gives to CUDA, is captured where the setting allows
+it, see `captured`. Others run as they are. Either way a session of the CUDA provider runs batches of one size, and
+there are three, for a lone image, for a few, and for the largest batch: ONNX Runtime keeps cuDNN's plans for the
+latest shape of a convolution only (`Conv::UpdateState` in its core/providers/cuda/nn/conv.cc), so that it would take
+up to seconds to make them anew when the size changes, and would throw away the kernels of graphs that were captured
+before.
 """
 
 import itertools

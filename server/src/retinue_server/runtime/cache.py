@@ -19,6 +19,8 @@ import structlog
 _log = structlog.get_logger(__name__)
 
 _UNUSED_DAYS = 30
+_ASIDE = ".writing-"
+_LONGEST_WRITING_SECONDS = 3600
 _DAY_SECONDS = 24 * 60 * 60
 _ENTRY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -80,7 +82,7 @@ class ModelCache:
         if entry is None:
             raise OSError("there is no folder to keep it in")
         entry.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=entry))
+        aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=entry))
         try:
             write(aside / name)
             with suppress(OSError):
@@ -116,25 +118,36 @@ class ModelCache:
         with suppress(OSError):
             for entry in self._folder.iterdir():
                 # Nothing else is this cache's to remove.
-                if _ENTRY.fullmatch(entry.name) and entry.stat().st_mtime < latest:
+                if not _ENTRY.fullmatch(entry.name):
+                    continue
+                if entry.stat().st_mtime < latest:
                     shutil.rmtree(entry, ignore_errors=True)
+                for aside in entry.glob(f"{_ASIDE}*"):
+                    # Of a process that was killed while it wrote.
+                    if aside.stat().st_mtime < time.time() - _LONGEST_WRITING_SECONDS:
+                        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _usable(folder: Path) -> Path | None:
-    """The folder, where it is this user's alone and can be written to."""
+    why = why_unusable(folder)
+    if not why:
+        return folder
+    _log.warning("cache_unused", folder=str(folder), reason=why)
+    return None
+
+
+def why_unusable(folder: Path) -> str:
+    """Makes a folder; returns why it is not this user's alone or cannot be written to, or an empty string."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
         if state.st_uid != os.geteuid() or state.st_mode & _OTHERS_MAY_WRITE:
-            why = "others may write to it"
-        elif not os.access(folder, os.W_OK | os.X_OK):
-            why = "it cannot be written to"
-        else:
-            return folder
+            return "others may write to it"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return "it cannot be written to"
     except OSError as error:
-        why = str(error.strerror)
-    _log.warning("cache_unused", folder=str(folder), reason=why)
-    return None
+        return str(error.strerror)
+    return ""
 
 
 @cache

@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from retinue_server.errors import BundleError
+from retinue_server.runtime import control_group
 
 try:
     import pynvml
@@ -132,32 +132,10 @@ def process_limit(limit_bytes: int, processes: int = 1) -> MemoryLimit:
     return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes)
 
 
-def control_group_limit_bytes(
-    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-) -> int:
-    """The least memory.max of the process's control group and those around it, 0 where none is set.
-
-    Args:
-        groups: Tells which group it is.
-        root: Where groups are.
-
-    Source: Linux, admin-guide/cgroup-v2.
-    """
-    with suppress(OSError):
-        for line in groups.read_text(encoding="ascii").splitlines():
-            if line.startswith("0::"):
-                group = root / line.removeprefix("0::").strip().strip("/")
-                around = [one for one in (group, *group.parents) if one.is_relative_to(root)]
-                return min(filter(None, map(_memory_max_bytes, around)), default=0)
-    return 0
-
-
-def _memory_max_bytes(group: Path) -> int:
-    try:
-        return int((group / "memory.max").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        # The root has none, and without a limit it says "max".
-        return 0
+def control_group_limit_bytes() -> int:
+    """The least memory.max of the process's control group and those around it, 0 where none is set."""
+    # Without a limit it says "max".
+    return min((int(text) for text in control_group.read("memory.max") if text.isdecimal()), default=0)
 
 
 def share_heaps(cores: int) -> None:

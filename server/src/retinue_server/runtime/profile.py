@@ -1,14 +1,16 @@
 """Measures, when a model is loaded, which batch size gives the most images a second."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, TypeAdapter
 
 # The smallest batch within this share of the best rate is kept: a larger one only adds latency and memory.
 _WORTH_IT = 0.97
@@ -36,12 +38,35 @@ class Profile:
         all_cores: Whether each of them takes all cores.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     batch_sizes: tuple[int, ...]
     batch_seconds: tuple[float, ...]
     lone_seconds: float
     alone_on_all_cores: bool = False
     instances: int = 0
     all_cores: bool = False
+
+    @classmethod
+    def parse(cls, told: object) -> "Profile":
+        """Makes one of what a file says.
+
+        Raises:
+            ValueError: It says something else.
+        """
+        profile = _PROFILES.validate_python(told)
+        sizes = profile.batch_sizes
+        seconds = (*profile.batch_seconds, profile.lone_seconds)
+        if (
+            not sizes
+            or sizes[0] != 1
+            or list(sizes) != sorted(set(sizes))
+            or len(sizes) != len(profile.batch_seconds)
+        ):
+            raise ValueError(f"batch sizes of {sizes}")
+        if not all(0 <= one < math.inf for one in seconds) or profile.instances < 0:
+            raise ValueError(f"{profile}")
+        return profile
 
     @property
     def max_batch_size(self) -> int:
@@ -64,6 +89,9 @@ class Profile:
         return replace(
             self, batch_sizes=self.batch_sizes[:fitting], batch_seconds=self.batch_seconds[:fitting]
         )
+
+
+_PROFILES = TypeAdapter(Profile)
 
 
 def measure(
@@ -136,7 +164,12 @@ def seconds_together(run: Callable[[], object], instances: int, budget_seconds: 
     begin = threading.Barrier(instances)
 
     def work(_number: int) -> float:
-        run()
+        try:
+            run()
+        except BaseException:
+            # The others would wait for this one for ever.
+            begin.abort()
+            raise
         begin.wait()
         began = time.perf_counter()
         runs = 0

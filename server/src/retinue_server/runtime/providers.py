@@ -13,7 +13,8 @@ import onnxruntime as ort
 import structlog
 
 from retinue_server.errors import StartupError
-from retinue_server.runtime import cudart
+from retinue_server.runtime import control_group, cudart
+from retinue_server.runtime.cache import why_unusable
 
 _log = structlog.get_logger(__name__)
 
@@ -180,13 +181,9 @@ def _why_no_folder(options: ProviderOptions) -> str:
     path = options.get(_CACHE_PATH)
     if path is None:
         return ""
-    why = "Permission denied"
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK | os.X_OK):
-            return ""
-    except OSError as error:
-        why = str(error.strerror)
+    why = why_unusable(Path(path))
+    if not why:
+        return ""
     return f"its engines cannot be kept in {path}: {why}; name another folder with --cache-folder"
 
 
@@ -237,7 +234,7 @@ def choose(
     wanted = TENSORRT if requested == "tensorrt" else CUDA
     devices = _numbers(gpu_devices)
     cuda = cuda_options(devices[0], gpu_memory_limit_bytes, tf32=tf32)
-    tensorrt = tensorrt_options(devices[0], gpu_memory_limit_bytes, cache_folder.expanduser() / "tensorrt")
+    tensorrt = tensorrt_options(devices[0], gpu_memory_limit_bytes, cache_folder / "tensorrt")
     chain: Chain = ((CUDA, cuda), *on_cpu)
     if wanted == TENSORRT:
         chain = ((TENSORRT, tensorrt), *chain)
@@ -275,10 +272,6 @@ def available_cores() -> int:
 
 
 def _cgroup_cpu_quota() -> float | None:
-    """Cores that cgroup v2's cpu.max grants, or None without a limit. Source: Linux, admin-guide/cgroup-v2."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
+    """Cores that the least cpu.max grants of the process's control group and those around it; None without a limit."""
+    limits = (text.split() for text in control_group.read("cpu.max"))
+    return min((int(limit[0]) / int(limit[1]) for limit in limits if limit[0] != "max"), default=None)

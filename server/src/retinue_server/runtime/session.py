@@ -68,7 +68,7 @@ class Machine:
     threads: Threads
     kept: ModelCache | None = None
     pools: ThreadPools | None = None
-    cuda_graphs: Literal["auto", "off"] = "auto"
+    cuda_graphs: Literal["auto", "off"] = "off"
 
 
 class Session:
@@ -366,7 +366,8 @@ def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOpti
 
 
 def _files_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    # Where it is no folder, that is found out when it is opened.
+    return sum(file.stat().st_size for file in folder.glob("*"))
 
 
 def _unfolded_bytes(path: Path, manifest: pb.ModelManifest) -> int:

@@ -1,5 +1,6 @@
 """Profiles of models: measured once on a machine, then remembered."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import structlog
 
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.profile import Profile, fastest_seconds, measure, seconds_together
-from retinue_server.runtime.providers import available_cores
+from retinue_server.runtime.providers import Provider, available_cores
 from retinue_server.runtime.session import Machine
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +31,9 @@ _WORTH_ANOTHER_PLAN = 0.97
 _PLAN_ROUNDS = 3
 _PLAN_SECONDS = 0.3
 
+# More than any machine has: a file that says so was not written by this server.
+_MOST_ARENA_BYTES = 2**48
+
 Run = Callable[[npt.NDArray[np.uint8]], object]
 
 
@@ -38,7 +42,7 @@ class Tuner:
 
     Args:
         tune: "fast" measures what was not measured before, "full" measures everything anew and longer, "off" measures
-            nothing: a model without a profile then runs image by image.
+            no speed: a model without a profile then runs image by image.
         machine: What runs the models.
         kept: Where profiles are kept.
         goal_seconds: Within which nearly all images are to be answered; bounds the batches.
@@ -55,7 +59,7 @@ class Tuner:
         # Besides the model and the processor, a profile depends on these.
         provider, threads = machine.provider, machine.threads
         setting = f"{provider.name}-{provider.devices[0]}-{threads.instances}x{threads.per_instance}"
-        self._setting = f"{setting}-of-{available_cores()}"
+        self._setting = f"{setting}-of-{available_cores()}{_gpu_facts(provider)}"
         self._name = f"profile-{self._setting}.json"
 
     def profile(
@@ -99,7 +103,7 @@ class Tuner:
         plan = f"{profile.max_batch_size}x{profile.instances}-{profile.alone_on_all_cores:d}{profile.all_cores:d}"
         name = f"arena-{self._setting}-{plan}.json"
         told = None if self._tune == "full" else self._read(sha256, name)
-        if isinstance(told, int):
+        if type(told) is int and 0 <= told < _MOST_ARENA_BYTES:
             return told
         size_bytes = measure()
         self._remember(sha256, name, size_bytes)
@@ -168,9 +172,8 @@ class Tuner:
         if told is None:
             return None
         try:
-            lists = {name: tuple(told[name]) for name in ("batch_sizes", "batch_seconds")}
-            return Profile(**{**told, **lists})
-        except (TypeError, KeyError) as error:
+            return Profile.parse(told)
+        except ValueError as error:
             _log.warning("profile_unreadable", name=self._name, reason=str(error))
             return None
 
@@ -193,3 +196,12 @@ class Tuner:
             self._kept.keep(sha256, name, write)
         except OSError as error:
             _log.warning("profile_not_kept", reason=str(error))
+
+
+def _gpu_facts(provider: Provider) -> str:
+    """What a profile depends on besides on a GPU, as a few characters: which there are, and what is set."""
+    if not provider.on_gpu:
+        return ""
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [path.read_text(encoding="utf-8", errors="replace").splitlines()[:1] for path in gpus]
+    return "-" + hashlib.sha256(repr((models, provider.chain)).encode()).hexdigest()[:8]
