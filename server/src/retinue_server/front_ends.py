@@ -271,8 +271,12 @@ class FrontEnds:
             *(process.count() for process in self._processes.values() if process.listening.is_set())
         )
 
-    def note_change(self) -> None:
-        """Has the front-ends told of the queues, soon."""
+    def note_change(self, number: int) -> None:
+        """Tells the front-ends at once how many images wait for a model, and of all queues soon."""
+        waiting = len(self._models[number].batcher)
+        for process in self._processes.values():
+            if process.slots:
+                process.slots[number].load.publish_waiting(waiting)
         self._publish_in(_PUBLISH_SECONDS)
 
     @property
@@ -352,8 +356,13 @@ class FrontEnds:
             await process.ready.wait()
 
     def _publish_in(self, seconds: float) -> None:
-        if self._publishing is None:
-            self._publishing = asyncio.get_running_loop().call_later(seconds, self._publish_now)
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        if self._publishing is not None:
+            if self._publishing.when() <= when:
+                return
+            self._publishing.cancel()
+        self._publishing = loop.call_at(when, self._publish_now)
 
     def _publish_now(self) -> None:
         self._publishing = None

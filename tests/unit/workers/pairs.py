@@ -162,11 +162,11 @@ class Pair:
         self.remote, self.link = front(
             self.slots, lambda frame: loop.call_soon(self._to_engine, frame) and None, self.threads
         )
-        self.publish()
+        self.publish(0)
         self.engine.start()
         self.threads.start()
 
-    def publish(self) -> None:
+    def publish(self, model: int) -> None:
         self._engine_slots.load.publish(len(self.queue), self.queue.capacity, {0: 0.0, 1: 0.0, 2: 0.0})  # type: ignore[dict-item]
 
     def stop(self) -> None:

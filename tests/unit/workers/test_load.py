@@ -23,6 +23,15 @@ def test_what_does_not_fit_is_refused() -> None:
     assert raised.value.retry_after_seconds > 0
 
 
+def test_room_is_told_of_at_once_and_what_was_told_of_waits_stays() -> None:
+    load, clock = _load()
+    load.publish(40, 40, dict.fromkeys(Priority, 1.0))
+    load.publish_waiting(39)
+    load.check(1, Priority.NORMAL, None)
+    with pytest.raises(OverloadedError):
+        load.check(1, Priority.NORMAL, clock.now + 0.5)
+
+
 def test_a_deadline_that_cannot_be_met_is_refused_by_priority() -> None:
     load, clock = _load()
     load.publish(5, 40, {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0})

@@ -37,6 +37,10 @@ class Load:
             # The wait gets shorter by itself, so what is told is when it will be over.
             self._numbers[2 + priority] = now + seconds if seconds else 0.0
 
+    def publish_waiting(self, waiting: int) -> None:
+        """Tells only how many images wait, which takes a microsecond; a wait that was told gets shorter by itself."""
+        self._numbers[1] = waiting
+
     @property
     def retry_after_seconds(self) -> float:
         """When what is refused now has a fair chance."""

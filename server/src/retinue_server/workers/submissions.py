@@ -32,14 +32,14 @@ class Submissions:
     Args:
         models: By their numbers.
         send: Sends a frame to the front-end.
-        on_change: Called when a request has come or gone.
+        on_change: Told the number of a model of which a request has come or gone, before anything is said of it.
     """
 
     def __init__(
         self,
         models: Sequence[ModelEnd],
         send: Callable[[bytes], None],
-        on_change: Callable[[], None] = lambda: None,
+        on_change: Callable[[int], None] = lambda model: None,
     ) -> None:
         self._models = models
         self._send: Callable[[bytes], None] | None = send
@@ -78,7 +78,7 @@ class Submissions:
         self._tasks[one.request_id] = task
         task.add_done_callback(lambda task: self._answer(one, lease, task))
         # Once it is in the queue.
-        loop.call_soon(self._on_change)
+        loop.call_soon(self._on_change, one.model)
 
     def cancel(self, body: bytes) -> None:
         """Ends a request that nobody waits for any more, if it has not ended.
@@ -103,7 +103,7 @@ class Submissions:
 
     def _answer(self, one: frames.Submission, lease: Lease, task: "asyncio.Task[list[Outcome[Any]]]") -> None:
         del self._tasks[one.request_id]
-        self._on_change()
+        self._on_change(one.model)
         if task.cancelled():
             # What says so is sent when no batch has the images any more.
             lease.end()
