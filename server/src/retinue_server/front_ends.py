@@ -165,7 +165,7 @@ class FrontEndProcess:
             self.kill()
 
 
-class FrontEnds:
+class FrontEnds(Collector):
     """All front-end processes. To `app` they are what `rpc.server.RpcServer` is.
 
     Args:
@@ -195,7 +195,7 @@ class FrontEnds:
         self._restarts = 0
         self._lost_counts: Counts = {}
         self._publishing: asyncio.TimerHandle | None = None
-        metrics.registry.register(_ProcessCollector(self))
+        metrics.registry.register(self)
         self.merged = MergedMetrics(metrics.registry, self._all_counts)
 
     async def start(self) -> None:
@@ -284,7 +284,7 @@ class FrontEnds:
         """Whether one of them serves the models."""
         return any(process.ready.is_set() for process in self._processes.values())
 
-    def describe(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Metric]:
         """Yields what there is to say of the processes themselves."""
         memory = GaugeMetricFamily(
             "retinue_worker_resident_memory_bytes",
@@ -384,17 +384,6 @@ class FrontEnds:
         yield self._lost_counts
         for process in self._processes.values():
             yield process.counts
-
-
-class _ProcessCollector(Collector):
-    """Reads what there is to say of the processes when it is asked for."""
-
-    def __init__(self, front_ends: FrontEnds) -> None:
-        self._front_ends = front_ends
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields it."""
-        return self._front_ends.describe()
 
 
 def _layout(model: ServedModel) -> Layout:
