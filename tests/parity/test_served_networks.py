@@ -78,9 +78,12 @@ def network(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ro
     images = candidate.parity_images()[:IMAGES]
     exported = assembly.export(candidate)
     expected = candidate.packaging.reference(exported.shipped)(images)
-    written(candidate, exported, expected, tmp_path)
+    models = tmp_path / "models"
+    written(candidate, exported, expected, models)
     max_regions = candidate.manifest.detect.max_regions
-    with running_server(tmp_path) as server, connected(server.grpc_address) as connection:
+    # With a cache that goes with the test: what is kept of all these networks takes gigabytes.
+    cache = {"RETINUE_CACHE_FOLDER": str(tmp_path / "cache")}
+    with running_server(models, environment=cache) as server, connected(server.grpc_address) as connection:
         yield row, expected, served(connection, row.task, requested(images, max_regions), expected)
 
 
