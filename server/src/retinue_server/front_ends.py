@@ -23,6 +23,7 @@ from retinue_server.rpc.port import SharedPort
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
 from retinue_server.workers import counts, frames
+from retinue_server.workers.alarm import Alarm
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.counts import Counts, MergedMetrics
 from retinue_server.workers.frames import FrameError, Kind, frame
@@ -194,7 +195,7 @@ class FrontEnds(Collector):
         self._serving = self._closed = self._ending = False
         self._restarts = 0
         self._lost_counts: Counts = {}
-        self._publishing: asyncio.TimerHandle | None = None
+        self._publishing = Alarm(self._publish_and_go_on)
         metrics.registry.register(self)
         self.merged = MergedMetrics(metrics.registry, self._all_counts)
 
@@ -277,7 +278,7 @@ class FrontEnds(Collector):
         for process in self._processes.values():
             if process.slots:
                 process.slots[number].load.publish_waiting(waiting)
-        self._publish_in(_PUBLISH_SECONDS)
+        self._publishing.ring_in(_PUBLISH_SECONDS)
 
     @property
     def ready(self) -> bool:
@@ -355,20 +356,10 @@ class FrontEnds(Collector):
         for process in list(self._processes.values()):
             await process.ready.wait()
 
-    def _publish_in(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        when = loop.time() + seconds
-        if self._publishing is not None:
-            if self._publishing.when() <= when:
-                return
-            self._publishing.cancel()
-        self._publishing = loop.call_at(when, self._publish_now)
-
-    def _publish_now(self) -> None:
-        self._publishing = None
+    def _publish_and_go_on(self) -> None:
         self._publish()
         if any(len(model.batcher) for model in self._models):
-            self._publish_in(_PUBLISH_WAITING_SECONDS)
+            self._publishing.ring_in(_PUBLISH_WAITING_SECONDS)
 
     def _publish(self) -> None:
         # What waits for one model delays the others.

@@ -109,6 +109,14 @@ class Machine:
         return total, pulses[-1]
 
 
+class BusyMachine(Machine):
+    """One on which a look at the clock takes time."""
+
+    def now(self):
+        self.time += 0.001
+        return self.time
+
+
 def always(seconds, answer=REPLY):
     return lambda number, now: (seconds, answer)
 
@@ -134,6 +142,12 @@ class TestArrivals:
 
 
 class TestClosedLoop:
+    @pytest.mark.parametrize("seconds", [1.0, 1.001, 1.002, 1.003, 1.004])
+    def test_whatever_is_sent_counts_also_where_the_end_comes_meanwhile(self, seconds):
+        machine = BusyMachine(always(0.0))
+        tally, _ = machine.drive(ClosedLoop(2), seconds=seconds)
+        assert tally.requests.sent == len(machine.sent) > 50
+
     def test_each_caller_asks_again_when_it_has_its_answer(self):
         machine = Machine(always(0.25))
         tally, _ = machine.drive(ClosedLoop(3))

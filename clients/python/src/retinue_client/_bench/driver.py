@@ -201,7 +201,8 @@ class Driver:
     def _send(self, due: float) -> None:
         sent = self._clock.now()
         begun = due if self._is_open else sent
-        is_counted = self._window.counts(begun)
+        # By when it was due: what a caller may still ask just before the end counts, however little later it is sent.
+        is_counted = self._window.counts(due)
         request = self._requests[next(self._positions) % len(self._requests)]
         with self._lock:
             self._under_way += 1
