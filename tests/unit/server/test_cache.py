@@ -40,6 +40,22 @@ def test_what_was_not_written_whole_is_not_there(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_what_is_found_after_a_power_cut_has_reached_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"graph")
+        (folder / "weights.bin").write_bytes(b"weights")
+
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    cache = ModelCache(tmp_path)
+    kept = cache.keep(SHA256, "optimised", write)
+    profile = cache.keep(SHA256, "profile.json", lambda path: path.write_text("{}"))
+    assert synced == {path.stat().st_ino for path in (*kept.iterdir(), profile)}
+
+
 def test_of_two_servers_that_start_at_once_both_find_the_same(tmp_path: Path) -> None:
     def write(folder: Path) -> None:
         folder.mkdir()

@@ -64,7 +64,7 @@ class ModelCache:
         return entry / name
 
     def keep(self, sha256: str, name: str, write: Callable[[Path], None]) -> Path:
-        """Keeps something of a model: it is whole once it can be found, whatever happens meanwhile.
+        """Keeps something of a model: it is whole once it can be found, whatever happens meanwhile, a power cut too.
 
         Args:
             sha256: As for `find`.
@@ -85,6 +85,7 @@ class ModelCache:
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=entry))
         try:
             write(aside / name)
+            _onto_the_disk(aside / name)
             with suppress(OSError):
                 # Of two servers that start at once, the second finds what the first has kept.
                 (aside / name).rename(entry / name)
@@ -126,6 +127,13 @@ class ModelCache:
                     # Of a process that was killed while it wrote.
                     if aside.stat().st_mtime < time.time() - _LONGEST_WRITING_SECONDS:
                         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _onto_the_disk(path: Path) -> None:
+    """Waits until what a file or a folder's files say is on the disk: a name may get there first, and zeros with it."""
+    for file in path.iterdir() if path.is_dir() else (path,):
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def _usable(folder: Path) -> Path | None:
