@@ -26,7 +26,7 @@ def published(provider: Provider = ON_CPU) -> tuple[Metrics, Catalog]:
     )
     metrics = Metrics()
     metrics.publish_server("1.31.1", lambda: True)
-    metrics.publish_models(catalog, provider)
+    metrics.publish_models(lambda: catalog, provider)
     return metrics, catalog
 
 
@@ -88,7 +88,7 @@ def test_a_failed_image_is_counted_as_failed() -> None:
 def test_batches_are_counted_by_size() -> None:
     metrics, _ = published()
     for size in (1, 3, 4, 200):
-        metrics.count_batch("cats", 2, size)
+        metrics.batch_counter("cats", 2)(size)
     page = lines(metrics)
     for bound, count in (("1.0", 1), ("2.0", 1), ("4.0", 3), ("128.0", 3), ("+Inf", 4)):
         assert f'retinue_batch_size_bucket{{le="{bound}",model="cats",version="2"}} {count}.0' in page
