@@ -170,3 +170,25 @@ def test_what_does_not_fit_is_named_among_the_failures_and_the_rest_is_served(tm
     # Where it lies is not for callers.
     assert failure.message.startswith("model.onnx needs about 5 MB")
     assert "5 are taken (5 by other models)" in failure.message
+
+
+def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest may be of one, and its graph of another: nothing of that is served, and nothing is kept."""
+    bench = Bench(tmp_path)
+
+    class LateSession(Session):
+        def __init__(self, *arguments: object) -> None:
+            bench.bundle.path.rename(tmp_path / "before")
+            colour_bundles.locator(tmp_path / "models", "colour-locator")
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loader_module, "Session", LateSession)
+        with pytest.raises(BundleError, match="was changed while it was loaded") as refused:
+            bench.load()
+    assert refused.value.reason == "BUNDLE_CHANGED"
+    assert bench.limit.taken_bytes == 0
+    assert not list((tmp_path / "cache").rglob("optimised"))
+    bench.load()
