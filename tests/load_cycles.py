@@ -49,7 +49,9 @@ def main(models: Path, cycles: int) -> None:
         catalog = loader.load_all(scan(models))
         loaded_bytes = _resident_bytes()
         loader.unload(*catalog.models)
-        del catalog
+        for model in catalog.models:
+            metrics.forget_model(model.name, model.version)
+        del catalog, model
         print(loaded_bytes, _resident_bytes(), flush=True)
     engine.stop()
 

@@ -1,6 +1,7 @@
 """Memory is bounded: models that do not fit are refused, what is unloaded is given back, and requests leave nothing."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def mixed_models(colour_models: Path, tmp_path_factory: pytest.TempPathFactory) 
     """A models folder with the tiny bundles and one of 102 MB of weights."""
     models = tmp_path_factory.mktemp("models")
     for bundle in colour_models.iterdir():
-        (models / bundle.name).symlink_to(bundle)
+        shutil.copytree(bundle, models / bundle.name)
     resnet_50(models)
     return models
 

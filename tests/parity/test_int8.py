@@ -1,5 +1,6 @@
 """The bundled Fashion-MNIST classifier in 8-bit integers, served beside itself in floating point."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_data: None) -
     """A models folder with version 1, as it is bundled, and version 2, quantised."""
     out = tmp_path_factory.mktemp("models")
     (out / "fashion-cnn").mkdir()
-    (out / "fashion-cnn" / "1").symlink_to(ORIGINAL)
+    shutil.copytree(ORIGINAL, out / "fashion-cnn" / "1")
     network = RECIPE.network().eval()
     reference.load_initialisers(network, onnx.load(ORIGINAL / "model.onnx"))
     following = inputs.fashion_images(IMAGES + 160, SPEC)[IMAGES:]

@@ -17,11 +17,13 @@ from starlette.applications import Starlette
 
 from retinue_server import __version__
 from retinue_server.batching.engine import Engine
-from retinue_server.bundle.repository import scan
+from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.catalog import Catalog
+from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
 from retinue_server.http import app as http_app
 from retinue_server.http.server import HttpServer
+from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.server import RpcServer
@@ -76,11 +78,9 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     _keep_wakeups_from_interrupting()
     share_heaps(available_cores())
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = _stop_signalled(loop)
 
-    bundles = scan(settings.models)
+    _check_control(settings)
     provider = _choose_provider(settings)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
@@ -91,37 +91,44 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     def close_health() -> None:
         closing.add(loop.create_task(rpc.close()))
 
+    async def publish(catalog: Catalog) -> None:
+        service.replace(catalog)
+        assert isinstance(rpc, RpcServer)
+        await rpc.publish(catalog)
+
     metrics = Metrics()
     engine = Engine(machine.threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
     service = VisionService(engine, metrics)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
     rpc, pages = _plan_front(service, metrics, provider, settings)
     http = HttpServer(pages, settings.host, settings.http_port)
-    loader = Loader(
-        engine,
-        machine,
-        max_queue_images=settings.max_queue_images,
-        decoders=decoders,
-        tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
-        limit=_memory_limit(settings, provider),
-        metrics=metrics,
-        slots=_slot_plan(settings),
+    repository = Repository(
+        ModelsFolder(settings.models),
+        Loader(
+            engine,
+            machine,
+            max_queue_images=settings.max_queue_images,
+            decoders=decoders,
+            tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
+            limit=_memory_limit(settings, provider),
+            metrics=metrics,
+            slots=_slot_plan(settings),
+        ),
+        settings.model_control,
+        publish=publish,
+        forget=metrics.forget_model,
     )
     await rpc.start()
     http.start()
     engine.start()
-    catalog = Catalog([], {})
     try:
-        catalog = await asyncio.to_thread(loader.load_all, bundles, cancelled=stop.is_set)
+        catalog = await repository.start(settings.load_models, cancelled=stop.is_set)
         if not stop.is_set():
-            metrics.publish_models(catalog, provider)
+            metrics.publish_models(lambda: repository.catalog, provider)
             await _open(service, rpc, catalog, stop)
             if not stop.is_set():
-                ready = Ready(settings.host, rpc.port, http.port, catalog, provider, _process_age_seconds())
-                _log.info(
-                    "ready", grpc_port=rpc.port, http_port=http.port, seconds=round(ready.start_seconds, 3)
-                )
-                on_ready(ready)
+                on_ready(_ready(settings.host, rpc.port, http.port, catalog, provider))
+                repository.follow()
             await stop.wait()
         _log.info("draining", grace_seconds=settings.drain_seconds)
     finally:
@@ -132,7 +139,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         await asyncio.to_thread(engine.stop)
         await rpc.stop()
         # What runs has had its time.
-        loader.unload(*catalog.models, timeout_seconds=0)
+        await repository.close()
         if decoders is not None:
             decoders.shutdown()
         await http.stop()
@@ -158,6 +165,32 @@ async def _open(
     else:
         opening.cancel()
         await asyncio.wait([opening])
+
+
+def _stop_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """What is set by SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _ready(host: str, grpc_port: int, http_port: int, catalog: Catalog, provider: Provider) -> Ready:
+    ready = Ready(host, grpc_port, http_port, catalog, provider, _process_age_seconds())
+    _log.info("ready", grpc_port=grpc_port, http_port=http_port, seconds=round(ready.start_seconds, 3))
+    return ready
+
+
+def _check_control(settings: Settings) -> None:
+    if settings.workers and settings.model_control != "none":
+        raise StartupError(
+            f"--model-control {settings.model_control} does not work with --workers yet, whose processes keep the "
+            "models they start with; leave one of the two out."
+        )
+    if settings.load_models and settings.model_control != "explicit":
+        raise StartupError(
+            "--load-models is for --model-control explicit; otherwise all models of the folder are loaded."
+        )
 
 
 def _keep_wakeups_from_interrupting() -> None:

@@ -29,9 +29,14 @@ def _lines(ready: Ready) -> Iterator[str]:
     yield f"  gRPC  {host}:{ready.grpc_port}"
     yield f"  HTTP  http://{host}:{ready.http_port}  (/metrics, /livez, /readyz)"
     yield ""
-    yield from _table([_COLUMNS, *(_row(model) for model in ready.catalog.models)])
+    if ready.catalog.models:
+        yield from _table([_COLUMNS, *(_row(model) for model in ready.catalog.models)])
+    else:
+        yield "  No model is loaded yet."
     for (name, version), error in ready.catalog.failures.items():
         yield f"  {name} {version} is NOT served: {error.message}"
+    if not ready.catalog.models:
+        return
     yield ""
     yield "Try next, in another terminal:"
     at = "" if (host, ready.grpc_port) == ("localhost", 8001) else f" --server {host}:{ready.grpc_port}"

@@ -1,7 +1,8 @@
 """The models that are served, and finding the one a request means."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from retinue.v1 import manifest_pb2 as pb
 
@@ -19,7 +20,41 @@ TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_S
 _NAMES_IN_MESSAGES = 10
 
 
-@dataclass(frozen=True, slots=True)
+class Leases:
+    """Counts the calls that hold a model: one that has found its model keeps it until it is answered.
+
+    Used by the event loop's thread only, and so without a lock.
+    """
+
+    __slots__ = ("_count", "_returned")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._returned: asyncio.Event | None = None
+
+    def __len__(self) -> int:
+        """Calls that hold it."""
+        return self._count
+
+    def take(self) -> None:
+        """Counts one more call."""
+        self._count += 1
+
+    def give_back(self) -> None:
+        """Counts one call less."""
+        self._count -= 1
+        if not self._count and self._returned is not None:
+            self._returned.set()
+
+    async def all_returned(self) -> None:
+        """Waits until no call holds the model; to be asked when no new one can find it any more."""
+        if self._count:
+            if self._returned is None:
+                self._returned = asyncio.Event()
+            await self._returned.wait()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
     """A model that takes requests.
 
@@ -34,6 +69,7 @@ class ServedModel:
         profile: What it costs here.
         memory: What it takes at most.
         layout: Where its images come in slots from front-ends, what these hold.
+        leases: The calls that hold it.
     """
 
     name: str
@@ -46,6 +82,7 @@ class ServedModel:
     profile: Profile
     memory: MemoryUse
     layout: Layout | None = None
+    leases: Leases = field(default_factory=Leases)
 
 
 class Catalog:

@@ -33,11 +33,18 @@ def _run(settings: Settings) -> None:
     from retinue_server.app import Ready, serve
     from retinue_server.banner import banner
 
-    def announce(ready: Ready) -> None:
+    def keep() -> None:
         # What was loaded lives as long as the process: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+
+    def announce(ready: Ready) -> None:
+        if settings.model_control == "none":
+            keep()
         print(banner(ready), flush=True)
 
     log.configure(settings.log_level, settings.log_format)
+    if settings.model_control != "none":
+        # Models may go again, and the collector must find what of them refers only to itself.
+        keep()
     uvloop.run(serve(settings, announce))

@@ -4,6 +4,7 @@ RetinueError                     code                  when
 ├── InvalidRequestError          INVALID_ARGUMENT      an option out of its range, no images, too many
 ├── ImageError                   INVALID_ARGUMENT      this one image cannot be read; its neighbours can
 ├── ModelNotFoundError           NOT_FOUND             no such model or version
+├── ModelControlError            FAILED_PRECONDITION   a model cannot be loaded, or calls may not do so
 ├── WrongTaskError               FAILED_PRECONDITION   the model answers another kind of question
 ├── OverloadedError              RESOURCE_EXHAUSTED    the queue is full or too long for the deadline, or
 │                                                      there are too many calls or bytes at once
@@ -70,6 +71,13 @@ class ModelNotFoundError(RetinueError):
 
     code = Code.NOT_FOUND
     reason = "MODEL_NOT_FOUND"
+
+
+class ModelControlError(RetinueError):
+    """A model cannot be loaded from what is there, or models are not loaded and unloaded by calls here."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "MODEL_CONTROL_OFF"
 
 
 class WrongTaskError(RetinueError):

@@ -42,12 +42,8 @@ _FIRST_DECODE_SECONDS = 0.002
 class ModelMetrics(Protocol):
     """What counts what models do."""
 
-    def count_batch(self, model: str, version: int, size: int) -> None:
-        """Counts a batch that answered an image."""
-        ...
-
-    def forget_model(self, name: str, version: int) -> None:
-        """Drops what was counted of a model that is gone."""
+    def batch_counter(self, model: str, version: int) -> Callable[[int], None]:
+        """What counts a model's batches that answered an image, by their size."""
         ...
 
 
@@ -87,16 +83,21 @@ class Loader:
         self._slots = slots
 
     def load_all(
-        self, bundles: Sequence[BundleFolder], cancelled: Callable[[], bool] = lambda: False
+        self,
+        bundles: Sequence[BundleFolder],
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        least: int = 1,
     ) -> Catalog:
         """Loads every bundle that holds and fits; the others are logged and named in the catalog's failures.
 
         Args:
             bundles: What to load.
             cancelled: Asked before each; true ends the loading with what there is.
+            least: So many must be served.
 
         Raises:
-            StartupError: None can be served.
+            StartupError: Fewer can be.
         """
         models: list[ServedModel] = []
         failures: dict[tuple[str, int], BundleError] = {}
@@ -108,12 +109,8 @@ class Loader:
                 models.append(self.load(bundle))
             except BundleError as error:
                 reasons.append(error.message)
-                # Callers are told which file and field, but not where on this machine it lies.
-                failures[bundle.name, bundle.version] = BundleError(
-                    error.message.replace(f"{bundle.path}{os.sep}", ""), reason=error.reason
-                )
-                _log.error("model_refused", model=bundle.name, version=bundle.version, reason=error.message)
-        if not models:
+                failures[bundle.name, bundle.version] = refuse(bundle, error)
+        if len(models) < least:
             raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
         return Catalog(models, failures)
 
@@ -123,8 +120,20 @@ class Loader:
         Raises:
             BundleError: It does not hold what it promises, or does not fit into the memory.
         """
-        began = time.perf_counter()
+        state = bundle.state()
         manifest = bundle.read()
+        try:
+            return self._load(bundle, manifest, lambda: bundle.state() != state)
+        except BundleError:
+            if bundle.state() != state:
+                # What was kept by the hash of one file may have been made of the next one.
+                Session.forget_kept(manifest, self._machine)
+            raise
+
+    def _load(
+        self, bundle: BundleFolder, manifest: pb.ModelManifest, was_changed: Callable[[], bool]
+    ) -> ServedModel:
+        began = time.perf_counter()
         spec = input_spec(manifest)
         image_bytes = spec.height * spec.width * spec.channels
         weights_bytes = Session.expected_weights_bytes(bundle.model_path, manifest, self._machine)
@@ -135,6 +144,12 @@ class Loader:
         session = Session(bundle.model_path, manifest, self._machine)
         try:
             profile, arena_bytes = self._measure(bundle, manifest, session, held_bytes)
+            if was_changed():
+                raise BundleError(
+                    f"{bundle.path} was changed while it was loaded; put a bundle there by renaming its folder, and "
+                    "leave it as it is.",
+                    reason="BUNDLE_CHANGED",
+                )
             rows = profile.max_batch_size * self._threads(profile).instances
             buffers_bytes = rows * (image_bytes + session.answer_bytes)
             layout = None
@@ -178,7 +193,6 @@ class Loader:
             assert isinstance(model.batcher, Batcher)
             model.batcher.close(timeout_seconds)
             self._limit.give(model.memory)
-            self._metrics.forget_model(model.name, model.version)
             _log.info("model_unloaded", model=model.name, version=model.version)
         _give_back()
 
@@ -305,7 +319,7 @@ class Loader:
             runs_with=together if layout is None else slot_backend.together,
             plan=Plan(profile.instances, profile.all_cores),
             name=name,
-            on_batch=lambda size: self._metrics.count_batch(bundle.name, bundle.version, size),
+            on_batch=self._metrics.batch_counter(bundle.name, bundle.version),
         )
         return ServedModel(
             name=bundle.name,
@@ -326,6 +340,16 @@ class Loader:
             return memory.device_memory_used_bytes()
         memory.give_back_freed()
         return memory.private_bytes()
+
+
+def refuse(bundle: BundleFolder, error: StartupError) -> BundleError:
+    """Logs why a bundle is not served, and says so for callers: which file and field, but not where it lies here."""
+    _log.error("model_refused", model=bundle.name, version=bundle.version, reason=error.message)
+    folder = str(bundle.path)
+    message = error.message.replace(f"{folder}{os.sep}", "").replace(
+        folder, f"{bundle.name}/{bundle.version}"
+    )
+    return BundleError(message, reason=error.reason)
 
 
 def _give_back() -> None:

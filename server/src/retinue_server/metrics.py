@@ -116,11 +116,9 @@ class Metrics:
         """Adds the gauges of the server itself, which are there before its models are."""
         self.registry.register(_ServerCollector(runtime_version, ready))
 
-    def publish_models(self, catalog: Catalog, provider: Provider) -> None:
-        """Adds the gauges of the models."""
+    def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
+        """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
         self.registry.register(_ModelCollector(catalog, provider))
-        for model in catalog.models:
-            self._meters_of(model.name, model.version)
 
     def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
@@ -133,9 +131,12 @@ class Metrics:
         requests.inc()
         request_seconds.observe(seconds)
 
-    def count_batch(self, model: str, version: int, size: int) -> None:
-        """Counts one batch that ran."""
-        self._meters_of(model, version).batch_size.observe(size)
+    def batch_counter(self, model: str, version: int) -> Callable[[int], None]:
+        """Begins to count for a model; returns what counts a batch by its size.
+
+        A batch may be counted after its calls are: once the model is forgotten, that leaves nothing.
+        """
+        return self._meters_of(model, version).batch_size.observe
 
     def count_images(self, model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> None:
         """Counts the images of a request and where their time went. Called by one thread only."""
@@ -200,7 +201,7 @@ class _ServerCollector(Collector):
 class _ModelCollector(Collector):
     """Reads the gauges of the models when they are asked for."""
 
-    def __init__(self, catalog: Catalog, provider: Provider) -> None:
+    def __init__(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         self._catalog = catalog
         self._provider = provider
 
@@ -218,7 +219,8 @@ class _ModelCollector(Collector):
             "Always 1; what the model is and what runs it are labels.",
             labels=[*labels, "task", "precision", "provider", "fallback"],
         )
-        for model in self._catalog.models:
+        catalog = self._catalog()
+        for model in catalog.models:
             key = [model.name, str(model.version)]
             queue.add_metric(key, len(model.batcher))
             for part, size_bytes in model.memory.parts():
@@ -229,7 +231,7 @@ class _ModelCollector(Collector):
         failures = GaugeMetricFamily(
             "retinue_model_load_failed", "Always 1; bundles that were found and refused.", labels=labels
         )
-        for name, version in self._catalog.failures:
+        for name, version in catalog.failures:
             failures.add_metric([name, str(version)], 1)
         yield from (queue, memory, info, failures)
 

@@ -63,6 +63,10 @@ class VisionService:
         self._catalog = catalog
         self._reachable = reachable
 
+    def replace(self, catalog: Catalog) -> None:
+        """Finds models in another catalog from now on; calls that have found theirs keep it."""
+        self._catalog = catalog
+
     def drain(self) -> None:
         """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""
         self._draining = True

@@ -17,6 +17,9 @@ from retinue_server.errors import StartupError
 
 MIB = 1024 * 1024
 
+# As in `bundle.manifest`.
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+
 
 class Settings(BaseSettings):
     """Serves the models of a folder over gRPC and HTTP.
@@ -41,6 +44,16 @@ class Settings(BaseSettings):
 
     models: Path = Field(
         Path("models"), description="folder of bundles: NAME/VERSION/model.onnx and manifest.json"
+    )
+    model_control: Literal["none", "explicit", "watch"] = Field(
+        "none",
+        description="how models come and go: none loads what is there at the start and keeps it, watch follows the "
+        "folder, explicit loads and unloads by calls",
+    )
+    load_models: str = Field(
+        "",
+        pattern=rf"^(all|{_NAME}(,{_NAME})*)?$",
+        description="models that --model-control explicit loads at the start: names separated by commas, or all",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")

@@ -62,6 +62,11 @@ def test_it_tells_what_is_not_served_and_why() -> None:
     assert "  birds 3 is NOT served: manifest.json: field `labels` must name at least one class.\n" in text
 
 
+def test_it_says_where_no_model_is_loaded() -> None:
+    text = banner(replace(READY, catalog=Catalog([], {})))
+    assert text.splitlines()[-1] == "  No model is loaded yet."
+
+
 def test_there_is_one_command_to_try_for_each_task_that_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,53 @@ async def test_finishing_waits_for_the_calls_in_flight_and_not_for_later_ones(
     assert await late == b"late"
 
 
+async def test_a_call_holds_its_model_until_its_reply_is_sent(
+    interceptor: CallInterceptor, metrics: Metrics
+) -> None:
+    model = served_model("a-model", 3)
+    answered, sent = asyncio.Event(), asyncio.Event()
+
+    async def behaviour(request: Any, context: Any) -> str:
+        current_call.get().name_model(model)
+        await answered.wait()
+        return "answer"
+
+    handler = await handler_of(interceptor, behaviour)
+
+    async def call() -> None:
+        # The grpc library's task sends the reply, too.
+        await handler.unary_unary(b"", FakeContext())
+        await sent.wait()
+
+    running = [asyncio.ensure_future(call()) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert len(model.leases) == 2
+    returned = asyncio.ensure_future(model.leases.all_returned())
+    running[0].cancel()
+    await asyncio.wait(running[:1])
+    answered.set()
+    while not any(sample.labels["code"] == "OK" for sample in calls(metrics)):
+        await asyncio.sleep(0)
+    assert (len(model.leases), returned.done()) == (1, False)
+    sent.set()
+    await returned
+    assert len(model.leases) == 0
+
+
+async def test_a_call_that_fails_holds_nothing_any_more(interceptor: CallInterceptor) -> None:
+    model = served_model("a-model", 3)
+
+    async def behaviour(request: Any, context: Any) -> str:
+        current_call.get().name_model(model)
+        raise KeyError("a bug")
+
+    handler = await handler_of(interceptor, behaviour)
+    with capture_logs(), pytest.raises(Aborted):
+        await asyncio.create_task(handler.unary_unary(b"", FakeContext()))
+    await model.leases.all_returned()
+    assert len(model.leases) == 0
+
+
 async def test_finishing_gives_up_after_its_time(interceptor: CallInterceptor) -> None:
     async def behaviour(request: Any, context: Any) -> None:
         await asyncio.get_running_loop().create_future()

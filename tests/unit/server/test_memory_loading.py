@@ -114,10 +114,14 @@ def test_nothing_of_a_model_that_is_unloaded_is_left(tmp_path: Path) -> None:
     # One that usually runs, one for heatmaps, and one for lone images.
     assert len(inference_sessions() - before) == 3
     bench.metrics.count_call("Classify", model.name, "1", "OK", 0.1)
-    bench.metrics.count_batch(model.name, 1, 1)
+    count_batch = bench.metrics.batch_counter(model.name, 1)
+    count_batch(1)
     assert b"colour-locator" in generate_latest(bench.metrics.registry)
 
     bench.loader.unload(model)
+    bench.metrics.forget_model(model.name, model.version)
+    # A batch may be counted after its calls are.
+    count_batch(1)
 
     assert bench.limit.taken_bytes == 0
     assert b"colour-locator" not in generate_latest(bench.metrics.registry)
@@ -166,3 +170,25 @@ def test_what_does_not_fit_is_named_among_the_failures_and_the_rest_is_served(tm
     # Where it lies is not for callers.
     assert failure.message.startswith("model.onnx needs about 5 MB")
     assert "5 are taken (5 by other models)" in failure.message
+
+
+def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest may be of one, and its graph of another: nothing of that is served, and nothing is kept."""
+    bench = Bench(tmp_path)
+
+    class LateSession(Session):
+        def __init__(self, *arguments: object) -> None:
+            bench.bundle.path.rename(tmp_path / "before")
+            colour_bundles.locator(tmp_path / "models", "colour-locator")
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loader_module, "Session", LateSession)
+        with pytest.raises(BundleError, match="was changed while it was loaded") as refused:
+            bench.load()
+    assert refused.value.reason == "BUNDLE_CHANGED"
+    assert bench.limit.taken_bytes == 0
+    assert not list((tmp_path / "cache").rglob("optimised"))
+    bench.load()

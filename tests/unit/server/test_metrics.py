@@ -26,7 +26,7 @@ def published(provider: Provider = ON_CPU) -> tuple[Metrics, Catalog]:
     )
     metrics = Metrics()
     metrics.publish_server("1.31.1", lambda: True)
-    metrics.publish_models(catalog, provider)
+    metrics.publish_models(lambda: catalog, provider)
     return metrics, catalog
 
 
@@ -88,7 +88,7 @@ def test_a_failed_image_is_counted_as_failed() -> None:
 def test_batches_are_counted_by_size() -> None:
     metrics, _ = published()
     for size in (1, 3, 4, 200):
-        metrics.count_batch("cats", 2, size)
+        metrics.batch_counter("cats", 2)(size)
     page = lines(metrics)
     for bound, count in (("1.0", 1), ("2.0", 1), ("4.0", 3), ("128.0", 3), ("+Inf", 4)):
         assert f'retinue_batch_size_bucket{{le="{bound}",model="cats",version="2"}} {count}.0' in page
@@ -152,3 +152,24 @@ def test_an_image_that_never_queued_says_nothing_of_the_queue() -> None:
     metrics.count_images(catalog.get("cats"), [Outcome(ImageError("no image."), None)])
     page = generate_latest(metrics.registry).decode()
     assert 'retinue_stage_duration_seconds_count{model="cats",stage="queue",version="2"} 0.0' in page
+
+
+def test_gauges_are_of_the_models_that_are_served_when_they_are_read() -> None:
+    metrics = Metrics()
+    catalogs = [Catalog([served_model("cats", 2)], {}), Catalog([], {("birds", 3): BundleError("broken.")})]
+    metrics.publish_models(lambda: catalogs[0], ON_CPU)
+    assert 'retinue_queue_images{model="cats",version="2"} 0.0' in lines(metrics)
+    del catalogs[0]
+    page = lines(metrics)
+    assert not any("cats" in line for line in page)
+    assert 'retinue_model_load_failed{model="birds",version="3"} 1.0' in page
+
+
+def test_a_batch_that_is_counted_late_brings_no_model_back() -> None:
+    metrics = Metrics()
+    count_batch = metrics.batch_counter("cats", 2)
+    count_batch(1)
+    assert any("cats" in line for line in lines(metrics))
+    metrics.forget_model("cats", 2)
+    count_batch(1)
+    assert not any("cats" in line for line in lines(metrics))

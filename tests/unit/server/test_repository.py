@@ -36,12 +36,46 @@ def test_files_are_passed_over(tmp_path: Path) -> None:
     assert len(scan(tmp_path)) == 1
 
 
-def test_a_linked_bundle_is_found(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere" / "7").mkdir(parents=True)
+def test_links_may_lead_to_the_models_folder_and_within_it(tmp_path: Path) -> None:
+    """As Kubernetes mounts a volume: the folder's content is a link to the current one of several hidden ones."""
+    volume = tmp_path / "volume"
+    colour_bundles.classifier(volume / "..2026_11", "a", 7)
+    (volume / "..data").symlink_to("..2026_11")
+    (volume / "a").symlink_to("..data/a")
     models = tmp_path / "models"
-    models.mkdir()
-    (models / "linked").symlink_to(tmp_path / "elsewhere")
-    assert [(bundle.name, bundle.version) for bundle in scan(models)] == [("linked", 7)]
+    models.symlink_to(volume)
+    (bundle,) = scan(models)
+    assert (bundle.name, bundle.version) == ("a", 7)
+    assert bundle.read().name == "a"
+
+
+@pytest.mark.parametrize("link", ["a", "a/7", "a/7/model.onnx", "a/7/manifest.json"])
+def test_a_link_that_leads_out_of_the_models_folder_is_refused(link: str, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    elsewhere = tmp_path / "elsewhere"
+    colour_bundles.classifier(models, "a", 7)
+    (models / link).rename(elsewhere)
+    (models / link).symlink_to(elsewhere)
+    (bundle,) = scan(models)
+    with pytest.raises(BundleError, match="link that leads out of the models folder") as refused:
+        bundle.read()
+    assert refused.value.reason == "LINK_LEADS_OUT"
+
+
+def test_a_bundle_that_is_changed_or_replaced_has_another_state(tmp_path: Path) -> None:
+    folder = colour_bundles.classifier(tmp_path, "a")
+    (bundle,) = scan(tmp_path)
+    states = [bundle.state()]
+    assert bundle.state() == states[0]
+    colour_bundles.rewrite_manifest(folder, opset=19)
+    states.append(bundle.state())
+    (folder / "model.onnx").chmod(0o600)
+    states.append(bundle.state())
+    folder.rename(tmp_path / "old")
+    states.append(bundle.state())
+    colour_bundles.classifier(tmp_path, "a")
+    states.append(bundle.state())
+    assert len(set(states)) == len(states)
 
 
 def test_a_folder_that_is_not_there_is_told_from_a_file(tmp_path: Path) -> None:

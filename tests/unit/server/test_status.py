@@ -23,6 +23,7 @@ CODES = {
     "InvalidRequestError": "INVALID_ARGUMENT",
     "ImageError": "INVALID_ARGUMENT",
     "ModelNotFoundError": "NOT_FOUND",
+    "ModelControlError": "FAILED_PRECONDITION",
     "WrongTaskError": "FAILED_PRECONDITION",
     "OverloadedError": "RESOURCE_EXHAUSTED",
     "UnavailableError": "UNAVAILABLE",

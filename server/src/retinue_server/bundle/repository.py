@@ -1,7 +1,9 @@
 """Finds the bundles of a models folder."""
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from retinue_server.bundle import manifest as manifests
 from retinue_server.errors import BundleError, StartupError
 
 _VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
+
+# Of a file or folder: device, inode, size, and when content or rights changed last; None where there is none.
+_FileState = tuple[int, int, int, int] | None
+BundleState = tuple[_FileState, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +32,24 @@ class BundleFolder:
         """The ONNX file."""
         return self.path / manifests.MODEL_FILE
 
+    def state(self) -> BundleState:
+        """What differs once a file of the bundle, or the bundle as a whole, was changed or replaced."""
+        return tuple(
+            _state(path) for path in (self.path, self.path / manifests.MANIFEST_FILE, self.model_path)
+        )
+
     def read(self) -> pb.ModelManifest:
         """Reads the manifest and checks it against the folder's name and the file's hash.
+
+        Links may lead elsewhere in the models folder, which may itself be one, but not out of it.
 
         Raises:
             BundleError: Something does not hold.
         """
+        self._check_inside(self.path)
         manifest = manifests.read(self.path)
+        self._check_inside(self.path / manifests.MANIFEST_FILE)
+        self._check_inside(self.model_path)
         if manifest.name != self.name:
             raise BundleError(
                 f"{self.path / manifests.MANIFEST_FILE}: field `name` is '{manifest.name}', "
@@ -41,37 +58,73 @@ class BundleFolder:
         manifests.check_hash(self.path, manifest)
         return manifest
 
+    def _check_inside(self, path: Path) -> None:
+        models = self.path.parent.parent
+        try:
+            inside = path.resolve().is_relative_to(models.resolve())
+        except (OSError, RuntimeError) as error:
+            raise BundleError(f"{path} is a link that leads nowhere; copy the bundle again.") from error
+        if not inside:
+            raise BundleError(
+                f"{path} is a link that leads out of the models folder; copy the bundle into it.",
+                reason="LINK_LEADS_OUT",
+            )
 
-def scan(models: Path) -> list[BundleFolder]:
+
+def find(models: Path, name: str | None = None) -> list[BundleFolder]:
     """Lists the bundles under `models`, by name and then version.
 
     A version folder is a positive integer without leading zeros; other folders and files are passed over, so that
     half-written bundles (which have other names) and notes do no harm.
 
+    Args:
+        models: The folder of all models.
+        name: Of the one model that is meant, which must match `NAME_PATTERN`; None for all.
+
     Raises:
-        StartupError: The folder does not exist, cannot be read or holds no bundle.
+        StartupError: The folder does not exist or cannot be read.
     """
     try:
         if not models.is_dir():
             what = "is a file" if models.exists() else "does not exist"
             raise StartupError(f"the models folder '{models}' {what}: name another with --models.")
-        found = list(_bundles(models))
+        folders = models.iterdir() if name is None else [models / name]
+        found = [bundle for folder in folders for bundle in _versions(folder)]
     except OSError as error:
         raise StartupError(
             f"'{error.filename}' cannot be read: {error.strerror}; let the server's user read the models folder."
         ) from error
+    return sorted(found, key=lambda bundle: (bundle.name, bundle.version))
+
+
+def scan(models: Path) -> list[BundleFolder]:
+    """Lists what `find` does, at least one.
+
+    Raises:
+        StartupError: The folder does not exist, cannot be read or holds no bundle.
+    """
+    found = find(models)
     if not found:
         raise StartupError(
             f"the models folder '{models}' holds no bundle: expected NAME/VERSION/{manifests.MODEL_FILE} and "
             f"{manifests.MANIFEST_FILE}, VERSION being 1, 2, ...; make one with retinue-export."
         )
-    return sorted(found, key=lambda bundle: (bundle.name, bundle.version))
+    return found
 
 
-def _bundles(models: Path) -> Iterator[BundleFolder]:
-    for model in models.iterdir():
-        if not model.is_dir() or manifests.NAME_PATTERN.fullmatch(model.name) is None:
-            continue
+def _versions(model: Path) -> Iterator[BundleFolder]:
+    if manifests.NAME_PATTERN.fullmatch(model.name) is None or not model.is_dir():
+        return
+    # It may go between two looks.
+    with suppress(FileNotFoundError):
         for version in model.iterdir():
-            if version.is_dir() and _VERSION_PATTERN.fullmatch(version.name):
+            if _VERSION_PATTERN.fullmatch(version.name) and version.is_dir():
                 yield BundleFolder(model.name, int(version.name), version)
+
+
+def _state(path: Path) -> _FileState:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_ctime_ns

@@ -14,7 +14,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from retinue_server.catalog import ServedModel
+from retinue_server.catalog import Leases, ServedModel
 from retinue_server.errors import InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.budget import ByteBudget, Holding
@@ -39,10 +39,13 @@ class Call:
     holding: Holding
     model: str = ""
     version: str = ""
+    leases: Leases | None = None
 
     def name_model(self, model: ServedModel) -> None:
-        """Notes which model the call is for."""
+        """Notes which model the call is for, and holds it until the call ends. Called once."""
         self.model, self.version = model.name, str(model.version)
+        self.leases = model.leases
+        self.leases.take()
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
@@ -161,6 +164,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _forget(self, call: Call) -> None:
         self._running.discard(call)
         call.holding.release()
+        # It has been counted, so that labels of a model that goes now do not come again.
+        if call.leases is not None:
+            call.leases.give_back()
 
     def _read(self, data: bytes, method: str, parse: Any) -> Any:
         try:

@@ -69,6 +69,7 @@ class RpcServer:
         )
         vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, self._server)
         self._health = health.aio.HealthServicer()
+        self._models: set[str] = set()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -85,8 +86,17 @@ class RpcServer:
 
     async def open(self, catalog: Catalog) -> None:
         """Reports the server and its models as serving."""
-        for service in ("", SERVICE, *{model.name for model in catalog.models}):
+        for service in ("", SERVICE):
             await self._health.set(service, _SERVING)
+        await self.publish(catalog)
+
+    async def publish(self, catalog: Catalog) -> None:
+        """Reports the models of a catalog as serving, and those of the one before that are gone as not serving."""
+        before, self._models = self._models, {model.name for model in catalog.models} - {SERVICE}
+        for name in before - self._models:
+            await self._health.set(name, _NOT_SERVING)
+        for name in self._models - before:
+            await self._health.set(name, _SERVING)
 
     async def close(self) -> None:
         """Reports everything as not serving."""

@@ -254,6 +254,17 @@ class Session:
         self._session = self._with_extras = self._gpu = None
 
     @staticmethod
+    def forget_kept(manifest: pb.ModelManifest, machine: Machine) -> None:
+        """Drops the optimised graph that is kept of a model.
+
+        Args:
+            manifest: What its bundle says of it.
+            machine: What was to run it.
+        """
+        if machine.kept is not None:
+            machine.kept.drop(manifest.sha256, _OPTIMISED)
+
+    @staticmethod
     def expected_weights_bytes(path: Path, manifest: pb.ModelManifest, machine: Machine) -> int:
         """What the weights of a model will take at least, before it is loaded.
 
