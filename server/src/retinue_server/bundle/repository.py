@@ -48,14 +48,14 @@ class BundleFolder:
         """
         self._check_inside(self.path)
         manifest = manifests.read(self.path)
-        self._check_inside(self.path / manifests.MANIFEST_FILE)
-        self._check_inside(self.model_path)
         if manifest.name != self.name:
             raise BundleError(
                 f"{self.path / manifests.MANIFEST_FILE}: field `name` is '{manifest.name}', "
                 f"but its folder is called '{self.name}'."
             )
         manifests.check_hash(self.path, manifest)
+        self._check_inside(self.path / manifests.MANIFEST_FILE)
+        self._check_inside(self.model_path)
         return manifest
 
     def _check_inside(self, path: Path) -> None:
