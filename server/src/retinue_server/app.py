@@ -26,6 +26,7 @@ from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache
@@ -36,6 +37,7 @@ from retinue_server.runtime.session import Machine, Threads
 from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
+from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -100,8 +102,6 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     engine = Engine(machine.threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
     service = VisionService(engine, metrics)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
-    rpc, pages = _plan_front(service, metrics, provider, settings)
-    http = HttpServer(pages, settings.host, settings.http_port)
     repository = Repository(
         ModelsFolder(settings.models),
         Loader(
@@ -118,6 +118,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=metrics.forget_model,
     )
+    rpc, pages = _plan_front(service, repository, metrics, provider, settings)
+    http = HttpServer(pages, settings.host, settings.http_port)
     await rpc.start()
     http.start()
     engine.start()
@@ -187,6 +189,11 @@ def _check_control(settings: Settings) -> None:
             f"--model-control {settings.model_control} does not work with --workers yet, whose processes keep the "
             "models they start with; leave one of the two out."
         )
+    if settings.workers and settings.system_shared_memory == "on":
+        raise StartupError(
+            "--system-shared-memory on does not work with --workers, of which each would know the regions that were "
+            "registered with it; leave one of the two out."
+        )
     if settings.load_models and settings.model_control != "explicit":
         raise StartupError(
             "--load-models is for --model-control explicit; otherwise all models of the folder are loaded."
@@ -224,14 +231,20 @@ def _choose_provider(settings: Settings) -> Provider:
 
 
 def _plan_front(
-    service: VisionService, metrics: Metrics, provider: Provider, settings: Settings
+    service: VisionService,
+    repository: Repository,
+    metrics: Metrics,
+    provider: Provider,
+    settings: Settings,
 ) -> tuple[RpcServer | FrontEnds, Starlette]:
     """What has the gRPC port, this process or others, and the pages that tell of it."""
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings)
         return front_ends, http_app.build(service, front_ends.merged, front_ends.count)
-    servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
-    return RpcServer(servicer, metrics, settings), http_app.build(service, metrics.registry)
+    vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
+    regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
+    tensors = InferenceServicer(service, metrics, provider, settings, repository=repository, regions=regions)
+    return RpcServer(vision, tensors, metrics, settings), http_app.build(service, metrics.registry)
 
 
 def _slot_plan(settings: Settings) -> SlotPlan | None:

@@ -8,6 +8,7 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.batching.queue import Queue
 from retinue_server.errors import BundleError, InvalidRequestError, ModelNotFoundError, WrongTaskError
+from retinue_server.interface import Interface
 from retinue_server.results import Task
 from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
@@ -64,6 +65,7 @@ class ServedModel:
         task: What it answers.
         manifest: What its bundle says.
         class_ids: The classes of each label: several may have one name, as "crane" has two in ImageNet.
+        interface: What it takes and gives as tensors.
         batcher: Where its images queue.
         threads: How many batches run at once.
         profile: What it costs here.
@@ -77,6 +79,7 @@ class ServedModel:
     task: Task
     manifest: pb.ModelManifest
     class_ids: dict[str, frozenset[int]]
+    interface: Interface
     batcher: Queue
     threads: Threads
     profile: Profile
@@ -114,6 +117,14 @@ class Catalog:
         if model is None:
             raise ModelNotFoundError(self._why_missing(name, version))
         return model
+
+    def serves(self, name: str, version: int = 0) -> bool:
+        """Whether `get` finds it."""
+        return (name, version) in self._by_version if version else name in self._newest
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a model that are served, ascending."""
+        return sorted(model.version for model in self.models if model.name == name)
 
     def for_task(self, task: Task, name: str, version: int = 0) -> ServedModel:
         """Finds the model that a request for `task` means; an empty name means the task's only model.

@@ -32,6 +32,10 @@ class Durations:
             total += value
         self._sum += total
 
+    def total(self) -> tuple[int, float]:
+        """How many there were, and their sum in seconds."""
+        return sum(self._counts), self._sum
+
     def read(self) -> tuple[list[tuple[str, float]], float]:
         """The buckets, each with its upper end and all that is in it and those before, and the sum."""
         names = [*map(floatToGoString, self._bounds), "+Inf"]

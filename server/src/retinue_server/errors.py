@@ -5,6 +5,7 @@ RetinueError                     code                  when
 ├── ImageError                   INVALID_ARGUMENT      this one image cannot be read; its neighbours can
 ├── ModelNotFoundError           NOT_FOUND             no such model or version
 ├── ModelControlError            FAILED_PRECONDITION   a model cannot be loaded, or calls may not do so
+├── UnsupportedError             UNIMPLEMENTED         what the protocol has and this server has not
 ├── WrongTaskError               FAILED_PRECONDITION   the model answers another kind of question
 ├── OverloadedError              RESOURCE_EXHAUSTED    the queue is full or too long for the deadline, or
 │                                                      there are too many calls or bytes at once
@@ -29,6 +30,7 @@ class Code(Enum):
     NOT_FOUND = 5
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -78,6 +80,13 @@ class ModelControlError(RetinueError):
 
     code = Code.FAILED_PRECONDITION
     reason = "MODEL_CONTROL_OFF"
+
+
+class UnsupportedError(RetinueError):
+    """The protocol knows it, and this server does not do it."""
+
+    code = Code.UNIMPLEMENTED
+    reason = "UNSUPPORTED"
 
 
 class WrongTaskError(RetinueError):

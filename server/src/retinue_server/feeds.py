@@ -8,7 +8,7 @@ import numpy.typing as npt
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.errors import RetinueError
-from retinue_server.results import DetectOptions, Work
+from retinue_server.results import DetectOptions, TensorOptions, Work
 from retinue_server.runtime import contract
 from retinue_server.vision import regions
 from retinue_server.vision.resize import Frame
@@ -37,7 +37,7 @@ class Feeds:
         """
         made: dict[str, npt.NDArray[Any]] = {}
         if self._detect.adjustable_thresholds:
-            wanted = [one.options for one in asked if isinstance(one.options, DetectOptions)]
+            wanted = [one.options for one in asked if isinstance(one.options, DetectOptions | TensorOptions)]
             made[contract.SCORE_THRESHOLD] = np.ones(batch_size, np.float32)
             made[contract.SCORE_THRESHOLD][: len(wanted)] = [one.score_threshold for one in wanted]
             made[contract.IOU_THRESHOLD] = np.array([wanted[0].iou_threshold], np.float32)

@@ -14,13 +14,14 @@ from functools import partial
 
 import uvloop
 
-from retinue_server import log, postprocess
+from retinue_server import interface, log, postprocess
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.manifest import input_spec
 from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
 from retinue_server.errors import StartupError
 from retinue_server.feeds import Feeds
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.memory import MemoryUse, share_heaps
@@ -69,9 +70,10 @@ class FrontEnd:
         log.configure(plan.settings.log_level, plan.settings.log_format)
         self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)
-        servicer = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
+        vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
+        tensors = InferenceServicer(self._service, self._metrics, plan.provider, plan.settings)
         try:
-            self._rpc = RpcServer(servicer, self._metrics, plan.settings)
+            self._rpc = RpcServer(vision, tensors, self._metrics, plan.settings)
         except StartupError as error:
             self._channel.send(frame(Kind.FAILED, error.message.encode()))
             return
@@ -126,6 +128,7 @@ class FrontEnd:
                     task=TASKS[manifest.task],
                     manifest=manifest,
                     class_ids=ids_by_label(manifest.labels),
+                    interface=interface.of_bundle(manifest, its_slots.layout.answer_rows),
                     batcher=batcher,
                     threads=Threads(execution.instances, execution.threads_per_instance),
                     profile=profile,

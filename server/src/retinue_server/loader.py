@@ -14,7 +14,7 @@ import numpy.typing as npt
 import structlog
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server import postprocess
+from retinue_server import interface, postprocess
 from retinue_server.batching.batcher import Backend, Batcher, Plan
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.manifest import input_spec
@@ -42,8 +42,8 @@ _FIRST_DECODE_SECONDS = 0.002
 class ModelMetrics(Protocol):
     """What counts what models do."""
 
-    def batch_counter(self, model: str, version: int) -> Callable[[int], None]:
-        """What counts a model's batches that answered an image, by their size."""
+    def batch_counter(self, model: str, version: int) -> Callable[[int, float], None]:
+        """What counts a model's batches that answered an image, by their size and the seconds they took."""
         ...
 
 
@@ -327,6 +327,7 @@ class Loader:
             task=TASKS[manifest.task],
             manifest=manifest,
             class_ids=ids_by_label(manifest.labels),
+            interface=interface.of_bundle(manifest, session.answer_rows),
             batcher=batcher,
             threads=self._threads(profile),
             profile=profile,

@@ -25,6 +25,7 @@ from retinue_server.errors import RetinueError
 from retinue_server.results import Answer
 from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
+from retinue_server.tally import Statistics, Tally
 
 # The time at which each counter began: a third of all lines, and Prometheus finds resets without them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -50,6 +51,9 @@ _SECONDS = (
     30.0,
 )
 _STAGE_SECONDS = (0.00005, 0.0001, *_SECONDS)
+_STAGES = ("decode", "queue", "inference", "postprocess")
+# The methods that answer with what a model says of images.
+_ANSWERING = frozenset({"Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"})
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -64,6 +68,7 @@ class _ModelMeters:
     answered: Counter
     failed: Counter
     batch_size: Histogram
+    tally: Tally
 
 
 class Metrics:
@@ -110,7 +115,7 @@ class Metrics:
             registry=self.registry,
         )
         self._meters: dict[tuple[str, int], _ModelMeters] = {}
-        self._call_meters: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+        self._call_meters: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Tally | None]] = {}
 
     def publish_server(self, runtime_version: str, ready: Callable[[], bool]) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
@@ -125,18 +130,27 @@ class Metrics:
         labels = method, model, version, code
         meters = self._call_meters.get(labels)
         if meters is None:
-            meters = self._requests.labels(*labels), self._request_seconds.labels(*labels)
+            tally = self._meters_of(model, int(version)).tally if model and method in _ANSWERING else None
+            meters = self._requests.labels(*labels), self._request_seconds.labels(*labels), tally
             self._call_meters[labels] = meters
-        requests, request_seconds = meters
+        requests, request_seconds, tally = meters
         requests.inc()
         request_seconds.observe(seconds)
+        if tally is not None:
+            tally.count_request(seconds, answered=code == "OK")
 
-    def batch_counter(self, model: str, version: int) -> Callable[[int], None]:
-        """Begins to count for a model; returns what counts a batch by its size.
+    def batch_counter(self, model: str, version: int) -> Callable[[int, float], None]:
+        """Begins to count for a model; returns what counts a batch by its size and the seconds it took.
 
         A batch may be counted after its calls are: once the model is forgotten, that leaves nothing.
         """
-        return self._meters_of(model, version).batch_size.observe
+        meters = self._meters_of(model, version)
+
+        def count(size: int, seconds: float) -> None:
+            meters.batch_size.observe(size)
+            meters.tally.count_batch(size, seconds)
+
+        return count
 
     def count_images(self, model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> None:
         """Counts the images of a request and where their time went. Called by one thread only."""
@@ -148,6 +162,14 @@ class Metrics:
         meters.postprocess.add(answer.postprocess_seconds for answer in answers)
         meters.answered.inc(len(answers))
         meters.failed.inc(len(outcomes) - len(answers))
+        meters.tally.count_images(len(outcomes))
+
+    def statistics(self, model: ServedModel) -> Statistics:
+        """What was counted of a model since it was loaded."""
+        meters = self._meters_of(model.name, model.version)
+        stages = {stage: getattr(meters, stage).total() for stage in _STAGES}
+        tally = meters.tally
+        return Statistics(tally.success, tally.fail, tally.images, tally.last_at, stages, tally.batches)
 
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
@@ -162,15 +184,13 @@ class Metrics:
     def _meters_of(self, name: str, version: int) -> _ModelMeters:
         meters = self._meters.get((name, version))
         if meters is None:
-            stages = {
-                stage: self._stage_seconds.of(stage, name, version)
-                for stage in ("decode", "queue", "inference", "postprocess")
-            }
+            stages = {stage: self._stage_seconds.of(stage, name, version) for stage in _STAGES}
             meters = _ModelMeters(
                 **stages,
                 answered=self._images.labels(name, version, "answered"),
                 failed=self._images.labels(name, version, "failed"),
                 batch_size=self._batch_size.labels(name, version),
+                tally=Tally(),
             )
             self._meters[name, version] = meters
         return meters

@@ -14,7 +14,7 @@ from retinue_server.batching.tickets import Stop
 from retinue_server.errors import EngineError, RetinueError
 from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
-from retinue_server.results import Answer, DetectOptions, Work
+from retinue_server.results import Answer, DetectOptions, TensorOptions, Work
 from retinue_server.vision.resize import Frame, prepare
 from retinue_server.vision.spec import InputSpec
 
@@ -47,7 +47,8 @@ class Network(Protocol):
 
 def together(first: Work, second: Work) -> bool:
     """Whether two images can be in one batch: a network takes one overlap threshold for all of them."""
-    if isinstance(first.options, DetectOptions) and isinstance(second.options, DetectOptions):
+    thresholds = DetectOptions | TensorOptions
+    if isinstance(first.options, thresholds) and isinstance(second.options, thresholds):
         return first.options.iou_threshold == second.options.iou_threshold
     return True
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from retinue.v1 import manifest_pb2 as pb
 
@@ -17,6 +18,8 @@ from retinue_server.results import (
     Segmentation,
     SegmentOptions,
     TaskResult,
+    TensorOptions,
+    TensorRows,
 )
 from retinue_server.vision import classify, detect, heatmap, instance_masks, masks, segment
 from retinue_server.vision.resize import Frame
@@ -29,9 +32,15 @@ Postprocess = Callable[[Outputs], ResultOfRow]
 def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
     """The function of the manifest's task: a batch's outputs -> ((row, frame, options) -> result).
 
-    That of a row raises EngineError where the network answers with a class that it does not have, or with what is no
-    probability, and ImageError where masks or a heatmap take more bytes than the options allow.
+    Whatever the task, `TensorOptions` get the outputs as they are. That of a row raises EngineError where the network
+    answers with a class that it does not have, or with what is no probability, and ImageError where masks or a heatmap
+    take more bytes than the options allow.
     """
+    of_task = _for_task(manifest)
+    return lambda outputs: partial(_result, of_task(outputs), outputs)
+
+
+def _for_task(manifest: pb.ModelManifest) -> Postprocess:
     num_classes = len(manifest.labels)
     if manifest.task == pb.TASK_CLASSIFY:
         return lambda outputs: partial(_classification, classify.Ranking(outputs["probabilities"]), outputs)
@@ -40,6 +49,19 @@ def for_manifest(manifest: pb.ModelManifest) -> Postprocess:
     named = manifest.segment.background_class_id
     background = None if named < 0 else named
     return lambda outputs: partial(_segmentation, num_classes, background, outputs)
+
+
+def _result(of_task: ResultOfRow, outputs: Outputs, row: int, frame: Frame, options: Any) -> TaskResult:
+    if not isinstance(options, TensorOptions):
+        return of_task(row, frame, options)
+    # Copied, since a row would keep the whole batch, and may lie where the next one is written.
+    arrays = {name: np.array(outputs[name][row]) for name in options.outputs}
+    if not frame.shows_the_whole_unscaled:
+        if "boxes" in arrays:
+            arrays["boxes"] = detect.clipped(arrays["boxes"], frame)
+        if "keypoints" in arrays:
+            arrays["keypoints"] = detect.keypoints_to_original(arrays["keypoints"], frame)
+    return TensorRows(arrays)
 
 
 def _classification(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,29 @@ class SegmentOptions:
         return _NOTHING
 
 
-Options = ClassifyOptions | DetectOptions | SegmentOptions
+@dataclass(frozen=True, slots=True)
+class TensorOptions:
+    """What a caller wants who asks for a network's outputs as they are.
+
+    Attributes:
+        outputs: Their names.
+        extra_outputs: As for `ClassifyOptions`.
+        score_threshold: As for `DetectOptions`, where a network takes one.
+        iou_threshold: Likewise.
+        max_picture_bytes: The most that all outputs of one image may take.
+    """
+
+    outputs: tuple[str, ...]
+    extra_outputs: frozenset[str]
+    score_threshold: float
+    iou_threshold: float
+    max_picture_bytes: int = field(kw_only=True)
+
+
+PictureOptions = ClassifyOptions | DetectOptions | SegmentOptions
+"""What callers of the typed API want."""
+
+Options = PictureOptions | TensorOptions
 
 
 @dataclass(slots=True)
@@ -192,7 +215,23 @@ class Segmentation:
         return len(self.areas)
 
 
-TaskResult = Classification | DetectionList | Segmentation
+@dataclass(slots=True)
+class TensorRows:
+    """A network's outputs for one image, as they are.
+
+    Attributes:
+        arrays: By name, without the batch's dimension. Coordinates are in pixels of the image that was sent.
+    """
+
+    arrays: dict[str, npt.NDArray[Any]]
+
+    @property
+    def entries(self) -> int:
+        """As for `Classification`; nothing is told one by one."""
+        return 0
+
+
+TaskResult = Classification | DetectionList | Segmentation | TensorRows
 
 
 @dataclass(slots=True)

@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         50_000_000, ge=1, description="pixels of one image, refused from its header"
     )
 
+    system_shared_memory: Literal["on", "off"] = Field(
+        "off",
+        description="whether callers may name shared memory of this machine instead of sending tensors; they reach all "
+        "of it that the server's user may read and write; not with --workers",
+    )
+
     drain_seconds: float = Field(30.0, ge=0, description="how long SIGTERM waits for work in flight")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe events logged"

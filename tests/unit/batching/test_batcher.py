@@ -156,7 +156,7 @@ async def test_a_batch_without_an_answer_says_nothing_of_the_cost(
     sizes: list[int] = []
     backend = SlowBackend(clock, seconds_an_item=0.1)
     batcher: Batcher[int, int] = Batcher(
-        backend, engine, capacity=300, item_seconds=0.1, on_batch=sizes.append
+        backend, engine, capacity=300, item_seconds=0.1, on_batch=lambda size, _: sizes.append(size)
     )
     await batcher.submit([1])
     for _ in range(50):
@@ -291,7 +291,11 @@ async def test_the_answers_of_a_caller_who_left_are_dropped_while_the_rest_still
 async def test_a_thread_is_idle_before_its_answer_is_seen(engine: Engine, backend: FakeBackend) -> None:
     slow_to_count = threading.Event()
     batcher: Batcher[int, int] = Batcher(
-        backend, engine, capacity=16, item_seconds=0.1, on_batch=lambda size: slow_to_count.wait(10) and None
+        backend,
+        engine,
+        capacity=16,
+        item_seconds=0.1,
+        on_batch=lambda size, seconds: slow_to_count.wait(10) and None,
     )
     assert values(await batcher.submit([1])) == [2]
     assert engine.idle == 1
@@ -322,7 +326,7 @@ async def test_the_model_that_waited_longest_goes_first(engine: Engine, clock: C
             engine,
             capacity=4,
             item_seconds=0.1,
-            on_batch=lambda size, name=name: ran.append(name),  # type: ignore[misc]
+            on_batch=lambda size, seconds, name=name: ran.append(name),  # type: ignore[misc]
         )
     first = await hold_engine(slow, batchers["slow"])
     clock.now += 1

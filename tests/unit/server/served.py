@@ -6,6 +6,7 @@ from typing import Any
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.catalog import ServedModel, ids_by_label
+from retinue_server.interface import Interface
 from retinue_server.results import Task
 from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
@@ -39,6 +40,7 @@ def served_model(
         task=task,
         manifest=manifest,
         class_ids=ids_by_label(manifest.labels),
+        interface=Interface({}, {}),
         batcher=batcher,
         threads=Threads(2, 1),
         profile=Profile((1, 2, 4, 8), (0.01, 0.02, 0.04, 8 / 123.4), lone_seconds=0.009),

@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from retinue_server.errors import ModelNotFoundError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.interceptor import CallInterceptor, current_call
 from retinue_server.rpc.status import DETAILS_KEY
+from retinue_server.rpc.wire import check_fields
 from retinue_server.settings import Settings
 
 SERVICE = "retinue.v1.VisionService"
@@ -61,7 +63,12 @@ def metrics() -> Metrics:
 @pytest.fixture
 def interceptor(metrics: Metrics) -> CallInterceptor:
     settings = Settings(max_concurrent_requests=3, max_request_bytes=MOST_BYTES, max_queue_images=MOST_IMAGES)
-    return CallInterceptor(SERVICE, metrics, settings)
+    return interceptor_of(metrics, settings)
+
+
+def interceptor_of(metrics: Metrics, settings: Settings) -> CallInterceptor:
+    check = partial(check_fields, max_images=min(settings.max_images_per_request, settings.max_queue_images))
+    return CallInterceptor({SERVICE: check}, lambda error, request_id: b"", metrics, settings)
 
 
 async def never_called(request: Any, context: Any) -> None:
@@ -199,7 +206,7 @@ async def test_more_calls_than_may_run_at_once_are_refused_and_counted(
 
 
 async def test_a_reply_that_has_no_room_beside_the_others_is_refused(metrics: Metrics) -> None:
-    interceptor = CallInterceptor(SERVICE, metrics, Settings(max_bytes_in_flight=1024))
+    interceptor = interceptor_of(metrics, Settings(max_bytes_in_flight=1024))
 
     async def behaviour(request: Any, context: Any) -> str:
         return "x" * 600

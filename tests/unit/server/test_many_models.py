@@ -14,6 +14,7 @@ from retinue_server.batching.engine import Engine
 from retinue_server.catalog import Catalog
 from retinue_server.metrics import Metrics
 from retinue_server.results import Task
+from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.rpc.status import DETAILS_KEY
@@ -38,8 +39,10 @@ async def stub() -> AsyncIterator[vision_service_pb2_grpc.VisionServiceStub]:
     )
     service = VisionService(Engine(instances=1), metrics)
     service.open(catalog)
-    servicer = VisionServicer(service, Provider(CPU, "cpu", "", ((CPU, {}),)), "1.0", settings)
-    server = RpcServer(servicer, metrics, settings)
+    provider = Provider(CPU, "cpu", "", ((CPU, {}),))
+    servicer = VisionServicer(service, provider, "1.0", settings)
+    tensors = InferenceServicer(service, metrics, provider, settings)
+    server = RpcServer(servicer, tensors, metrics, settings)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield vision_service_pb2_grpc.VisionServiceStub(channel)

@@ -115,13 +115,13 @@ def test_nothing_of_a_model_that_is_unloaded_is_left(tmp_path: Path) -> None:
     assert len(inference_sessions() - before) == 3
     bench.metrics.count_call("Classify", model.name, "1", "OK", 0.1)
     count_batch = bench.metrics.batch_counter(model.name, 1)
-    count_batch(1)
+    count_batch(1, 0.1)
     assert b"colour-locator" in generate_latest(bench.metrics.registry)
 
     bench.loader.unload(model)
     bench.metrics.forget_model(model.name, model.version)
     # A batch may be counted after its calls are.
-    count_batch(1)
+    count_batch(1, 0.1)
 
     assert bench.limit.taken_bytes == 0
     assert b"colour-locator" not in generate_latest(bench.metrics.registry)

@@ -88,7 +88,7 @@ def test_a_failed_image_is_counted_as_failed() -> None:
 def test_batches_are_counted_by_size() -> None:
     metrics, _ = published()
     for size in (1, 3, 4, 200):
-        metrics.batch_counter("cats", 2)(size)
+        metrics.batch_counter("cats", 2)(size, 0.1)
     page = lines(metrics)
     for bound, count in (("1.0", 1), ("2.0", 1), ("4.0", 3), ("128.0", 3), ("+Inf", 4)):
         assert f'retinue_batch_size_bucket{{le="{bound}",model="cats",version="2"}} {count}.0' in page
@@ -168,8 +168,8 @@ def test_gauges_are_of_the_models_that_are_served_when_they_are_read() -> None:
 def test_a_batch_that_is_counted_late_brings_no_model_back() -> None:
     metrics = Metrics()
     count_batch = metrics.batch_counter("cats", 2)
-    count_batch(1)
+    count_batch(1, 0.1)
     assert any("cats" in line for line in lines(metrics))
     metrics.forget_model("cats", 2)
-    count_batch(1)
+    count_batch(1, 0.1)
     assert not any("cats" in line for line in lines(metrics))

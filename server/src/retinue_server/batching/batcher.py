@@ -109,7 +109,7 @@ class Batcher(Generic[Item, Result]):
         runs_with: Whether a second item can be in one batch with a first.
         plan: How its batches share the machine under load.
         name: Of the model, for the log.
-        on_batch: Called with the size of every batch that answered an item.
+        on_batch: Called with the size of every batch that answered an item, and the seconds it took.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Batcher(Generic[Item, Result]):
         runs_with: Callable[[Any, Any], bool] = lambda first, second: True,
         plan: Plan = Plan(),
         name: str = "",
-        on_batch: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self.item_seconds = item_seconds
         self.all_cores = plan.all_cores
@@ -309,7 +309,7 @@ class Batcher(Generic[Item, Result]):
                 for job, value in zip(batch.jobs, values, strict=True):
                     job.ticket.put(job.index, Outcome(value, began - job.queued_at))
             if answered:
-                self._on_batch(len(batch))
+                self._on_batch(len(batch), seconds * len(batch))
 
     def fail_all(self, error: RetinueError) -> None:
         """Answers everything that waits with an error. Called under the engine's lock."""

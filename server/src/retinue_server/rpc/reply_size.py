@@ -6,12 +6,19 @@ from retinue.v1 import manifest_pb2
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions, Work
+from retinue_server.results import (
+    ClassifyOptions,
+    DetectOptions,
+    MaskFormat,
+    PictureOptions,
+    SegmentOptions,
+    Work,
+)
 from retinue_server.vision import heatmap
 
 
 def expected_bytes(
-    options: Options, works: Sequence[Work | ImageError], model: ServedModel, *, max_bytes: int
+    options: PictureOptions, works: Sequence[Work | ImageError], model: ServedModel, *, max_bytes: int
 ) -> int:
     """The bytes that masks or heatmaps will take, before there are any.
 
@@ -28,7 +35,7 @@ def expected_bytes(
     return sum(min(_guess(options, work, model.manifest), options.max_picture_bytes) for work in opened)
 
 
-def _guess(options: Options, work: Work, manifest: manifest_pb2.ModelManifest) -> int:
+def _guess(options: PictureOptions, work: Work, manifest: manifest_pb2.ModelManifest) -> int:
     """About what the masks or the heatmap of one image take, nearer to the most than to the usual."""
     pixels = work.image.width * work.image.height
     # EXIF may yet turn the image.

@@ -1,12 +1,17 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
+from functools import partial
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from retinue.inference import grpc_service_pb2_grpc
 from retinue.v1 import vision_service_pb2_grpc
 
 from retinue_server.catalog import Catalog
 from retinue_server.metrics import Metrics
+from retinue_server.rpc import inference_replies, inference_servicer, inference_wire, wire
+from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.interceptor import CallInterceptor
 from retinue_server.rpc.port import address, cannot_listen
 from retinue_server.rpc.servicer import SERVICE, VisionServicer
@@ -33,12 +38,13 @@ _CLOSING_SECONDS = 0.1
 
 
 class RpcServer:
-    """Serves a `VisionServicer`, grpc.health.v1.Health and reflection.
+    """Serves the typed API and the Open Inference Protocol, grpc.health.v1.Health and reflection.
 
     Health knows the server as a whole (""), the vision service, and each model by its name.
 
     Args:
-        servicer: Answers calls.
+        vision: Answers calls of the typed API.
+        tensors: Answers those of the Open Inference Protocol.
         metrics: Where calls are counted.
         settings: Host, port and limits.
 
@@ -46,8 +52,20 @@ class RpcServer:
         port: The port it listens on.
     """
 
-    def __init__(self, servicer: VisionServicer, metrics: Metrics, settings: Settings) -> None:
-        self._calls = CallInterceptor(SERVICE, metrics, settings)
+    def __init__(
+        self, vision: VisionServicer, tensors: InferenceServicer, metrics: Metrics, settings: Settings
+    ) -> None:
+        # What no queue can hold would be told to retry for ever.
+        max_images = min(settings.max_images_per_request, settings.max_queue_images)
+        self._calls = CallInterceptor(
+            {
+                SERVICE: partial(wire.check_fields, max_images=max_images),
+                inference_servicer.SERVICE: inference_wire.check_fields,
+            },
+            inference_replies.stream_error,
+            metrics,
+            settings,
+        )
         self._server = grpc.aio.server(
             interceptors=[self._calls],
             # Counts health checks too, and calls whose message is still on its way.
@@ -67,12 +85,13 @@ class RpcServer:
                 ("grpc.so_reuseport", int(settings.workers > 0)),
             ],
         )
-        vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, self._server)
+        vision_service_pb2_grpc.add_VisionServiceServicer_to_server(vision, self._server)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(tensors, self._server)
         self._health = health.aio.HealthServicer()
         self._models: set[str] = set()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (SERVICE, inference_servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         try:
             self.port = self._server.add_insecure_port(address(settings.host, settings.grpc_port))

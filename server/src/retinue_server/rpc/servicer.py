@@ -10,7 +10,7 @@ from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import Options, Task, Work
+from retinue_server.results import PictureOptions, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
 from retinue_server.rpc.interceptor import Context, current_call
 from retinue_server.runtime.providers import Provider
@@ -106,7 +106,12 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         return self._max_reply_bytes // max(len(request.images), 1)
 
     async def _answer(
-        self, request: ImagesRequest, context: Context, model: ServedModel, options: Options, arrived: float
+        self,
+        request: ImagesRequest,
+        context: Context,
+        model: ServedModel,
+        options: PictureOptions,
+        arrived: float,
     ) -> replies.Outcomes:
         if not request.images:
             raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
@@ -127,7 +132,9 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         current_call.get().holding.hold_reply(picture_bytes)
         return await self._service.answer(model, works, caller=caller, priority=priority, deadline=deadline)
 
-    def _open(self, request: ImagesRequest, model: ServedModel, options: Options) -> list[Work | ImageError]:
+    def _open(
+        self, request: ImagesRequest, model: ServedModel, options: PictureOptions
+    ) -> list[Work | ImageError]:
         max_regions = model.manifest.detect.max_regions
         return [
             requests.open_image(image, options, max_pixels=self._max_image_pixels, max_regions=max_regions)

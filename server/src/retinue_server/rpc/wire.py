@@ -38,7 +38,7 @@ def check_fields(data: bytes, *, max_images: int) -> None:
         DecodeError: It is no message at all.
     """
     images = regions = others = 0
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number != _IMAGES:
             others += 1
         else:
@@ -69,7 +69,7 @@ def _count_regions(data: bytes, start: int, end: int, image: int) -> int:
         InvalidRequestError: The image has too many other fields.
     """
     regions = others = 0
-    for number, _, _ in _fields(data, start, end):
+    for number, _, _ in fields(data, start, end):
         if number == _REGIONS:
             regions += 1
         else:
@@ -85,7 +85,7 @@ def _count_regions(data: bytes, start: int, end: int, image: int) -> int:
     return regions
 
 
-def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yields number, and start and end of the payload, of each field between two positions.
 
     Only what has a length has a payload here; the fields of a group are yielded as if they stood outside of it.

@@ -88,6 +88,12 @@ def unclipped(boxes: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.fl
     return original
 
 
+def clipped(boxes: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float32]:
+    """Brings boxes from input pixels, float32 [D,4], to the original image's, clipped to it."""
+    most = (frame.original_width, frame.original_height) * 2
+    return np.clip(unclipped(boxes, frame), 0, most).astype(np.float32)
+
+
 def keypoints_to_original(keypoints: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float32]:
     """Brings keypoints, float32 [D,K,3] of x, y and score, from input pixels to the original image's, clipped to it.
 

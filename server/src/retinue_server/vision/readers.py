@@ -9,6 +9,8 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Final, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -158,8 +160,39 @@ class RawPixels:
         self.data = b""
 
 
-Opened = Image.Image | RawPixels
-"""An image of known size that is not decoded yet."""
+class InputPixels:
+    """What a network takes already: nothing is left to decode or to resize.
+
+    Attributes:
+        pixels: uint8 [height, width, channels] of the network's input.
+    """
+
+    __slots__ = ("pixels",)
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return int(self.pixels.shape[0])
+
+    def close(self) -> None:
+        """Leaves the pixels to the request that they are a part of."""
+
+
+Opened = Image.Image | RawPixels | InputPixels
+"""An image of known size that is not decoded yet, or need not be."""
 
 
 def _open_jpeg(data: bytes, max_pixels: int) -> Image.Image:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
 from retinue_server.vision.faults import pillow_faults, release_frames
-from retinue_server.vision.readers import Opened, RawPixels
+from retinue_server.vision.readers import InputPixels, Opened, RawPixels
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _Box = tuple[float, float, float, float]
@@ -76,8 +76,8 @@ def prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame
     colour input.
 
     Args:
-        image: From `open_encoded` or `open_raw`, or any Pillow image. It is used up: its pixels are released,
-            also where an error comes out.
+        image: From `open_encoded` or `open_raw`, any Pillow image, or the input itself. It is used up: its pixels are
+            released, also where an error comes out.
         spec: What the network wants.
         out: uint8 [height, width, channels] of the spec, any strides. All of it is written.
 
@@ -97,6 +97,9 @@ def prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame
 
 
 def _prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Frame:
+    if isinstance(image, InputPixels):
+        out[:] = image.pixels
+        return _whole_input(spec)
     if isinstance(image, RawPixels):
         if image.order == ("GRAY" if spec.grey else "RGB"):
             frame = frame_for(*image.size, spec)
@@ -116,6 +119,13 @@ def _prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Fram
     frame = frame_for(*upright_size, spec)
     _render(flat, turned, content_size, frame, spec, out)
     return frame
+
+
+@lru_cache(maxsize=256)
+def _whole_input(spec: InputSpec) -> Frame:
+    """The map to an image that is the input itself."""
+    width, height = spec.width, spec.height
+    return Frame(width, height, width, height, 1.0, 1.0, 0.0, 0.0, (0, 0, width, height))
 
 
 @lru_cache(maxsize=256)

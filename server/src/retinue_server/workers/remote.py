@@ -9,7 +9,7 @@ from retinue_server.batching.tickets import Outcome, Priority, Stop
 from retinue_server.errors import EngineError, ImageError, RetinueError
 from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
-from retinue_server.results import Answer, ClassifyOptions, DetectOptions, Work
+from retinue_server.results import Answer, ClassifyOptions, DetectOptions, TensorOptions, Work
 from retinue_server.vision.spec import InputSpec
 from retinue_server.workers.frames import Ran, Submission
 from retinue_server.workers.link import EngineLink
@@ -110,7 +110,9 @@ class RemoteBatcher:
                     priority=priority,
                     deadline=deadline,
                     caller=str(caller),
-                    iou_threshold=options.iou_threshold if isinstance(options, DetectOptions) else 0.0,
+                    iou_threshold=options.iou_threshold
+                    if isinstance(options, DetectOptions | TensorOptions)
+                    else 0.0,
                     extra_outputs=sum(self._extra_bits[name] for name in options.extra_outputs),
                     slots=[numbers[place] for place in good],
                 )

@@ -60,6 +60,11 @@ class Layout:
         return self.inputs + self.outputs + self.extra_outputs
 
     @property
+    def answer_rows(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Of each output the element type and the shape for one image."""
+        return {row.name: (np.dtype(row.dtype), row.shape) for row in self.outputs + self.extra_outputs}
+
+    @property
     def size_bytes(self) -> int:
         """What all slots take, and what stands before them, in whole pages."""
         return _aligned(self._offsets()[-1], mmap.PAGESIZE)

@@ -18,7 +18,7 @@ from retinue_server.pipeline import failure_of
 from retinue_server.postprocess import Postprocess
 from retinue_server.results import Answer, Options, Work
 from retinue_server.runtime import contract
-from retinue_server.vision.readers import RawPixels
+from retinue_server.vision.readers import InputPixels, RawPixels
 from retinue_server.vision.resize import Frame, prepare
 from retinue_server.vision.spec import InputSpec
 from retinue_server.workers.frames import Ran
@@ -108,6 +108,8 @@ class Decoding:
     def quick_bytes(self, work: Work) -> int | None:
         """The bytes of an image that only has to be copied; None where there is more to do."""
         image = work.image
+        if isinstance(image, InputPixels):
+            return self._image_bytes
         if isinstance(image, RawPixels) and len(image.data) == self._image_bytes:
             return self._image_bytes
         return None

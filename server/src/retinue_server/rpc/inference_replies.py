@@ -1,0 +1,169 @@
+"""To the wire: tensors and models to the messages of the Open Inference Protocol."""
+
+from collections.abc import Mapping, Sequence
+
+from retinue.inference import grpc_service_pb2 as pb
+
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import RetinueError
+from retinue_server.lifecycle import IndexEntry, ModelState
+from retinue_server.runtime.providers import Provider
+from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.tally import Statistics
+from retinue_server.tensors import BYTES, Array, TensorSpec, datatype_of, to_bytes
+
+# Clients take it for what reads the model's file.
+PLATFORM, BACKEND, MODEL_FILE = "onnxruntime_onnx", "onnxruntime", "model.onnx"
+
+_TYPES = {
+    "BOOL": pb.TYPE_BOOL,
+    "UINT8": pb.TYPE_UINT8,
+    "UINT16": pb.TYPE_UINT16,
+    "UINT32": pb.TYPE_UINT32,
+    "UINT64": pb.TYPE_UINT64,
+    "INT8": pb.TYPE_INT8,
+    "INT16": pb.TYPE_INT16,
+    "INT32": pb.TYPE_INT32,
+    "INT64": pb.TYPE_INT64,
+    "FP16": pb.TYPE_FP16,
+    "FP32": pb.TYPE_FP32,
+    "FP64": pb.TYPE_FP64,
+    BYTES: pb.TYPE_STRING,
+}
+
+
+def infer_response(
+    model: ServedModel,
+    request: pb.ModelInferRequest,
+    outputs: Mapping[str, Array],
+    destinations: Mapping[str, tuple[str, int, int]],
+    regions: SharedMemoryRegions | None,
+) -> pb.ModelInferResponse:
+    """The answer to a request; what is to go to shared memory is written there.
+
+    Args:
+        model: Which answered.
+        request: What it answers.
+        outputs: By name.
+        destinations: Region, offset and room in bytes of those that go to shared memory.
+        regions: Of shared memory.
+
+    Raises:
+        InvalidRequestError: There is not enough room in shared memory.
+    """
+    reply = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
+    for name, array in outputs.items():
+        told = reply.outputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
+        raw = to_bytes(array)
+        if name in destinations and regions is not None:
+            region, offset, room = destinations[name]
+            regions.write(region, offset, raw, room)
+            told.parameters["shared_memory_region"].string_param = region
+            told.parameters["shared_memory_offset"].int64_param = offset
+            told.parameters["shared_memory_byte_size"].int64_param = len(raw)
+            raw = b""
+        reply.raw_output_contents.append(raw)
+    return reply
+
+
+def stream_error(error: RetinueError, request_id: str) -> bytes:
+    """A stream's message of an error."""
+    return pb.ModelStreamInferResponse(
+        error_message=f"{error.reason}: {error.message}", infer_response=pb.ModelInferResponse(id=request_id)
+    ).SerializeToString()
+
+
+def metadata(model: ServedModel, versions: Sequence[int]) -> pb.ModelMetadataResponse:
+    """What a model takes and gives."""
+    return pb.ModelMetadataResponse(
+        name=model.name,
+        versions=[str(version) for version in versions],
+        platform=PLATFORM,
+        inputs=[_tensor(one) for one in model.interface.inputs.values()],
+        outputs=[_tensor(one) for one in model.interface.outputs.values()],
+    )
+
+
+def config(model: ServedModel, provider: Provider, max_images: int) -> pb.ModelConfig:
+    """How a model is run. A request may have more images than a batch: they are split."""
+    kind = pb.ModelInstanceGroup.KIND_GPU if provider.on_gpu else pb.ModelInstanceGroup.KIND_CPU
+    told = pb.ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend=BACKEND,
+        max_batch_size=max_images,
+        input=[
+            pb.ModelInput(
+                name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[1:], optional=one.optional
+            )
+            for one in model.interface.inputs.values()
+        ],
+        output=[
+            pb.ModelOutput(name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[1:])
+            for one in model.interface.outputs.values()
+        ],
+        instance_group=[
+            pb.ModelInstanceGroup(
+                name=model.name,
+                count=model.threads.instances,
+                kind=kind,
+                gpus=provider.devices if provider.on_gpu else (),
+            )
+        ],
+        default_model_filename=MODEL_FILE,
+        dynamic_batching=pb.ModelDynamicBatching(
+            preferred_batch_size=[model.profile.max_batch_size], priority_levels=3, default_priority_level=2
+        ),
+    )
+    told.parameters["task"].string_value = str(model.task)
+    return told
+
+
+def statistics(model: ServedModel, counted: Statistics) -> pb.ModelStatistics:
+    """What was counted of a model."""
+    told = pb.ModelStatistics(
+        name=model.name,
+        version=str(model.version),
+        last_inference=int(counted.last_at * 1000),
+        inference_count=counted.images,
+        execution_count=sum(count for count, _ in counted.batches.values()),
+        inference_stats=pb.InferStatistics(
+            success=_duration(*counted.success),
+            fail=_duration(*counted.fail),
+            queue=_duration(*counted.stages["queue"]),
+            compute_input=_duration(*counted.stages["decode"]),
+            compute_infer=_duration(*counted.stages["inference"]),
+            compute_output=_duration(*counted.stages["postprocess"]),
+        ),
+        memory_usage=[
+            pb.MemoryUsage(type=part, byte_size=size_bytes) for part, size_bytes in model.memory.parts()
+        ],
+    )
+    for size, (count, seconds) in sorted(counted.batches.items()):
+        told.batch_stats.add(batch_size=size, compute_infer=_duration(count, seconds))
+    return told
+
+
+def index(entries: Sequence[IndexEntry], *, ready_only: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+    """The models that there are."""
+    return [
+        pb.RepositoryIndexResponse.ModelIndex(
+            name=entry.name, version=str(entry.version), state=entry.state, reason=entry.reason
+        )
+        for entry in entries
+        if not ready_only or entry.state is ModelState.READY
+    ]
+
+
+def served_index(models: Sequence[ServedModel]) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+    """The models that are served, where no more is known."""
+    entries = [IndexEntry(model.name, model.version, ModelState.READY, "") for model in models]
+    return index(entries, ready_only=False)
+
+
+def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+
+
+def _duration(count: int, seconds: float) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=count, ns=int(seconds * 1e9))

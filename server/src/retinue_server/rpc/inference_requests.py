@@ -1,0 +1,201 @@
+"""From the wire: requests of the Open Inference Protocol to tensors and what is wanted of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from retinue.inference import grpc_service_pb2 as pb
+
+from retinue_server.batching.tickets import Priority
+from retinue_server.errors import InvalidRequestError
+from retinue_server.inference import Declared, Wanted
+from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.tensors import BYTES, DTYPES, Array, count_elements, from_bytes, from_values
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+_REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
+_MOST_VERSION = 999_999_999
+# That of one class only.
+_HIGHEST, _DEFAULT = 1, (0, 2)
+
+Parameters = Mapping[str, pb.InferParameter]
+
+
+def version(text: str) -> int:
+    """The version that a request names, 0 for the newest.
+
+    Raises:
+        InvalidRequestError: It is no number from 1.
+    """
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= _MOST_VERSION):
+        raise InvalidRequestError(
+            f"the version is '{text[:32]}', but must be a number from 1, or empty for the newest.",
+            reason="VERSION_OUT_OF_RANGE",
+        )
+    return int(text)
+
+
+def declared(request: pb.ModelInferRequest) -> list[Declared]:
+    """What a request says of its inputs."""
+    return [Declared(one.name, one.datatype, tuple(one.shape)) for one in request.inputs]
+
+
+def tensors(
+    request: pb.ModelInferRequest, regions: SharedMemoryRegions | None, max_bytes: int
+) -> dict[str, Array]:
+    """The inputs of a request, whose names, types and shapes were checked.
+
+    Args:
+        request: As it came.
+        regions: Of shared memory; None where it is not served.
+        max_bytes: The most that is read of shared memory.
+
+    Raises:
+        InvalidRequestError: The bytes do not fit the shapes, or are not where the request says.
+    """
+    raw = iter(request.raw_input_contents)
+    found: dict[str, Array] = {}
+    for one in request.inputs:
+        where = _shared(one.parameters)
+        if where is not None:
+            name, offset, size = where
+            if size > max_bytes:
+                raise InvalidRequestError(
+                    f"input '{one.name}' has {size} bytes of shared memory, but at most {max_bytes} are taken; send "
+                    "fewer images.",
+                    reason="REQUEST_TOO_LARGE",
+                )
+            _check_size(one, size)
+            found[one.name] = from_bytes(
+                one.name, one.datatype, one.shape, _served(regions).read(name, offset, size)
+            )
+        elif request.raw_input_contents:
+            content = next(raw, None)
+            if content is None:
+                raise _wrong_count(request)
+            found[one.name] = from_bytes(one.name, one.datatype, one.shape, content)
+        else:
+            found[one.name] = _from_contents(one)
+    if next(raw, None) is not None:
+        raise _wrong_count(request)
+    return found
+
+
+def wanted(request: pb.ModelInferRequest) -> list[Wanted]:
+    """The outputs that a request asks for."""
+    return [Wanted(one.name, _integer(one.parameters, "classification")) for one in request.outputs]
+
+
+def destinations(
+    request: pb.ModelInferRequest, regions: SharedMemoryRegions | None
+) -> dict[str, tuple[str, int, int]]:
+    """Where in shared memory outputs are to go: region, offset and room in bytes, by the output's name.
+
+    Raises:
+        InvalidRequestError: There is no such place.
+    """
+    found = {}
+    for one in request.outputs:
+        where = _shared(one.parameters)
+        if where is not None:
+            _served(regions).check_writable(*where)
+            found[one.name] = where
+    return found
+
+
+def priority(request: pb.ModelInferRequest) -> Priority:
+    """When the turn of a request is: 1 comes first, 0 is as usual."""
+    level = _integer(request.parameters, "priority")
+    if level == _HIGHEST:
+        return Priority.HIGH
+    return Priority.NORMAL if level in _DEFAULT else Priority.LOW
+
+
+def timeout_seconds(request: pb.ModelInferRequest) -> float | None:
+    """Within what time the answer is wanted; None where a request does not say."""
+    microseconds = _integer(request.parameters, "timeout")
+    return microseconds / 1e6 if microseconds else None
+
+
+def _from_contents(one: pb.ModelInferRequest.InferInputTensor) -> Array:
+    field = _CONTENTS.get(one.datatype)
+    if field is None:
+        raise InvalidRequestError(
+            f"input '{one.name}' is {one.datatype}, which `contents` cannot hold; send it in `raw_input_contents`.",
+            reason="CONTENTS_MISSING",
+        )
+    values: Sequence[Any] = getattr(one.contents, field)
+    return from_values(one.name, one.datatype, one.shape, values)
+
+
+def _check_size(one: pb.ModelInferRequest.InferInputTensor, size: int) -> None:
+    """Holds what is to be read of shared memory against the shape, before memory is taken for it."""
+    count = count_elements(one.name, one.datatype, one.shape)
+    if one.datatype != BYTES and size != count * DTYPES[one.datatype].itemsize:
+        raise InvalidRequestError(
+            f"input '{one.name}' has {size} bytes of shared memory, but {one.datatype} {list(one.shape)} has "
+            f"{count * DTYPES[one.datatype].itemsize}.",
+            reason="TENSOR_SIZE_MISMATCH",
+        )
+
+
+def _shared(parameters: Parameters) -> tuple[str, int, int] | None:
+    if _REGION not in parameters:
+        return None
+    return parameters[_REGION].string_param, _integer(parameters, _OFFSET), _integer(parameters, _SIZE)
+
+
+def _served(regions: SharedMemoryRegions | None) -> SharedMemoryRegions:
+    if regions is None:
+        raise not_served()
+    return regions
+
+
+def not_served() -> InvalidRequestError:
+    """What whoever names shared memory is told where there is none."""
+    return InvalidRequestError(
+        "this server reads no shared memory; send tensors in the request, or start it with --system-shared-memory on "
+        "and --workers 0.",
+        reason="SHARED_MEMORY_NOT_SERVED",
+    )
+
+
+def _integer(parameters: Parameters, name: str) -> int:
+    """A parameter that is a number of 0 or more; 0 where it is absent.
+
+    Raises:
+        InvalidRequestError: It is something else.
+    """
+    if name not in parameters:
+        return 0
+    parameter = parameters[name]
+    choice = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, choice) if choice in ("int64_param", "uint64_param") else -1
+    if value < 0:
+        raise InvalidRequestError(
+            f"the parameter '{name}' must be an integer of 0 or more.", reason="PARAMETER_INVALID"
+        )
+    return int(value)
+
+
+def _wrong_count(request: pb.ModelInferRequest) -> InvalidRequestError:
+    inline = sum(_REGION not in one.parameters for one in request.inputs)
+    return InvalidRequestError(
+        f"the request has {len(request.raw_input_contents)} raw contents for {inline} inputs outside of shared memory; "
+        "send one for each.",
+        reason="CONTENTS_MISSING",
+    )
