@@ -21,6 +21,9 @@ from retinue_server.settings import Settings
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+# What health knows besides models; the empty name is the server's.
+_SERVICES = frozenset({"", SERVICE, inference_servicer.SERVICE})
+
 # gRPC's own limits, whose refusals carry neither reason nor advice, lie this much above the settings: what exceeds a
 # setting is told so by the interceptor, and only what exceeds it by far is cut off.
 _HEADROOM = 2
@@ -40,7 +43,7 @@ _CLOSING_SECONDS = 0.1
 class RpcServer:
     """Serves the typed API and the Open Inference Protocol, grpc.health.v1.Health and reflection.
 
-    Health knows the server as a whole (""), the vision service, and each model by its name.
+    Health knows the server as a whole (""), both services, and each model by its name.
 
     Args:
         vision: Answers calls of the typed API.
@@ -105,13 +108,13 @@ class RpcServer:
 
     async def open(self, catalog: Catalog) -> None:
         """Reports the server and its models as serving."""
-        for service in ("", SERVICE):
+        for service in _SERVICES:
             await self._health.set(service, _SERVING)
         await self.publish(catalog)
 
     async def publish(self, catalog: Catalog) -> None:
         """Reports the models of a catalog as serving, and those of the one before that are gone as not serving."""
-        before, self._models = self._models, {model.name for model in catalog.models} - {SERVICE}
+        before, self._models = self._models, {model.name for model in catalog.models} - _SERVICES
         for name in before - self._models:
             await self._health.set(name, _NOT_SERVING)
         for name in self._models - before:
