@@ -168,8 +168,12 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
         lambda bundle: (bundle / "manifest.json").write_bytes(b"\xff\xfe\x00"),
         ("manifest.json", "not UTF-8", _REPLACE),
     ),
-    "manifest-is-missing": (
-        lambda bundle: (bundle / "manifest.json").unlink(),
+    "manifest-leads-nowhere": (
+        lambda bundle: odd_bundles.replace_by_link(bundle / "manifest.json", Path("nowhere.json")),
+        ("manifest.json", "cannot be read", "copy it again, or let this user read it"),
+    ),
+    "everything-is-missing": (
+        lambda bundle: [file.unlink() for file in bundle.iterdir()],
         ("manifest.json", "cannot be read", "copy it again, or let this user read it"),
     ),
     "unknown-field": (lambda bundle: rewrite_manifest(bundle, flavour="mild"), ("manifest.json", "flavour")),

@@ -47,13 +47,14 @@ def _lines(ready: Ready) -> Iterator[str]:
 def _row(model: ServedModel) -> tuple[str, ...]:
     image = model.manifest.input
     order = "" if image.height == image.width else " (h x w)"
+    taken = "tensors" if model.task is Task.TENSOR else f"{image.height}x{image.width}{order}"
     rate = f"{model.profile.images_per_second:.0f}"
     batch = str(model.profile.max_batch_size)
     return (
         model.name,
         str(model.version),
         str(model.task),
-        f"{image.height}x{image.width}{order}",
+        taken,
         batch,
         rate,
     )

@@ -15,7 +15,12 @@ from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.session import Threads
 from retinue_server.workers.slots import Layout
 
-TASKS = {pb.TASK_CLASSIFY: Task.CLASSIFY, pb.TASK_DETECT: Task.DETECT, pb.TASK_SEGMENT: Task.SEGMENT}
+TASKS = {
+    pb.TASK_CLASSIFY: Task.CLASSIFY,
+    pb.TASK_DETECT: Task.DETECT,
+    pb.TASK_SEGMENT: Task.SEGMENT,
+    pb.TASK_TENSOR: Task.TENSOR,
+}
 
 # A name may have 128 characters, and gRPC takes 8 KiB of trailers, which hold a message twice.
 _NAMES_IN_MESSAGES = 10

@@ -11,7 +11,7 @@ from retinue_server import interface
 from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError, RetinueError
-from retinue_server.results import Answer, TensorOptions, TensorRows, Work
+from retinue_server.results import Answer, Task, TensorOptions, TensorRows, TensorWork, Work
 from retinue_server.runtime import contract
 from retinue_server.tensors import BYTES, DTYPES, Array, TensorSpec, classification, stacked
 from retinue_server.vision import regions
@@ -83,7 +83,7 @@ def check_inputs(model: ServedModel, declared: Sequence[Declared], max_images: i
         if not interface.takes(spec, one.datatype, one.shape):
             raise InvalidRequestError(
                 f"input '{one.name}' is {one.datatype[:32]} {list(one.shape)}, but model '{model.name}' takes {spec}"
-                f"{', or BYTES [-1] of encoded images' if one.name == contract.IMAGES else ''}.",
+                f"{', or BYTES [-1] of encoded images' if spec.encoded else ''}.",
                 reason="INPUT_MISMATCH",
             )
     names = [one.name for one in declared]
@@ -94,6 +94,8 @@ def check_inputs(model: ServedModel, declared: Sequence[Declared], max_images: i
             f"input '{missing[0].name}', {missing[0]}, is missing; model '{model.name}' takes {_listed(specs)}.",
             reason="INPUT_MISSING",
         )
+    if not model.interface.batched:
+        return 1
     counts = {one.shape[0] for one in declared}
     if len(counts) > 1:
         raise InvalidRequestError(
@@ -105,7 +107,7 @@ def check_inputs(model: ServedModel, declared: Sequence[Declared], max_images: i
         raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
     if count > max_images:
         raise InvalidRequestError(
-            f"the request has {count} images, but at most {max_images} are taken; split it into several.",
+            f"the request has {count} images or rows, but at most {max_images} are taken; split it into several.",
             reason="TOO_MANY_IMAGES",
         )
     return count
@@ -154,14 +156,38 @@ def output_bytes(model: ServedModel, wanted: Sequence[Wanted], count: int, max_b
     return count * row_bytes
 
 
+def check_output_bytes(outputs: Mapping[str, Array], max_bytes: int) -> None:
+    """Refuses outputs that take more than a reply may, of sizes that were known only when the network had run.
+
+    Raises:
+        InvalidRequestError: They do.
+    """
+    size_bytes = sum(array.nbytes for array in outputs.values())
+    if size_bytes > max_bytes:
+        raise InvalidRequestError(
+            f"the outputs take {size_bytes} bytes, more than {max_bytes}; send fewer rows, or ask for fewer outputs.",
+            reason="REPLY_TOO_LARGE",
+        )
+
+
 def works(
     model: ServedModel, inputs: Mapping[str, Array], wanted: Sequence[Wanted], limits: Limits
-) -> list[Work]:
+) -> list[Work] | list[TensorWork]:
     """What the engine is to do for a request whose inputs and outputs were checked.
 
     Raises:
         InvalidRequestError: A threshold is out of its range, or an image cannot be read.
     """
+    if model.task is not Task.TENSOR:
+        return _images(model, inputs, wanted, limits)
+    if not model.interface.batched:
+        return [TensorWork(inputs, None)]
+    return [TensorWork(inputs, row) for row in range(len(next(iter(inputs.values()))))]
+
+
+def _images(
+    model: ServedModel, inputs: Mapping[str, Array], wanted: Sequence[Wanted], limits: Limits
+) -> list[Work]:
     images = inputs[contract.IMAGES]
     encoded = images.dtype == DTYPES[BYTES]
     if encoded:
@@ -214,16 +240,16 @@ def outputs(
             raise outcome.value
         assert isinstance(outcome.value.result, TensorRows)
         rows.append(outcome.value.result)
+    if not model.interface.batched:
+        (row,) = rows
+        return {one.name: _as_asked(row, one, ()) for one in wanted}
     labels = model.manifest.labels if model.manifest.task == pb.TASK_CLASSIFY else ()
-    return {
-        one.name: stacked(
-            [
-                classification(row.arrays[one.name], labels, one.top_k) if one.top_k else row.arrays[one.name]
-                for row in rows
-            ]
-        )
-        for one in wanted
-    }
+    return {one.name: stacked([_as_asked(row, one, labels) for row in rows]) for one in wanted}
+
+
+def _as_asked(row: TensorRows, wanted: Wanted, labels: Sequence[str]) -> Array:
+    values = row.arrays[wanted.name]
+    return classification(values, labels, wanted.top_k) if wanted.top_k else values
 
 
 def _thresholds(inputs: Mapping[str, Array], name: str, default: float, count: int) -> list[float]:
@@ -241,7 +267,8 @@ def _of_image(number: int, error: ImageError) -> InvalidRequestError:
 
 
 def _row_bytes(spec: TensorSpec) -> int:
-    return math.prod(spec.shape[1:]) * DTYPES[spec.datatype].itemsize
+    # What a graph leaves open is known only when it has run.
+    return math.prod(size for size in spec.shape[1:] if size > 0) * DTYPES[spec.datatype].itemsize
 
 
 def _listed(specs: Mapping[str, TensorSpec]) -> str:

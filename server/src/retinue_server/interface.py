@@ -19,11 +19,13 @@ class Interface:
     Attributes:
         inputs: What it takes, by name.
         outputs: What it gives, by name.
+        batched: Whether all of them have a row for each image.
         extra_outputs: The names of those that are computed only where they are asked for.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    batched: bool = True
     extra_outputs: frozenset[str] = frozenset()
 
 
@@ -37,7 +39,9 @@ def of_bundle(
         answer_rows: The element type and the shape for one image of each output.
     """
     spec = input_spec(manifest)
-    inputs = [TensorSpec(contract.IMAGES, "UINT8", (-1, spec.height, spec.width, spec.channels))]
+    inputs = [
+        TensorSpec(contract.IMAGES, "UINT8", (-1, spec.height, spec.width, spec.channels), encoded=True)
+    ]
     if manifest.detect.adjustable_thresholds:
         inputs += [
             TensorSpec(name, "FP32", (-1, 1), optional=True)
@@ -51,13 +55,13 @@ def of_bundle(
     return Interface(
         {one.name: one for one in inputs},
         {one.name: one for one in outputs},
-        frozenset(contract.extra_outputs(manifest)),
+        extra_outputs=frozenset(contract.extra_outputs(manifest)),
     )
 
 
 def takes(spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor may be an input: of its type and shape, or encoded images instead of their pixels."""
-    if spec.name == contract.IMAGES and datatype == BYTES:
+    if spec.encoded and datatype == BYTES:
         return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
     if spec.optional and len(shape) == 1:
         # One value an image.

@@ -17,7 +17,7 @@ from retinue.v1 import manifest_pb2 as pb
 from retinue_server import interface, postprocess
 from retinue_server.batching.batcher import Backend, Batcher, Plan
 from retinue_server.batching.engine import Engine
-from retinue_server.bundle.manifest import input_spec
+from retinue_server.bundle.manifest import MANIFEST_FILE, input_spec
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
 from retinue_server.errors import BundleError, StartupError
@@ -29,6 +29,7 @@ from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.providers import available_cores
 from retinue_server.runtime.session import Machine, Session, Threads, explain
 from retinue_server.runtime.tuning import Tuner
+from retinue_server.tensor_loader import TensorLoader
 from retinue_server.workers import backend as slot_backend
 from retinue_server.workers.backend import SlotBackend, SlotPlan
 from retinue_server.workers.slots import Layout
@@ -120,6 +121,8 @@ class Loader:
         Raises:
             BundleError: It does not hold what it promises, or does not fit into the memory.
         """
+        if not bundle.has_manifest and bundle.model_path.exists():
+            return self._load_tensors(bundle)
         state = bundle.state()
         manifest = bundle.read()
         try:
@@ -129,6 +132,22 @@ class Loader:
                 # What was kept by the hash of one file may have been made of the next one.
                 Session.forget_kept(manifest, self._machine)
             raise
+
+    def _load_tensors(self, bundle: BundleFolder) -> ServedModel:
+        if self._slots is not None:
+            raise BundleError(
+                f"{bundle.model_path} has no {MANIFEST_FILE}, and --workers serves bundles only; start the server "
+                "without, or wrap the model with retinue-export adopt."
+            )
+        state = bundle.state()
+        loader = TensorLoader(
+            self._engine, self._machine, self._max_queue_images, self._tuner, self._limit, self._held_bytes
+        )
+        model = loader.load(bundle, self._metrics.batch_counter(bundle.name, bundle.version))
+        if bundle.state() != state:
+            self.unload(model, timeout_seconds=0)
+            raise _changed(bundle)
+        return model
 
     def _load(
         self, bundle: BundleFolder, manifest: pb.ModelManifest, was_changed: Callable[[], bool]
@@ -145,11 +164,7 @@ class Loader:
         try:
             profile, arena_bytes = self._measure(bundle, manifest, session, held_bytes)
             if was_changed():
-                raise BundleError(
-                    f"{bundle.path} was changed while it was loaded; put a bundle there by renaming its folder, and "
-                    "leave it as it is.",
-                    reason="BUNDLE_CHANGED",
-                )
+                raise _changed(bundle)
             rows = profile.max_batch_size * self._threads(profile).instances
             buffers_bytes = rows * (image_bytes + session.answer_bytes)
             layout = None
@@ -351,6 +366,14 @@ def refuse(bundle: BundleFolder, error: StartupError) -> BundleError:
         folder, f"{bundle.name}/{bundle.version}"
     )
     return BundleError(message, reason=error.reason)
+
+
+def _changed(bundle: BundleFolder) -> BundleError:
+    return BundleError(
+        f"{bundle.path} was changed while it was loaded; put a bundle there by renaming its folder, and leave it as it "
+        "is.",
+        reason="BUNDLE_CHANGED",
+    )
 
 
 def _give_back() -> None:

@@ -1,5 +1,6 @@
 """What callers ask for, and what they get: plain values between `rpc` and the engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,6 +18,7 @@ class Task(StrEnum):
     CLASSIFY = "classify"
     DETECT = "detect"
     SEGMENT = "segment"
+    TENSOR = "tensor"
 
 
 class MaskFormat(StrEnum):
@@ -142,6 +144,19 @@ class Work:
     regions: Regions | None = None
 
 
+@dataclass(slots=True)
+class TensorWork:
+    """One row of tensors, or all of them, to be run by a model that has no manifest.
+
+    Attributes:
+        tensors: All inputs of the request, by name.
+        row: Which row of each; None for a request that runs as a whole.
+    """
+
+    tensors: Mapping[str, npt.NDArray[Any]]
+    row: int | None
+
+
 # What is made for every image is not frozen: that would take four times as long.
 @dataclass(slots=True)
 class Classification:
@@ -220,7 +235,8 @@ class TensorRows:
     """A network's outputs for one image, as they are.
 
     Attributes:
-        arrays: By name, without the batch's dimension. Coordinates are in pixels of the image that was sent.
+        arrays: By name, without the batch's dimension, where there is one. Coordinates are in pixels of the image that
+            was sent.
     """
 
     arrays: dict[str, npt.NDArray[Any]]

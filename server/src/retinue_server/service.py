@@ -12,7 +12,7 @@ from retinue_server.errors import (
     UnavailableError,
 )
 from retinue_server.metrics import Metrics
-from retinue_server.results import Answer, Work
+from retinue_server.results import Answer, TensorWork, Work
 
 
 class VisionService:
@@ -74,7 +74,7 @@ class VisionService:
     async def answer(
         self,
         model: ServedModel,
-        works: Sequence[Work | ImageError],
+        works: Sequence[Work | TensorWork | ImageError],
         *,
         caller: str,
         priority: Priority,
@@ -95,13 +95,15 @@ class VisionService:
             UnavailableError: The engine stopped meanwhile.
             EngineError: The engine failed on every image.
         """
-        opened = [work for work in works if isinstance(work, Work)]
+        opened = [work for work in works if not isinstance(work, ImageError)]
         outcomes: list[Outcome[Answer]] = []
         if opened:
             outcomes = await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
         if len(opened) < len(works):
             ran = iter(outcomes)
-            outcomes = [next(ran) if isinstance(work, Work) else Outcome(work, None) for work in works]
+            outcomes = [
+                next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
+            ]
         self._metrics.count_images(model, outcomes)
         _raise_if_lost(outcomes)
         return outcomes

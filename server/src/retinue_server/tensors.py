@@ -46,13 +46,15 @@ class TensorSpec:
         name: Its name.
         datatype: Of its elements, as the protocol calls it.
         shape: With the batch's dimension; -1 where a request may choose.
-        optional: Whether a request may leave it out.
+        optional: Whether a request may leave it out, or give one value for each image, [N] instead of [N,1].
+        encoded: Whether it may be files of images instead, BYTES [N] or [N,1].
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+    encoded: bool = False
 
     def __str__(self) -> str:
         return f"{self.datatype} {list(self.shape)}"

@@ -64,6 +64,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "gpu_fp32": "tf32",
         "cuda_graphs": "auto",
         "model_control": "watch",
+        "system_shared_memory": "on",
     }.get(name, "1024")
     default = getattr(Settings.resolve([]), name)
 

@@ -8,10 +8,11 @@ from retinue.v1 import manifest_pb2, vision_service_pb2
 Task: TypeAlias = Literal["classify", "detect", "segment"]
 """The kinds of question a model answers."""
 
-_TASKS: dict[int, Task] = {
+_TASKS: dict[int, Task | Literal["tensor"]] = {
     manifest_pb2.TASK_CLASSIFY: "classify",
     manifest_pb2.TASK_DETECT: "detect",
     manifest_pb2.TASK_SEGMENT: "segment",
+    manifest_pb2.TASK_TENSOR: "tensor",
 }
 _TASK_NUMBERS: dict[Task | None, manifest_pb2.Task.ValueType] = {
     None: manifest_pb2.TASK_UNSPECIFIED,
@@ -91,7 +92,7 @@ class ModelInfo:
 
     name: str
     version: int
-    task: Task | Literal["unknown"]
+    task: Task | Literal["tensor", "unknown"]
     description: str
     labels: tuple[str, ...]
     input_height: int

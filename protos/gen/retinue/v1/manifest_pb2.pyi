@@ -35,6 +35,10 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     """
     TASK_SEGMENT: _Task.ValueType  # 3
     """Which class each pixel has. Graph output: class_map uint8 or int32 [N,h,w]."""
+    TASK_TENSOR: _Task.ValueType  # 4
+    """Any tensors in, any out, over the Open Inference Protocol only. No bundle's: a server gives it to ONNX models that have
+    no manifest.
+    """
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """The kinds of question a model answers."""
@@ -49,6 +53,10 @@ descending, 0 past the last detection; classes int32 [N,M].
 """
 TASK_SEGMENT: Task.ValueType  # 3
 """Which class each pixel has. Graph output: class_map uint8 or int32 [N,h,w]."""
+TASK_TENSOR: Task.ValueType  # 4
+"""Any tensors in, any out, over the Open Inference Protocol only. No bundle's: a server gives it to ONNX models that have
+no manifest.
+"""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 class _Colour:

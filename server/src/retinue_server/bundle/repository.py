@@ -32,6 +32,11 @@ class BundleFolder:
         """The ONNX file."""
         return self.path / manifests.MODEL_FILE
 
+    @property
+    def has_manifest(self) -> bool:
+        """Whether it is a bundle, and no bare ONNX model."""
+        return os.path.lexists(self.path / manifests.MANIFEST_FILE)
+
     def state(self) -> BundleState:
         """What differs once a file of the bundle, or the bundle as a whole, was changed or replaced."""
         return tuple(
@@ -55,8 +60,17 @@ class BundleFolder:
             )
         manifests.check_hash(self.path, manifest)
         self._check_inside(self.path / manifests.MANIFEST_FILE)
-        self._check_inside(self.model_path)
+        self.check_inside()
         return manifest
+
+    def check_inside(self) -> None:
+        """Refuses a folder or a model that is a link out of the models folder.
+
+        Raises:
+            BundleError: One is.
+        """
+        self._check_inside(self.path)
+        self._check_inside(self.model_path)
 
     def _check_inside(self, path: Path) -> None:
         models = self.path.parent.parent

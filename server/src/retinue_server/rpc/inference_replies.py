@@ -87,19 +87,20 @@ def metadata(model: ServedModel, versions: Sequence[int]) -> pb.ModelMetadataRes
 def config(model: ServedModel, provider: Provider, max_images: int) -> pb.ModelConfig:
     """How a model is run. A request may have more images than a batch: they are split."""
     kind = pb.ModelInstanceGroup.KIND_GPU if provider.on_gpu else pb.ModelInstanceGroup.KIND_CPU
+    first = 1 if model.interface.batched else 0
     told = pb.ModelConfig(
         name=model.name,
         platform=PLATFORM,
         backend=BACKEND,
-        max_batch_size=max_images,
+        max_batch_size=max_images if model.interface.batched else 0,
         input=[
             pb.ModelInput(
-                name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[1:], optional=one.optional
+                name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[first:], optional=one.optional
             )
             for one in model.interface.inputs.values()
         ],
         output=[
-            pb.ModelOutput(name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[1:])
+            pb.ModelOutput(name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[first:])
             for one in model.interface.outputs.values()
         ],
         instance_group=[
@@ -111,10 +112,10 @@ def config(model: ServedModel, provider: Provider, max_images: int) -> pb.ModelC
             )
         ],
         default_model_filename=MODEL_FILE,
-        dynamic_batching=pb.ModelDynamicBatching(
-            preferred_batch_size=[model.profile.max_batch_size], priority_levels=3, default_priority_level=2
-        ),
     )
+    if model.interface.batched:
+        told.dynamic_batching.preferred_batch_size.append(model.profile.max_batch_size)
+        told.dynamic_batching.priority_levels, told.dynamic_batching.default_priority_level = 3, 2
     told.parameters["task"].string_value = str(model.task)
     return told
 

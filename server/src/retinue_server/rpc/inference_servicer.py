@@ -12,7 +12,7 @@ from retinue_server.errors import InvalidRequestError, UnsupportedError
 from retinue_server.inference import Limits
 from retinue_server.lifecycle import Repository
 from retinue_server.metrics import Metrics
-from retinue_server.results import Work
+from retinue_server.results import TensorWork, Work
 from retinue_server.rpc import inference_replies as replies
 from retinue_server.rpc import inference_requests as requests
 from retinue_server.rpc.interceptor import Context, current_call
@@ -136,7 +136,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         # Where a server has more to do than it can, most of it is to refuse: before tensors are looked at.
         model.batcher.check_room(count, caller=caller, priority=priority, deadline=deadline)
 
-        def works() -> list[Work]:
+        def works() -> list[Work] | list[TensorWork]:
             tensors = requests.tensors(request, self._regions, self._max_request_bytes)
             return inference.works(model, tensors, wanted, self._limits)
 
@@ -147,6 +147,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             model, items, caller=caller, priority=priority, deadline=deadline
         )
         outputs = inference.outputs(model, outcomes, wanted)
+        inference.check_output_bytes(outputs, self._limits.max_reply_bytes)
         return replies.infer_response(model, request, outputs, destinations, self._regions)
 
     async def ModelStreamInfer(  # type: ignore[override]

@@ -24,6 +24,7 @@ _TASKS = {
     manifest_pb2.TASK_CLASSIFY: Task.CLASSIFY,
     manifest_pb2.TASK_DETECT: Task.DETECT,
     manifest_pb2.TASK_SEGMENT: Task.SEGMENT,
+    manifest_pb2.TASK_TENSOR: Task.TENSOR,
 }
 
 # To read a header takes tens of microseconds, that of a hostile image a few milliseconds; to read a region or to tell
@@ -83,7 +84,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         """Lists the models that are served."""
         if request.task not in _TASKS:
             raise InvalidRequestError(
-                f"task {request.task} is unknown; use CLASSIFY, DETECT or SEGMENT, or leave it unset for all.",
+                f"task {request.task} is unknown; use CLASSIFY, DETECT, SEGMENT or TENSOR, or leave it unset for all.",
                 reason="TASK_UNKNOWN",
             )
         task = _TASKS[request.task]

@@ -328,7 +328,7 @@ class Session:
             raise BundleError(_why_not_loaded(self._path, explain(error))) from error
 
     def _open_on_gpu(self, device: int, more: Mapping[str, ProviderOptions]) -> ort.InferenceSession:
-        options = _session_options(self._machine.threads.per_instance)
+        options = session_options(self._machine.threads.per_instance)
         options.add_session_config_entry(*optimised.NO_WEIGHTS_OUTSIDE)
         half = providers.half_options() if self._manifest.precision == pb.PRECISION_FP16 else {}
         # ONNX Runtime would take the CPU where a provider fails, and say so to whoever reads its output.
@@ -347,7 +347,7 @@ class Session:
     def _open(
         self, threads: int, graph_file: str = optimised.GRAPH_FILE, *, spinning: bool = False
     ) -> ort.InferenceSession:
-        options = _session_options(threads, spinning=spinning)
+        options = session_options(threads, spinning=spinning)
         path = self._path
         if self._optimised is not None:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -357,10 +357,16 @@ class Session:
         return ort.InferenceSession(path, options, providers=list(self._provider.chain))
 
     def _write_optimised(self, folder: Path) -> None:
-        optimised.write(self._path, folder, _session_options(1), self.extra_outputs)
+        optimised.write(self._path, folder, session_options(1), self.extra_outputs)
 
 
-def _session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
+def session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
+    """How all sessions run.
+
+    Args:
+        threads: Of one run.
+        spinning: Whether they wait for each other within a run without sleeping.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -123,6 +123,8 @@ def _memory(model: ModelInfo) -> str:
 
 def _input(model: ModelInfo) -> str:
     """The size and the colours of its images, rows first as where it is exported."""
+    if model.task == "tensor":
+        return "tensors"
     order = "" if model.input_height == model.input_width else " (h x w)"
     return f"{model.input_height}x{model.input_width}{order} {model.colour}"
 
