@@ -14,7 +14,15 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.mark.parametrize(
-    "service", ["", _SERVICE, "colour-classifier", "colour-detector", "colour-segmenter"]
+    "service",
+    [
+        "",
+        _SERVICE,
+        "inference.GRPCInferenceService",
+        "colour-classifier",
+        "colour-detector",
+        "colour-segmenter",
+    ],
 )
 def test_the_server_its_service_and_each_model_are_healthy(service: str, colour: Connection) -> None:
     request = health_pb2.HealthCheckRequest(service=service)
@@ -63,6 +71,7 @@ def test_reflection_lists_the_services(colour: Connection) -> None:
     response = _reflected(colour, reflection_pb2.ServerReflectionRequest(list_services=""))
     assert {service.name for service in response.list_services_response.service} == {
         _SERVICE,
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -68,6 +68,8 @@ class FrontEnd:
         assert kind is Kind.SETTINGS, kind
         plan = Plan.unpack(body)
         log.configure(plan.settings.log_level, plan.settings.log_format)
+        if plan.settings.triton_metrics == "on":
+            self._metrics.publish_triton()
         self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)

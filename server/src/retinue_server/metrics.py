@@ -26,6 +26,7 @@ from retinue_server.results import Answer
 from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tally import Statistics, Tally
+from retinue_server.triton_metrics import TritonCollector
 
 # The time at which each counter began: a third of all lines, and Prometheus finds resets without them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -164,12 +165,17 @@ class Metrics:
         meters.failed.inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))
 
+    def publish_triton(self) -> None:
+        """Adds what was counted of models under Triton's names."""
+        self.registry.register(
+            TritonCollector(
+                lambda: [(*key, _statistics(meters)) for key, meters in list(self._meters.items())]
+            )
+        )
+
     def statistics(self, model: ServedModel) -> Statistics:
         """What was counted of a model since it was loaded."""
-        meters = self._meters_of(model.name, model.version)
-        stages = {stage: getattr(meters, stage).total() for stage in _STAGES}
-        tally = meters.tally
-        return Statistics(tally.success, tally.fail, tally.images, tally.last_at, stages, tally.batches)
+        return _statistics(self._meters_of(model.name, model.version))
 
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
@@ -194,6 +200,12 @@ class Metrics:
             )
             self._meters[name, version] = meters
         return meters
+
+
+def _statistics(meters: _ModelMeters) -> Statistics:
+    stages = {stage: getattr(meters, stage).total() for stage in _STAGES}
+    tally = meters.tally
+    return Statistics(tally.success, tally.fail, tally.images, tally.last_at, stages, tally.batches)
 
 
 class _ServerCollector(Collector):

@@ -149,6 +149,10 @@ class Settings(BaseSettings):
         "of it that the server's user may read and write; not with --workers",
     )
 
+    triton_metrics: Literal["on", "off"] = Field(
+        "off", description="whether /metrics has Triton's names, too, such as nv_inference_count"
+    )
+
     drain_seconds: float = Field(30.0, ge=0, description="how long SIGTERM waits for work in flight")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe events logged"

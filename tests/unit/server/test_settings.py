@@ -65,6 +65,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "cuda_graphs": "auto",
         "model_control": "watch",
         "system_shared_memory": "on",
+        "triton_metrics": "on",
     }.get(name, "1024")
     default = getattr(Settings.resolve([]), name)
 

@@ -15,6 +15,8 @@ Counts = dict[Sample, float]
 # What only grows. Gauges are the engine's process's alone.
 _SUMMED = frozenset({"counter", "histogram"})
 _PREFIX = "retinue_"
+# All that has Triton's names is counts, whatever its type is said to be.
+_TRITON_PREFIX = "nv_"
 
 
 def read(registry: CollectorRegistry) -> bytes:
@@ -22,7 +24,8 @@ def read(registry: CollectorRegistry) -> bytes:
     samples = [
         [metric.name, sample.name, sorted(sample.labels.items()), sample.value]
         for metric in registry.collect()
-        if metric.type in _SUMMED and metric.name.startswith(_PREFIX)
+        if (metric.type in _SUMMED and metric.name.startswith(_PREFIX))
+        or metric.name.startswith(_TRITON_PREFIX)
         for sample in metric.samples
     ]
     return json.dumps(samples).encode()
