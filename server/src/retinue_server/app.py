@@ -98,12 +98,10 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         assert isinstance(rpc, RpcServer)
         await rpc.publish(catalog)
 
-    metrics = Metrics()
+    metrics = Metrics(triton_names=settings.triton_metrics == "on")
     engine = Engine(machine.threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
     service = VisionService(engine, metrics)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
-    if settings.triton_metrics == "on":
-        metrics.publish_triton()
     repository = Repository(
         ModelsFolder(settings.models),
         Loader(

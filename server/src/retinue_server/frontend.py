@@ -51,6 +51,7 @@ class FrontEnd:
 
     def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory
+        # Until it is known which names are wanted; it may be asked for what it has counted before.
         self._metrics = Metrics()
         self._orders: asyncio.Queue[tuple[Kind, bytes]] = asyncio.Queue()
         self._ending = False
@@ -68,8 +69,7 @@ class FrontEnd:
         assert kind is Kind.SETTINGS, kind
         plan = Plan.unpack(body)
         log.configure(plan.settings.log_level, plan.settings.log_format)
-        if plan.settings.triton_metrics == "on":
-            self._metrics.publish_triton()
+        self._metrics = Metrics(triton_names=plan.settings.triton_metrics == "on")
         self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)

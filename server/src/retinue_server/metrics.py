@@ -75,11 +75,14 @@ class _ModelMeters:
 class Metrics:
     """Counts what happens. One object a server, so that tests do not share any.
 
+    Args:
+        triton_names: Whether what was counted is there under Triton's names, too.
+
     Attributes:
         registry: What `/metrics` prints.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, triton_names: bool = False) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -117,6 +120,12 @@ class Metrics:
         )
         self._meters: dict[tuple[str, int], _ModelMeters] = {}
         self._call_meters: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Tally | None]] = {}
+        if triton_names:
+            self.registry.register(
+                TritonCollector(
+                    lambda: [(*key, _statistics(meters)) for key, meters in list(self._meters.items())]
+                )
+            )
 
     def publish_server(self, runtime_version: str, ready: Callable[[], bool]) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
@@ -164,14 +173,6 @@ class Metrics:
         meters.answered.inc(len(answers))
         meters.failed.inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))
-
-    def publish_triton(self) -> None:
-        """Adds what was counted of models under Triton's names."""
-        self.registry.register(
-            TritonCollector(
-                lambda: [(*key, _statistics(meters)) for key, meters in list(self._meters.items())]
-            )
-        )
 
     def statistics(self, model: ServedModel) -> Statistics:
         """What was counted of a model since it was loaded."""

@@ -19,9 +19,8 @@ def values(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def counted() -> Metrics:
+def counted(metrics: Metrics) -> Metrics:
     """One request of two images was answered but for one of these, one failed, and metadata was asked for."""
-    metrics = Metrics()
     count_batch = metrics.batch_counter("cats", 2)
     answer = Answer(Classification([0], [1.0]), 0.001, 0.002, 0.0005, 2)
     outcomes = [Outcome(answer, 0.01), Outcome(ImageError("no image."), None)]
@@ -34,12 +33,11 @@ def counted() -> Metrics:
 
 
 def test_they_are_there_only_where_they_are_wanted() -> None:
-    assert values(counted()) == {}
+    assert values(counted(Metrics())) == {}
 
 
 def test_they_say_what_was_counted() -> None:
-    metrics = counted()
-    metrics.publish_triton()
+    metrics = counted(Metrics(triton_names=True))
     found = values(metrics)
     assert {name: round(value) for name, value in found.items()} == {
         "nv_inference_request_success": 1,
@@ -55,7 +53,6 @@ def test_they_say_what_was_counted() -> None:
 
 
 def test_a_model_that_is_gone_is_gone_there_too() -> None:
-    metrics = counted()
-    metrics.publish_triton()
+    metrics = counted(Metrics(triton_names=True))
     metrics.forget_model("cats", 2)
     assert values(metrics) == {}
