@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import structlog
 from retinue.v1 import manifest_pb2 as pb
 
@@ -17,7 +18,7 @@ from retinue_server.errors import BundleError
 from retinue_server.interface import Interface
 from retinue_server.results import Task
 from retinue_server.runtime.memory import MemoryLimit, MemoryUse
-from retinue_server.runtime.profile import Profile
+from retinue_server.runtime.profile import Profile, fastest_seconds
 from retinue_server.runtime.session import Machine, explain
 from retinue_server.runtime.tensor_session import TensorSession
 from retinue_server.runtime.tuning import Tuner
@@ -25,8 +26,10 @@ from retinue_server.tensor_backend import TensorBackend, together
 
 _log = structlog.get_logger(__name__)
 
-# Of a network that runs on nothing that can be made up; measured from the first request on.
-_UNKNOWN = Profile((1,), (0.01,), lone_seconds=0.01)
+# Of a network that runs on nothing that can be made up: a guess, until requests have shown what they take.
+_UNKNOWN = Profile((1,), (0.01,), lone_seconds=0.0)
+_NOTHING = np.zeros((1, 1, 1, 1), np.uint8)
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +117,17 @@ class TensorLoader:
         )
 
     def _profile(self, bundle: BundleFolder, sha256: str, session: TensorSession) -> Profile:
-        """How many rows are worth running together; as many as one where a request is run as a whole.
+        """What it costs, and how many rows are worth running together.
 
         Raises:
             BundleError: It ran once, and does not now.
         """
-        if not session.batched:
+        if not session.runs_on_made_up:
             return _UNKNOWN
         try:
+            if not session.batched:
+                seconds = fastest_seconds(lambda _: session.run(session.typical(1)), _NOTHING, _ROUNDS)
+                return Profile((1,), (seconds,), lone_seconds=seconds)
             return self.tuner.profile(
                 sha256,
                 # Of the images that the measurement makes up only their number matters here.

@@ -30,9 +30,8 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": BYTES,
 }
-_MOST_DIMENSION_TRIED = 224
-# What sizes that a graph leaves open are tried with, when it is run to see what it does: a graph may want any.
-_SIZES_TRIED = (1, 8, 64, _MOST_DIMENSION_TRIED)
+# What stands for sizes that a graph leaves open when it is run to see what it does: it may want any.
+_SIZES_TRIED = (1, 8, 64, 224)
 _ROWS_TRIED = 3
 # Two rows that run together may be added up in another order than alone.
 _TOLERANCE = 1e-3
@@ -79,7 +78,8 @@ class TensorSession:
         self._names = [one.name for one in given]
         self._strings = [one.name for one in self.inputs if one.datatype == BYTES]
         self.batched = _share_a_row_dimension([one.shape for one in (*taken, *given)])
-        self._sizes: Sequence[int] = ()
+        # What stands for sizes that the graph leaves open in what is made up; None where nothing can be run.
+        self._open_size: int | None = None
 
     def run(
         self, tensors: Tensors, when_stopped: Callable[[Callable[[], None]], None] = lambda stop: None
@@ -114,8 +114,8 @@ class TensorSession:
         A graph may have a dimension first that all its tensors share and that is no batch. Where it cannot be run on
         what is made up, as where it wants other sizes or values, each request runs by itself.
         """
-        for sizes in _SIZES_TRIED:
-            self._sizes = (sizes,)
+        for size in _SIZES_TRIED:
+            self._open_size = size
             try:
                 together = self.run(self.typical(_ROWS_TRIED))
             except Exception:
@@ -131,12 +131,12 @@ class TensorSession:
                 )
             return
         self.batched = False
-        self._sizes = ()
+        self._open_size = None
 
     @property
     def runs_on_made_up(self) -> bool:
         """Whether `typical` is something that it can be run on, once it was tried out."""
-        return bool(self._sizes)
+        return self._open_size is not None
 
     def typical(self, rows: int) -> dict[str, Array]:
         """Makes tensors up, of so many rows where there are such."""
@@ -153,8 +153,8 @@ class TensorSession:
         self._session = None
 
     def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
-        (open_size,) = self._sizes or (1,)
-        shape = [open_size if size < 0 else size for size in spec.shape]
+        assert self._open_size is not None
+        shape = [self._open_size if size < 0 else size for size in spec.shape]
         if self.batched:
             shape[0] = rows
         return tuple(shape)
