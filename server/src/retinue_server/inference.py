@@ -13,10 +13,23 @@ from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError, RetinueError
 from retinue_server.results import Answer, Task, TensorOptions, TensorRows, TensorWork, Work
 from retinue_server.runtime import contract
-from retinue_server.tensors import BYTES, DTYPES, Array, TensorSpec, classification, stacked
+from retinue_server.tensors import (
+    BYTES,
+    DTYPES,
+    Array,
+    TensorSpec,
+    classification,
+    count_elements,
+    size_of,
+    stacked,
+)
 from retinue_server.vision import regions
 from retinue_server.vision.decode import open_encoded
 from retinue_server.vision.readers import InputPixels, Opened
+
+# Named one by one, each with a label of up to 256 characters, of four bytes each.
+_MOST_CLASSES = 1000
+_CLASS_BYTES = 1100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,7 @@ def check_inputs(model: ServedModel, declared: Sequence[Declared], max_images: i
     """
     specs = model.interface.inputs
     for one in declared:
+        count_elements(one.name, one.datatype, one.shape)
         spec = specs.get(one.name)
         if spec is None:
             raise InvalidRequestError(
@@ -129,10 +143,10 @@ def check_outputs(model: ServedModel, wanted: Sequence[Wanted]) -> Sequence[Want
                 f"model '{model.name}' has no output '{one.name[:128]}'; it gives {_listed(specs)}.",
                 reason="OUTPUT_UNKNOWN",
             )
-        if one.top_k < 0 or (one.top_k and spec.datatype in (BYTES, "BOOL")):
+        if not 0 <= one.top_k <= _MOST_CLASSES or (one.top_k and spec.datatype in (BYTES, "BOOL")):
             raise InvalidRequestError(
-                f"output '{one.name}' is asked for as {one.top_k} classes; give a number from 1, for an output of "
-                "numbers.",
+                f"output '{one.name}' is asked for as {one.top_k} classes; give 1 to {_MOST_CLASSES}, for an "
+                "output of numbers.",
                 reason="CLASSIFICATION_INVALID",
             )
     if len({one.name for one in wanted}) < len(wanted):
@@ -146,7 +160,7 @@ def output_bytes(model: ServedModel, wanted: Sequence[Wanted], count: int, max_b
     Raises:
         InvalidRequestError: They take more than a reply may.
     """
-    row_bytes = sum(_row_bytes(model.interface.outputs[one.name]) for one in wanted)
+    row_bytes = sum(_row_bytes(model.interface.outputs[one.name], one.top_k) for one in wanted)
     if count * row_bytes > max_bytes:
         raise InvalidRequestError(
             f"the outputs would take {count * row_bytes} bytes, more than {max_bytes}; send fewer images, or ask for "
@@ -162,7 +176,7 @@ def check_output_bytes(outputs: Mapping[str, Array], max_bytes: int) -> None:
     Raises:
         InvalidRequestError: They do.
     """
-    size_bytes = sum(array.nbytes for array in outputs.values())
+    size_bytes = sum(size_of(array) for array in outputs.values())
     if size_bytes > max_bytes:
         raise InvalidRequestError(
             f"the outputs take {size_bytes} bytes, more than {max_bytes}; send fewer rows, or ask for fewer outputs.",
@@ -266,9 +280,10 @@ def _of_image(number: int, error: ImageError) -> InvalidRequestError:
     return InvalidRequestError(f"image {number}: {error.message}", reason=error.reason)
 
 
-def _row_bytes(spec: TensorSpec) -> int:
+def _row_bytes(spec: TensorSpec, top_k: int) -> int:
     # What a graph leaves open is known only when it has run.
-    return math.prod(size for size in spec.shape[1:] if size > 0) * DTYPES[spec.datatype].itemsize
+    elements = math.prod(size for size in spec.shape[1:] if size > 0)
+    return min(top_k, elements) * _CLASS_BYTES if top_k else elements * DTYPES[spec.datatype].itemsize
 
 
 def _listed(specs: Mapping[str, TensorSpec]) -> str:

@@ -36,6 +36,7 @@ _LENGTH = struct.Struct("<I")
 # An element of two bytes takes eight times that in memory.
 _MOST_BYTES_ELEMENTS = 1_000_000
 _MOST_DIMENSIONS = 32
+_MOST_ELEMENTS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,15 @@ def count_elements(name: str, datatype: str, shape: Sequence[int]) -> int:
             f"input '{name[:128]}' has the datatype '{datatype[:32]}', which is unknown here; use one of {known}.",
             reason="DATATYPE_UNKNOWN",
         )
-    if len(shape) > _MOST_DIMENSIONS or any(size < 0 for size in shape):
+    if (
+        len(shape) > _MOST_DIMENSIONS
+        or any(size < 0 for size in shape)
+        # NumPy counts the other sizes of a tensor that is empty in one of them, too.
+        or (0 in shape and math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS)
+    ):
         raise InvalidRequestError(
             f"input '{name[:128]}' has the shape {list(shape[:_MOST_DIMENSIONS])}; give at most {_MOST_DIMENSIONS} "
-            "sizes, each 0 or more.",
+            "sizes, each 0 or more, and no huge ones beside a 0.",
             reason="SHAPE_INVALID",
         )
     return math.prod(shape)
@@ -144,6 +150,13 @@ def to_bytes(array: Array) -> bytes:
     return b"".join(_with_length(element) for element in array.ravel())
 
 
+def size_of(array: Array) -> int:
+    """The bytes that `to_bytes` makes of a tensor; for str, about as many."""
+    if array.dtype != object:
+        return int(array.nbytes)
+    return sum(_LENGTH.size + len(element) for element in array.ravel())
+
+
 def stacked(rows: Sequence[Array]) -> Array:
     """Rows of one shape as one tensor, of as many as there are."""
     if len(rows) == 1:
@@ -163,7 +176,10 @@ def classification(row: Array, labels: Sequence[str], top_k: int) -> Array:
         BYTES [min(top_k, values)], the largest first.
     """
     values = row.ravel()
-    best = np.argsort(-values.astype(np.float64), kind="stable")[:top_k]
+    # The largest first, and of equal ones the first first. What is no number NumPy takes for the largest.
+    order = len(values) - 1 - np.argsort(values[::-1], kind="stable")[::-1]
+    unknown = np.count_nonzero(np.isnan(values)) if values.dtype.kind == "f" else 0
+    best = np.roll(order, -unknown)[:top_k]
     named = [
         f"{values[index]:f}:{index}" + (f":{labels[index]}" if index < len(labels) else "") for index in best
     ]

@@ -67,8 +67,11 @@ def interceptor(metrics: Metrics) -> CallInterceptor:
 
 
 def interceptor_of(metrics: Metrics, settings: Settings) -> CallInterceptor:
-    check = partial(check_fields, max_images=min(settings.max_images_per_request, settings.max_queue_images))
-    return CallInterceptor({SERVICE: check}, lambda error, request_id: b"", metrics, settings)
+    most = min(settings.max_images_per_request, settings.max_queue_images)
+    check = partial(check_fields, max_images=most)
+    return CallInterceptor(
+        {SERVICE: lambda data, _: check(data)}, lambda error, request_id: b"", metrics, settings
+    )
 
 
 async def never_called(request: Any, context: Any) -> None:

@@ -1,5 +1,6 @@
 """From the wire: requests of the Open Inference Protocol to tensors and what is wanted of them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ _CONTENTS = {
     BYTES: "bytes_contents",
 }
 _REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
-_MOST_VERSION = 999_999_999
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 # That of one class only.
 _HIGHEST, _DEFAULT = 1, (0, 2)
 
@@ -41,7 +42,7 @@ def version(text: str) -> int:
     """
     if not text:
         return 0
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= _MOST_VERSION):
+    if not _VERSION.fullmatch(text):
         raise InvalidRequestError(
             f"the version is '{text[:32]}', but must be a number from 1, or empty for the newest.",
             reason="VERSION_OUT_OF_RANGE",
@@ -54,15 +55,33 @@ def declared(request: pb.ModelInferRequest) -> list[Declared]:
     return [Declared(one.name, one.datatype, tuple(one.shape)) for one in request.inputs]
 
 
-def tensors(
-    request: pb.ModelInferRequest, regions: SharedMemoryRegions | None, max_bytes: int
-) -> dict[str, Array]:
-    """The inputs of a request, whose names, types and shapes were checked.
+def shared_bytes(request: pb.ModelInferRequest, max_bytes: int) -> int:
+    """What the inputs of a request have in shared memory.
+
+    Args:
+        request: As it came.
+        max_bytes: The most that is taken.
+
+    Raises:
+        InvalidRequestError: They have more.
+    """
+    places = (_shared(one.parameters) for one in request.inputs)
+    size_bytes = sum(place[2] for place in places if place is not None)
+    if size_bytes > max_bytes:
+        raise InvalidRequestError(
+            f"the request has {size_bytes} bytes in shared memory, but at most {max_bytes} are taken; send fewer "
+            "images.",
+            reason="REQUEST_TOO_LARGE",
+        )
+    return size_bytes
+
+
+def tensors(request: pb.ModelInferRequest, regions: SharedMemoryRegions | None) -> dict[str, Array]:
+    """The inputs of a request, whose names, types, shapes and bytes in shared memory were checked.
 
     Args:
         request: As it came.
         regions: Of shared memory; None where it is not served.
-        max_bytes: The most that is read of shared memory.
 
     Raises:
         InvalidRequestError: The bytes do not fit the shapes, or are not where the request says.
@@ -73,19 +92,13 @@ def tensors(
         where = _shared(one.parameters)
         if where is not None:
             name, offset, size = where
-            if size > max_bytes:
-                raise InvalidRequestError(
-                    f"input '{one.name}' has {size} bytes of shared memory, but at most {max_bytes} are taken; send "
-                    "fewer images.",
-                    reason="REQUEST_TOO_LARGE",
-                )
             _check_size(one, size)
             found[one.name] = from_bytes(
                 one.name, one.datatype, one.shape, _served(regions).read(name, offset, size)
             )
         elif request.raw_input_contents:
             content = next(raw, None)
-            if content is None:
+            if content is None or one.HasField("contents"):
                 raise _wrong_count(request)
             found[one.name] = from_bytes(one.name, one.datatype, one.shape, content)
         else:
@@ -196,6 +209,6 @@ def _wrong_count(request: pb.ModelInferRequest) -> InvalidRequestError:
     inline = sum(_REGION not in one.parameters for one in request.inputs)
     return InvalidRequestError(
         f"the request has {len(request.raw_input_contents)} raw contents for {inline} inputs outside of shared memory; "
-        "send one for each.",
+        "send one for each, and no `contents` beside them.",
         reason="CONTENTS_MISSING",
     )

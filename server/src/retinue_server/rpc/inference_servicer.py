@@ -137,16 +137,22 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         model.batcher.check_room(count, caller=caller, priority=priority, deadline=deadline)
 
         def works() -> list[Work] | list[TensorWork]:
-            tensors = requests.tensors(request, self._regions, self._max_request_bytes)
+            tensors = requests.tensors(request, self._regions)
             return inference.works(model, tensors, wanted, self._limits)
 
-        quick = count <= _QUICK_IMAGES and request.ByteSize() <= _QUICK_BYTES
+        holding = current_call.get().holding
+        request_bytes = request.ByteSize() + requests.shared_bytes(request, self._max_request_bytes)
+        holding.hold_request(request_bytes)
+        quick = count <= _QUICK_IMAGES and request_bytes <= _QUICK_BYTES
         items = works() if quick else await asyncio.to_thread(works)
-        current_call.get().holding.hold_reply(reply_bytes)
+        holding.hold_reply(reply_bytes)
         outcomes = await self._service.answer(
             model, items, caller=caller, priority=priority, deadline=deadline
         )
-        outputs = inference.outputs(model, outcomes, wanted)
+        if any(one.top_k for one in wanted):
+            outputs = await asyncio.to_thread(inference.outputs, model, outcomes, wanted)
+        else:
+            outputs = inference.outputs(model, outcomes, wanted)
         inference.check_output_bytes(outputs, self._limits.max_reply_bytes)
         return replies.infer_response(model, request, outputs, destinations, self._regions)
 

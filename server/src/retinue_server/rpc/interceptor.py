@@ -56,8 +56,8 @@ current_call: ContextVar[Call] = ContextVar("current_call")
 
 
 Answer: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
-# Refuses bytes that would take many times their size once they are read as a message.
-Check: TypeAlias = Callable[[bytes], None]
+# Refuses the bytes of a method's request that would take many times their size once they are read.
+Check: TypeAlias = Callable[[bytes, str], None]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -227,7 +227,7 @@ def _or_abort(answer: Answer) -> Any:
 
 def _read(data: bytes, method: str, check: Check, parse: Any) -> Any:
     try:
-        check(data)
+        check(data, method)
         return parse(data)
     except DecodeError as error:
         raise InvalidRequestError(

@@ -1,0 +1,514 @@
+"""What a request of the Open Inference Protocol becomes for the engine, and what its answers become for the caller."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from retinue.inference import grpc_service_pb2 as pb
+from retinue.v1 import manifest_pb2
+from tests.pictures import RED, encode, png, solid
+from tests.unit.server.served import served_model
+
+from retinue_server import inference
+from retinue_server.batching.tickets import Outcome
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import Code, EngineError, ImageError, InvalidRequestError
+from retinue_server.inference import Declared, Limits, Wanted
+from retinue_server.interface import Interface, of_bundle, takes
+from retinue_server.results import Answer, Task, TensorOptions, TensorRows, TensorWork
+from retinue_server.rpc.inference_replies import infer_response
+from retinue_server.tensors import BYTES, DTYPES, Array, TensorSpec, from_bytes, size_of, to_bytes
+from retinue_server.vision.readers import InputPixels
+
+HEIGHT, WIDTH = 32, 64
+PIXELS = (HEIGHT, WIDTH, 3)
+MOST_IMAGES = 8
+LIMITS = Limits(max_images=MOST_IMAGES, max_image_pixels=10_000, max_reply_bytes=1000)
+IMAGES = Declared("images", "UINT8", (2, *PIXELS))
+ENCODED = Declared("images", BYTES, (2,))
+
+
+def bundle_model(name: str, version: int = 1, **options: Any) -> ServedModel:
+    """As `served_model`, but of a manifest that says how images are resized."""
+    model = served_model(name, version, **options)
+    model.manifest.input.resize.mode = manifest_pb2.RESIZE_MODE_STRETCH
+    model.manifest.input.resize.interpolation = manifest_pb2.INTERPOLATION_BILINEAR
+    return model
+
+
+def classifier(labels: Sequence[str] = ("red", "green")) -> ServedModel:
+    model = bundle_model("a-model", 3, labels=labels)
+    model.manifest.classify.heatmap_height = model.manifest.classify.heatmap_width = 7
+    rows = {"probabilities": (DTYPES["FP32"], (2,)), "heatmap": (DTYPES["FP32"], (7, 7))}
+    return replace(model, interface=of_bundle(model.manifest, rows))
+
+
+def detector(*, max_regions: int = 0) -> ServedModel:
+    model = bundle_model("a-detector", task=Task.DETECT)
+    detect = model.manifest.detect
+    detect.max_detections, detect.adjustable_thresholds, detect.max_regions = 10, True, max_regions
+    detect.default_score_threshold, detect.nms_iou_threshold = 0.25, 0.5
+    rows = {"boxes": (DTYPES["FP32"], (10, 4)), "scores": (DTYPES["FP32"], (10,))}
+    return replace(model, interface=of_bundle(model.manifest, rows))
+
+
+def refusal(reason: str, call: Callable[[], object]) -> str:
+    """The message of a call that must be refused for a reason."""
+    with pytest.raises(InvalidRequestError) as refused:
+        call()
+    assert (refused.value.code, refused.value.reason) == (Code.INVALID_ARGUMENT, reason)
+    return refused.value.message
+
+
+def pixels(count: int = 2) -> Array:
+    return np.arange(count, dtype=np.uint8).repeat(math.prod(PIXELS)).reshape(count, *PIXELS)
+
+
+def objects(*elements: bytes) -> Array:
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array
+
+
+def floats(*values: Any) -> Array:
+    return np.array(values, np.float32)
+
+
+def outcome(**arrays: Array) -> Outcome[Answer]:
+    return Outcome(Answer(TensorRows(arrays), 0.0, 0.0, 0.0, batch_size=1), 0.0)
+
+
+# Inputs
+
+
+def check(*declared: Declared, model: ServedModel | None = None) -> int:
+    return inference.check_inputs(model or classifier(), declared, MOST_IMAGES)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        Declared("images", "UINT8", (2, *PIXELS)),
+        Declared("images", BYTES, (2,)),
+        Declared("images", BYTES, (2, 1)),
+    ],
+)
+def test_images_are_pixels_or_encoded(declared: Declared) -> None:
+    assert check(declared) == 2
+
+
+@pytest.mark.parametrize("count", [1, MOST_IMAGES])
+def test_from_one_image_to_as_many_as_are_taken_are(count: int) -> None:
+    assert check(Declared("images", BYTES, (count,))) == count
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape"),
+    [
+        ("FP32", (2, *PIXELS)),
+        ("INT8", (2, *PIXELS)),
+        ("BOOL", (2, *PIXELS)),
+        ("UINT8", PIXELS),
+        ("UINT8", (2, 3, HEIGHT, WIDTH)),
+        ("UINT8", (2, WIDTH, HEIGHT, 3)),
+        ("UINT8", (2, HEIGHT, WIDTH, 4)),
+        ("UINT8", (2, *PIXELS, 1)),
+        ("UINT8", (2**40, 2**40, 3)),
+        ("UINT8", ()),
+        ("UINT8", (2,)),
+        (BYTES, ()),
+        (BYTES, (2, 2)),
+        (BYTES, (2, 1, 1)),
+        (BYTES, (2, *PIXELS)),
+    ],
+)
+def test_an_input_of_another_type_or_shape_is_refused(datatype: str, shape: tuple[int, ...]) -> None:
+    message = refusal("INPUT_MISMATCH", lambda: check(Declared("images", datatype, shape)))
+    assert f"input 'images' is {datatype[:32]} {list(shape)}" in message
+    assert "takes UINT8 [-1, 32, 64, 3], or BYTES [-1] of encoded images" in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "reason"),
+    [
+        ("BF16", (2, *PIXELS), "DATATYPE_UNKNOWN"),
+        ("", (2, *PIXELS), "DATATYPE_UNKNOWN"),
+        ("x" * 10_000, (2, *PIXELS), "DATATYPE_UNKNOWN"),
+        ("UINT8", (2, -1, -1, 3), "SHAPE_INVALID"),
+        ("UINT8", (-5, *PIXELS), "SHAPE_INVALID"),
+        (BYTES, (-1,), "SHAPE_INVALID"),
+        ("UINT8", (1,) * 40, "SHAPE_INVALID"),
+        ("UINT8", (2**62,) * 100, "SHAPE_INVALID"),
+        ("UINT8", (1,) * 100_000, "SHAPE_INVALID"),
+    ],
+)
+def test_what_is_no_type_or_shape_at_all_is_refused(
+    datatype: str, shape: tuple[int, ...], reason: str
+) -> None:
+    message = refusal(reason, lambda: check(Declared("images", datatype, shape)))
+    assert len(message) < 1500
+
+
+def test_classes_take_no_more_than_was_counted() -> None:
+    spec = TensorSpec("class_map", "UINT8", (-1, 100, 100))
+    model = replace(classifier(), interface=Interface({}, {"class_map": spec}))
+    wanted = inference.check_outputs(model, [Wanted("class_map", 1000)])
+    promised = inference.output_bytes(model, wanted, 1, 2**31)
+    found = inference.outputs(model, [outcome(class_map=np.zeros((100, 100), np.uint8))], wanted)
+    assert len(to_bytes(found["class_map"])) <= promised
+    assert size_of(found["class_map"]) == len(to_bytes(found["class_map"]))
+
+
+def test_more_classes_than_a_reply_should_name_are_refused() -> None:
+    wanted = [Wanted("probabilities", 1001)]
+    refusal("CLASSIFICATION_INVALID", lambda: inference.check_outputs(classifier(), wanted))
+
+
+@pytest.mark.parametrize("name", ["", "image", "Images", "score_threshold", "probabilities", "n" * 10_000])
+def test_an_unknown_input_is_refused_with_the_known_ones(name: str) -> None:
+    message = refusal("INPUT_UNKNOWN", lambda: check(IMAGES, Declared(name, "UINT8", (2,))))
+    assert f"has no input '{name[:128]}'; it takes 'images' UINT8 [-1, 32, 64, 3]." in message
+    assert len(message) < 400
+
+
+def test_an_input_twice_is_refused() -> None:
+    refusal("INPUT_TWICE", lambda: check(IMAGES, IMAGES))
+    refusal("INPUT_TWICE", lambda: check(IMAGES, ENCODED))
+    threshold = Declared("score_threshold", "FP32", (2, 1))
+    refusal("INPUT_TWICE", lambda: check(IMAGES, threshold, threshold, model=detector()))
+
+
+def test_a_missing_input_is_refused_with_what_it_is() -> None:
+    message = refusal("INPUT_MISSING", check)
+    assert "input 'images', UINT8 [-1, 32, 64, 3], is missing" in message
+    threshold = Declared("score_threshold", "FP32", (2, 1))
+    message = refusal("INPUT_MISSING", lambda: check(threshold, model=detector()))
+    assert "'score_threshold' FP32 [-1, 1] (optional)" in message
+    message = refusal("INPUT_MISSING", lambda: check(IMAGES, model=detector(max_regions=5)))
+    assert "input 'regions', FP32 [-1, 5, 4], is missing" in message
+
+
+def test_no_images_are_refused() -> None:
+    refusal("NO_IMAGES", lambda: check(Declared("images", "UINT8", (0, *PIXELS))))
+    refusal("NO_IMAGES", lambda: check(Declared("images", BYTES, (0, 1))))
+
+
+@pytest.mark.parametrize("count", [MOST_IMAGES + 1, 2**40, 2**63 - 1])
+def test_more_images_than_are_taken_are_refused(count: int) -> None:
+    for declared in (Declared("images", "UINT8", (count, *PIXELS)), Declared("images", BYTES, (count,))):
+        message = refusal("TOO_MANY_IMAGES", lambda declared=declared: check(declared))  # type: ignore[misc]
+        assert f"at most {MOST_IMAGES} are taken; split it into several" in message
+
+
+def test_inputs_of_different_counts_are_refused() -> None:
+    threshold = Declared("score_threshold", "FP32", (3, 1))
+    message = refusal("INPUT_MISMATCH", lambda: check(IMAGES, threshold, model=detector()))
+    assert "the inputs have 2, 3 rows; give all as many" in message
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_a_threshold_is_one_value_an_image(shape: tuple[int, ...]) -> None:
+    assert check(IMAGES, Declared("iou_threshold", "FP32", shape), model=detector()) == 2
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape"),
+    [("FP32", ()), ("FP32", (2, 2)), ("FP32", (2, 1, 1)), ("FP64", (2, 1)), ("UINT8", (2, 1)), (BYTES, (2,))],
+)
+def test_a_threshold_of_another_type_or_shape_is_refused(datatype: str, shape: tuple[int, ...]) -> None:
+    threshold = Declared("score_threshold", datatype, shape)
+    message = refusal("INPUT_MISMATCH", lambda: check(IMAGES, threshold, model=detector()))
+    assert "encoded images" not in message
+
+
+def test_what_must_be_there_is_not_one_value_an_image() -> None:
+    assert not takes(TensorSpec("x", "FP32", (-1, 1)), "FP32", (2,))
+    assert takes(TensorSpec("x", "FP32", (-1, 1), optional=True), "FP32", (2,))
+    assert takes(TensorSpec("x", "FP32", (-1, -1, 3)), "FP32", (2, 7, 3))
+    assert not takes(TensorSpec("x", BYTES, (-1, 2)), BYTES, (2,))
+
+
+def test_the_tensors_of_a_bundle_are_what_its_manifest_says() -> None:
+    assert list(classifier().interface.inputs) == ["images"]
+    assert classifier().interface.extra_outputs == {"heatmap"}
+    interface = detector(max_regions=5).interface
+    assert {name: str(spec) for name, spec in interface.inputs.items()} == {
+        "images": "UINT8 [-1, 32, 64, 3]",
+        "score_threshold": "FP32 [-1, 1]",
+        "iou_threshold": "FP32 [-1, 1]",
+        "regions": "FP32 [-1, 5, 4]",
+    }
+    assert {name: str(spec) for name, spec in interface.outputs.items()} == {
+        "boxes": "FP32 [-1, 10, 4]",
+        "scores": "FP32 [-1, 10]",
+    }
+    assert [spec.name for spec in interface.inputs.values() if spec.optional] == [
+        "score_threshold",
+        "iou_threshold",
+    ]
+
+
+# Outputs
+
+
+def test_no_outputs_means_all_that_are_computed_anyway() -> None:
+    assert inference.check_outputs(classifier(), []) == [Wanted("probabilities")]
+
+
+def test_outputs_come_in_the_order_in_which_they_are_asked_for() -> None:
+    wanted = [Wanted("heatmap"), Wanted("probabilities", 1)]
+    assert inference.check_outputs(classifier(), wanted) == wanted
+
+
+@pytest.mark.parametrize("name", ["", "images", "Heatmap", "n" * 10_000])
+def test_an_unknown_output_is_refused_with_the_known_ones(name: str) -> None:
+    message = refusal("OUTPUT_UNKNOWN", lambda: inference.check_outputs(classifier(), [Wanted(name)]))
+    assert f"has no output '{name[:128]}'; it gives 'probabilities' FP32 [-1, 2]" in message
+    assert len(message) < 400
+
+
+def test_an_output_twice_is_refused() -> None:
+    wanted = [Wanted("heatmap"), Wanted("heatmap", 1)]
+    refusal("OUTPUT_TWICE", lambda: inference.check_outputs(classifier(), wanted))
+
+
+@pytest.mark.parametrize("datatype", [BYTES, "BOOL"])
+def test_classes_are_only_named_of_numbers(datatype: str) -> None:
+    interface = Interface({}, {"words": TensorSpec("words", datatype, (-1, 4))})
+    model = replace(classifier(), interface=interface)
+    refusal("CLASSIFICATION_INVALID", lambda: inference.check_outputs(model, [Wanted("words", 1)]))
+    assert inference.check_outputs(model, [Wanted("words")]) == [Wanted("words")]
+
+
+def test_less_than_no_classes_are_refused() -> None:
+    refusal(
+        "CLASSIFICATION_INVALID", lambda: inference.check_outputs(classifier(), [Wanted("probabilities", -1)])
+    )
+
+
+def test_the_bytes_of_outputs_are_those_of_their_rows() -> None:
+    wanted = [Wanted("boxes"), Wanted("scores")]
+    assert inference.output_bytes(detector(), wanted, 2, 400) == 400
+    message = refusal("REPLY_TOO_LARGE", lambda: inference.output_bytes(detector(), wanted, 2, 399))
+    assert "would take 400 bytes, more than 399; send fewer images, or ask for fewer outputs" in message
+    assert inference.output_bytes(detector(), wanted[1:], 2, 399) == 80
+
+
+# Work
+
+
+def work(model: ServedModel | None = None, wanted: Sequence[Wanted] = (), **inputs: Array) -> list[Any]:
+    return inference.works(model or detector(), inputs, wanted, LIMITS)
+
+
+def thresholds(made: list[Any]) -> list[tuple[float, float]]:
+    return [(one.options.score_threshold, one.options.iou_threshold) for one in made]
+
+
+def test_pixels_are_given_on_as_they_are() -> None:
+    images = pixels(3)
+    made = work(images=images)
+    for one, image in zip(made, images, strict=True):
+        assert isinstance(one.image, InputPixels)
+        assert np.shares_memory(one.image.pixels, image)
+        assert one.image.size == (WIDTH, HEIGHT)
+        assert one.regions is None
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_encoded_images_are_opened_by_their_own_size(shape: tuple[int, ...]) -> None:
+    images = objects(png(RED, 20, 10), encode(solid(RED, 8, 16), "JPEG")).reshape(shape)
+    assert [one.image.size for one in work(images=images)] == [(20, 10), (8, 16)]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [(b"", "IMAGE_EMPTY"), (b"no image", "IMAGE_UNDECODABLE")],
+)
+def test_one_image_that_cannot_be_read_refuses_the_request(image: bytes, reason: str) -> None:
+    images = objects(png(RED), image)
+    assert refusal(reason, lambda: work(images=images)).startswith("image 1: ")
+
+
+def test_an_image_of_too_many_pixels_is_refused() -> None:
+    message = refusal("IMAGE_TOO_LARGE", lambda: work(images=objects(png(RED, 101, 100))))
+    assert message.startswith("image 0: ")
+
+
+def test_thresholds_are_the_models_own_unless_the_request_has_some() -> None:
+    assert thresholds(work(images=pixels())) == [(0.25, 0.5)] * 2
+    made = work(images=pixels(), score_threshold=floats([0.0], [1.0]))
+    assert thresholds(made) == [(0.0, 0.5), (1.0, 0.5)]
+    made = work(images=pixels(), score_threshold=floats(0.125, 0.125), iou_threshold=floats([0.75], [0.5]))
+    assert thresholds(made) == [(0.125, 0.75), (0.125, 0.5)]
+
+
+@pytest.mark.parametrize("name", ["score_threshold", "iou_threshold"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, -math.inf, -1e-30])
+def test_a_threshold_out_of_range_is_refused(name: str, value: float) -> None:
+    message = refusal(
+        f"{name.upper()}_OUT_OF_RANGE", lambda: work(images=pixels(), **{name: floats(0.5, value)})
+    )
+    assert message == f"a {name} is outside of [0, 1]."
+
+
+def test_the_engine_is_told_what_is_wanted_and_each_image_has_its_share_of_the_reply() -> None:
+    wanted = [Wanted("heatmap"), Wanted("probabilities", 1)]
+    first, second = work(classifier(), wanted, images=pixels())
+    assert first.options == TensorOptions(
+        ("heatmap", "probabilities"), frozenset({"heatmap"}), 0.0, 0.0, max_picture_bytes=500
+    )
+    assert second.options == first.options
+    (alone,) = work(classifier(), wanted[1:], images=pixels(1))
+    assert (alone.options.extra_outputs, alone.options.max_picture_bytes) == (frozenset(), 1000)
+
+
+def test_each_image_has_its_regions() -> None:
+    boxes = floats([[0, 0, 1, 2], [1, 1, 3, 3]], [[5, 5, 6, 6], [7, 7, 8, 8]])
+    made = work(detector(max_regions=2), images=pixels(), regions=boxes)
+    assert [one.regions.tolist() for one in made] == boxes.tolist()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 1), (2, 0, 1, 1), (math.nan, 0, 1, 1), (0, 0, math.inf, 1)])
+def test_a_region_that_is_none_refuses_the_request(box: tuple[float, ...]) -> None:
+    boxes = floats([[0, 0, 1, 1]], [box])
+    message = refusal("REGION_INVALID", lambda: work(detector(max_regions=1), images=pixels(), regions=boxes))
+    assert message.startswith("image 1: region 0 ")
+
+
+# Models without a manifest
+
+
+def plain(*, batched: bool) -> ServedModel:
+    inputs = {"a": TensorSpec("a", "FP32", (-1, -1)), "b": TensorSpec("b", BYTES, (-1,))}
+    outputs = {"y": TensorSpec("y", "FP32", (-1, 2)), "open": TensorSpec("open", "FP64", (-1, -1, 3))}
+    return replace(classifier(), task=Task.TENSOR, interface=Interface(inputs, outputs, batched=batched))
+
+
+def test_tensors_in_rows_are_counted_by_them_and_given_on_row_by_row() -> None:
+    declared = [Declared("a", "FP32", (3, 7)), Declared("b", BYTES, (3,))]
+    assert inference.check_inputs(plain(batched=True), declared, MOST_IMAGES) == 3
+    inputs = {"a": np.zeros((3, 7), np.float32), "b": objects(b"", b"", b"")}
+    made = inference.works(plain(batched=True), inputs, [Wanted("y")], LIMITS)
+    assert made == [TensorWork(inputs, row) for row in range(3)]
+
+
+def test_tensors_without_rows_are_one_piece_of_work_of_any_size() -> None:
+    declared = [Declared("a", "FP32", (1000, 7)), Declared("b", BYTES, (3,))]
+    assert inference.check_inputs(plain(batched=False), declared, MOST_IMAGES) == 1
+    assert (
+        inference.check_inputs(plain(batched=False), [replace(declared[0], shape=(0, 0)), declared[1]], 1)
+        == 1
+    )
+    inputs = {"a": np.zeros((1000, 7), np.float32), "b": objects(b"", b"", b"")}
+    assert inference.works(plain(batched=False), inputs, [Wanted("y")], LIMITS) == [TensorWork(inputs, None)]
+
+
+def test_an_input_named_images_takes_files_only_where_it_is_one_of_a_bundle() -> None:
+    assert not takes(TensorSpec("images", "UINT8", (-1, 4)), BYTES, (2,))
+    assert takes(TensorSpec("anything", "UINT8", (-1, 4), encoded=True), BYTES, (2,))
+
+
+def test_outputs_without_rows_are_given_as_they_are() -> None:
+    found = inference.outputs(plain(batched=False), [outcome(y=floats(0.25, 0.5))], [Wanted("y")])
+    assert found["y"].tolist() == [0.25, 0.5]
+    found = inference.outputs(plain(batched=False), [outcome(y=floats(0.25, 0.5))], [Wanted("y", 1)])
+    assert found["y"].tolist() == [b"0.500000:1"]
+
+
+def test_what_a_graph_leaves_open_is_held_against_the_limit_when_it_has_run() -> None:
+    assert inference.output_bytes(plain(batched=True), [Wanted("open")], 2, 48) == 48
+    outputs = {"open": np.zeros((2, 10, 3)), "y": floats(1, 2)}
+    inference.check_output_bytes(outputs, 488)
+    message = refusal("REPLY_TOO_LARGE", lambda: inference.check_output_bytes(outputs, 487))
+    assert "take 488 bytes, more than 487; send fewer rows, or ask for fewer outputs" in message
+
+
+# Answers
+
+
+def test_outputs_have_a_row_for_each_image() -> None:
+    outcomes = [
+        outcome(scores=floats(0.5, 0.25), boxes=floats([1, 2])),
+        outcome(scores=floats(1, 0), boxes=floats([3, 4])),
+    ]
+    found = inference.outputs(detector(), outcomes, [Wanted("boxes"), Wanted("scores")])
+    assert list(found) == ["boxes", "scores"]
+    assert found["scores"].tolist() == [[0.5, 0.25], [1, 0]]
+    assert found["boxes"].shape == (2, 1, 2)
+
+
+def classes(model: ServedModel, *rows: Array, top_k: int = 2, name: str = "probabilities") -> Any:
+    outcomes = [outcome(**{name: row}) for row in rows]
+    return inference.outputs(model, outcomes, [Wanted(name, top_k)])[name]
+
+
+def test_classes_are_named_by_a_classifiers_labels() -> None:
+    found = classes(classifier(), floats(0.25, 0.75), floats(1, 0), top_k=1)
+    assert found.tolist() == [[b"0.750000:1:green"], [b"1.000000:0:red"]]
+
+
+def test_of_equal_values_the_first_class_is_named_first() -> None:
+    assert classes(classifier(), floats(0.5, 0.5)).tolist() == [[b"0.500000:0:red", b"0.500000:1:green"]]
+
+
+@pytest.mark.parametrize("top_k", [2, 3, 2**64 - 1])
+def test_more_classes_than_there_are_means_all(top_k: int) -> None:
+    assert classes(classifier(), floats(0.25, 0.75), floats(1, 0), top_k=top_k).shape == (2, 2)
+
+
+def test_classes_without_a_label_have_none() -> None:
+    found = classes(classifier(labels=["red"]), floats(0.25, 0.75))
+    assert found.tolist() == [[b"0.750000:1", b"0.250000:0:red"]]
+
+
+def test_what_is_no_classifier_names_no_classes_by_labels() -> None:
+    assert classes(detector(), floats(0.25, 0.75), name="scores").tolist() == [[b"0.750000:1", b"0.250000:0"]]
+
+
+def test_one_image_that_failed_fails_the_request() -> None:
+    outcomes = [outcome(scores=floats(1)), Outcome[Answer](ImageError("it is damaged."), 0.0)]
+    message = refusal(
+        "IMAGE_UNDECODABLE", lambda: inference.outputs(detector(), outcomes, [Wanted("scores")])
+    )
+    assert message == "image 1: it is damaged."
+
+
+def test_an_error_of_the_engine_is_not_the_callers() -> None:
+    error = EngineError("the engine failed.")
+    outcomes = [outcome(scores=floats(1)), Outcome[Answer](error, 0.0)]
+    with pytest.raises(EngineError) as raised:
+        inference.outputs(detector(), outcomes, [Wanted("scores")])
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_an_answer_of_every_type_comes_back_from_the_wire(datatype: str) -> None:
+    array = np.array([[b"a", b""]] if datatype == BYTES else [[0, 1]], DTYPES[datatype])
+    request = pb.ModelInferRequest(id="seven")
+    reply = infer_response(classifier(), request, {"x": array}, {}, None)
+    assert (reply.model_name, reply.model_version, reply.id) == ("a-model", "3", "seven")
+    (told,), (content,) = reply.outputs, reply.raw_output_contents
+    assert (told.name, told.datatype, list(told.shape)) == ("x", datatype, [1, 2])
+    assert from_bytes("x", told.datatype, told.shape, content).tolist() == array.tolist()
+
+
+def test_an_answer_that_goes_to_shared_memory_leaves_its_place_empty() -> None:
+    class Written:
+        def write(self, *where: Any) -> None:
+            self.where = where
+
+    regions: Any = Written()
+    arrays = {"a": floats(1), "b": floats(2, 3)}
+    reply = infer_response(classifier(), pb.ModelInferRequest(), arrays, {"b": ("region", 16, 100)}, regions)
+    assert regions.where == ("region", 16, floats(2, 3).tobytes(), 100)
+    assert list(reply.raw_output_contents) == [floats(1).tobytes(), b""]
+    parameters = reply.outputs[1].parameters
+    assert parameters["shared_memory_region"].string_param == "region"
+    assert parameters["shared_memory_offset"].int64_param == 16
+    assert parameters["shared_memory_byte_size"].int64_param == 8
+    assert not reply.outputs[0].parameters
