@@ -6,6 +6,7 @@ import pytest
 from tests import colour_bundles, odd_bundles
 from tests.calls import Connection, connected, flat
 from tests.server_process import ServerProcess, running_server
+from tests.triton import TritonClient
 
 SMALL_QUEUE_IMAGES = 40
 SMALL_REQUEST_BYTES = 100_000
@@ -53,3 +54,23 @@ def small(small_server: ServerProcess) -> Iterator[Connection]:
     """A connection to it."""
     with connected(small_server.grpc_address) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def triton_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server on tiny bundles, which reads shared memory; it has logged no error when the tests are over."""
+    models = tmp_path_factory.mktemp("triton")
+    colour_bundles.classifier(models)
+    colour_bundles.classifier(models, version=2)
+    colour_bundles.detector(models)
+    colour_bundles.region_detector(models)
+    colour_bundles.segmenter(models)
+    with running_server(models, "--system-shared-memory", "on") as server:
+        yield server
+        assert not [event for event in server.events if event["level"] == "error"]
+
+
+@pytest.fixture(scope="session")
+def triton(triton_server: ServerProcess) -> TritonClient:
+    """Triton's client of it."""
+    return TritonClient(triton_server.grpc_address)

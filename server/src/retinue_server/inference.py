@@ -222,11 +222,7 @@ def _images(
                 if encoded
                 else InputPixels(images[number])
             )
-            boxes = (
-                regions.checked([tuple(box) for box in inputs[contract.REGIONS][number].tolist()])
-                if detect.max_regions
-                else None
-            )
+            boxes = _regions(inputs[contract.REGIONS][number]) if detect.max_regions else None
         except ImageError as error:
             raise _of_image(number, error) from None
         if options is None or (options.score_threshold, options.iou_threshold) != (
@@ -264,6 +260,13 @@ def outputs(
 def _as_asked(row: TensorRows, wanted: Wanted, labels: Sequence[str]) -> Array:
     values = row.arrays[wanted.name]
     return classification(values, labels, wanted.top_k) if wanted.top_k else values
+
+
+def _regions(given: Array) -> regions.Regions:
+    """The regions of one image, without the rows of zeros that stand for none."""
+    boxes = given[given.any(axis=1)]
+    regions.check_count(len(boxes), len(given))
+    return regions.checked([tuple(box) for box in boxes.tolist()])
 
 
 def _thresholds(inputs: Mapping[str, Array], name: str, default: float, count: int) -> list[float]:

@@ -373,6 +373,18 @@ def test_each_image_has_its_regions() -> None:
     assert [one.regions.tolist() for one in made] == boxes.tolist()
 
 
+def test_rows_of_zeros_are_no_regions() -> None:
+    boxes = floats([[0, 0, 1, 2], [0, 0, 0, 0]])
+    (made,) = work(detector(max_regions=2), images=pixels(1), regions=boxes)
+    assert made.regions is not None
+    assert made.regions.tolist() == [[0, 0, 1, 2]]
+    boxes = floats([[0, 0, 0, 0], [0, 0, 0, 0]])
+    refusal(
+        "REGION_COUNT_OUT_OF_RANGE",
+        lambda: work(detector(max_regions=2), images=pixels(1), regions=boxes),
+    )
+
+
 @pytest.mark.parametrize("box", [(0, 0, 0, 1), (2, 0, 1, 1), (math.nan, 0, 1, 1), (0, 0, math.inf, 1)])
 def test_a_region_that_is_none_refuses_the_request(box: tuple[float, ...]) -> None:
     boxes = floats([[0, 0, 1, 1]], [box])

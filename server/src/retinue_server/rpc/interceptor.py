@@ -132,6 +132,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _answer_stream(self, answer: Answer, messages: AsyncIterable[bytes], context: Context) -> None:
         room = asyncio.Semaphore(_MOST_OF_A_STREAM)
         turn = asyncio.Lock()
+        stream = asyncio.current_task()
+        assert stream is not None
 
         async def one(data: bytes) -> None:
             try:
@@ -139,8 +141,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except RetinueError as error:
                 reply = self._stream_error(error, current_call.get().request_id)
             del data
-            async with turn:
-                await context.write(reply)
+            try:
+                async with turn:
+                    await context.write(reply)
+            except grpc.aio.BaseError:
+                # The caller has left, and need not be told of what is left.
+                stream.cancel()
             room.release()
 
         # Ends when all are answered; a caller who leaves cancels what is left.
