@@ -210,6 +210,12 @@ def _images(
     detect = model.manifest.detect
     scores = _thresholds(inputs, contract.SCORE_THRESHOLD, detect.default_score_threshold, count)
     overlaps = _thresholds(inputs, contract.IOU_THRESHOLD, detect.nms_iou_threshold, count)
+    if len(set(overlaps)) > 1:
+        raise InvalidRequestError(
+            "the images have several values of iou_threshold, of which a network takes one at a time; send those of "
+            "each value in a request of their own.",
+            reason="IOU_THRESHOLD_MIXED",
+        )
     names = tuple(one.name for one in wanted)
     extra = model.interface.extra_outputs.intersection(names)
     share = limits.max_reply_bytes // count
@@ -225,11 +231,8 @@ def _images(
             boxes = _regions(inputs[contract.REGIONS][number]) if detect.max_regions else None
         except ImageError as error:
             raise _of_image(number, error) from None
-        if options is None or (options.score_threshold, options.iou_threshold) != (
-            scores[number],
-            overlaps[number],
-        ):
-            options = TensorOptions(names, extra, scores[number], overlaps[number], max_picture_bytes=share)
+        if options is None or options.score_threshold != scores[number]:
+            options = TensorOptions(names, extra, scores[number], overlaps[0], max_picture_bytes=share)
         made.append(Work(image, options, boxes))
     return made
 

@@ -343,8 +343,12 @@ def test_thresholds_are_the_models_own_unless_the_request_has_some() -> None:
     assert thresholds(work(images=pixels())) == [(0.25, 0.5)] * 2
     made = work(images=pixels(), score_threshold=floats([0.0], [1.0]))
     assert thresholds(made) == [(0.0, 0.5), (1.0, 0.5)]
-    made = work(images=pixels(), score_threshold=floats(0.125, 0.125), iou_threshold=floats([0.75], [0.5]))
-    assert thresholds(made) == [(0.125, 0.75), (0.125, 0.5)]
+    made = work(images=pixels(), score_threshold=floats(0.125, 0.125), iou_threshold=floats([0.75], [0.75]))
+    assert thresholds(made) == [(0.125, 0.75)] * 2
+
+
+def test_a_request_has_one_overlap_for_all_of_its_images() -> None:
+    refusal("IOU_THRESHOLD_MIXED", lambda: work(images=pixels(), iou_threshold=floats([0.75], [0.5])))
 
 
 @pytest.mark.parametrize("name", ["score_threshold", "iou_threshold"])

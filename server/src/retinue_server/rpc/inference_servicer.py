@@ -29,7 +29,6 @@ _EXTENSIONS = (
     "model_repository",
     "schedule_policy",
     "statistics",
-    "binary_tensor_data",
 )
 # To read an image's header or a value takes tens of microseconds, so that more are left to a thread.
 _QUICK_IMAGES = 64
