@@ -98,7 +98,7 @@ BAD_OPTIONS: dict[str, _Case] = {
         lambda to: to.list_models(99),
         "INVALID_ARGUMENT",
         "TASK_UNKNOWN",
-        "task 99 is unknown; use CLASSIFY, DETECT or SEGMENT",
+        "task 99 is unknown; use CLASSIFY, DETECT, SEGMENT or TENSOR",
     ),
     "no images to classify": (
         lambda to: to.classify(),
