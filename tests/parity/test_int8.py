@@ -71,7 +71,7 @@ def served(connection: Connection, version: int) -> npt.NDArray[np.int64]:
 def test_in_8_bits_it_answers_as_in_floating_point(connection: Connection) -> None:
     in_float, in_integers = served(connection, 1), served(connection, 2)
     labels = fashion_mnist.load("test").labels[:IMAGES]
-    # On processors without VNNI, ONNX Runtime's sums of products of 8 bits saturate at 16, which moves some more images.
+    # On processors without VNNI, ONNX Runtime's sums of products of 8 bits saturate at 16, which moves some more.
     assert (in_float == in_integers).mean() >= 0.97
     assert (in_integers == labels).mean() > 0.9
 
