@@ -15,6 +15,7 @@ import pytest
 from retinue.inference import grpc_service_pb2 as pb
 from retinue.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests import colour_bundles, plain_models
+from tests.metrics_page import wait_until
 from tests.server_process import ServerProcess, running_server
 
 from retinue_server import tensors
@@ -206,3 +207,23 @@ def test_front_ends_serve_bundles_only_and_say_so(models: Path) -> None:
         refused = [event for event in server.events if event["event"] == "model_refused"]
         assert {event["model"] for event in refused} >= {"adder", "echo"}
         assert all("--workers" in event["reason"] for event in refused)
+
+
+def test_one_that_is_replaced_under_watch_is_served_anew(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    path = plain_models.adder(models)
+    other = plain_models.centred(tmp_path / "other")
+    with (
+        running_server(models, "--model-control", "watch") as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        other.rename(path)
+
+        def taken() -> set[str]:
+            told = stub.ModelMetadata(pb.ModelMetadataRequest(name="adder"))
+            return {one.name for one in told.inputs}
+
+        wait_until(lambda: taken() == {"x"}, "the other graph to be served")
+        rows = np.array([[1, 2], [3, 6]], np.float32)
+        np.testing.assert_array_equal(infer(stub, "adder", {"x": rows})["rest"], [[-1, -2], [1, 2]])

@@ -121,30 +121,30 @@ class Loader:
         Raises:
             BundleError: It does not hold what it promises, or does not fit into the memory.
         """
-        if not bundle.has_manifest and bundle.model_path.exists():
-            return self._load_tensors(bundle)
         state = bundle.state()
         manifest = bundle.read()
+        load = self._load_tensors if manifest.task == pb.TASK_TENSOR else self._load
         try:
-            return self._load(bundle, manifest, lambda: bundle.state() != state)
+            return load(bundle, manifest, lambda: bundle.state() != state)
         except BundleError:
             if bundle.state() != state:
                 # What was kept by the hash of one file may have been made of the next one.
                 Session.forget_kept(manifest, self._machine)
             raise
 
-    def _load_tensors(self, bundle: BundleFolder) -> ServedModel:
+    def _load_tensors(
+        self, bundle: BundleFolder, manifest: pb.ModelManifest, was_changed: Callable[[], bool]
+    ) -> ServedModel:
         if self._slots is not None:
             raise BundleError(
                 f"{bundle.model_path} has no {MANIFEST_FILE}, and --workers serves bundles only; start the server "
                 "without, or wrap the model with retinue-export adopt."
             )
-        state = bundle.state()
         loader = TensorLoader(
             self._engine, self._machine, self._max_queue_images, self._tuner, self._limit, self._held_bytes
         )
-        model = loader.load(bundle, self._metrics.batch_counter(bundle.name, bundle.version))
-        if bundle.state() != state:
+        model = loader.load(bundle, manifest, self._metrics.batch_counter(bundle.name, bundle.version))
+        if was_changed():
             self.unload(model, timeout_seconds=0)
             raise _changed(bundle)
         return model

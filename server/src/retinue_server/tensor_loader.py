@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,6 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.engine import Engine
-from retinue_server.bundle import plain
-from retinue_server.bundle.manifest import file_sha256
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import BundleError
@@ -52,26 +51,26 @@ class TensorLoader:
     limit: MemoryLimit
     held_bytes: Callable[[], int]
 
-    def load(self, bundle: BundleFolder, on_batch: Callable[[int, float], None]) -> ServedModel:
+    def load(
+        self, bundle: BundleFolder, manifest: pb.ModelManifest, on_batch: Callable[[int, float], None]
+    ) -> ServedModel:
         """Checks, loads, measures and warms one model.
 
         Args:
             bundle: Where it lies.
+            manifest: What was made up of it.
             on_batch: Called with the size of each batch that ran, and the seconds it took.
 
         Raises:
             BundleError: It cannot be served, or does not fit into the memory.
         """
-        bundle.check_inside()
         path = bundle.model_path
-        sha256 = file_sha256(path)
-        plain.check_weights_inside(path)
         self.limit.check(str(path), MemoryUse(path.stat().st_size), measured=False)
         held_bytes = self.held_bytes()
         session = TensorSession(path, self.machine)
         try:
             session.try_out()
-            profile = self._profile(bundle, sha256, session)
+            profile = self._profile(bundle, manifest.sha256, session)
             weights_bytes = session.weights_bytes
             arena_bytes = max(0, self.held_bytes() - held_bytes - weights_bytes)
             use = MemoryUse(weights_bytes, arena_bytes)
@@ -103,7 +102,7 @@ class TensorLoader:
             name=bundle.name,
             version=bundle.version,
             task=Task.TENSOR,
-            manifest=pb.ModelManifest(name=bundle.name, task=pb.TASK_TENSOR, sha256=sha256),
+            manifest=manifest,
             class_ids={},
             interface=Interface(
                 {one.name: one for one in session.inputs},
@@ -124,15 +123,17 @@ class TensorLoader:
         """
         if not session.runs_on_made_up:
             return _UNKNOWN
+        # Made once: what it takes to make them is no time of the network's.
+        typical = cache(session.typical)
         try:
             if not session.batched:
-                seconds = fastest_seconds(lambda _: session.run(session.typical(1)), _NOTHING, _ROUNDS)
+                seconds = fastest_seconds(lambda _: session.run(typical(1)), _NOTHING, _ROUNDS)
                 return Profile((1,), (seconds,), lone_seconds=seconds)
             return self.tuner.profile(
                 sha256,
                 # Of the images that the measurement makes up only their number matters here.
                 (1, 1, 1),
-                lambda images: session.run(session.typical(len(images))),
+                lambda images: session.run(typical(len(images))),
                 None,
                 on_refusal=lambda size, error: _log.warning(
                     "batch_size_refused",

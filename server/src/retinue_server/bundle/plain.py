@@ -2,23 +2,44 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
+from retinue.v1 import manifest_pb2 as pb
 
+from retinue_server.bundle.manifest import file_sha256
 from retinue_server.errors import BundleError
 
+if TYPE_CHECKING:
+    import onnx
+
 _LOCATION = "location"
+# TensorProto.EXTERNAL.
+_EXTERNAL = 1
 
 
-def check_weights_inside(path: Path) -> None:
-    """Refuses a graph whose weights lie in files elsewhere than beside it: it could name any file of this machine.
+def describe(name: str, path: Path) -> pb.ModelManifest:
+    """What is known of a model that has no manifest.
 
     Args:
-        path: Of the graph.
+        name: Its name.
+        path: Of its graph.
+
+    Raises:
+        BundleError: It cannot be read, or has weights elsewhere.
+    """
+    _check_weights_inside(path)
+    return pb.ModelManifest(name=name, task=pb.TASK_TENSOR, sha256=file_sha256(path))
+
+
+def _check_weights_inside(path: Path) -> None:
+    """Refuses a graph whose weights lie in files elsewhere than beside it: it could name any file of this machine.
 
     Raises:
         BundleError: They do, or the file is no graph.
     """
+    # It takes twelve megabytes, and a server of bundles does without.
+    import onnx  # noqa: PLC0415
+
     try:
         graph = onnx.load(path, load_external_data=False)
     except Exception as error:
@@ -38,23 +59,23 @@ def check_weights_inside(path: Path) -> None:
             )
 
 
-def _locations(model: onnx.ModelProto) -> Iterator[str]:
+def _locations(model: "onnx.ModelProto") -> Iterator[str]:
     tensors = [*_of_graph(model.graph)]
     for function in model.functions:
         tensors += _of_nodes(function.node)
     for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == _EXTERNAL:
             yield from (entry.value for entry in tensor.external_data if entry.key == _LOCATION)
 
 
-def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _of_graph(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     yield from _of_nodes(graph.node)
 
 
-def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+def _of_nodes(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.TensorProto"]:
     """What nodes hold, and their branches and bodies."""
     for node in nodes:
         for attribute in node.attribute:

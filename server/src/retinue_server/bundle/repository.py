@@ -10,6 +10,7 @@ from pathlib import Path
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.bundle import manifest as manifests
+from retinue_server.bundle import plain
 from retinue_server.errors import BundleError, StartupError
 
 _VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
@@ -32,11 +33,6 @@ class BundleFolder:
         """The ONNX file."""
         return self.path / manifests.MODEL_FILE
 
-    @property
-    def has_manifest(self) -> bool:
-        """Whether it is a bundle, and no bare ONNX model."""
-        return os.path.lexists(self.path / manifests.MANIFEST_FILE)
-
     def state(self) -> BundleState:
         """What differs once a file of the bundle, or the bundle as a whole, was changed or replaced."""
         return tuple(
@@ -46,12 +42,16 @@ class BundleFolder:
     def read(self) -> pb.ModelManifest:
         """Reads the manifest and checks it against the folder's name and the file's hash.
 
-        Links may lead elsewhere in the models folder, which may itself be one, but not out of it.
+        Of an ONNX model without one it is made up: the task is TASK_TENSOR, which no manifest on disk may have. Links
+        may lead elsewhere in the models folder, which may itself be one, but not out of it.
 
         Raises:
             BundleError: Something does not hold.
         """
         self._check_inside(self.path)
+        if not os.path.lexists(self.path / manifests.MANIFEST_FILE) and self.model_path.exists():
+            self._check_inside(self.model_path)
+            return plain.describe(self.name, self.model_path)
         manifest = manifests.read(self.path)
         if manifest.name != self.name:
             raise BundleError(
@@ -60,17 +60,8 @@ class BundleFolder:
             )
         manifests.check_hash(self.path, manifest)
         self._check_inside(self.path / manifests.MANIFEST_FILE)
-        self.check_inside()
-        return manifest
-
-    def check_inside(self) -> None:
-        """Refuses a folder or a model that is a link out of the models folder.
-
-        Raises:
-            BundleError: One is.
-        """
-        self._check_inside(self.path)
         self._check_inside(self.model_path)
+        return manifest
 
     def _check_inside(self, path: Path) -> None:
         models = self.path.parent.parent

@@ -20,6 +20,7 @@ from retinue_server.runtime import contract, cudart, optimised, providers
 from retinue_server.runtime.binding import GpuModel
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.captured import Layout
+from retinue_server.runtime.options import session_options
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import CUDA, TENSORRT, Provider, ProviderOptions
 
@@ -358,28 +359,6 @@ class Session:
 
     def _write_optimised(self, folder: Path) -> None:
         optimised.write(self._path, folder, session_options(1), self.extra_outputs)
-
-
-def session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
-    """How all sessions run.
-
-    Args:
-        threads: Of one run.
-        spinning: Whether they wait for each other within a run without sleeping.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    if spinning:
-        # Between the operators of a run only.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-    else:
-        # Spinning threads of one run would take the cores of the others.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return options
 
 
 def _files_bytes(folder: Path) -> int:

@@ -10,7 +10,8 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from retinue_server.errors import BundleError, InvalidRequestError
-from retinue_server.runtime.session import Machine, explain, session_options
+from retinue_server.runtime.options import session_options
+from retinue_server.runtime.session import Machine, explain
 from retinue_server.tensors import BYTES, DTYPES, Array, TensorSpec
 
 Tensors = Mapping[str, Array]
