@@ -1,17 +1,17 @@
 """What a request of the Open Inference Protocol says becomes tensors and wishes, or is refused with advice."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from retinue.inference import grpc_service_pb2 as pb
+from tests.unit.server.refusals import refusal
 
-from retinue_server.batching.tickets import Priority
-from retinue_server.errors import Code, InvalidRequestError
-from retinue_server.inference import Declared, Wanted
+from retinue_server.errors import InvalidRequestError
+from retinue_server.inference import Declared
 from retinue_server.rpc import inference_requests as requests
 from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.tensors import BYTES, DTYPES, to_bytes
@@ -51,14 +51,6 @@ def regions() -> Iterator[SharedMemoryRegions]:
     finally:
         regions.close()
         path.unlink()
-
-
-def refusal(reason: str, call: Callable[[], object]) -> str:
-    """The message of a call that must be refused for a reason."""
-    with pytest.raises(InvalidRequestError) as refused:
-        call()
-    assert (refused.value.code, refused.value.reason) == (Code.INVALID_ARGUMENT, reason)
-    return refused.value.message
 
 
 def an_input(name: str, datatype: str, shape: list[int], **rest: Any) -> Input:
@@ -125,6 +117,11 @@ def test_a_version_that_is_no_number_from_one_is_refused(text: str) -> None:
     message = refusal("VERSION_OUT_OF_RANGE", lambda: requests.version(text))
     assert f"the version is '{text[:32]}', but must be a number from 1, or empty for the newest" in message
     assert len(message) < 150
+
+
+@pytest.mark.parametrize("text", ["01", "0000000001" + "9" * 20, "0000000001" + "9" * 5000])
+def test_a_version_with_leading_zeros_is_refused(text: str) -> None:
+    refusal("VERSION_OUT_OF_RANGE", lambda: requests.version(text))
 
 
 # Contents
@@ -337,85 +334,3 @@ def test_room_that_is_not_in_the_region_is_refused_before_an_answer_is_computed(
 ) -> None:
     request = pb.ModelInferRequest(outputs=[Output(name="scores", parameters=place(size, offset))])
     refusal("SHARED_MEMORY_OUT_OF_BOUNDS", lambda: requests.destinations(request, regions))
-
-
-# What is wanted
-
-
-def with_parameter(name: str, **value: Any) -> pb.ModelInferRequest:
-    return pb.ModelInferRequest(parameters={name: pb.InferParameter(**value)})
-
-
-def test_outputs_are_asked_for_whole_or_as_classes() -> None:
-    classes = {"classification": pb.InferParameter(int64_param=3)}
-    request = pb.ModelInferRequest(outputs=[Output(name="scores", parameters=classes), Output(name="boxes")])
-    assert requests.wanted(request) == [Wanted("scores", 3), Wanted("boxes", 0)]
-    assert requests.wanted(pb.ModelInferRequest()) == []
-
-
-@pytest.mark.parametrize(
-    ("level", "priority"),
-    [
-        (0, Priority.NORMAL),
-        (1, Priority.HIGH),
-        (2, Priority.NORMAL),
-        (3, Priority.LOW),
-        (2**63 - 1, Priority.LOW),
-    ],
-)
-def test_the_highest_priority_is_one_and_none_is_as_usual(level: int, priority: Priority) -> None:
-    assert requests.priority(with_parameter("priority", uint64_param=level)) is priority
-    assert requests.priority(with_parameter("priority", int64_param=level)) is priority
-    assert requests.priority(pb.ModelInferRequest()) is Priority.NORMAL
-
-
-@pytest.mark.parametrize(
-    ("microseconds", "seconds"),
-    [(0, None), (1, 1e-6), (1_500_000, 1.5), (2**63 - 1, pytest.approx(2**63 / 1e6))],
-)
-def test_a_timeout_is_in_microseconds_and_none_is_none(microseconds: int, seconds: float | None) -> None:
-    assert requests.timeout_seconds(with_parameter("timeout", int64_param=microseconds)) == seconds
-    assert requests.timeout_seconds(pb.ModelInferRequest()) is None
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"int64_param": -1},
-        {"int64_param": -(2**63)},
-        {"string_param": "1"},
-        {"double_param": 1.0},
-        {"bool_param": True},
-        {"bool_param": False},
-        {},
-    ],
-    ids=str,
-)
-def test_a_parameter_of_another_kind_is_refused(value: dict[str, Any]) -> None:
-    expected = "the parameter '{}' must be an integer of 0 or more."
-    message = refusal("PARAMETER_INVALID", lambda: requests.priority(with_parameter("priority", **value)))
-    assert message == expected.format("priority")
-    message = refusal(
-        "PARAMETER_INVALID", lambda: requests.timeout_seconds(with_parameter("timeout", **value))
-    )
-    assert message == expected.format("timeout")
-    output = Output(name="scores", parameters={"classification": pb.InferParameter(**value)})
-    message = refusal("PARAMETER_INVALID", lambda: requests.wanted(pb.ModelInferRequest(outputs=[output])))
-    assert message == expected.format("classification")
-
-
-def test_the_largest_number_is_a_number() -> None:
-    classes = {"classification": pb.InferParameter(uint64_param=2**64 - 1)}
-    request = pb.ModelInferRequest(outputs=[Output(name="scores", parameters=classes)])
-    assert requests.wanted(request) == [Wanted("scores", 2**64 - 1)]
-
-
-def test_parameters_that_mean_nothing_here_are_passed_over() -> None:
-    request = with_parameter("sequence_id", string_param="a")
-    assert requests.priority(request) is Priority.NORMAL
-    assert requests.timeout_seconds(request) is None
-
-
-@pytest.mark.parametrize("text", ["01", "0000000001" + "9" * 20, "0000000001" + "9" * 5000])
-def test_a_version_with_leading_zeros_is_refused(text: str) -> None:
-    refusal("VERSION_OUT_OF_RANGE", lambda: requests.version(text))

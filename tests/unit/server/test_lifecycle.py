@@ -1,19 +1,16 @@
 """Loads and unloads happen in turn, wait for the calls that hold a model, and never take away what works."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.server.served import served_model
+from tests.unit.server.lifecycle_bench import Bench, Key
 
 from retinue_server import lifecycle
-from retinue_server.bundle.folder import ModelsFolder, Policy, every_version
 from retinue_server.bundle.repository import BundleFolder
-from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import (
     BundleError,
     InvalidRequestError,
@@ -23,99 +20,6 @@ from retinue_server.errors import (
     UnavailableError,
 )
 from retinue_server.lifecycle import ModelState, Repository
-
-Key = tuple[str, int]
-
-
-class FakeLoader:
-    """Loads by name; what it is told to hold back is loaded when it is told so.
-
-    Attributes:
-        events: What it did, in order.
-        errors: What is wrong with a version.
-    """
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, int]] = []
-        self.errors: dict[Key, Exception] = {}
-        self.held_back: dict[Key, threading.Event] = {}
-        self.running = 0
-
-    def load(self, bundle: BundleFolder) -> ServedModel:
-        key = bundle.name, bundle.version
-        self.running += 1
-        assert self.running == 1
-        self.events.append(("loading", *key))
-        if key in self.held_back:
-            assert self.held_back[key].wait(10)
-        self.running -= 1
-        if key in self.errors:
-            raise self.errors[key]
-        self.events.append(("loaded", *key))
-        return served_model(*key)
-
-    def load_all(self, bundles: list[BundleFolder], cancelled: Callable[[], bool], *, least: int) -> Catalog:
-        models = [self.load(bundle) for bundle in bundles if not cancelled()]
-        if len(models) < least:
-            raise StartupError("none.")
-        return Catalog(models, {})
-
-    def unload(self, *models: ServedModel, timeout_seconds: float = 60) -> None:
-        assert not self.running
-        for model in models:
-            self.events.append(("unloaded", model.name, model.version))
-
-
-class Bench:
-    """A repository with what is around it.
-
-    Attributes:
-        catalogs: All that were published, each as its models' names and versions.
-        forgotten: The models whose metrics are gone.
-    """
-
-    def __init__(self, models: Path) -> None:
-        self.models = models
-        self.loader = FakeLoader()
-        self.catalogs: list[list[Key]] = []
-        self.forgotten: list[Key] = []
-        self._opened: list[Repository] = []
-
-    def repository(
-        self, control: Any = "explicit", policy: Policy = every_version, **options: Any
-    ) -> Repository:
-        async def publish(catalog: Catalog) -> None:
-            self.catalogs.append([(model.name, model.version) for model in catalog.models])
-
-        repository = Repository(
-            ModelsFolder(self.models, policy),
-            self.loader,  # type: ignore[arg-type]
-            control,
-            publish=publish,
-            forget=lambda *key: self.forgotten.append(key),
-            **options,
-        )
-        self._opened.append(repository)
-        return repository
-
-    def put(self, name: str, version: int, content: str = "") -> Path:
-        folder = self.models / name / str(version)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.onnx").write_text(content)
-        return folder
-
-    def hold_back(self, name: str, version: int) -> threading.Event:
-        return self.loader.held_back.setdefault((name, version), threading.Event())
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.001)
-
-    async def close(self) -> None:
-        for repository in self._opened:
-            if not repository._closed:
-                await repository.close()
 
 
 @pytest.fixture

@@ -1,17 +1,30 @@
 """Streams answer each message as a call of its own, and a caller who leaves leaves nothing behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import pytest
-from prometheus_client.samples import Sample
 from retinue.inference import grpc_service_pb2 as pb
 from structlog.testing import capture_logs
-from tests.unit.server.served import served_model
+from tests.unit.server.streams import (
+    MOST_BYTES,
+    MOST_OF_A_STREAM,
+    SERVICE,
+    SOON_SECONDS,
+    FakeContext,
+    Gates,
+    answer_to,
+    at_once,
+    calls,
+    counted,
+    interceptor_of,
+    request_of,
+    settle,
+    stream_of,
+    these,
+    until,
+)
 
 from retinue_server.errors import ModelNotFoundError
 from retinue_server.metrics import Metrics
@@ -20,132 +33,15 @@ from retinue_server.rpc.inference_wire import check_fields
 from retinue_server.rpc.interceptor import CallInterceptor, current_call
 from retinue_server.settings import Settings
 
-SERVICE = "inference.GRPCInferenceService"
-PATH = f"/{SERVICE}/ModelStreamInfer"
-MOST_OF_A_STREAM = 64
-MOST_BYTES = 2000
-# Whatever is waited for comes at once, or never.
-SOON_SECONDS = 30.0
-
-Behaviour = Callable[[pb.ModelInferRequest, Any], Awaitable[pb.ModelStreamInferResponse]]
-
-
-class FakeContext:
-    """Keeps what was written to a stream."""
-
-    def __init__(self) -> None:
-        self.written: list[pb.ModelStreamInferResponse] = []
-
-    def time_remaining(self) -> None:
-        return None
-
-    async def write(self, reply: bytes) -> None:
-        self.written.append(pb.ModelStreamInferResponse.FromString(reply))
-
-    @property
-    def ids(self) -> list[str]:
-        return [one.infer_response.id for one in self.written]
-
-
-class Gates:
-    """A behaviour of which each answer waits until its request is let through.
-
-    Attributes:
-        model: What all requests are for.
-        begun: The ids of the requests that came, in their order.
-    """
-
-    def __init__(self) -> None:
-        self.model = served_model("a-model", 3)
-        self.begun: list[str] = []
-        self._gates: dict[str, asyncio.Event] = {}
-
-    async def __call__(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
-        current_call.get().request_id = request.id
-        current_call.get().name_model(self.model)
-        self.begun.append(request.id)
-        await self._gate(request.id).wait()
-        return answer_to(request)
-
-    def open(self, *ids: str) -> None:
-        for one in ids:
-            self._gate(one).set()
-
-    def _gate(self, name: str) -> asyncio.Event:
-        return self._gates.setdefault(name, asyncio.Event())
-
 
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
 
 
-def interceptor_of(metrics: Metrics, **settings: Any) -> CallInterceptor:
-    return CallInterceptor(
-        {SERVICE: check_fields}, stream_error, metrics, Settings(max_request_bytes=MOST_BYTES, **settings)
-    )
-
-
 @pytest.fixture
 def interceptor(metrics: Metrics) -> CallInterceptor:
     return interceptor_of(metrics)
-
-
-def request_of(request_id: str, model: str = "a-model") -> bytes:
-    return pb.ModelInferRequest(id=request_id, model_name=model).SerializeToString()
-
-
-def answer_to(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-    return pb.ModelStreamInferResponse(infer_response=pb.ModelInferResponse(id=request.id))
-
-
-async def at_once(request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
-    current_call.get().request_id = request.id
-    return answer_to(request)
-
-
-async def stream_of(interceptor: CallInterceptor, behaviour: Behaviour) -> Any:
-    async def continuation(details: grpc.HandlerCallDetails) -> Any:
-        return grpc.stream_stream_rpc_method_handler(
-            behaviour,
-            pb.ModelInferRequest.FromString,
-            pb.ModelStreamInferResponse.SerializeToString,
-        )
-
-    handler = await interceptor.intercept_service(continuation, SimpleNamespace(method=PATH))
-    return handler.stream_stream
-
-
-async def these(messages: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for message in messages:
-        yield message
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a state."""
-    async with asyncio.timeout(SOON_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def settle() -> None:
-    """Lets everything run that can."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def calls(metrics: Metrics) -> list[Sample]:
-    return [
-        sample
-        for family in metrics.registry.collect()
-        for sample in family.samples
-        if sample.name == "retinue_requests_total"
-    ]
-
-
-def counted(metrics: Metrics) -> dict[str, float]:
-    """How many calls ended with each status."""
-    return {sample.labels["code"]: sample.value for sample in calls(metrics)}
 
 
 async def test_a_stream_of_no_messages_ends_with_no_answers(interceptor: CallInterceptor) -> None:
@@ -465,85 +361,3 @@ async def test_finishing_waits_for_the_messages_in_flight_and_not_for_the_stream
     assert (context.ids, running.done()) == (["a"], False)
     stays.set()
     await running
-
-
-# With the grpc library's own streams
-
-
-@asynccontextmanager
-async def served(interceptor: CallInterceptor, behaviour: Behaviour) -> AsyncIterator[int]:
-    """A server of the one method; gives its port."""
-    server = grpc.aio.server(interceptors=[interceptor])
-    handler = grpc.stream_stream_rpc_method_handler(
-        behaviour,
-        pb.ModelInferRequest.FromString,
-        pb.ModelStreamInferResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(SERVICE, {"ModelStreamInfer": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(None)
-
-
-def method_of(channel: grpc.aio.Channel) -> Any:
-    return channel.stream_stream(
-        PATH,
-        request_serializer=pb.ModelInferRequest.SerializeToString,
-        response_deserializer=pb.ModelStreamInferResponse.FromString,
-    )
-
-
-async def test_a_real_stream_is_answered_out_of_order_and_ends_well(interceptor: CallInterceptor) -> None:
-    gates = Gates()
-    gates.open("b")
-    async with (
-        asyncio.timeout(SOON_SECONDS),
-        served(interceptor, gates) as port,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        call = method_of(channel)()
-        await call.write(pb.ModelInferRequest(id="a"))
-        await call.write(pb.ModelInferRequest(id="b"))
-        assert (await call.read()).infer_response.id == "b"
-        gates.open("a")
-        await call.done_writing()
-        assert (await call.read()).infer_response.id == "a"
-        assert await call.read() is grpc.aio.EOF
-        assert await call.code() is grpc.StatusCode.OK
-
-
-@pytest.mark.parametrize("how", ["cancelled", "out of time", "disconnected"])
-async def test_whoever_leaves_a_real_stream_leaves_nothing_behind(
-    how: str, interceptor: CallInterceptor, metrics: Metrics, caplog: pytest.LogCaptureFixture
-) -> None:
-    gates = Gates()
-    gates.open("done")
-    async with asyncio.timeout(SOON_SECONDS), served(interceptor, gates) as port:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = method_of(channel)(timeout=2 if how == "out of time" else None)
-            for one in ("done", "left", "left, too"):
-                await call.write(pb.ModelInferRequest(id=one))
-            assert (await call.read()).infer_response.id == "done"
-            await until(lambda: len(gates.begun) == 3)
-            if how == "cancelled":
-                call.cancel()
-            elif how == "disconnected":
-                await channel.close()
-            await gates.model.leases.all_returned()
-        await until(lambda: sum(counted(metrics).values()) == 3)
-        assert counted(metrics)["OK"] == 1
-        assert set(counted(metrics)) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED"}
-        await interceptor.finished(SOON_SECONDS)
-        # The server answers the next one.
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            again = method_of(channel)()
-            await again.write(pb.ModelInferRequest(id="done"))
-            await again.done_writing()
-            assert (await again.read()).infer_response.id == "done"
-            assert await again.code() is grpc.StatusCode.OK
-    assert caplog.records == []

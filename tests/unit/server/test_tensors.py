@@ -2,15 +2,16 @@
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.server.refusals import refusal
 
-from retinue_server.errors import Code, InvalidRequestError
+from retinue_server.errors import InvalidRequestError
 from retinue_server.tensors import (
     BYTES,
     DTYPES,
@@ -48,14 +49,6 @@ BYTES_OF_TWO = b"\x02\0\0\0ab\x01\0\0\0c"
 
 def with_lengths(*elements: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
-
-
-def refusal(reason: str, call: Callable[[], object]) -> str:
-    """The message of a call that must be refused for a reason."""
-    with pytest.raises(InvalidRequestError) as refused:
-        call()
-    assert (refused.value.code, refused.value.reason) == (Code.INVALID_ARGUMENT, reason)
-    return refused.value.message
 
 
 # Types and shapes
