@@ -26,6 +26,7 @@ from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
@@ -244,7 +245,9 @@ def _plan_front(
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, repository=repository, regions=regions)
-    return RpcServer(vision, tensors, metrics, settings), http_app.build(service, metrics.registry)
+    return RpcServer(vision, tensors, Calls(metrics, settings), settings), http_app.build(
+        service, metrics.registry
+    )
 
 
 def _slot_plan(settings: Settings) -> SlotPlan | None:

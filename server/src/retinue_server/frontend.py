@@ -21,6 +21,7 @@ from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
 from retinue_server.errors import StartupError
 from retinue_server.feeds import Feeds
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
@@ -75,7 +76,7 @@ class FrontEnd:
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
         tensors = InferenceServicer(self._service, self._metrics, plan.provider, plan.settings)
         try:
-            self._rpc = RpcServer(vision, tensors, self._metrics, plan.settings)
+            self._rpc = RpcServer(vision, tensors, Calls(self._metrics, plan.settings), plan.settings)
         except StartupError as error:
             self._channel.send(frame(Kind.FAILED, error.message.encode()))
             return

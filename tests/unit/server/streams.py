@@ -11,9 +11,10 @@ from retinue.inference import grpc_service_pb2 as pb
 from tests.unit.server.served import served_model
 
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.calls import Calls, current_call
 from retinue_server.rpc.inference_replies import stream_error
 from retinue_server.rpc.inference_wire import check_fields
-from retinue_server.rpc.interceptor import CallInterceptor, current_call
+from retinue_server.rpc.interceptor import CallInterceptor
 from retinue_server.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
@@ -72,9 +73,8 @@ class Gates:
 
 
 def interceptor_of(metrics: Metrics, **settings: Any) -> CallInterceptor:
-    return CallInterceptor(
-        {SERVICE: check_fields}, stream_error, metrics, Settings(max_request_bytes=MOST_BYTES, **settings)
-    )
+    calls = Calls(metrics, Settings(**settings))
+    return CallInterceptor({SERVICE: check_fields}, stream_error, calls, MOST_BYTES)
 
 
 def request_of(request_id: str, model: str = "a-model") -> bytes:

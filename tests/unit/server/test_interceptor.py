@@ -15,7 +15,8 @@ from tests.unit.server.served import served_model
 
 from retinue_server.errors import ModelNotFoundError
 from retinue_server.metrics import Metrics
-from retinue_server.rpc.interceptor import CallInterceptor, current_call
+from retinue_server.rpc.calls import Calls, current_call
+from retinue_server.rpc.interceptor import CallInterceptor
 from retinue_server.rpc.status import DETAILS_KEY
 from retinue_server.rpc.wire import check_fields
 from retinue_server.settings import Settings
@@ -70,7 +71,10 @@ def interceptor_of(metrics: Metrics, settings: Settings) -> CallInterceptor:
     most = min(settings.max_images_per_request, settings.max_queue_images)
     check = partial(check_fields, max_images=most)
     return CallInterceptor(
-        {SERVICE: lambda data, _: check(data)}, lambda error, request_id: b"", metrics, settings
+        {SERVICE: lambda data, _: check(data)},
+        lambda error, request_id: b"",
+        Calls(metrics, settings),
+        settings.max_request_bytes,
     )
 
 
@@ -274,7 +278,7 @@ async def test_finishing_waits_for_the_calls_in_flight_and_not_for_later_ones(
     handler = await handler_of(interceptor, behaviour)
     early = asyncio.ensure_future(handler.unary_unary(request_to("early"), FakeContext()))
     await asyncio.sleep(0)
-    finishing = asyncio.ensure_future(interceptor.finished(60))
+    finishing = asyncio.ensure_future(interceptor.calls.finished(60))
     await asyncio.sleep(0)
     late = asyncio.ensure_future(handler.unary_unary(request_to("late"), FakeContext()))
     await asyncio.sleep(0)
@@ -341,7 +345,7 @@ async def test_finishing_gives_up_after_its_time(interceptor: CallInterceptor) -
     handler = await handler_of(interceptor, behaviour)
     endless = asyncio.ensure_future(handler.unary_unary(b"", FakeContext()))
     await asyncio.sleep(0)
-    await interceptor.finished(0.02)
+    await interceptor.calls.finished(0.02)
     assert not endless.done()
     endless.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -349,5 +353,5 @@ async def test_finishing_gives_up_after_its_time(interceptor: CallInterceptor) -
 
 
 async def test_an_interceptor_that_was_never_called_is_quiet_at_once(interceptor: CallInterceptor) -> None:
-    await asyncio.wait_for(interceptor.quiet(60, timeout_seconds=60), timeout=5)
-    await asyncio.wait_for(interceptor.finished(60), timeout=5)
+    await asyncio.wait_for(interceptor.calls.quiet(60, timeout_seconds=60), timeout=5)
+    await asyncio.wait_for(interceptor.calls.finished(60), timeout=5)

@@ -15,7 +15,7 @@ from retinue_server.errors import OverloadedError
 from retinue_server.results import Answer, Classification, DetectionList, DetectOptions, Task, Work
 from retinue_server.rpc import replies, requests
 from retinue_server.rpc.budget import ByteBudget, Holding
-from retinue_server.rpc.interceptor import Call, current_call
+from retinue_server.rpc.calls import Call, current_call
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.settings import Settings
 

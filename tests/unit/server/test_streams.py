@@ -28,10 +28,11 @@ from tests.unit.server.streams import (
 
 from retinue_server.errors import ModelNotFoundError
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.calls import Calls, current_call
 from retinue_server.rpc.inference_replies import stream_error
 from retinue_server.rpc.inference_wire import check_fields
-from retinue_server.rpc.interceptor import CallInterceptor, current_call
-from retinue_server.settings import Settings
+from retinue_server.rpc.interceptor import CallInterceptor
+from retinue_server.settings import MIB, Settings
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ async def test_a_message_that_is_none_does_not_end_the_stream(
 
 
 async def test_a_message_of_too_many_fields_is_refused_before_it_is_parsed(metrics: Metrics) -> None:
-    interceptor = CallInterceptor({SERVICE: check_fields}, stream_error, metrics, Settings())
+    interceptor = CallInterceptor({SERVICE: check_fields}, stream_error, Calls(metrics, Settings()), 64 * MIB)
     context = FakeContext()
     await (await stream_of(interceptor, at_once))(these([b"\x2a\x00" * 100_000]), context)
     (one,) = context.written
@@ -315,7 +316,7 @@ async def test_a_caller_who_leaves_cancels_what_is_left_and_nothing_stays_held(m
     await gates.model.leases.all_returned()
     assert len(gates.model.leases) == 0
     assert counted(metrics) == {"OK": 1, "CANCELLED": 2}
-    await asyncio.wait_for(interceptor.finished(60), timeout=5)
+    await asyncio.wait_for(interceptor.calls.finished(60), timeout=5)
     # All places, and all bytes, are free again.
     gates.open(*"def")
     again = FakeContext()
@@ -353,7 +354,7 @@ async def test_finishing_waits_for_the_messages_in_flight_and_not_for_the_stream
 
     running = asyncio.create_task((await stream_of(interceptor, gates))(messages(), context))
     await until(lambda: gates.begun == ["a"])
-    finishing = asyncio.create_task(interceptor.finished(60))
+    finishing = asyncio.create_task(interceptor.calls.finished(60))
     await settle()
     assert not finishing.done()
     gates.open("a")

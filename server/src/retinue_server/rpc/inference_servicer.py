@@ -15,7 +15,7 @@ from retinue_server.metrics import Metrics
 from retinue_server.results import TensorWork, Work
 from retinue_server.rpc import inference_replies as replies
 from retinue_server.rpc import inference_requests as requests
-from retinue_server.rpc.interceptor import Context, current_call
+from retinue_server.rpc.calls import Context, current_call
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings

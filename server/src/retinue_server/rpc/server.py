@@ -7,8 +7,8 @@ from retinue.inference import grpc_service_pb2_grpc
 from retinue.v1 import vision_service_pb2_grpc
 
 from retinue_server.catalog import Catalog
-from retinue_server.metrics import Metrics
 from retinue_server.rpc import inference_replies, inference_servicer, inference_wire, wire
+from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.interceptor import CallInterceptor
 from retinue_server.rpc.port import address, cannot_listen
@@ -46,7 +46,7 @@ class RpcServer:
     Args:
         vision: Answers calls of the typed API.
         tensors: Answers those of the Open Inference Protocol.
-        metrics: Where calls are counted.
+        calls: Bounds and counts calls.
         settings: Host, port and limits.
 
     Attributes:
@@ -54,21 +54,22 @@ class RpcServer:
     """
 
     def __init__(
-        self, vision: VisionServicer, tensors: InferenceServicer, metrics: Metrics, settings: Settings
+        self, vision: VisionServicer, tensors: InferenceServicer, calls: Calls, settings: Settings
     ) -> None:
+        self._calls = calls
         # What no queue can hold would be told to retry for ever.
         max_images = min(settings.max_images_per_request, settings.max_queue_images)
-        self._calls = CallInterceptor(
+        interceptor = CallInterceptor(
             {
                 SERVICE: lambda data, _: wire.check_fields(data, max_images=max_images),
                 inference_servicer.SERVICE: inference_wire.check_fields,
             },
             inference_replies.stream_error,
-            metrics,
-            settings,
+            calls,
+            settings.max_request_bytes,
         )
         self._server = grpc.aio.server(
-            interceptors=[self._calls],
+            interceptors=[interceptor],
             # Counts health checks too, and calls whose message is still on its way.
             maximum_concurrent_rpcs=_HEADROOM * settings.max_concurrent_requests,
             options=[

@@ -12,7 +12,7 @@ from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import PictureOptions, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
-from retinue_server.rpc.interceptor import Context, current_call
+from retinue_server.rpc.calls import Context, current_call
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings

@@ -1,0 +1,154 @@
+"""Calls, whatever protocol brings them: how many at once, what they hold, what is counted of them."""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+import structlog
+
+from retinue_server.catalog import Leases, ServedModel
+from retinue_server.errors import OverloadedError, RetinueError
+from retinue_server.metrics import Metrics
+from retinue_server.rpc.budget import ByteBudget, Holding
+from retinue_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 0.01
+_RETRY_SECONDS = 0.1
+_OK, _INTERNAL, _CANCELLED, _EXPIRED = "OK", "INTERNAL", "CANCELLED", "DEADLINE_EXCEEDED"
+
+Reply = TypeVar("Reply")
+
+
+class Context(Protocol):
+    """What servicers ask of whoever calls; grpc's contexts have it, too."""
+
+    def peer(self) -> str:
+        """Who calls: the same for all calls of a connection."""
+        ...
+
+    def time_remaining(self) -> float | None:
+        """The seconds until the answer is worthless; None for never."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """What is counted of a call. The model stays empty until the servicer has found one that is served."""
+
+    holding: Holding
+    model: str = ""
+    version: str = ""
+    leases: Leases | None = None
+    # What a caller knows it by among the messages of a stream.
+    request_id: str = ""
+
+    def name_model(self, model: ServedModel) -> None:
+        """Notes which model the call is for, and holds it until the call ends. Called once."""
+        self.model, self.version = model.name, str(model.version)
+        self.leases = model.leases
+        self.leases.take()
+
+
+current_call: ContextVar[Call] = ContextVar("current_call")
+
+
+class Calls:
+    """All calls of a server: bounds them, and counts each.
+
+    Args:
+        metrics: Where they are counted.
+        settings: How many are taken at once, and what they may hold together.
+    """
+
+    def __init__(self, metrics: Metrics, settings: Settings) -> None:
+        self._metrics = metrics
+        self._max_calls = settings.max_concurrent_requests
+        self._budget = ByteBudget(settings.max_bytes_in_flight)
+        self._running: set[Call] = set()
+        self._last_began = -math.inf
+
+    async def finished(self, timeout_seconds: float) -> None:
+        """Waits until the replies of the calls that run now are sent, or the timeout; not for those that come later."""
+        running = set(self._running)
+        give_up = time.perf_counter() + timeout_seconds
+        while not running.isdisjoint(self._running) and time.perf_counter() < give_up:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def quiet(self, seconds: float, timeout_seconds: float) -> None:
+        """Waits until no call has begun for some time, or the timeout."""
+        give_up = time.perf_counter() + timeout_seconds
+        while time.perf_counter() < min(self._last_began + seconds, give_up):
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def answer(self, method: str, context: Context, work: Callable[[Call], Awaitable[Reply]]) -> Reply:
+        """Answers one call, in a task that ends when the reply has been sent.
+
+        Args:
+            method: Its name, for metrics and the log.
+            context: Whose it is.
+            work: Makes the reply, and has the call hold the bytes of both.
+
+        Raises:
+            RetinueError: Why there is no answer.
+        """
+        began = self._last_began = time.perf_counter()
+        call = Call(Holding(self._budget))
+        current_call.set(call)
+        code = _OK
+        try:
+            self._check_room()
+            self._running.add(call)
+            _when_sent(partial(self._forget, call))
+            return await work(call)
+        except RetinueError as error:
+            code = error.code.name
+            # The frames of the error, and of the one that ends the call, would keep the request's bytes until the
+            # next garbage collection.
+            del work
+            error.__cause__ = error.__context__ = error.__traceback__ = None
+            raise
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            code = _EXPIRED if remaining is not None and remaining <= 0 else _CANCELLED
+            raise
+        except Exception:
+            code = _INTERNAL
+            request_id = secrets.token_hex(8)
+            _log.exception("call_failed", method=method, model=call.model, request_id=request_id)
+            raise RetinueError(f"internal error; the server logged it as {request_id}.") from None
+        finally:
+            self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
+
+    def _check_room(self) -> None:
+        if len(self._running) >= self._max_calls:
+            raise OverloadedError(
+                f"as many calls as are taken at once, {self._max_calls}, are being answered; retry later.",
+                retry_after_seconds=_RETRY_SECONDS,
+                reason="TOO_MANY_CALLS",
+            )
+
+    def _forget(self, call: Call) -> None:
+        self._running.discard(call)
+        call.holding.release()
+        # It has been counted, so that labels of a model that goes now do not come again.
+        if call.leases is not None:
+            call.leases.give_back()
+
+
+def _when_sent(forget: Callable[[], None]) -> None:
+    """Calls back when the running call's reply has been sent, or never will be.
+
+    Both the grpc library and uvicorn answer each call in a task of its own, which ends then. The contexts' own
+    callbacks would tie the call into a reference cycle.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda _: forget())
