@@ -101,7 +101,7 @@ async def test_whoever_leaves_a_real_stream_leaves_nothing_behind(
         await until(lambda: sum(counted(metrics).values()) == 3)
         assert counted(metrics)["OK"] == 1
         assert set(counted(metrics)) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED"}
-        await interceptor.finished(SOON_SECONDS)
+        await interceptor.calls.finished(SOON_SECONDS)
         # The server answers the next one.
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             again = method_of(channel)()
