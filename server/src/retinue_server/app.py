@@ -22,10 +22,12 @@ from retinue_server.catalog import Catalog
 from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
 from retinue_server.http import app as http_app
+from retinue_server.http.exchange import Exchanges
 from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
+from retinue_server.rpc import methods
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
@@ -238,15 +240,22 @@ def _plan_front(
     provider: Provider,
     settings: Settings,
 ) -> tuple[RpcServer | FrontEnds, Starlette]:
-    """What has the gRPC port, this process or others, and the pages that tell of it."""
+    """What has the gRPC port, this process or others, and the HTTP endpoints."""
+    max_images = min(settings.max_images_per_request, settings.max_queue_images)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings)
-        return front_ends, http_app.build(service, front_ends.merged, front_ends.count)
+        # Front-ends count these calls.
+        exchanges = Exchanges(Calls(Metrics(), settings), settings.max_request_bytes)
+        routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
+        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes)
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, repository=repository, regions=regions)
-    return RpcServer(vision, tensors, Calls(metrics, settings), settings), http_app.build(
-        service, metrics.registry
+    calls = Calls(metrics, settings)
+    exchanges = Exchanges(calls, settings.max_request_bytes)
+    routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
+    return RpcServer(vision, tensors, calls, settings), http_app.build(
+        service, metrics.registry, calls=routes
     )
 
 

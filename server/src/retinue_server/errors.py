@@ -5,6 +5,7 @@ RetinueError                     code                  when
 ├── ImageError                   INVALID_ARGUMENT      this one image cannot be read; its neighbours can
 ├── ModelNotFoundError           NOT_FOUND             no such model or version
 ├── ModelControlError            FAILED_PRECONDITION   a model cannot be loaded, or calls may not do so
+├── PermissionDeniedError        PERMISSION_DENIED     this caller may not do it
 ├── UnsupportedError             UNIMPLEMENTED         what the protocol has and this server has not
 ├── WrongTaskError               FAILED_PRECONDITION   the model answers another kind of question
 ├── OverloadedError              RESOURCE_EXHAUSTED    the queue is full or too long for the deadline, or
@@ -28,6 +29,7 @@ class Code(Enum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
@@ -80,6 +82,13 @@ class ModelControlError(RetinueError):
 
     code = Code.FAILED_PRECONDITION
     reason = "MODEL_CONTROL_OFF"
+
+
+class PermissionDeniedError(RetinueError):
+    """Whoever calls may not do this."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
 
 
 class UnsupportedError(RetinueError):

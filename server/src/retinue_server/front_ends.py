@@ -19,7 +19,8 @@ from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import StartupError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
-from retinue_server.rpc.port import SharedPort
+from retinue_server.rpc.port import SharedPort, address
+from retinue_server.rpc.relay import Relay
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
 from retinue_server.workers import counts, frames
@@ -177,6 +178,7 @@ class FrontEnds(Collector):
     Attributes:
         port: The port that they share.
         merged: What all processes have counted.
+        relay: Passes calls on that come to this process.
     """
 
     def __init__(self, metrics: Metrics, provider: Provider, settings: Settings) -> None:
@@ -184,6 +186,7 @@ class FrontEnds(Collector):
         self._provider = provider
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
+        self.relay = Relay(address(settings.host, self.port), settings.workers)
         threads = settings.decode_threads or available_cores()
         self._plan = Plan(
             shared_among(settings, settings.workers, self.port), provider, -(-threads // settings.workers)
@@ -252,6 +255,7 @@ class FrontEnds(Collector):
 
     async def stop(self) -> None:
         """Ends them, when all that the engine has answered is with them."""
+        await self.relay.close()
         processes = list(self._processes.values())
         # A batch that hangs in a network is never answered.
         answered = asyncio.gather(*(process.answered() for process in processes))

@@ -24,6 +24,7 @@ CODES = {
     "ImageError": "INVALID_ARGUMENT",
     "ModelNotFoundError": "NOT_FOUND",
     "ModelControlError": "FAILED_PRECONDITION",
+    "PermissionDeniedError": "PERMISSION_DENIED",
     "UnsupportedError": "UNIMPLEMENTED",
     "WrongTaskError": "FAILED_PRECONDITION",
     "OverloadedError": "RESOURCE_EXHAUSTED",

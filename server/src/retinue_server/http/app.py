@@ -1,17 +1,38 @@
 """The HTTP endpoints."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from retinue_server import __version__
+from retinue_server.http import protocol, vision
+from retinue_server.http.exchange import Exchanges
+from retinue_server.rpc.methods import Methods
 from retinue_server.service import VisionService
+
+# Most of what packing can spare, in a fifth of the time of the best.
+_PACKING_LEVEL = 1
+_WORTH_PACKING_BYTES = 4096
+
+
+def calls(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Route]:
+    """The endpoints of calls, of both services.
+
+    Args:
+        exchanges: Answers requests as calls.
+        methods: What answers the calls.
+        max_images: What one request may have.
+    """
+    return protocol.routes(exchanges, methods) + vision.routes(exchanges, methods, max_images)
 
 
 async def _nothing() -> None:
@@ -22,24 +43,26 @@ def build(
     service: VisionService,
     registry: CollectorRegistry | Collector,
     count: Callable[[], Awaitable[None]] = _nothing,
+    calls: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The endpoints.
 
     - `/metrics`: for Prometheus.
     - `/livez`: 200 while the process can answer; 503 where only a restart helps.
     - `/readyz`: 200 where requests are taken, else 503.
+    - `/v1/...` and `/v2/...`: the calls.
     - `/`: what is here.
 
     Args:
         service: Whose they are.
         registry: What `/metrics` prints.
         count: Brings that up to date before.
+        calls: The endpoints of calls.
     """
+    endpoints = ["/metrics", "/livez", "/readyz"] + (["/v1/models", "/v2"] if calls else [])
 
     async def index(request: Request) -> Response:
-        return JSONResponse(
-            {"name": "retinue", "version": __version__, "endpoints": ["/metrics", "/livez", "/readyz"]}
-        )
+        return JSONResponse({"name": "retinue", "version": __version__, "endpoints": endpoints})
 
     async def metrics(request: Request) -> Response:
         await count()
@@ -62,5 +85,19 @@ def build(
             Route("/metrics", metrics),
             Route("/livez", livez),
             Route("/readyz", readyz),
-        ]
+            *calls,
+        ],
+        middleware=[
+            Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING_BYTES, compresslevel=_PACKING_LEVEL)
+        ],
+        exception_handlers={HTTPException: _no_endpoint},
+    )
+
+
+async def _no_endpoint(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}.get(error.status_code, "INVALID_ARGUMENT")
+    message = f"there is no {request.method} {request.url.path[:128]} here; GET / lists what is."
+    return JSONResponse(
+        {"error": message, "status": status, "reason": "NO_ENDPOINT"}, error.status_code, error.headers
     )

@@ -24,6 +24,7 @@ from retinue_server.shared_memory import SharedMemoryRegions
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 _EXTENSIONS = (
+    "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",

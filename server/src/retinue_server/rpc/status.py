@@ -6,12 +6,42 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from retinue_server.errors import Code, OverloadedError, RetinueError
+from retinue_server.errors import (
+    Code,
+    DeadlineExpiredError,
+    EngineError,
+    InvalidRequestError,
+    ModelControlError,
+    ModelNotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    RetinueError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 DOMAIN = "retinue"
 DETAILS_KEY = "grpc-status-details-bin"
 
+_RETRY_SECONDS = 0.1
+
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+_ERRORS: dict[int, type[RetinueError]] = {
+    kind.code.value: kind
+    for kind in (
+        InvalidRequestError,
+        DeadlineExpiredError,
+        ModelNotFoundError,
+        PermissionDeniedError,
+        OverloadedError,
+        ModelControlError,
+        UnsupportedError,
+        EngineError,
+        UnavailableError,
+    )
+}
 
 
 def to_status(error: RetinueError) -> Status:
@@ -23,6 +53,28 @@ def to_status(error: RetinueError) -> Status:
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         status.details.append(_packed(RetryInfo(retry_delay=delay)))
     return status
+
+
+def reason_of(status: Status) -> str:
+    """The reason in a status that `to_status` made; empty where it has none."""
+    info = ErrorInfo()
+    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> RetinueError:
+    """The error that another process of this server told of."""
+    status = Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY:
+            status.ParseFromString(value if isinstance(value, bytes) else value.encode())
+    message, reason = error.details() or "the server did not answer.", reason_of(status) or None
+    kind = _ERRORS.get(error.code().value[0], EngineError)
+    if kind is OverloadedError:
+        retry = RetryInfo()
+        found = any(detail.Unpack(retry) for detail in status.details)
+        seconds = retry.retry_delay.ToNanoseconds() / 1e9 if found else _RETRY_SECONDS
+        return OverloadedError(message, retry_after_seconds=seconds, reason=reason)
+    return kind(message, reason=reason)
 
 
 def grpc_code(code: Code) -> grpc.StatusCode:

@@ -1,0 +1,83 @@
+"""The bodies of HTTP requests: read no further than the limits, and unpacked no further either."""
+
+import asyncio
+import zlib
+
+from starlette.requests import ClientDisconnect, Request
+
+from retinue_server.errors import InvalidRequestError
+from retinue_server.rpc.budget import Holding
+from retinue_server.rpc.interceptor import check_size
+
+# Longer than any network that serves images needs; whoever sends slower holds memory for nothing.
+_READ_SECONDS = 60.0
+_UNPACKED = frozenset({"", "identity"})
+_PACKED = frozenset({"gzip", "deflate"})
+# zlib finds out which of the two it is. Source: zlib's manual, inflateInit2.
+_EITHER_FORMAT = 32 + zlib.MAX_WBITS
+
+
+class CallerLeft(asyncio.CancelledError):
+    """The connection was closed before the answer was there."""
+
+
+async def read(request: Request, holding: Holding, max_bytes: int) -> bytes:
+    """Reads the body of a request.
+
+    Args:
+        request: Whose.
+        holding: Counts the bytes as they come.
+        max_bytes: The most that are taken, also when they are unpacked.
+
+    Raises:
+        InvalidRequestError: There are more, they come too slowly, or are packed in a way that is not known here.
+        OverloadedError: Other calls hold too many.
+        CallerLeft: The caller has.
+    """
+    packing = request.headers.get("content-encoding", "").strip().lower()
+    if packing not in _UNPACKED | _PACKED:
+        raise InvalidRequestError(
+            f"the body is packed as '{packing[:32]}'; send it as gzip or deflate, or as it is.",
+            reason="CONTENT_ENCODING_UNKNOWN",
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit():
+        check_size(int(declared), max_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                check_size(len(body), max_bytes)
+                holding.hold_request(len(body))
+    except ClientDisconnect:
+        raise CallerLeft from None
+    except TimeoutError:
+        raise InvalidRequestError(
+            f"the body was not there after {_READ_SECONDS:.0f} s; send it in one go.", reason="BODY_TOO_SLOW"
+        ) from None
+    if packing in _UNPACKED:
+        return bytes(body)
+    unpacked = await asyncio.to_thread(_unpack, body, max_bytes)
+    holding.hold_request(len(unpacked))
+    return unpacked
+
+
+def _unpack(body: bytearray, max_bytes: int) -> bytes:
+    unpacker = zlib.decompressobj(_EITHER_FORMAT)
+    try:
+        unpacked = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRequestError(
+            f"the body cannot be unpacked: {error}.", reason="CONTENT_ENCODING_INVALID"
+        ) from None
+    if len(unpacked) > max_bytes:
+        raise InvalidRequestError(
+            f"the body has more than {max_bytes} bytes when it is unpacked; send smaller or fewer images.",
+            reason="REQUEST_TOO_LARGE",
+        )
+    if not unpacker.eof or unpacker.unused_data:
+        raise InvalidRequestError(
+            "the body does not end where what is packed in it ends.", reason="CONTENT_ENCODING_INVALID"
+        )
+    return unpacked

@@ -1,0 +1,199 @@
+"""A request over HTTP as a call like gRPC's: the same limits, errors and metrics."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import TracebackType
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from retinue_server.errors import Code, OverloadedError, PermissionDeniedError, RetinueError
+from retinue_server.http import body
+from retinue_server.http.body import CallerLeft
+from retinue_server.rpc.calls import Call, Calls
+
+# Source: google/rpc/code.proto, "HTTP Mapping".
+_HTTP_STATUSES = {
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
+    Code.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+# nginx's for a caller who has left; nobody sees it.
+_LEFT = 499
+
+_JSON = "application/json"
+# As much as may wait in a connection's buffers besides what they hold at most.
+_PIECE_BYTES = 256 * 1024
+_SEND_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back.
+
+    Attributes:
+        pieces: Its body, in order.
+        status: Of HTTP.
+        media_type: Of the body.
+        headers: Besides.
+    """
+
+    pieces: Sequence[bytes]
+    status: int = HTTPStatus.OK
+    media_type: str = _JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the body."""
+        return sum(map(len, self.pieces))
+
+
+class HttpContext:
+    """What servicers ask of whoever calls: see `rpc.calls.Context`. Deadlines are in the requests, if anywhere."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def peer(self) -> str:
+        """The caller's address."""
+        client = self._request.client
+        return f"http:{client.host}:{client.port}" if client else "http"
+
+    def time_remaining(self) -> None:
+        """Nobody knows."""
+
+
+Work: TypeAlias = Callable[[bytes, HttpContext], Awaitable[Reply]]
+
+
+class Exchanges:
+    """Answers HTTP requests as calls.
+
+    Args:
+        calls: Bounds and counts them.
+        max_request_bytes: What the body of one may have.
+    """
+
+    def __init__(self, calls: Calls, max_request_bytes: int) -> None:
+        self._calls = calls
+        self._max_request_bytes = max_request_bytes
+
+    async def answer(self, request: Request, method: str, work: Work) -> Response:
+        """Answers a request, unless its caller leaves before.
+
+        Args:
+            request: To answer.
+            method: Whose call it is, for metrics and the log.
+            work: Makes the reply of the request's body.
+        """
+        context = HttpContext(request)
+
+        async def with_body(call: Call) -> Reply:
+            _check_origin(request)
+            content = await body.read(request, call.holding, self._max_request_bytes)
+            async with _WhileConnected(request):
+                reply = await work(content, context)
+            call.holding.hold_reply(reply.size_bytes)
+            return reply
+
+        try:
+            return _PacedResponse(await self._calls.answer(method, context, with_body))
+        except RetinueError as error:
+            return refusal(error)
+        except CallerLeft:
+            return Response(status_code=_LEFT)
+
+
+def refusal(error: RetinueError) -> Response:
+    """What a caller is told of an error."""
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    content = to_json({"error": error.message, "status": error.code.name, "reason": error.reason})
+    return Response(content, _HTTP_STATUSES[error.code], headers, _JSON)
+
+
+def status_of(code: Code) -> int:
+    """The status of HTTP for an error's code."""
+    return _HTTP_STATUSES[code]
+
+
+def _check_origin(request: Request) -> None:
+    """Refuses what a page of somewhere else has a browser send here, as it may without asking.
+
+    Raises:
+        PermissionDeniedError: It is such.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise PermissionDeniedError(
+            "the request comes from a page of another origin; call from a program, or from a page of this server's "
+            "origin.",
+            reason="CROSS_ORIGIN",
+        )
+
+
+class _WhileConnected:
+    """Cancels what runs inside of it when the caller leaves, and raises `CallerLeft` then."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._left = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watch = asyncio.ensure_future(self._cancel_when_left())
+
+    async def _cancel_when_left(self) -> None:
+        # The body has been read, so nothing else comes.
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.cancel()
+        if self._left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise CallerLeft from None
+
+
+class _PacedResponse(Response):
+    """A reply that is handed over no faster than its caller reads, so that its bytes are counted while they are here.
+
+    Args:
+        reply: To send.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(status_code=reply.status, headers=reply.headers, media_type=reply.media_type)
+        self.headers["content-length"] = str(reply.size_bytes)
+        self._pieces = reply.pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in self._pieces:
+            for start in range(0, len(piece), _PIECE_BYTES):
+                part = piece[start : start + _PIECE_BYTES]
+                # Waits until there is room for it.
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        async with asyncio.timeout(_SEND_SECONDS):
+            await send({"type": "http.response.body", "body": b""})

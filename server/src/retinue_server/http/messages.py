@@ -1,0 +1,132 @@
+"""Protobuf's messages as JSON's values, and back where callers set fields one by one."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+
+from retinue_server.errors import Code, InvalidRequestError
+from retinue_server.rpc.status import reason_of
+
+_NUMBERS = {
+    FieldDescriptor.CPPTYPE_INT32: int,
+    FieldDescriptor.CPPTYPE_INT64: int,
+    FieldDescriptor.CPPTYPE_UINT32: int,
+    FieldDescriptor.CPPTYPE_UINT64: int,
+    FieldDescriptor.CPPTYPE_FLOAT: float,
+    FieldDescriptor.CPPTYPE_DOUBLE: float,
+}
+# COCO's run lengths are text.
+_TEXTS = frozenset({"counts", "mask_counts"})
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as JSON has it.
+
+    Fields have their names in the protos, also where they are zero or empty, but for bytes and those that tell by being
+    absent. Integers are numbers, enums names, bytes base64, COCO's run lengths text, and errors what they are over HTTP
+    everywhere: `error`, `status` and `reason`.
+    """
+    if isinstance(message, Status):
+        return {
+            "error": message.message,
+            "status": Code(message.code).name,
+            "reason": reason_of(message),
+        }
+    return {
+        field.name: _value(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+        if field.type != FieldDescriptor.TYPE_BYTES or getattr(message, field.name)
+    }
+
+
+def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
+    """Sets fields of a message by texts, as they come in queries and forms.
+
+    Args:
+        message: Whose.
+        options: The texts of each field, several for one that is a list.
+
+    Raises:
+        InvalidRequestError: There is no such field, or it does not take such a text.
+    """
+    fields: dict[str, Any] = {
+        field.name: field for field in message.DESCRIPTOR.fields if field.message_type is None
+    }
+    for name, texts in options.items():
+        field = fields.get(name)
+        if field is None:
+            raise InvalidRequestError(
+                f"there is no option '{name[:128]}'; there are: {', '.join(fields)}.", reason="OPTION_UNKNOWN"
+            )
+        try:
+            values = [_read(field, text) for text in texts]
+            if field.is_repeated:
+                getattr(message, name).extend(values)
+            else:
+                (value,) = values
+                setattr(message, name, value)
+        except (ValueError, TypeError) as error:
+            raise InvalidRequestError(
+                f"option '{name}' cannot be '{', '.join(texts)[:128]}'{_choices(field)}.",
+                reason="OPTION_INVALID",
+            ) from error
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        values = field.message_type.fields_by_name["value"]
+        return {str(key): _one(values, one) for key, one in sorted(value.items())}
+    if field.is_repeated:
+        return [_one(field, one) for one in value]
+    return _one(field, value)
+
+
+def _one(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        return plain(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known else value
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        if field.name in _TEXTS:
+            return value.decode("ascii")
+        return base64.b64encode(value).decode()
+    if field.type == FieldDescriptor.TYPE_FLOAT:
+        # The fewest digits that are this number in 32 bits.
+        return float(str(np.float32(value)))
+    return value
+
+
+def _read(field: FieldDescriptor, text: str) -> Any:
+    if field.enum_type is not None:
+        names = _enum_names(field.enum_type)
+        if text.lower() not in names:
+            raise ValueError(text)
+        return names[text.lower()]
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        if text.lower() not in _BOOLS:
+            raise ValueError(text)
+        return _BOOLS[text.lower()]
+    return _NUMBERS.get(field.cpp_type, str)(text)
+
+
+def _enum_names(enum: EnumDescriptor) -> dict[str, int]:
+    """The names of an enum without what they all begin with: of PRIORITY_HIGH, high."""
+    unspecified, *values = enum.values
+    prefix = unspecified.name.removesuffix("UNSPECIFIED")
+    return {value.name.removeprefix(prefix).lower(): value.number for value in values}
+
+
+def _choices(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        return f"; choose {' or '.join(_enum_names(field.enum_type))}"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return "; it is true or false"
+    return "; it is a single number in its range" if field.cpp_type in _NUMBERS else "; give it once"

@@ -1,0 +1,58 @@
+"""The methods of both services as front-end processes answer them, for callers of the engine's process."""
+
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from retinue_server.rpc.calls import Context
+from retinue_server.rpc.methods import SERVICES, Methods
+from retinue_server.rpc.status import from_rpc_error
+
+# The front-ends hold each message against the limits.
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Each a connection, which the kernel gives to one of the front-ends.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Relay:
+    """Passes calls on over gRPC.
+
+    Args:
+        target: Where they listen, as the grpc library reads it.
+        connections: How many to have, from the first call on.
+    """
+
+    def __init__(self, target: str, connections: int) -> None:
+        self._target = target
+        self._connections = connections
+        self._open: list[grpc.aio.Channel] = []
+        self.methods: Methods = {
+            method.name: partial(self._call, method) for service in SERVICES for method in service.methods
+        }
+
+    async def _call(self, method: MethodDescriptor, request: Any, context: Context) -> Any:
+        if not self._open:
+            self._open = [grpc.aio.insecure_channel(self._target, _OPTIONS) for _ in range(self._connections)]
+            self._turns = cycle(self._open)
+        call = next(self._turns).unary_unary(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        try:
+            return await call(request)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for channel in self._open:
+            await channel.close()
