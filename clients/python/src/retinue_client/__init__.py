@@ -13,6 +13,7 @@ from retinue_client._errors import (
     DeadlineExceededError,
     ImageError,
     InvalidRequestError,
+    ModelControlError,
     ModelNotFoundError,
     OverloadedError,
     RequestTooLargeError,
@@ -25,6 +26,7 @@ from retinue_client._errors import (
 )
 from retinue_client._images import ImageSource, WithRegions
 from retinue_client._models import ModelInfo, Quality, Task
+from retinue_client._repository import ModelState
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
 
@@ -49,8 +51,10 @@ __all__ = [
     "Keypoint",
     "MaskFormat",
     "MaskSize",
+    "ModelControlError",
     "ModelInfo",
     "ModelNotFoundError",
+    "ModelState",
     "OverloadedError",
     "Priority",
     "Quality",

@@ -4,12 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 from retinue.v1 import vision_service_pb2 as pb
-from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
 from retinue_client._calls import (
@@ -29,6 +28,7 @@ from retinue_client._channel import (
     REQUESTS_IN_FLIGHT,
     channel_options,
     deadline_seconds,
+    stubs,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
@@ -36,6 +36,7 @@ from retinue_client._errors import ImageError, RetinueError, client_closed, erro
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
+from retinue_client._repository import ModelState, index_request, load_request, model_states, unload_request
 from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
@@ -69,7 +70,7 @@ class AsyncClient:
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
         self._channel: grpc.aio.Channel | None = None
-        self._stub: pb_grpc.VisionServiceAsyncStub | None = None
+        self._stub: SimpleNamespace | None = None
         self._closed = False
 
     @property
@@ -183,6 +184,38 @@ class AsyncClient:
         request = make_request(pb.GetModelRequest, model=name, version=version or 0)
         return model_info((await self._invoke("GetModel", request, self._timeout(timeout_seconds))).model)
 
+    async def list_versions(self, *, timeout_seconds: float | None = None) -> list[ModelState]:
+        """All versions that the server has, served or not, by name and version.
+
+        Raises:
+            RetinueError: The call failed.
+        """
+        return model_states(
+            await self._invoke("RepositoryIndex", index_request(), self._timeout(timeout_seconds))
+        )
+
+    async def load_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Has the server load what its models folder has of a model, where it is started with --model-control explicit.
+
+        Versions that are served already stay as they are; those that are gone from the folder are taken away.
+
+        Raises:
+            ModelNotFoundError: The folder has no such model.
+            ModelControlError: It cannot be loaded, or the server does not load models by calls.
+            RetinueError: The call failed; the server goes on loading when only the time was up.
+        """
+        await self._invoke("RepositoryModelLoad", load_request(name), self._timeout(timeout_seconds))
+
+    async def unload_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Has the server take a model away, when what runs on it is done.
+
+        Raises:
+            ModelNotFoundError: The server has no such model.
+            ModelControlError: The server does not unload models by calls.
+            RetinueError: The call failed.
+        """
+        await self._invoke("RepositoryModelUnload", unload_request(name), self._timeout(timeout_seconds))
+
     async def close(self) -> None:
         """Ends the connection; calls that are under way fail. Closing twice is fine."""
         self._closed = True
@@ -268,7 +301,7 @@ class AsyncClient:
             raise RuntimeError("The client is closed.")
         if self._stub is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=channel_options(self._address))
-            self._stub = pb_grpc.VisionServiceStub(self._channel)
+            self._stub = stubs(self._channel)
         return getattr(self._stub, name)
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:

@@ -9,7 +9,6 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 from retinue.v1 import vision_service_pb2 as pb
-from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
 from retinue_client._calls import (
@@ -29,6 +28,7 @@ from retinue_client._channel import (
     REQUESTS_IN_FLIGHT,
     channel_options,
     deadline_seconds,
+    stubs,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
@@ -36,6 +36,7 @@ from retinue_client._errors import ImageError, RetinueError, client_closed, erro
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
+from retinue_client._repository import ModelState, index_request, load_request, model_states, unload_request
 from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
@@ -73,7 +74,7 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
         self._channel = grpc.insecure_channel(self._address, options=channel_options(self._address))
-        self._stub = pb_grpc.VisionServiceStub(self._channel)
+        self._stub = stubs(self._channel)
         self._closed = False
 
     @property
@@ -186,6 +187,36 @@ class Client:
         """
         request = make_request(pb.GetModelRequest, model=name, version=version or 0)
         return model_info(self._invoke("GetModel", request, self._timeout(timeout_seconds)).model)
+
+    def list_versions(self, *, timeout_seconds: float | None = None) -> list[ModelState]:
+        """All versions that the server has, served or not, by name and version.
+
+        Raises:
+            RetinueError: The call failed.
+        """
+        return model_states(self._invoke("RepositoryIndex", index_request(), self._timeout(timeout_seconds)))
+
+    def load_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Has the server load what its models folder has of a model, where it is started with --model-control explicit.
+
+        Versions that are served already stay as they are; those that are gone from the folder are taken away.
+
+        Raises:
+            ModelNotFoundError: The folder has no such model.
+            ModelControlError: It cannot be loaded, or the server does not load models by calls.
+            RetinueError: The call failed; the server goes on loading when only the time was up.
+        """
+        self._invoke("RepositoryModelLoad", load_request(name), self._timeout(timeout_seconds))
+
+    def unload_model(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Has the server take a model away, when what runs on it is done.
+
+        Raises:
+            ModelNotFoundError: The server has no such model.
+            ModelControlError: The server does not unload models by calls.
+            RetinueError: The call failed.
+        """
+        self._invoke("RepositoryModelUnload", unload_request(name), self._timeout(timeout_seconds))
 
     def close(self) -> None:
         """Ends the connection; calls that are under way fail. Closing twice is fine."""

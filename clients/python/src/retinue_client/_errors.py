@@ -6,6 +6,7 @@ RetinueError                      code                 when
 │   └── RequestTooLargeError      INVALID_ARGUMENT     more bytes than the server accepts
 ├── ModelNotFoundError            NOT_FOUND            no such model or version
 ├── WrongTaskError                FAILED_PRECONDITION  the model answers another question
+├── ModelControlError             FAILED_PRECONDITION  a model cannot be loaded, or not by calls
 ├── OverloadedError               RESOURCE_EXHAUSTED   more work than can be done in time
 ├── UnavailableError              UNAVAILABLE          loading, draining, connection lost
 │   └── ServerUnreachableError    UNAVAILABLE          nothing answers at the address
@@ -128,6 +129,13 @@ class WrongTaskError(RetinueError):
     reason = "WRONG_TASK"
 
 
+class ModelControlError(RetinueError):
+    """A model cannot be loaded from what is there, or the server does not load and unload models by calls."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "MODEL_CONTROL_OFF"
+
+
 class OverloadedError(RetinueError):
     """The server has more work than it can finish in time; `retry_after_seconds` says when to come back."""
 
@@ -178,14 +186,16 @@ class ResponseError(ServerError):
 _ERRORS_BY_CODE: dict[StatusCode, type[RetinueError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     StatusCode.NOT_FOUND: ModelNotFoundError,
-    StatusCode.FAILED_PRECONDITION: WrongTaskError,
+    StatusCode.FAILED_PRECONDITION: ModelControlError,
     StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     StatusCode.UNAVAILABLE: UnavailableError,
     StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     StatusCode.UNAUTHENTICATED: AuthenticationError,
     StatusCode.PERMISSION_DENIED: AuthenticationError,
 }
-_ERRORS_BY_REASON: dict[str, type[RetinueError]] = {RequestTooLargeError.reason: RequestTooLargeError}
+_ERRORS_BY_REASON: dict[str, type[RetinueError]] = {
+    error.reason: error for error in (RequestTooLargeError, WrongTaskError)
+}
 
 
 def error_from_call(
@@ -282,7 +292,7 @@ def _error_of_the_transport(
         )
     if code is StatusCode.UNIMPLEMENTED:
         return ServerError(
-            f"The server at {address} speaks gRPC but has no retinue.v1.VisionService: it is another server, "
+            f"The server at {address} speaks gRPC but does not have this call: it is another server, "
             "or another version of Retinue.",
             code=code,
             reason="UNIMPLEMENTED",
