@@ -8,7 +8,7 @@ from retinue.inference import grpc_service_pb2_grpc
 
 from retinue_server import __version__, inference
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import InvalidRequestError, UnsupportedError
+from retinue_server.errors import InvalidRequestError, ModelControlError, UnsupportedError
 from retinue_server.inference import Limits
 from retinue_server.lifecycle import Repository
 from retinue_server.metrics import Metrics
@@ -270,7 +270,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _controlled(self) -> Repository:
         if self._repository is None:
-            raise UnsupportedError("models stay as they are with --workers; start the server without.")
+            raise ModelControlError("models stay as they are with --workers; start the server without.")
         return self._repository
 
     def _shared(self) -> SharedMemoryRegions:
