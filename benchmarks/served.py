@@ -12,7 +12,7 @@ from tests.metrics_page import MetricsPage
 from tests.server_process import ServerProcess, running_server
 
 from benchmarks import bundles, h2load
-from benchmarks.h2load import Load, LoadError
+from benchmarks.h2load import Call, Load, LoadError
 from benchmarks.processes import Tree
 from benchmarks.workloads import Workload
 
@@ -77,20 +77,33 @@ class RetinueServer:
         """
         request = workload.request(images)
         self.check(request)
+        call = h2load.grpc(self.process.grpc_address, CLASSIFY, request)
+        return self.drive(call, workload.model, callers, seconds)
+
+    def drive(self, call: Call, model: str, callers: int, seconds: float) -> Served:
+        """The same for any call.
+
+        Args:
+            call: What is asked.
+            model: Which model is.
+            callers: How many connections ask.
+            seconds: How long.
+
+        Raises:
+            LoadError: A request failed.
+        """
         before = self._failures()
         load = h2load.drive(
-            h2load.grpc(self.process.grpc_address, CLASSIFY, request),
+            call,
             self.tree,
             callers,
             seconds,
             # Images and not requests: those of many images come in clumps.
-            lambda: MetricsPage(self.process.http_url).total("retinue_batch_size_sum", model=workload.model),
+            lambda: MetricsPage(self.process.http_url).total("retinue_batch_size_sum", model=model),
         )
         failures = self._failures() - before
         if failures:
-            raise LoadError(
-                f"{failures:.0f} calls or images of {workload.title} failed with {callers} callers."
-            )
+            raise LoadError(f"{failures:.0f} calls or images of {model} failed with {callers} callers.")
         return Served.of(load)
 
     def check(self, request: bytes) -> pb.ClassifyResponse:

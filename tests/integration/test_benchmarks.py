@@ -54,7 +54,7 @@ def test_a_server_is_measured_under_load(
 
 
 def test_refused_calls_spoil_a_measurement(small_server: ServerProcess) -> None:
-    with pytest.raises(LoadError, match="calls or images of a file failed with 8 callers"):
+    with pytest.raises(LoadError, match="calls or images of colour-classifier failed with 8 callers"):
         RetinueServer(small_server).measure(FILE, 8, SECONDS, images=30)
 
 
