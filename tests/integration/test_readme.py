@@ -20,8 +20,12 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 PICTURE = "docs/images/detections.png"
 PIXELS_THAT_MAY_DIFFER = 0.005
 
-# What differs from machine to machine: times, the measured batch and memory of a model, the length of a bar.
-MEASURED = re.compile(r"\d+\.\d ms \(.*\)|\d+ +\d+\.\d MiB \([\d. +]+\)$|█.*$", re.MULTILINE)
+# What differs from machine to machine: times, the measured batch and memory of a model, the length of a bar, and the
+# last digits of a score in JSON.
+MEASURED = re.compile(
+    r"\d+\.\d ms \(.*\)|\d+ +\d+\.\d MiB \([\d. +]+\)$|█.*$|\"timing\":\{.*?\}|(?<=\"score\":\d\.\d\d)\d+",
+    re.MULTILINE,
+)
 # How far a score, a share, an edge of a box in pixels and an area in pixels may be from what is shown.
 TOLERANCES: dict[str, dict[str, float]] = {
     r"0\.\d{3}": {"abs": 0.01},
