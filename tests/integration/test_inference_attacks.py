@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from retinue.inference import grpc_service_pb2 as pb
 from retinue.inference import grpc_service_pb2_grpc
+from retinue.v1 import vision_service_pb2 as vision_pb
 from tests import colour_bundles, odd_bundles
 from tests.busy import SLOW_MODEL, engine_held
 from tests.calls import TIMEOUT_SECONDS, Connection, Refusal, connected, refused
@@ -26,6 +27,8 @@ _ROW_BYTES = 3 * 4
 _MOST_CALLS = 128
 _MOST_CLASSES = 1000
 _IN_FLIGHT = 50
+_HOLDING_MODEL = "holding-classifier"
+_HOLDING_IMAGES = 60
 _MIB = 1 << 20
 
 # No message of any kind.
@@ -97,6 +100,7 @@ def attacked(
     models = tmp_path_factory.mktemp("attacked")
     colour_bundles.classifier(models)
     odd_bundles.slow_classifier(models)
+    odd_bundles.slow_classifier(models, _HOLDING_MODEL)
     limits = "--instances", "1", "--max-concurrent-requests", str(_MOST_CALLS)
     with running_server(models, *limits, *request.param) as server:
         yield server
@@ -333,23 +337,26 @@ def test_streams_that_are_cut_off_leave_nothing_behind(target: Target) -> None:
     slow = infer(SLOW_MODEL, level=255)
     with (
         target.counts(cuts * _IN_FLIGHT, method=_STREAM, code="CANCELLED"),
-        engine_held(target.connection, target.server) as held,
+        # Its images come before all others', for as long as all of this may take.
+        engine_held(
+            target.connection, target.server, _HOLDING_IMAGES, _HOLDING_MODEL, vision_pb.PRIORITY_HIGH
+        ) as held,
     ):
         for _ in range(cuts):
             with connected(target.server.grpc_address) as connection:
                 stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(connection.channel)
                 call = stub.ModelStreamInfer(iter([slow] * _IN_FLIGHT))
                 wait_until(
-                    lambda: waiting_images(target.server.http_url, SLOW_MODEL) >= _IN_FLIGHT,
+                    lambda: waiting_images(target.server.http_url, SLOW_MODEL) == _IN_FLIGHT,
                     "the stream's images to wait",
                 )
                 call.cancel()
             wait_until(
-                lambda: waiting_images(target.server.http_url, SLOW_MODEL) < _IN_FLIGHT,
+                lambda: waiting_images(target.server.http_url, SLOW_MODEL) == 0,
                 "the stream's images to be gone",
             )
         assert not held.done(), "the engine was held for too short a time for this test to say anything"
-    wait_until(lambda: waiting_images(target.server.http_url, SLOW_MODEL) == 0, "an empty queue")
+    wait_until(lambda: waiting_images(target.server.http_url, _HOLDING_MODEL) == 0, "an empty queue")
 
 
 @pytest.mark.slow
