@@ -349,8 +349,8 @@ class DetectRequest(_message.Message):
 
     @_builtins.property
     def classify_with(self) -> Global___ClassifyWith:
-        """Which classifier says more of each detection. Absent means none. What it cannot be asked is refused before any image
-        is looked at.
+        """Which classifier says more of each detection. Absent means none, and for a pipeline its own; a pipeline's is meant, too,
+        where the name is empty. What it cannot be asked is refused before any image is looked at.
         """
 
     def __init__(

@@ -43,7 +43,7 @@ class Holding:
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self._request_bytes = 0
-        self._crop_bytes = 0
+        self._between_bytes = 0
         self._reply_bytes = 0
 
     @property
@@ -57,10 +57,10 @@ class Holding:
         Raises:
             OverloadedError: There is no room for it.
         """
-        self._resize(size, self._crop_bytes, self._reply_bytes)
+        self._resize(size, self._between_bytes, self._reply_bytes)
 
-    def hold_crops(self, size: int) -> None:
-        """Counts the pixels that were cut out of the request's images.
+    def hold_between(self, size: int) -> None:
+        """Counts what goes from one model to the next.
 
         Raises:
             OverloadedError: There is no room for them.
@@ -73,13 +73,17 @@ class Holding:
         Raises:
             OverloadedError: There is no room for it.
         """
-        self._resize(self._request_bytes, self._crop_bytes, size)
+        self._resize(self._request_bytes, self._between_bytes, size)
 
     def release(self) -> None:
         """Gives everything back."""
         self._resize(0, 0, 0)
 
-    def _resize(self, request_bytes: int, crop_bytes: int, reply_bytes: int) -> None:
-        held = self._request_bytes + self._crop_bytes + self._reply_bytes
-        self._budget.resize(held, request_bytes + crop_bytes + reply_bytes)
-        self._request_bytes, self._crop_bytes, self._reply_bytes = request_bytes, crop_bytes, reply_bytes
+    def _resize(self, request_bytes: int, between_bytes: int, reply_bytes: int) -> None:
+        held = self._request_bytes + self._between_bytes + self._reply_bytes
+        self._budget.resize(held, request_bytes + between_bytes + reply_bytes)
+        self._request_bytes, self._between_bytes, self._reply_bytes = (
+            request_bytes,
+            between_bytes,
+            reply_bytes,
+        )

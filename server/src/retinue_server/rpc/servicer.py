@@ -72,10 +72,10 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         arrived = time.monotonic()
         model = self._model(Task.DETECT, request)
         options = requests.detect_options(request, model, max_picture_bytes=self._share_bytes(request))
-        if not request.HasField("classify_with"):
+        if not (request.HasField("classify_with") or model.manifest.HasField("pipeline")):
             outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
             return await _reply(replies.detect_response, model, outcomes, arrived)
-        question = self._question(request, options)
+        question = self._question(request, model, options)
         turn = _turn(request, context, arrived)
         # Where the classifier has too much to do, nothing need be detected.
         question.model.batcher.check_room(
@@ -85,7 +85,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         holding = current_call.get().holding
         holding.hold_reply(holding.reply_bytes + reply_size.crop_class_bytes(outcomes, question))
         sources = [partial(requests.opened, image, self._max_image_pixels) for image in request.images]
-        outcomes = await self._crops.classify(question, outcomes, sources, turn, holding.hold_crops)
+        outcomes = await self._crops.classify(question, outcomes, sources, turn, holding.hold_between)
         build = partial(replies.detect_response, classifier=question.model)
         return await _reply(build, model, outcomes, arrived)
 
@@ -119,10 +119,14 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         current_call.get().name_model(model)
         return model
 
-    def _question(self, request: pb.DetectRequest, options: DetectOptions) -> Question:
+    def _question(self, request: pb.DetectRequest, detector: ServedModel, options: DetectOptions) -> Question:
         """What is asked of the objects, of a classifier that is held from now on."""
         asked = request.classify_with
-        model = self._service.catalog.for_task(Task.CLASSIFY, asked.model, _version(asked.version))
+        name, version = asked.model, _version(asked.version)
+        if not name and detector.manifest.HasField("pipeline"):
+            step = detector.manifest.pipeline.steps[-1]
+            name, version = step.model, step.version
+        model = self._service.catalog.for_task(Task.CLASSIFY, name, version)
         current_call.get().hold_model(model)
         question = requests.crop_question(asked, model)
         most = len(request.images) * options.max_detections
