@@ -74,6 +74,16 @@ def test_classes_come_with_the_objects_where_a_classifier_was_asked(ask, server)
     assert told["detections"][0]["classes"] == [red.to_dict(), blue.to_dict()]
 
 
+def test_a_pipeline_has_a_classifier_that_need_not_be_asked_for(ask, server):
+    def classified(response):
+        response.classifier, response.classifier_version = "colours", 5
+        response.outcomes[0].result.detections[1].classes.add(class_id=4, label="red", score=0.75)
+
+    server.service.alter_response = classified
+    found = ask("detect", b"x")
+    assert (found.classifier, found.classes) == ("colours", ((), (ClassScore(4, "red", 0.75),)))
+
+
 def test_what_a_classifier_is_asked_reaches_the_server(ask, server):
     asked = ClassifyWith("colours", version=2, top_k=3, min_score=0.25, context=0.5)
     for classify_with in ("", asked, None):

@@ -299,7 +299,7 @@ def _detections(
         timing=timing,
         masks=tuple(masks) if with_masks else (),
         keypoints=keypoints if any(keypoints) else (),
-        classes=tuple(_class_scores(one.classes) for one in found) if with_classes else (),
+        classes=tuple(_class_scores(one.classes) for one in found) if response.classifier else (),
         classifier=response.classifier,
         classifier_version=response.classifier_version,
     )

@@ -73,7 +73,7 @@ class DetectOptions(CallOptions, total=False):
             this option ignores it and does not say so.
         masks: Whether to say which pixels show each object, for models that can.
         classify_with: A classifier that says more of each detection, by name or as `ClassifyWith`: the server cuts
-            the detections out of the image and asks it. Left out means none.
+            the detections out of the image and asks it. Left out means none; a pipeline has its own.
     """
 
     score_threshold: float | None
