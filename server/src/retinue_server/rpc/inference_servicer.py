@@ -189,7 +189,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Takes a model away. The parameters say nothing: Triton has one, for ensembles, of which there are none."""
+        """Takes a model away. The parameters say nothing: Triton has one, for an ensemble's models, which stay here."""
         _check_repository(request.repository_name)
         await self._controlled().unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()

@@ -58,15 +58,15 @@ def cut(image: Sent, boxes: Sequence[PixelBox], spec: InputSpec) -> npt.NDArray[
     try:
         with pillow_faults("raw"):
             picture = image.to_pillow() if isinstance(image, RawPixels) else image
-        upright = load_flat(picture, grey=False)
-        with pillow_faults("decoded"):
-            if (turned := orientation(picture)) != 1:
-                upright = upright.transpose(UPRIGHT[turned])
+        flat = load_flat(picture, grey=False)
+        turned = orientation(picture)
         # What it says of the file is done with, and would be applied to each part again.
-        upright.info = {}
+        flat.info = {}
         for box, row in zip(boxes, inputs, strict=True):
             with pillow_faults("decoded"):
-                part = upright.crop(box)
+                part = flat.crop(_stored(box, turned, *flat.size))
+                if turned != 1:
+                    part = part.transpose(UPRIGHT[turned])
             prepare(part, spec, row)
     except Exception as error:
         release_frames(error)
@@ -74,3 +74,15 @@ def cut(image: Sent, boxes: Sequence[PixelBox], spec: InputSpec) -> npt.NDArray[
     finally:
         image.close()
     return inputs
+
+
+def _stored(box: PixelBox, turned: int, width: int, height: int) -> PixelBox:
+    """Where a box of the upright image lies in the stored pixels, of this size and EXIF orientation."""
+    left, top, right, bottom = box
+    if turned >= 5:
+        left, top, right, bottom = top, left, bottom, right
+    if turned in (2, 3, 7, 8):
+        left, right = width - right, width - left
+    if turned in (3, 4, 6, 7):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
