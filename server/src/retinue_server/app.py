@@ -102,8 +102,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         await rpc.publish(catalog)
 
     metrics = Metrics(triton_names=settings.triton_metrics == "on")
-    engine = Engine(machine.threads.instances, on_failure=partial(loop.call_soon_threadsafe, close_health))
-    service = VisionService(engine, metrics)
+    engine, cutter = _engines(machine, settings, partial(loop.call_soon_threadsafe, close_health))
+    service = VisionService(engine, metrics, cutter)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
     repository = Repository(
         ModelsFolder(settings.models),
@@ -125,7 +125,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     http = HttpServer(pages, settings.host, settings.http_port)
     await rpc.start()
     http.start()
-    engine.start()
+    _start(engine, cutter)
     try:
         catalog = await repository.start(settings.load_models, cancelled=stop.is_set)
         if not stop.is_set():
@@ -141,7 +141,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         await rpc.close()
         await rpc.finish(settings.drain_seconds)
         # What still waits is answered with UNAVAILABLE before the connections close.
-        await asyncio.to_thread(engine.stop)
+        await asyncio.to_thread(_stop, engine, cutter)
         await rpc.stop()
         # What runs has had its time.
         await repository.close()
@@ -257,6 +257,27 @@ def _plan_front(
     return RpcServer(vision, tensors, calls, settings), http_app.build(
         service, metrics.registry, calls=routes
     )
+
+
+def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:
+    """What runs the networks, and what cuts out what was found in images.
+
+    On a CPU that is the same, since both want the cores. In front of a GPU the engine's threads have that to keep busy.
+    """
+    engine = Engine(machine.threads.instances, on_failure)
+    if not machine.provider.on_gpu:
+        return engine, engine
+    return engine, Engine(settings.decode_threads or available_cores(), on_failure)
+
+
+def _start(engine: Engine, cutter: Engine) -> None:
+    for one in {engine, cutter}:
+        one.start()
+
+
+def _stop(engine: Engine, cutter: Engine) -> None:
+    for one in {engine, cutter}:
+        one.stop()
 
 
 def _slot_plan(settings: Settings) -> SlotPlan | None:

@@ -160,14 +160,14 @@ def output_bytes(model: ServedModel, wanted: Sequence[Wanted], count: int, max_b
     Raises:
         InvalidRequestError: They take more than a reply may.
     """
-    row_bytes = sum(_row_bytes(model.interface.outputs[one.name], one.top_k) for one in wanted)
-    if count * row_bytes > max_bytes:
+    image_bytes = sum(row_bytes(model.interface.outputs[one.name], one.top_k) for one in wanted)
+    if count * image_bytes > max_bytes:
         raise InvalidRequestError(
-            f"the outputs would take {count * row_bytes} bytes, more than {max_bytes}; send fewer images, or ask for "
+            f"the outputs would take {count * image_bytes} bytes, more than {max_bytes}; send fewer images, or ask for "
             "fewer outputs.",
             reason="REPLY_TOO_LARGE",
         )
-    return count * row_bytes
+    return count * image_bytes
 
 
 def check_output_bytes(outputs: Mapping[str, Array], max_bytes: int) -> None:
@@ -286,7 +286,8 @@ def _of_image(number: int, error: ImageError) -> InvalidRequestError:
     return InvalidRequestError(f"image {number}: {error.message}", reason=error.reason)
 
 
-def _row_bytes(spec: TensorSpec, top_k: int) -> int:
+def row_bytes(spec: TensorSpec, top_k: int = 0) -> int:
+    """What an output takes for each image: all of its values, or the names of so many classes."""
     # What a graph leaves open is known only when it has run.
     elements = math.prod(size for size in spec.shape[1:] if size > 0)
     return min(top_k, elements) * _CLASS_BYTES if top_k else elements * DTYPES[spec.datatype].itemsize

@@ -24,6 +24,7 @@ from retinue_server.errors import (
     UnavailableError,
 )
 from retinue_server.loader import Loader, refuse
+from retinue_server.steps import resolved
 
 _log = structlog.get_logger(__name__)
 
@@ -130,8 +131,8 @@ class Repository:
         catalog = await self._in_thread(self._loader.load_all, bundles, cancelled, least=least)
         self._served = {(model.name, model.version): model for model in catalog.models}
         self._failures = dict(catalog.failures)
-        self.catalog = catalog
-        return catalog
+        self.catalog = resolved(catalog, self.catalog)
+        return self.catalog
 
     async def load(self, name: str) -> None:
         """Serves the versions of a model that the policy chooses of those on disk, as they lie there now.
@@ -260,7 +261,7 @@ class Repository:
             gone = {key for key in {*self._tried, *self._served} if key[0] == name} - there
             if gone:
                 await self._drop(gone)
-            return {version: error for (of, version), error in self._failures.items() if of == name}
+            return {version: error for (of, version), error in self.catalog.failures.items() if of == name}
 
     async def _bring(self, bundle: BundleFolder, *, again: bool) -> None:
         """Loads a version that is not served, or not as it lies there now."""
@@ -315,7 +316,7 @@ class Repository:
         return [self._let_go(model) for model in gone]
 
     async def _publish(self) -> None:
-        self.catalog = Catalog(self._served.values(), dict(self._failures))
+        self.catalog = resolved(Catalog(self._served.values(), dict(self._failures)), self.catalog)
         if not self._closed:
             await self._publish_catalog(self.catalog)
 
@@ -349,8 +350,8 @@ class Repository:
             self._forget(model.name, model.version)
 
     def _entry(self, key: Key, leaving: Collection[Key]) -> IndexEntry:
-        reason = self._failures[key].message if key in self._failures else ""
-        if key in self._served:
+        reason = failure.message if (failure := self.catalog.failures.get(key)) else ""
+        if self.catalog.serves(*key):
             state = ModelState.READY
         elif key == self._loading:
             state, reason = ModelState.LOADING, ""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import structlog
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server import interface, postprocess
+from retinue_server import interface, postprocess, steps
 from retinue_server.batching.batcher import Backend, Batcher, Plan
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.manifest import MANIFEST_FILE, input_spec
@@ -92,6 +92,8 @@ class Loader:
     ) -> Catalog:
         """Loads every bundle that holds and fits; the others are logged and named in the catalog's failures.
 
+        Pipelines are only read, and do not count.
+
         Args:
             bundles: What to load.
             cancelled: Asked before each; true ends the loading with what there is.
@@ -111,7 +113,7 @@ class Loader:
             except BundleError as error:
                 reasons.append(error.message)
                 failures[bundle.name, bundle.version] = refuse(bundle, error)
-        if len(models) < least:
+        if sum(not model.manifest.HasField("pipeline") for model in models) < least:
             raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
         return Catalog(models, failures)
 
@@ -123,6 +125,8 @@ class Loader:
         """
         state = bundle.state()
         manifest = bundle.read()
+        if manifest.HasField("pipeline"):
+            return self._declare(bundle, manifest)
         load = self._load_tensors if manifest.task == pb.TASK_TENSOR else self._load
         try:
             return load(bundle, manifest, lambda: bundle.state() != state)
@@ -131,6 +135,14 @@ class Loader:
                 # What was kept by the hash of one file may have been made of the next one.
                 Session.forget_kept(manifest, self._machine)
             raise
+
+    def _declare(self, bundle: BundleFolder, manifest: pb.ModelManifest) -> ServedModel:
+        if self._slots is not None:
+            raise BundleError(
+                f"{bundle.path / MANIFEST_FILE} declares a pipeline, which --workers does not serve yet; start the "
+                "server without, or ask for `classify_with` in the request."
+            )
+        return steps.declared(bundle, manifest)
 
     def _load_tensors(
         self, bundle: BundleFolder, manifest: pb.ModelManifest, was_changed: Callable[[], bool]
@@ -205,8 +217,8 @@ class Loader:
             timeout_seconds: How long to wait for what of one runs; a batch that hangs keeps what it needs.
         """
         for model in models:
-            assert isinstance(model.batcher, Batcher)
-            model.batcher.close(timeout_seconds)
+            if isinstance(model.batcher, Batcher):
+                model.batcher.close(timeout_seconds)
             self._limit.give(model.memory)
             _log.info("model_unloaded", model=model.name, version=model.version)
         _give_back()

@@ -190,6 +190,7 @@ class DetectionList:
         keypoints: float32 [D,K,3], x and y in the original image's pixels and a score; None where the model has none.
         image_width: Width of the original image in pixels.
         image_height: Its height.
+        classes: What a classifier says of each object, None of one without a pixel; None where none was asked.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -199,11 +200,13 @@ class DetectionList:
     image_height: int
     masks: list[bytes] | None = None
     keypoints: npt.NDArray[np.float32] | None = None
+    classes: list[Classification | None] | None = None
 
     @property
     def entries(self) -> int:
         """As for `Classification`."""
-        return len(self.scores) * (1 if self.keypoints is None else 1 + self.keypoints.shape[1])
+        objects = len(self.scores) * (1 if self.keypoints is None else 1 + self.keypoints.shape[1])
+        return objects + sum(one.entries for one in self.classes or () if one is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Outcome, Priority
@@ -21,10 +22,15 @@ class VisionService:
     Args:
         engine: Runs the models.
         metrics: Where images are counted.
+        cutter: Whose threads cut out what was found in images; None for the engine's own.
+
+    Attributes:
+        cutter: As given, or the engine.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, cutter: Engine | None = None) -> None:
         self._engine = engine
+        self.cutter = cutter or engine
         self._metrics = metrics
         self._catalog: Catalog | None = None
         self._draining = False
@@ -33,12 +39,12 @@ class VisionService:
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
-        return self._catalog is not None and not self._draining and self._engine.healthy and self._reachable()
+        return self._catalog is not None and not self._draining and self.alive and self._reachable()
 
     @property
     def alive(self) -> bool:
         """Whether waiting may help where `ready` is off; if not, the process must be started anew."""
-        return self._engine.healthy
+        return self._engine.healthy and self.cutter.healthy
 
     @property
     def catalog(self) -> Catalog:
@@ -105,12 +111,16 @@ class VisionService:
                 next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
             ]
         self._metrics.count_images(model, outcomes)
-        _raise_if_lost(outcomes)
+        raise_if_lost(outcomes)
         return outcomes
 
 
-def _raise_if_lost(outcomes: Sequence[Outcome[Answer]]) -> None:
-    """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them."""
+def raise_if_lost(outcomes: Sequence[Outcome[Any]]) -> None:
+    """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them.
+
+    Raises:
+        RetinueError: There is such an error.
+    """
     errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
     for error in errors:
         if not isinstance(error, ImageError | EngineError):

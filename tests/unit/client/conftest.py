@@ -138,6 +138,10 @@ class FakeService(pb_grpc.VisionServiceServicer):
                 for one in found:
                     one.mask_counts = MASK_COUNTS
                     one.keypoints.add(name="tip", x=6, y=12, score=3.5)
+            if request.HasField("classify_with"):
+                # The last one reached no score.
+                found[0].classes.add(class_id=4, label="red", score=0.75)
+                found[0].classes.add(class_id=1, label="blue", score=0.125)
             detections = pb.DetectionList(detections=found, image_width=64, image_height=48)
             return pb.DetectOutcome(result=detections, timing=TIMING)
 
@@ -206,6 +210,9 @@ class FakeService(pb_grpc.VisionServiceServicer):
             if self.hold is not None:
                 self.hold.wait(timeout=30)
             response = response_type(model=request.model or "only-model", version=request.version or 3)
+            if isinstance(request, pb.DetectRequest) and request.HasField("classify_with"):
+                response.classifier = request.classify_with.model or "only-classifier"
+                response.classifier_version = request.classify_with.version or 5
             for image in request.images:
                 if image.encoded.startswith(b"bad"):
                     error = status(

@@ -166,6 +166,23 @@ def test_options_reach_the_server(retinue, server, photos):
     assert (detect.priority, segment.priority) == (pb.PRIORITY_NORMAL, pb.PRIORITY_HIGH)
 
 
+def test_what_a_classifier_says_of_each_detection_is_a_column(retinue, server, photos):
+    asked = ("--classify-with", "colours", "--top-k", "2", "--min-score", "0.5", "--context", "0.25")
+    result = retinue("detect", photos / "a.png", *asked)
+    assert result.exit_code == 0
+    assert all(told in result.stdout for told in ("colours v5", "red 75.0%", "blue 12.5%"))
+    (request,) = server.service.requests
+    assert request.classify_with == pb.ClassifyWith(model="colours", top_k=2, min_score=0.5, context=0.25)
+
+
+@pytest.mark.parametrize("flag", ["--top-k", "--min-score", "--context"])
+def test_there_must_be_a_classifier_to_be_asked(retinue, server, photos, flag):
+    result = retinue("detect", photos / "a.png", flag, "1")
+    assert result.exit_code == 2
+    assert f"{flag} belongs to --classify-with" in result.stderr
+    assert not server.service.requests
+
+
 def test_an_image_comes_from_standard_input(retinue, photos, server):
     content = (photos / "a.png").read_bytes()
     result = retinue("classify", "-", input=content)

@@ -4,9 +4,13 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_client import (
+    ClassifyWith,
+    ClassScore,
     ImageError,
+    InvalidRequestError,
     Keypoint,
     ResponseError,
     WithRegions,
@@ -53,6 +57,67 @@ def test_a_mask_that_is_missing_is_an_error_of_the_answer(ask, server):
     with pytest.raises(ResponseError, match="without a mask"):
         ask("detect", b"x", masks=True)
     assert len(ask("detect", b"x")) == 2
+
+
+def test_classes_come_with_the_objects_where_a_classifier_was_asked(ask, server):
+    plain, full = ask("detect", b"x"), ask("detect", b"x", classify_with="colours")
+    assert (plain.classes, plain.classifier, plain.classifier_version, plain[0].classes) == ((), "", 0, ())
+    assert "classifier" not in plain.to_dict()
+    red, blue = ClassScore(4, "red", 0.75), ClassScore(1, "blue", 0.125)
+    assert full.classes == ((red, blue), ())
+    assert (full.classifier, full.classifier_version) == ("colours", 5)
+    assert [one.classes for one in full] == [(red, blue), ()]
+    assert full.filter(labels="bag").classes == ((),)
+    assert full[:1].classifier == "colours"
+    told = full.to_dict()
+    assert (told["classifier"], told["classifier_version"]) == ("colours", 5)
+    assert told["detections"][0]["classes"] == [red.to_dict(), blue.to_dict()]
+
+
+def test_a_pipeline_has_a_classifier_that_need_not_be_asked_for(ask, server):
+    def classified(response):
+        response.classifier, response.classifier_version = "colours", 5
+        response.outcomes[0].result.detections[1].classes.add(class_id=4, label="red", score=0.75)
+
+    server.service.alter_response = classified
+    found = ask("detect", b"x")
+    assert (found.classifier, found.classes) == ("colours", ((), (ClassScore(4, "red", 0.75),)))
+
+
+def test_what_a_classifier_is_asked_reaches_the_server(ask, server):
+    asked = ClassifyWith("colours", version=2, top_k=3, min_score=0.25, context=0.5)
+    for classify_with in ("", asked, None):
+        ask("detect", b"x", classify_with=classify_with)
+    only, full, none = server.service.requests
+    assert only.HasField("classify_with")
+    assert only.classify_with == pb.ClassifyWith()
+    assert full.classify_with == pb.ClassifyWith(
+        model="colours", version=2, top_k=3, min_score=0.25, context=0.5
+    )
+    assert not none.HasField("classify_with")
+
+
+@pytest.mark.parametrize("asked", [7, ClassifyWith(top_k="many")])
+def test_what_cannot_be_asked_of_a_classifier_is_refused(ask, server, asked):
+    with pytest.raises(InvalidRequestError):
+        ask("detect", b"x", classify_with=asked)
+    assert not server.service.requests
+
+
+def test_a_server_that_knows_no_classifiers_is_found_out(ask, server):
+    server.service.alter_response = lambda response: response.ClearField("classifier")
+    with pytest.raises(ResponseError, match="asked no classifier"):
+        ask("detect", b"x", classify_with="colours")
+
+
+@pytest.mark.parametrize("lie", [{"score": 1.5}, {"score": float("nan")}, {"class_id": -1}])
+def test_classes_that_cannot_be_are_an_error_of_the_answer(ask, server, lie):
+    def lying(response):
+        response.outcomes[0].result.detections[1].classes.add(**lie)
+
+    server.service.alter_response = lying
+    with pytest.raises(ResponseError):
+        ask("detect", b"x", classify_with="colours")
 
 
 def test_nothing_found_needs_no_mask(ask, server):

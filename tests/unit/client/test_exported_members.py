@@ -14,6 +14,7 @@ def test_the_public_api_is_this_list():
         "ClassScore",
         "Classification",
         "ClassifyOptions",
+        "ClassifyWith",
         "Client",
         "DeadlineExceededError",
         "DetectOptions",

@@ -31,7 +31,11 @@ def served_model(
         name=name,
         task=_WIRE_TASKS[task],
         labels=labels,
-        input=pb.ImageInput(height=32, width=64),
+        input=pb.ImageInput(
+            height=32,
+            width=64,
+            resize=pb.ResizeRule(mode=pb.RESIZE_MODE_STRETCH, interpolation=pb.INTERPOLATION_BILINEAR),
+        ),
         precision=pb.PRECISION_FP16_WEIGHTS,
     )
     return ServedModel(

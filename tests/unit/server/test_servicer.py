@@ -9,6 +9,7 @@ from retinue.v1 import image_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from tests.unit.server.served import served_model
 
+from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import OverloadedError
@@ -29,6 +30,7 @@ class FakeService:
     def __init__(self, model: ServedModel, result: Any) -> None:
         self.catalog = SimpleNamespace(for_task=lambda task, name, version: model)
         self.works: Sequence[Any] = ()
+        self.cutter = Engine(instances=1)
         self._result = result
 
     async def answer(self, model: ServedModel, works: Sequence[Any], **_: Any) -> list[Outcome[Any]]:
@@ -175,3 +177,46 @@ async def test_many_classes_are_told_from_a_thread_too(monkeypatch: pytest.Monke
     result = Classification(list(range(501)), [1.0] * 501)
     await servicer(FakeService(model, result)).Classify(pb.ClassifyRequest(images=[IMAGE]), CONTEXT)
     assert threads != [threading.current_thread()]
+
+
+@pytest.mark.usefixtures("budget")
+async def test_a_detector_and_the_classifier_of_what_it_finds_are_held_until_the_call_ends(
+    detector: ServedModel,
+) -> None:
+    classifier = served_model("b", batcher=FakeQueue())
+    service = FakeService(detector, found(0))
+    models = {Task.DETECT: detector, Task.CLASSIFY: classifier}
+    service.catalog.for_task = lambda task, name, version: models[task]
+    request = detecting(1, max_detections=10, classify_with=pb.ClassifyWith())
+    reply = await servicer(service).Detect(request, CONTEXT)
+    assert (reply.classifier, reply.classifier_version) == ("b", 1)
+    assert current_call.get().leases == [detector.leases, classifier.leases]
+    assert [len(leases) for leases in current_call.get().leases] == [1, 1]
+
+
+@pytest.mark.usefixtures("budget")
+async def test_nothing_is_detected_where_the_classifier_has_no_room(detector: ServedModel) -> None:
+    full = FakeQueue()
+    full.full = True
+    service = FakeService(detector, found(1))
+    models = {Task.DETECT: detector, Task.CLASSIFY: served_model("b", batcher=full)}
+    service.catalog.for_task = lambda task, name, version: models[task]
+    with pytest.raises(OverloadedError):
+        await servicer(service).Detect(
+            detecting(1, max_detections=10, classify_with=pb.ClassifyWith()), CONTEXT
+        )
+    assert not service.works
+
+
+async def test_room_for_the_classes_of_what_was_found_is_kept_before_anything_is_cut_out(
+    detector: ServedModel, budget: ByteBudget
+) -> None:
+    other = Holding(budget)
+    other.hold_request(MAX_BYTES)
+    service = FakeService(detector, found(1))
+    models = {Task.DETECT: detector, Task.CLASSIFY: served_model("b", batcher=FakeQueue())}
+    service.catalog.for_task = lambda task, name, version: models[task]
+    request = detecting(1, max_detections=1, classify_with=pb.ClassifyWith())
+    with pytest.raises(OverloadedError) as refusal:
+        await servicer(service).Detect(request, CONTEXT)
+    assert refusal.value.reason == "TOO_MANY_BYTES_IN_FLIGHT"

@@ -4,7 +4,6 @@ It imports nothing of the server; the command line (`retinue_client.cli`) is an 
 """
 
 from retinue_client._async_client import AsyncClient
-from retinue_client._calls import CallOptions, ClassifyOptions, DetectOptions, Priority, SegmentOptions
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._client import Client
 from retinue_client._detections import Detection, Detections, Keypoint
@@ -26,6 +25,14 @@ from retinue_client._errors import (
 )
 from retinue_client._images import ImageSource, WithRegions
 from retinue_client._models import ModelInfo, Quality, Task
+from retinue_client._options import (
+    CallOptions,
+    ClassifyOptions,
+    ClassifyWith,
+    DetectOptions,
+    Priority,
+    SegmentOptions,
+)
 from retinue_client._repository import ModelState
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
@@ -40,6 +47,7 @@ __all__ = [
     "ClassScore",
     "Classification",
     "ClassifyOptions",
+    "ClassifyWith",
     "Client",
     "DeadlineExceededError",
     "DetectOptions",

@@ -13,9 +13,6 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue_client._address import resolve_address
 from retinue_client._calls import (
     Call,
-    ClassifyOptions,
-    DetectOptions,
-    SegmentOptions,
     classify_call,
     detect_call,
     make_request,
@@ -36,6 +33,7 @@ from retinue_client._errors import ImageError, RetinueError, client_closed, erro
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
+from retinue_client._options import ClassifyOptions, DetectOptions, SegmentOptions
 from retinue_client._repository import ModelState, index_request, load_request, model_states, unload_request
 from retinue_client._segmentation import Segmentation
 
@@ -122,7 +120,7 @@ class AsyncClient:
         Args:
             images: One image or several; `WithRegions` for a model that classifies given regions.
             **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
-                `priority`, `timeout_seconds`: see `DetectOptions`.
+                `classify_with`, `priority`, `timeout_seconds`: see `DetectOptions`.
 
         Raises:
             ImageError: The one image has no answer.

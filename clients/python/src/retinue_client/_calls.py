@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from retinue.v1 import image_pb2
@@ -13,12 +13,11 @@ from retinue_client._checks import check_classification, check_detections, check
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._detections import Detections, Keypoint
 from retinue_client._errors import ImageError, InvalidRequestError, ResponseError, image_error_from_status
+from retinue_client._options import ClassifyWith, Priority
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
 
 ResultT = TypeVar("ResultT")
-
-Priority = Literal["high", "normal", "low"]
 
 _PRIORITIES: dict[Priority, pb.Priority.ValueType] = {
     "high": pb.PRIORITY_HIGH,
@@ -36,72 +35,6 @@ _MASK_SIZES: dict[MaskSize, pb.MaskSize.ValueType] = {
 }
 
 
-class CallOptions(TypedDict, total=False):
-    """Options of every question.
-
-    Attributes:
-        model: The model's name. May be left out where the server has exactly one model for the task.
-        version: The model's version, at least 1. Left out means the newest.
-        timeout_seconds: How long one request may take; a long list of images takes several. Left out means
-            the client's own timeout.
-        priority: When the images' turn is: "high" before all others', "normal", or "low" when nothing else waits.
-    """
-
-    model: str
-    version: int | None
-    priority: Priority
-    timeout_seconds: float | None
-
-
-class ClassifyOptions(CallOptions, total=False):
-    """Options of `classify`.
-
-    Attributes:
-        top_k: How many classes to return for each image. Left out means 5, or all where the model has fewer.
-        min_score: Classes of lower probability are left out, in [0, 1].
-        heatmap: Whether to say where the most probable class is seen, for models that can.
-    """
-
-    top_k: int | None
-    min_score: float | None
-    heatmap: bool
-
-
-class DetectOptions(CallOptions, total=False):
-    """Options of `detect`.
-
-    Attributes:
-        score_threshold: Detections of lower score are left out, in [0, 1]. Left out means the model's own
-            default.
-        max_detections: The most detections of one image, at least 1. Left out means all.
-        classes: Only these classes, by name. Left out means every class.
-        iou_threshold: Two boxes of one class that overlap more than this are one detection, in [0, 1]. Left
-            out means the model's own; a model whose graph has it fixed takes no other. A server older than
-            this option ignores it and does not say so.
-        masks: Whether to say which pixels show each object, for models that can.
-    """
-
-    score_threshold: float | None
-    max_detections: int | None
-    classes: str | Iterable[str]
-    iou_threshold: float | None
-    masks: bool
-
-
-class SegmentOptions(CallOptions, total=False):
-    """Options of `segment`.
-
-    Attributes:
-        mask_format: How the class map travels. Left out means "png".
-        mask_size: The size of the class map. Left out means "original".
-        classes: Only these classes, by name; the others become background. Left out means every class.
-    """
-
-    mask_format: MaskFormat
-    mask_size: MaskSize
-    classes: str | Iterable[str]
-
-
 @dataclass(frozen=True, slots=True)
 class Call(Generic[ResultT]):
     """One question with its options, to be asked about any number of images.
@@ -110,15 +43,14 @@ class Call(Generic[ResultT]):
         method: The RPC of VisionService.
         template: A request with every option and no images.
         timeout_seconds: How long one request may take, or None where the caller did not say.
-        read_result: Makes a result of an outcome's `result`, its `timing`, and the model and version that
-            answered.
+        read_result: Makes a result of an outcome's `result`, its `timing`, and the response they are from.
         check_result: Raises ResponseError where a result cannot be that of the image that was sent.
     """
 
     method: str
     template: Any
     timeout_seconds: float | None
-    read_result: Callable[[Any, Timing, str, int], ResultT]
+    read_result: Callable[[Any, Timing, Any], ResultT]
     check_result: Callable[[ResultT, image_pb2.Image], None]
 
     def new_request(self) -> Any:
@@ -155,7 +87,7 @@ class Call(Generic[ResultT]):
                 read.append(image_error_from_status(outcome.error, source))
                 continue
             timing = _timing(outcome.timing)
-            result = self.read_result(outcome.result, timing, response.model, response.version)
+            result = self.read_result(outcome.result, timing, response)
             try:
                 self.check_result(result, image)
                 read.append(result)
@@ -210,6 +142,7 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     classes: str | Iterable[str] = (),
     iou_threshold: float | None = None,
     masks: bool = False,
+    classify_with: str | ClassifyWith | None = None,
 ) -> Call[Detections]:
     """Which objects are where? Options as in `DetectOptions`.
 
@@ -226,8 +159,10 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
         classes=_names(classes),
         iou_threshold=iou_threshold,
         masks=masks,
+        classify_with=_classify_with(classify_with),
     )
-    return Call("Detect", template, timeout_seconds, functools.partial(_detections, masks), check_detections)
+    read = functools.partial(_detections, masks, classify_with is not None)
+    return Call("Detect", template, timeout_seconds, read, check_detections)
 
 
 def segment_call(
@@ -283,6 +218,23 @@ def _priority(name: Priority) -> pb.Priority.ValueType:
     return _PRIORITIES[name]
 
 
+def _classify_with(asked: str | ClassifyWith | None) -> pb.ClassifyWith | None:
+    if asked is None:
+        return None
+    one = ClassifyWith(asked) if isinstance(asked, str) else asked
+    if not isinstance(one, ClassifyWith):
+        raise InvalidRequestError(f"classify_with is a model's name or a ClassifyWith, not {asked!r}.")
+    made: pb.ClassifyWith = make_request(
+        pb.ClassifyWith,
+        model=one.model,
+        version=one.version or 0,
+        top_k=one.top_k,
+        min_score=one.min_score,
+        context=one.context,
+    )
+    return made
+
+
 def _names(classes: str | Iterable[str]) -> list[str]:
     return [classes] if isinstance(classes, str) else list(classes)
 
@@ -299,23 +251,36 @@ def _timing(timing: pb.Timing) -> Timing:
 
 
 def _classification(
-    with_heatmap: bool, result: pb.Classification, timing: Timing, model: str, version: int
+    with_heatmap: bool, result: pb.Classification, timing: Timing, response: pb.ClassifyResponse
 ) -> Classification:
     if with_heatmap and not result.heatmap:
         raise ResponseError("The server answered without a heatmap: it is older than this client.")
-    classes = tuple(ClassScore(entry.class_id, entry.label, entry.score) for entry in result.classes)
     return Classification(
-        classes=classes, model=model, version=version, timing=timing, encoded_heatmap=result.heatmap
+        classes=_class_scores(result.classes),
+        model=response.model,
+        version=response.version,
+        timing=timing,
+        encoded_heatmap=result.heatmap,
     )
 
 
+def _class_scores(entries: Iterable[pb.ClassScore]) -> tuple[ClassScore, ...]:
+    return tuple(ClassScore(entry.class_id, entry.label, entry.score) for entry in entries)
+
+
 def _detections(
-    with_masks: bool, result: pb.DetectionList, timing: Timing, model: str, version: int
+    with_masks: bool,
+    with_classes: bool,
+    result: pb.DetectionList,
+    timing: Timing,
+    response: pb.DetectResponse,
 ) -> Detections:
     found = result.detections
     # The counts of a mask without a pixel are not empty: they say how many zeros there are.
     if with_masks and not all(one.mask_counts for one in found):
         raise ResponseError("The server answered without a mask: it is older than this client.")
+    if with_classes and not response.classifier:
+        raise ResponseError("The server asked no classifier: it is older than this client.")
     height, width = result.image_height, result.image_width
     masks = (RleMask(one.class_id, one.label, one.mask_counts, height, width) for one in found)
     keypoints = tuple(
@@ -329,16 +294,19 @@ def _detections(
         labels=tuple(one.label for one in found),
         image_width=width,
         image_height=height,
-        model=model,
-        version=version,
+        model=response.model,
+        version=response.version,
         timing=timing,
         masks=tuple(masks) if with_masks else (),
         keypoints=keypoints if any(keypoints) else (),
+        classes=tuple(_class_scores(one.classes) for one in found) if response.classifier else (),
+        classifier=response.classifier,
+        classifier_version=response.classifier_version,
     )
 
 
 def _segmentation(
-    mask_size: MaskSize, result: pb.Segmentation, timing: Timing, model: str, version: int
+    mask_size: MaskSize, result: pb.Segmentation, timing: Timing, response: pb.SegmentResponse
 ) -> Segmentation:
     kind = result.WhichOneof("mask")
     if kind is None:
@@ -354,7 +322,7 @@ def _segmentation(
         rle_masks=tuple(
             RleMask(mask.class_id, mask.label, mask.counts, height, width) for mask in result.coco_rle.masks
         ),
-        model=model,
-        version=version,
+        model=response.model,
+        version=response.version,
         timing=timing,
     )

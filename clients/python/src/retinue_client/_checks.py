@@ -4,11 +4,12 @@ Whoever uses a result need not ask whether a score is a number, or whether a mas
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from retinue.v1 import image_pb2
 
-from retinue_client._classification import Classification
+from retinue_client._classification import Classification, ClassScore
 from retinue_client._detections import Detections
 from retinue_client._errors import ResponseError
 from retinue_client._images import upright_size
@@ -30,11 +31,7 @@ def check_classification(result: Classification, _sent: image_pb2.Image) -> None
     Raises:
         ResponseError: A class id is none, or a score not in [0, 1].
     """
-    for entry in result.classes:
-        if not 0 <= entry.class_id < _MOST_CLASSES:
-            raise ResponseError(f"The server answered the class id {entry.class_id}, which no model has.")
-        if not 0 <= entry.score <= 1:
-            raise ResponseError(f"The server answered the score {entry.score:g}, which is not in [0, 1].")
+    _check_class_scores(result.classes)
 
 
 def check_detections(result: Detections, sent: image_pb2.Image) -> None:
@@ -61,6 +58,8 @@ def check_detections(result: Detections, sent: image_pb2.Image) -> None:
             )
     for mask in result.masks:
         _check_characters(mask)
+    for classes in result.classes:
+        _check_class_scores(classes)
 
 
 def check_segmentation(result: Segmentation, sent: image_pb2.Image) -> None:
@@ -79,6 +78,14 @@ def check_segmentation(result: Segmentation, sent: image_pb2.Image) -> None:
         )
     for mask in result.rle_masks:
         _check_characters(mask)
+
+
+def _check_class_scores(classes: Iterable[ClassScore]) -> None:
+    for entry in classes:
+        if not 0 <= entry.class_id < _MOST_CLASSES:
+            raise ResponseError(f"The server answered the class id {entry.class_id}, which no model has.")
+        if not 0 <= entry.score <= 1:
+            raise ResponseError(f"The server answered the score {entry.score:g}, which is not in [0, 1].")
 
 
 def _check_size(width: int, height: int, sent: image_pb2.Image | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from retinue_client._classification import ClassScore
 from retinue_client._draw import draw_detections, draw_masks
 from retinue_client._images import ImageSource, open_upright
 from retinue_client._segmentation import RleMask
@@ -50,6 +51,7 @@ class Detection:
         label: The class's name.
         mask: Which pixels of the image show it, where masks were asked for; `mask.decode()` gives bool [H, W].
         keypoints: Its keypoints, where the model finds such.
+        classes: What the classifier says of it that was asked (`classify_with`), best first; else empty.
     """
 
     x_min: float
@@ -61,6 +63,7 @@ class Detection:
     label: str
     mask: RleMask | None = None
     keypoints: tuple[Keypoint, ...] = ()
+    classes: tuple[ClassScore, ...] = ()
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -94,6 +97,7 @@ class Detection:
             "label": self.label,
             **({"mask": self.mask.to_dict()} if self.mask is not None else {}),
             **({"keypoints": [asdict(point) for point in self.keypoints]} if self.keypoints else {}),
+            **({"classes": [entry.to_dict() for entry in self.classes]} if self.classes else {}),
         }
 
 
@@ -115,6 +119,10 @@ class Detections(Sequence[Detection]):
         timing: Where the time went.
         masks: Which pixels show each, where masks were asked for; else empty.
         keypoints: The keypoints of each, where the model finds such; else empty.
+        classes: What the classifier says of each that was asked (`classify_with`), best first; empty where none was.
+            One may have no classes: `min_score` left none, or its box no pixel.
+        classifier: The classifier that was asked. Empty where none was.
+        classifier_version: Its version, 0 where none was asked.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -128,6 +136,9 @@ class Detections(Sequence[Detection]):
     timing: Timing
     masks: tuple[RleMask, ...] = ()
     keypoints: tuple[tuple[Keypoint, ...], ...] = ()
+    classes: tuple[tuple[ClassScore, ...], ...] = ()
+    classifier: str = ""
+    classifier_version: int = 0
 
     def __post_init__(self) -> None:
         for array in (self.boxes, self.scores, self.class_ids):
@@ -156,6 +167,7 @@ class Detections(Sequence[Detection]):
             label=self.labels[index],
             mask=self.masks[index] if self.masks else None,
             keypoints=self.keypoints[index] if self.keypoints else (),
+            classes=self.classes[index] if self.classes else (),
         )
 
     def __iter__(self) -> Iterator[Detection]:
@@ -193,6 +205,11 @@ class Detections(Sequence[Detection]):
         return {
             "model": self.model,
             "version": self.version,
+            **(
+                {"classifier": self.classifier, "classifier_version": self.classifier_version}
+                if self.classifier
+                else {}
+            ),
             "image_width": self.image_width,
             "image_height": self.image_height,
             "detections": [detection.to_dict() for detection in self],
@@ -233,4 +250,7 @@ class Detections(Sequence[Detection]):
             timing=self.timing,
             masks=tuple(self.masks[index] for index in indices) if self.masks else (),
             keypoints=tuple(self.keypoints[index] for index in indices) if self.keypoints else (),
+            classes=tuple(self.classes[index] for index in indices) if self.classes else (),
+            classifier=self.classifier,
+            classifier_version=self.classifier_version,
         )

@@ -36,8 +36,8 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     TASK_SEGMENT: _Task.ValueType  # 3
     """Which class each pixel has. Graph output: class_map uint8 or int32 [N,h,w]."""
     TASK_TENSOR: _Task.ValueType  # 4
-    """Any tensors in, any out, over the Open Inference Protocol only. No bundle's: a server gives it to ONNX models that have
-    no manifest.
+    """Any tensors in, any out, over the Open Inference Protocol only. No bundle's with a graph: a server gives it to ONNX
+    models that have no manifest, and pipelines of tensors have it.
     """
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
@@ -54,8 +54,8 @@ descending, 0 past the last detection; classes int32 [N,M].
 TASK_SEGMENT: Task.ValueType  # 3
 """Which class each pixel has. Graph output: class_map uint8 or int32 [N,h,w]."""
 TASK_TENSOR: Task.ValueType  # 4
-"""Any tensors in, any out, over the Open Inference Protocol only. No bundle's: a server gives it to ONNX models that have
-no manifest.
+"""Any tensors in, any out, over the Open Inference Protocol only. No bundle's with a graph: a server gives it to ONNX
+models that have no manifest, and pipelines of tensors have it.
 """
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
@@ -197,6 +197,7 @@ class ModelManifest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SPEEDS_FIELD_NUMBER: _builtins.int
     QUANTISATION_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """The version of this format. 1."""
     name: _builtins.str
@@ -253,6 +254,13 @@ class ModelManifest(_message.Message):
     def quantisation(self) -> Global___Quantisation:
         """How the network was brought to 8-bit integers. Set for PRECISION_INT8 only."""
 
+    @_builtins.property
+    def pipeline(self) -> Global___Pipeline:
+        """Which models run one after another, of a pipeline: a manifest that has this stands alone, without a model.onnx, and
+        besides says `format_version`, `name`, `task` and perhaps `description` only. Its task is TASK_DETECT or TASK_TENSOR.
+        What a server tells of one of TASK_DETECT is otherwise what its detector's manifest says.
+        """
+
     def __init__(
         self,
         *,
@@ -274,16 +282,98 @@ class ModelManifest(_message.Message):
         description: _builtins.str = ...,
         speeds: _abc.Iterable[Global___SpeedMeasurement] | None = ...,
         quantisation: Global___Quantisation | None = ...,
+        pipeline: Global___Pipeline | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "detect", b"detect", "input", b"input", "parity", b"parity", "quantisation", b"quantisation", "segment", b"segment", "source", b"source", "task_options", b"task_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "detect", b"detect", "input", b"input", "parity", b"parity", "pipeline", b"pipeline", "quantisation", b"quantisation", "segment", b"segment", "source", b"source", "task_options", b"task_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "created_at", b"created_at", "description", b"description", "detect", b"detect", "format_version", b"format_version", "input", b"input", "labels", b"labels", "name", b"name", "opset", b"opset", "parity", b"parity", "precision", b"precision", "quality", b"quality", "quantisation", b"quantisation", "segment", b"segment", "sha256", b"sha256", "source", b"source", "speeds", b"speeds", "task", b"task", "task_options", b"task_options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classify", b"classify", "created_at", b"created_at", "description", b"description", "detect", b"detect", "format_version", b"format_version", "input", b"input", "labels", b"labels", "name", b"name", "opset", b"opset", "parity", b"parity", "pipeline", b"pipeline", "precision", b"precision", "quality", b"quality", "quantisation", b"quantisation", "segment", b"segment", "sha256", b"sha256", "source", b"source", "speeds", b"speeds", "task", b"task", "task_options", b"task_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task_options: _TypeAlias = _typing.Literal["detect", "segment", "classify"]  # noqa: Y015
     _WhichOneofArgType_task_options: _TypeAlias = _typing.Literal["task_options", b"task_options"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task_options) -> _WhichOneofReturnType_task_options | None: ...
 
 Global___ModelManifest: _TypeAlias = ModelManifest  # noqa: Y015
+
+@_typing.final
+class Pipeline(_message.Message):
+    """Models that run one after another as one. It is served while all of them are and fit together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PipelineStep]:
+        """What runs, in this order: 2 to 8 models, none of them a pipeline. Of TASK_DETECT, a detector and a classifier, which
+        is asked about each detection as by `classify_with` of a Detect request. Of TASK_TENSOR, models of any task, of which
+        each takes what the one before it gives.
+        """
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___PipelineStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pipeline: _TypeAlias = Pipeline  # noqa: Y015
+
+@_typing.final
+class PipelineStep(_message.Message):
+    """One model of a pipeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Its name."""
+    version: _builtins.int
+    """Its version, at least 1. 0 means the newest that is served."""
+    @_builtins.property
+    def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of TASK_TENSOR, from which output of the step before an input is taken, by the input's name. An input that is not named
+        here is taken from the output of its own name. Empty for the first step, whose inputs are the pipeline's.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelineStep: _TypeAlias = PipelineStep  # noqa: Y015
 
 @_typing.final
 class ImageInput(_message.Message):

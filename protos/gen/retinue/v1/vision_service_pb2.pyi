@@ -317,6 +317,7 @@ class DetectRequest(_message.Message):
     IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CLASSIFY_WITH_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
@@ -346,6 +347,12 @@ class DetectRequest(_message.Message):
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these classes, by name. Empty means every class."""
 
+    @_builtins.property
+    def classify_with(self) -> Global___ClassifyWith:
+        """Which classifier says more of each detection. Absent means none, and for a pipeline its own; a pipeline's is meant, too,
+        where the name is empty. What it cannot be asked is refused before any image is looked at.
+        """
+
     def __init__(
         self,
         *,
@@ -358,10 +365,11 @@ class DetectRequest(_message.Message):
         iou_threshold: _builtins.float | None = ...,
         masks: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
+        classify_with: Global___ClassifyWith | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classify_with", b"classify_with", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "priority", b"priority", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "classify_with", b"classify_with", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "priority", b"priority", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__iou_threshold: _TypeAlias = _typing.Literal["iou_threshold"]  # noqa: Y015
     _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
@@ -379,6 +387,63 @@ class DetectRequest(_message.Message):
 Global___DetectRequest: _TypeAlias = DetectRequest  # noqa: Y015
 
 @_typing.final
+class ClassifyWith(_message.Message):
+    """Asks a classifier about what a detector has found: each detection is cut out of the image as it was sent, on the server,
+    and classified as if it had been sent as raw pixels with Classify.
+
+    What is cut out of the image as a person sees it, 8 bits a channel, are the pixels that the box touches: from the box's
+    left and upper edges rounded down to its right and lower ones rounded up.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The classifier's name. May be empty where the server has exactly one. FAILED_PRECONDITION where the model serves
+    another task.
+    """
+    version: _builtins.int
+    """Its version, at least 1. 0 means the newest."""
+    top_k: _builtins.int
+    """How many classes to return for each detection: 1 to the classifier's number of classes. Absent means 5, or all where
+    the classifier has fewer. INVALID_ARGUMENT, REPLY_TOO_LARGE, where the classes of as many detections as the request may
+    have would take more than a reply may.
+    """
+    min_score: _builtins.float
+    """Classes of lower probability are left out, in [0, 1]. Absent means 0."""
+    context: _builtins.float
+    """How much of what surrounds a box is cut out with it: so much of its width on the left and on the right, and of its
+    height above and below, in [0, 1], before its edges are rounded and clipped to the image. Absent means nothing.
+    """
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        top_k: _builtins.int | None = ...,
+        min_score: _builtins.float | None = ...,
+        context: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "top_k", b"top_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "context", b"context", "min_score", b"min_score", "model", b"model", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+
+Global___ClassifyWith: _TypeAlias = ClassifyWith  # noqa: Y015
+
+@_typing.final
 class DetectResponse(_message.Message):
     """The answer to DetectRequest."""
 
@@ -387,10 +452,16 @@ class DetectResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CLASSIFIER_FIELD_NUMBER: _builtins.int
+    CLASSIFIER_VERSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered."""
     version: _builtins.int
     """Its version."""
+    classifier: _builtins.str
+    """The classifier that was asked about the detections. Empty where none was."""
+    classifier_version: _builtins.int
+    """Its version. 0 where none was asked."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DetectOutcome]:
         """One for each image, in the order of the request."""
@@ -401,10 +472,12 @@ class DetectResponse(_message.Message):
         outcomes: _abc.Iterable[Global___DetectOutcome] | None = ...,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
+        classifier: _builtins.str = ...,
+        classifier_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "outcomes", b"outcomes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier", b"classifier", "classifier_version", b"classifier_version", "model", b"model", "outcomes", b"outcomes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,7 +499,7 @@ class DetectOutcome(_message.Message):
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why this image has no result; INVALID_ARGUMENT where it cannot be read, its regions are not what the model takes,
-        or its masks would be too large.
+        or its masks would be too large. Detections without the classes that were asked for are no result.
         """
 
     @_builtins.property
@@ -494,6 +567,7 @@ class Detection(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     MASK_COUNTS_FIELD_NUMBER: _builtins.int
     KEYPOINTS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
     class_id: _builtins.int
     """Its class, counted from 0."""
     label: _builtins.str
@@ -512,6 +586,12 @@ class Detection(_message.Message):
     def keypoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Keypoint]:
         """Its keypoints, where the model finds such, in the order of the manifest's `detect.keypoint_names`."""
 
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
+        """What the request's `classify_with` says of it: the classifier's most probable classes, sorted by descending score.
+        Empty where no classifier was asked, or `min_score` left none.
+        """
+
     def __init__(
         self,
         *,
@@ -521,10 +601,11 @@ class Detection(_message.Message):
         score: _builtins.float = ...,
         mask_counts: _builtins.bytes = ...,
         keypoints: _abc.Iterable[Global___Keypoint] | None = ...,
+        classes: _abc.Iterable[Global___ClassScore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_id", b"class_id", "keypoints", b"keypoints", "label", b"label", "mask_counts", b"mask_counts", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_id", b"class_id", "classes", b"classes", "keypoints", b"keypoints", "label", b"label", "mask_counts", b"mask_counts", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

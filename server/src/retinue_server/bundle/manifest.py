@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_INPUT_SIDE = 8192
 MAX_REGIONS = 4096
+MAX_STEPS = 8
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # One line, without what steers a terminal: control characters and the separators of lines and paragraphs.
@@ -31,6 +32,10 @@ LABEL_RULE = "1 to 256 characters, and no control characters"
 # What to do about a file that nobody can mend.
 _REPLACE = "copy or export the bundle again"
 
+# Whether it holds, the field, and what that must be.
+_Check = tuple[bool, str, str]
+
+_PIPELINE_FIELDS = frozenset({"format_version", "name", "task", "pipeline", "description"})
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 _OPTIONS = {pb.TASK_CLASSIFY: "classify", pb.TASK_DETECT: "detect", pb.TASK_SEGMENT: "segment"}
@@ -140,16 +145,57 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _validate(manifest: pb.ModelManifest, path: Path) -> None:
-    image, resize = manifest.input, manifest.input.resize
-    largest_side = max(image.height, image.width)
-    crops = resize.mode == pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP
-    checks: list[tuple[bool, str, str]] = [
+    checks = _pipeline_checks(manifest) if manifest.HasField("pipeline") else _graph_checks(manifest)
+    for holds, field, rule in [*_file_checks(manifest), *checks]:
+        if not holds:
+            raise BundleError(f"{path}: field `{field}` {rule}.")
+
+
+def _file_checks(manifest: pb.ModelManifest) -> list[_Check]:
+    return [
         (manifest.format_version == FORMAT_VERSION, "format_version", f"must be {FORMAT_VERSION}"),
         (
             NAME_PATTERN.fullmatch(manifest.name) is not None,
             "name",
             "must be letters, digits, '.', '_' and '-'",
         ),
+    ]
+
+
+def _pipeline_checks(manifest: pb.ModelManifest) -> list[_Check]:
+    steps = manifest.pipeline.steps
+    most = 2 if manifest.task == pb.TASK_DETECT else MAX_STEPS
+    others = [field.name for field, _ in manifest.ListFields() if field.name not in _PIPELINE_FIELDS]
+    checks: list[_Check] = [
+        (not others, others[0] if others else "", "must not be set beside `pipeline`"),
+        (
+            manifest.task in (pb.TASK_DETECT, pb.TASK_TENSOR),
+            "task",
+            "must be TASK_DETECT or TASK_TENSOR for a pipeline",
+        ),
+        (
+            2 <= len(steps) <= most,
+            "pipeline.steps",
+            "must be a detector and a classifier" if most == 2 else f"must be 2 to {MAX_STEPS}",
+        ),
+    ]
+    for number, step in enumerate(steps):
+        field = f"pipeline.steps[{number}]"
+        named = NAME_PATTERN.fullmatch(step.model) is not None
+        takes = number > 0 and manifest.task == pb.TASK_TENSOR
+        checks += [
+            (named, f"{field}.model", "must be letters, digits, '.', '_' and '-'"),
+            (step.version >= 0, f"{field}.version", "must be at least 1, or 0 for the newest"),
+            (takes or not step.inputs, f"{field}.inputs", "must be empty: they are the pipeline's own"),
+        ]
+    return checks
+
+
+def _graph_checks(manifest: pb.ModelManifest) -> list[_Check]:
+    image, resize = manifest.input, manifest.input.resize
+    largest_side = max(image.height, image.width)
+    crops = resize.mode == pb.RESIZE_MODE_SHORTER_SIDE_CENTER_CROP
+    return [
         (manifest.task in _OPTIONS, "task", "must be a known task"),
         (
             manifest.WhichOneof("task_options") in (None, _OPTIONS.get(manifest.task)),
@@ -187,12 +233,9 @@ def _validate(manifest: pb.ModelManifest, path: Path) -> None:
         (manifest.precision in _PRECISIONS, "precision", "must be a known precision"),
         *_task_checks(manifest),
     ]
-    for holds, field, rule in checks:
-        if not holds:
-            raise BundleError(f"{path}: field `{field}` {rule}.")
 
 
-def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
+def _task_checks(manifest: pb.ModelManifest) -> list[_Check]:
     if manifest.task == pb.TASK_CLASSIFY:
         classify = manifest.classify
         return _optional_size("classify.heatmap", classify.heatmap_height, classify.heatmap_width)
@@ -239,7 +282,7 @@ def _task_checks(manifest: pb.ModelManifest) -> list[tuple[bool, str, str]]:
     return []
 
 
-def _optional_size(what: str, height: int, width: int) -> list[tuple[bool, str, str]]:
+def _optional_size(what: str, height: int, width: int) -> list[_Check]:
     """Checks the size of a map that a graph may give."""
     return [
         (0 <= height <= MAX_INPUT_SIDE, f"{what}_height", f"must be 0, for none, to {MAX_INPUT_SIDE}"),

@@ -58,8 +58,14 @@ class BundleFolder:
                 f"{self.path / manifests.MANIFEST_FILE}: field `name` is '{manifest.name}', "
                 f"but its folder is called '{self.name}'."
             )
-        manifests.check_hash(self.path, manifest)
         self._check_inside(self.path / manifests.MANIFEST_FILE)
+        if manifest.HasField("pipeline"):
+            if os.path.lexists(self.model_path):
+                raise BundleError(
+                    f"{self.model_path} is beside a manifest with `pipeline`; remove one of the two."
+                )
+            return manifest
+        manifests.check_hash(self.path, manifest)
         self._check_inside(self.model_path)
         return manifest
 

@@ -34,15 +34,22 @@ class ByteBudget:
 
 
 class Holding:
-    """What one call holds of a budget: its request, and its reply as soon as that one's size is known.
+    """What one call holds of a budget: its request, what is made of that on the way, and its reply.
 
-    The grpc library keeps both until the call has ended, which is when the caller has read the reply or left.
+    The reply is held as soon as its size is known. The grpc library keeps it and the request until the call has ended,
+    which is when the caller has read the reply or left.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self._request_bytes = 0
+        self._between_bytes = 0
         self._reply_bytes = 0
+
+    @property
+    def reply_bytes(self) -> int:
+        """What is held for the reply."""
+        return self._reply_bytes
 
     def hold_request(self, size: int) -> None:
         """Counts the request.
@@ -50,7 +57,15 @@ class Holding:
         Raises:
             OverloadedError: There is no room for it.
         """
-        self._resize(size, self._reply_bytes)
+        self._resize(size, self._between_bytes, self._reply_bytes)
+
+    def hold_between(self, size: int) -> None:
+        """Counts what goes from one model to the next.
+
+        Raises:
+            OverloadedError: There is no room for them.
+        """
+        self._resize(self._request_bytes, size, self._reply_bytes)
 
     def hold_reply(self, size: int) -> None:
         """Counts the reply: first as large as it is expected to be, then as large as it is.
@@ -58,12 +73,17 @@ class Holding:
         Raises:
             OverloadedError: There is no room for it.
         """
-        self._resize(self._request_bytes, size)
+        self._resize(self._request_bytes, self._between_bytes, size)
 
     def release(self) -> None:
         """Gives everything back."""
-        self._resize(0, 0)
+        self._resize(0, 0, 0)
 
-    def _resize(self, request_bytes: int, reply_bytes: int) -> None:
-        self._budget.resize(self._request_bytes + self._reply_bytes, request_bytes + reply_bytes)
-        self._request_bytes, self._reply_bytes = request_bytes, reply_bytes
+    def _resize(self, request_bytes: int, between_bytes: int, reply_bytes: int) -> None:
+        held = self._request_bytes + self._between_bytes + self._reply_bytes
+        self._budget.resize(held, request_bytes + between_bytes + reply_bytes)
+        self._request_bytes, self._between_bytes, self._reply_bytes = (
+            request_bytes,
+            between_bytes,
+            reply_bytes,
+        )

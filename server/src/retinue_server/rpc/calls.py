@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -46,15 +46,19 @@ class Call:
     holding: Holding
     model: str = ""
     version: str = ""
-    leases: Leases | None = None
+    leases: list[Leases] = field(default_factory=list)
     # What a caller knows it by among the messages of a stream.
     request_id: str = ""
 
     def name_model(self, model: ServedModel) -> None:
         """Notes which model the call is for, and holds it until the call ends. Called once."""
         self.model, self.version = model.name, str(model.version)
-        self.leases = model.leases
-        self.leases.take()
+        self.hold_model(model)
+
+    def hold_model(self, model: ServedModel) -> None:
+        """Holds a model that the call needs besides, until it ends."""
+        self.leases.append(model.leases)
+        model.leases.take()
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
@@ -139,8 +143,8 @@ class Calls:
         self._running.discard(call)
         call.holding.release()
         # It has been counted, so that labels of a model that goes now do not come again.
-        if call.leases is not None:
-            call.leases.give_back()
+        for leases in call.leases:
+            leases.give_back()
 
 
 def _when_sent(forget: Callable[[], None]) -> None:

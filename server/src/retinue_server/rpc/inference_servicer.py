@@ -6,7 +6,7 @@ import time
 from retinue.inference import grpc_service_pb2 as pb
 from retinue.inference import grpc_service_pb2_grpc
 
-from retinue_server import __version__, inference
+from retinue_server import __version__, inference, steps
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import InvalidRequestError, ModelControlError, UnsupportedError
 from retinue_server.inference import Limits
@@ -146,6 +146,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         quick = count <= _QUICK_IMAGES and request_bytes <= _QUICK_BYTES
         items = works() if quick else await asyncio.to_thread(works)
         holding.hold_reply(reply_bytes)
+        holding.hold_between(steps.between_bytes(model, count))
         outcomes = await self._service.answer(
             model, items, caller=caller, priority=priority, deadline=deadline
         )
@@ -189,7 +190,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Takes a model away. The parameters say nothing: Triton has one, for ensembles, of which there are none."""
+        """Takes a model away. The parameters say nothing: Triton has one, for an ensemble's models, which stay here."""
         _check_repository(request.repository_name)
         await self._controlled().unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()

@@ -28,10 +28,22 @@ def classify_response(model: ServedModel, outcomes: Outcomes, total_seconds: flo
     return response
 
 
-def detect_response(model: ServedModel, outcomes: Outcomes, total_seconds: float) -> pb.DetectResponse:
-    """The reply to a DetectRequest that came `total_seconds` ago."""
+def detect_response(
+    model: ServedModel, outcomes: Outcomes, total_seconds: float, classifier: ServedModel | None = None
+) -> pb.DetectResponse:
+    """The reply to a DetectRequest that came `total_seconds` ago.
+
+    Args:
+        model: The detector.
+        outcomes: One for each image.
+        total_seconds: Since the request came.
+        classifier: What was asked about the objects.
+    """
     response = pb.DetectResponse(model=model.name, version=model.version)
     _fill_outcomes(response.outcomes, outcomes, total_seconds, model.manifest, _fill_detections)
+    if classifier is not None:
+        response.classifier, response.classifier_version = classifier.name, classifier.version
+        _fill_classes_of_objects(response, outcomes, classifier.manifest)
     return response
 
 
@@ -97,11 +109,28 @@ def _fill_outcomes(
 
 
 def _fill_classification(message: pb.Classification, result: Classification, manifest: ModelManifest) -> None:
-    for class_id, score in zip(result.class_ids, result.scores, strict=True):
-        one = message.classes.add()
-        one.class_id, one.label, one.score = class_id, manifest.labels[class_id], score
+    _fill_classes(message.classes, result, manifest)
     if result.heatmap is not None:
         message.heatmap = result.heatmap
+
+
+def _fill_classes(messages: Any, result: Classification, manifest: ModelManifest) -> None:
+    for class_id, score in zip(result.class_ids, result.scores, strict=True):
+        one = messages.add()
+        one.class_id, one.label, one.score = class_id, manifest.labels[class_id], score
+
+
+def _fill_classes_of_objects(
+    response: pb.DetectResponse, outcomes: Outcomes, manifest: ModelManifest
+) -> None:
+    for reply, outcome in zip(response.outcomes, outcomes, strict=True):
+        if isinstance(outcome.value, RetinueError) or not isinstance(outcome.value.result, DetectionList):
+            continue
+        for detection, result in zip(
+            reply.result.detections, outcome.value.result.classes or (), strict=True
+        ):
+            if result is not None:
+                _fill_classes(detection.classes, result, manifest)
 
 
 def _fill_detections(message: pb.DetectionList, result: DetectionList, manifest: ModelManifest) -> None:

@@ -1,13 +1,17 @@
-"""How large the masks and heatmaps of a reply will be: a few kilobytes can hold an image of many megapixels."""
+"""How large the masks, heatmaps and classes of objects in a reply will be: a few kilobytes can hold many megapixels."""
 
 from collections.abc import Sequence
 
 from retinue.v1 import manifest_pb2
 
+from retinue_server.batching.tickets import Outcome
 from retinue_server.catalog import ServedModel
+from retinue_server.crops import Question
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import (
+    Answer,
     ClassifyOptions,
+    DetectionList,
     DetectOptions,
     MaskFormat,
     PictureOptions,
@@ -15,6 +19,9 @@ from retinue_server.results import (
     Work,
 )
 from retinue_server.vision import heatmap
+
+# Of a class besides its name, while the reply is built.
+_CLASS_BYTES = 48
 
 
 def expected_bytes(
@@ -33,6 +40,38 @@ def expected_bytes(
     if isinstance(options, SegmentOptions) and options.mask_format is MaskFormat.RAW:
         return _raw_mask_bytes(options, opened, model, max_bytes)
     return sum(min(_guess(options, work, model.manifest), options.max_picture_bytes) for work in opened)
+
+
+def check_crop_classes(detections: int, question: Question, *, max_bytes: int) -> None:
+    """Refuses a request whose detections' classes could take more than a reply may.
+
+    Args:
+        detections: The most that all images of the request may have.
+        question: What is asked of each.
+        max_bytes: Of a reply.
+
+    Raises:
+        InvalidRequestError: They could.
+    """
+    size_bytes = detections * _crop_class_bytes(question)
+    if size_bytes > max_bytes:
+        raise InvalidRequestError(
+            f"{question.options.top_k} classes of up to {detections} detections could take {size_bytes} bytes, more "
+            f"than {max_bytes}; lower classify_with.top_k or max_detections, or send fewer images.",
+            reason="REPLY_TOO_LARGE",
+        )
+
+
+def crop_class_bytes(outcomes: Sequence[Outcome[Answer]], question: Question) -> int:
+    """The bytes that the classes of what was found will take at most."""
+    results = (outcome.value.result for outcome in outcomes if isinstance(outcome.value, Answer))
+    found = sum(len(result.scores) for result in results if isinstance(result, DetectionList))
+    return found * _crop_class_bytes(question)
+
+
+def _crop_class_bytes(question: Question) -> int:
+    longest = max(len(label.encode()) for label in question.model.class_ids)
+    return question.options.top_k * (_CLASS_BYTES + longest)
 
 
 def _guess(options: PictureOptions, work: Work, manifest: manifest_pb2.ModelManifest) -> int:

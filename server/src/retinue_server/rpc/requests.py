@@ -7,11 +7,12 @@ from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import ServedModel
+from retinue_server.crops import Question
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import ClassifyOptions, DetectOptions, MaskFormat, Options, SegmentOptions, Work
 from retinue_server.vision import instance_masks, regions
 from retinue_server.vision.decode import open_encoded, open_raw
-from retinue_server.vision.readers import ChannelOrder, Opened
+from retinue_server.vision.readers import ChannelOrder, Sent
 
 DEFAULT_TOP_K = 5
 _LABELS_IN_MESSAGES = 20
@@ -55,7 +56,7 @@ def open_image(
     """
     try:
         regions.check_count(len(image.regions), max_regions)
-        return Work(_opened(image, max_pixels), options, _regions(image) if max_regions else None)
+        return Work(opened(image, max_pixels), options, _regions(image) if max_regions else None)
     except ImageError as error:
         # Its frames would keep the request's bytes, and through the callers' frames itself, until the next garbage
         # collection.
@@ -67,7 +68,12 @@ def _regions(image: image_pb2.Image) -> regions.Regions:
     return regions.checked([(box.x_min, box.y_min, box.x_max, box.y_max) for box in image.regions])
 
 
-def _opened(image: image_pb2.Image, max_pixels: int) -> Opened:
+def opened(image: image_pb2.Image, max_pixels: int) -> Sent:
+    """Opens an image without decoding it.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
     source = image.WhichOneof("source")
     if source == "encoded":
         return open_encoded(image.encoded, max_pixels=max_pixels)
@@ -91,6 +97,29 @@ def classify_options(
     Raises:
         InvalidRequestError: One is out of its range.
     """
+    if request.heatmap and not model.manifest.classify.heatmap_height:
+        raise InvalidRequestError(
+            f"model '{model.name}' gives no heatmap; leave heatmap unset, or export the model again with one, where "
+            "its network allows that.",
+            reason="NO_HEATMAP",
+        )
+    top_k, min_score = _wanted_classes(request, model)
+    return ClassifyOptions(top_k, min_score, request.heatmap, max_picture_bytes=max_picture_bytes)
+
+
+def crop_question(request: pb.ClassifyWith, model: ServedModel) -> Question:
+    """Checks the options of a ClassifyWith.
+
+    Raises:
+        InvalidRequestError: One is out of its range.
+    """
+    top_k, min_score = _wanted_classes(request, model)
+    context = _unit(request.context, "context", "CONTEXT_OUT_OF_RANGE")
+    return Question(model, ClassifyOptions(top_k, min_score, max_picture_bytes=0), context)
+
+
+def _wanted_classes(request: pb.ClassifyRequest | pb.ClassifyWith, model: ServedModel) -> tuple[int, float]:
+    """How many classes, and from which score on."""
     classes = len(model.manifest.labels)
     top_k = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, classes)
     if not 1 <= top_k <= classes:
@@ -98,14 +127,7 @@ def classify_options(
             f"top_k is {top_k}, but must be 1 to {classes}, the classes of model '{model.name}'.",
             reason="TOP_K_OUT_OF_RANGE",
         )
-    min_score = _unit(request.min_score, "min_score") if request.HasField("min_score") else 0.0
-    if request.heatmap and not model.manifest.classify.heatmap_height:
-        raise InvalidRequestError(
-            f"model '{model.name}' gives no heatmap; leave heatmap unset, or export the model again with one, where "
-            "its network allows that.",
-            reason="NO_HEATMAP",
-        )
-    return ClassifyOptions(top_k, min_score, request.heatmap, max_picture_bytes=max_picture_bytes)
+    return top_k, _unit(request.min_score, "min_score") if request.HasField("min_score") else 0.0
 
 
 def detect_options(request: pb.DetectRequest, model: ServedModel, *, max_picture_bytes: int) -> DetectOptions:

@@ -3,14 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from retinue.v1 import manifest_pb2, vision_service_pb2_grpc
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
+from retinue_server.crops import CropClassifier, Question, Turn
 from retinue_server.errors import ImageError, InvalidRequestError
-from retinue_server.results import PictureOptions, Task, Work
+from retinue_server.results import DetectOptions, PictureOptions, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
 from retinue_server.rpc.calls import Context, current_call
 from retinue_server.runtime.providers import Provider
@@ -55,13 +57,14 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         self._runtime_version = runtime_version
         self._max_image_pixels = settings.max_image_pixels
         self._max_reply_bytes = settings.max_reply_bytes
+        self._crops = CropClassifier(service, settings)
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         """Says which classes each image shows."""
         arrived = time.monotonic()
         model = self._model(Task.CLASSIFY, request)
         options = requests.classify_options(request, model, max_picture_bytes=self._share_bytes(request))
-        outcomes = await self._answer(request, context, model, options, arrived)
+        outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
         return await _reply(replies.classify_response, model, outcomes, arrived)
 
     async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
@@ -69,15 +72,29 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         arrived = time.monotonic()
         model = self._model(Task.DETECT, request)
         options = requests.detect_options(request, model, max_picture_bytes=self._share_bytes(request))
-        outcomes = await self._answer(request, context, model, options, arrived)
-        return await _reply(replies.detect_response, model, outcomes, arrived)
+        if not (request.HasField("classify_with") or model.manifest.HasField("pipeline")):
+            outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
+            return await _reply(replies.detect_response, model, outcomes, arrived)
+        question = self._question(request, model, options)
+        turn = _turn(request, context, arrived)
+        # Where the classifier has too much to do, nothing need be detected.
+        question.model.batcher.check_room(
+            1, caller=turn.caller, priority=turn.priority, deadline=turn.deadline
+        )
+        outcomes = await self._answer(request, turn, model, options)
+        holding = current_call.get().holding
+        holding.hold_reply(holding.reply_bytes + reply_size.crop_class_bytes(outcomes, question))
+        sources = [partial(requests.opened, image, self._max_image_pixels) for image in request.images]
+        outcomes = await self._crops.classify(question, outcomes, sources, turn, holding.hold_between)
+        build = partial(replies.detect_response, classifier=question.model)
+        return await _reply(build, model, outcomes, arrived)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Gives each pixel of each image a class."""
         arrived = time.monotonic()
         model = self._model(Task.SEGMENT, request)
         options = requests.segment_options(request, model, max_picture_bytes=self._share_bytes(request))
-        outcomes = await self._answer(request, context, model, options, arrived)
+        outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
         return await _reply(replies.segment_response, model, outcomes, arrived)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -102,6 +119,20 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         current_call.get().name_model(model)
         return model
 
+    def _question(self, request: pb.DetectRequest, detector: ServedModel, options: DetectOptions) -> Question:
+        """What is asked of the objects, of a classifier that is held from now on."""
+        asked = request.classify_with
+        name, version = asked.model, _version(asked.version)
+        if not name and detector.manifest.HasField("pipeline"):
+            step = detector.manifest.pipeline.steps[-1]
+            name, version = step.model, step.version
+        model = self._service.catalog.for_task(Task.CLASSIFY, name, version)
+        current_call.get().hold_model(model)
+        question = requests.crop_question(asked, model)
+        most = len(request.images) * options.max_detections
+        reply_size.check_crop_classes(most, question, max_bytes=self._max_reply_bytes)
+        return question
+
     def _share_bytes(self, request: ImagesRequest) -> int:
         """What the masks or the heatmap of one image may take, so that all fit into the reply."""
         return self._max_reply_bytes // max(len(request.images), 1)
@@ -109,17 +140,11 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def _answer(
         self,
         request: ImagesRequest,
-        context: Context,
+        turn: Turn,
         model: ServedModel,
         options: PictureOptions,
-        arrived: float,
     ) -> replies.Outcomes:
-        if not request.images:
-            raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
-        priority = requests.priority(request)
-        remaining_seconds = context.time_remaining()
-        deadline = None if remaining_seconds is None else arrived + remaining_seconds
-        caller = context.peer()
+        caller, priority, deadline = turn.caller, turn.priority, turn.deadline
         # Where a server has more to do than it can, most of it is to refuse: before images are looked at.
         model.batcher.check_room(len(request.images), caller=caller, priority=priority, deadline=deadline)
         takes_regions = model.manifest.detect.max_regions > 0
@@ -156,6 +181,15 @@ async def _reply(
     if replies.entries(outcomes) > _ENTRIES_ON_THE_LOOP:
         return await asyncio.to_thread(build, model, outcomes, total_seconds)
     return build(model, outcomes, total_seconds)
+
+
+def _turn(request: ImagesRequest, context: Context, arrived: float) -> Turn:
+    """When the turn of a request's images is, of which there must be some."""
+    if not request.images:
+        raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
+    remaining_seconds = context.time_remaining()
+    deadline = None if remaining_seconds is None else arrived + remaining_seconds
+    return Turn(context.peer(), requests.priority(request), deadline)
 
 
 def _version(version: int) -> int:

@@ -191,7 +191,10 @@ class InputPixels:
         """Leaves the pixels to the request that they are a part of."""
 
 
-Opened = Image.Image | RawPixels | InputPixels
+Sent = Image.Image | RawPixels
+"""An image of any size, not decoded yet."""
+
+Opened = Sent | InputPixels
 """An image of known size that is not decoded yet, or need not be."""
 
 

@@ -13,6 +13,8 @@ from retinue_client.cli._options import (
     DEFAULT_SERVER,
     DEFAULT_TIMEOUT,
     Classes,
+    ClassifyWithModel,
+    Context,
     Draw,
     Heatmap,
     Images,
@@ -29,6 +31,7 @@ from retinue_client.cli._options import (
     Threshold,
     Timeout,
     TopK,
+    classify_with,
     connect,
     parse_region,
 )
@@ -107,6 +110,10 @@ def detect(  # noqa: PLR0913 (a command's options are its parameters)
     classes: Classes = None,
     iou: IouThreshold = None,
     masks: Masks = False,
+    classifier: ClassifyWithModel = None,
+    top_k: TopK = None,
+    min_score: MinScore = None,
+    context: Context = None,
     region: Regions = None,
     priority: PriorityOption = "normal",
     server: Server = DEFAULT_SERVER,
@@ -117,6 +124,7 @@ def detect(  # noqa: PLR0913 (a command's options are its parameters)
     """Find the objects in each image."""
     outputs = _outputs(images, as_json, draw)
     regions = [parse_region(text) for text in region or ()]
+    asked = classify_with(classifier, top_k=top_k, min_score=min_score, context=context)
     with connect(server, timeout) as client:
         ask_about(
             images,
@@ -130,6 +138,7 @@ def detect(  # noqa: PLR0913 (a command's options are its parameters)
                 classes=classes or (),
                 iou_threshold=iou,
                 masks=masks,
+                classify_with=asked,
             ),
             outputs,
         )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from retinue_client import AsyncClient, Client, Priority
+from retinue_client import AsyncClient, ClassifyWith, Client, Priority
 from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
 from retinue_client.cli._exit import fail
@@ -77,6 +77,21 @@ PriorityOption = Annotated[
     Priority,
     typer.Option("--priority", help="Before all others' images, among them, or when nothing else waits."),
 ]
+ClassifyWithModel = Annotated[
+    str | None,
+    typer.Option(
+        "--classify-with", metavar="MODEL", help="Ask this classifier, too, what each detection shows."
+    ),
+]
+Context = Annotated[
+    float | None,
+    typer.Option(
+        "--context",
+        min=0,
+        max=1,
+        help="Show --classify-with so much of what surrounds a box, as a share of its width and height; 0 by default.",
+    ),
+]
 Masks = Annotated[
     bool,
     typer.Option("--masks", help="Also say which pixels show each object, seen with --json or --draw only."),
@@ -100,6 +115,22 @@ class TaskName(StrEnum):
     CLASSIFY = "classify"
     DETECT = "detect"
     SEGMENT = "segment"
+
+
+def classify_with(
+    model: str | None, *, top_k: int | None, min_score: float | None, context: float | None
+) -> ClassifyWith | None:
+    """The classifier that a command line names, and what it is asked.
+
+    Raises:
+        typer.Exit: There is something to ask and nobody to be asked.
+    """
+    if model is not None:
+        return ClassifyWith(model, top_k=top_k, min_score=min_score, context=context or 0.0)
+    for flag, value in {"--top-k": top_k, "--min-score": min_score, "--context": context}.items():
+        if value is not None:
+            fail(f"{flag} belongs to --classify-with; name a classifier.")
+    return None
 
 
 def parse_region(text: str) -> tuple[float, ...]:

@@ -20,6 +20,8 @@ Result = Classification | Detections | Segmentation
 _BAR_WIDTH = 24
 # A table takes a second for so many.
 _MOST_DETECTIONS = 5000
+# Of each detection, in a table.
+_MOST_CLASSES = 3
 _METRIC_NAMES = {
     "top1_accuracy": "top-1",
     "top5_accuracy": "top-5",
@@ -173,12 +175,18 @@ def _detections_table(result: Detections) -> RenderableType:
     table.add_column("label", overflow="fold")
     for name in ("score", "x_min", "y_min", "x_max", "y_max"):
         table.add_column(name, justify="right", no_wrap=True)
+    if result.classifier:
+        table.add_column(f"{named(result.classifier)} v{result.classifier_version}", overflow="fold")
     for one in result[:_MOST_DETECTIONS]:
+        classes = ", ".join(
+            f"{named(entry.label)} {entry.score:.1%}" for entry in one.classes[:_MOST_CLASSES]
+        )
         table.add_row(
             Text("■", _style(one.class_id)),
             named(one.label),
             f"{one.score:.3f}",
             *(f"{edge:.1f}" for edge in one.box),
+            *([classes] if result.classifier else ()),
         )
     if len(result) <= _MOST_DETECTIONS:
         return table

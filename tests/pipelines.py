@@ -1,0 +1,23 @@
+"""Pipelines for tests: folders with a manifest only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def declare(models: Path, name: str, task: str, /, *steps: str | dict[str, Any], **fields: Any) -> Path:
+    """Writes version 1 of a pipeline; returns its folder.
+
+    Args:
+        models: the folder of all models.
+        name: the pipeline's.
+        task: likewise.
+        steps: each a model's name, or all that a step may say.
+        fields: of the manifest, besides or instead.
+    """
+    folder = models / name / "1"
+    folder.mkdir(parents=True)
+    told = [{"model": step} if isinstance(step, str) else step for step in steps]
+    manifest = {"format_version": 1, "name": name, "task": task, "pipeline": {"steps": told}, **fields}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
