@@ -205,11 +205,13 @@ class Repository:
     def follow(self) -> None:
         """Begins to follow the folder, where that is what controls the models."""
         if self._control == "watch":
+            self._folder.follow()
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:
         """Takes all models away without waiting for calls; what is being loaded is loaded first."""
         self._closing.set_result(None)
+        await asyncio.to_thread(self._folder.close)
         if self._watching is not None:
             self._watching.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -111,7 +111,7 @@ class Loader:
             except BundleError as error:
                 reasons.append(error.message)
                 failures[bundle.name, bundle.version] = refuse(bundle, error)
-        if len(models) < least:
+        if len(models) < least and not cancelled():
             raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
         return Catalog(models, failures)
 

@@ -70,6 +70,12 @@ class ModelsFolder:
             found.setdefault(bundle.name, {})[bundle.version] = bundle.state()
         return found
 
+    def follow(self) -> None:
+        """Begins to bring what comes and goes elsewhere; a folder on a disk has all there is."""
+
+    def close(self) -> None:
+        """Ends that."""
+
     def _choose(self, bundles: list[BundleFolder]) -> list[BundleFolder]:
         versions: dict[str, list[int]] = {}
         for bundle in bundles:
