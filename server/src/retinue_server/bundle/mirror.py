@@ -277,9 +277,11 @@ class Mirror:
                     return False
                 room_bytes -= (aside / name).stat().st_size
             whole = self._is_whole(aside, key, files, settled=settled)
-            if whole or settled:
-                self._folder.put(aside, key, Record(_source(files), whole))
-            return whole or settled
+            # A bundle that will not be whole is the server's to refuse, in its own words.
+            if not whole and not (settled and manifests.MANIFEST_FILE in files):
+                return False
+            self._folder.put(aside, key, Record(_source(files), whole))
+            return True
 
     def _is_whole(self, aside: Path, key: Key, files: dict[str, RemoteFile], *, settled: bool) -> bool:
         """Whether what was copied belongs together.
