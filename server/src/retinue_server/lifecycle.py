@@ -27,9 +27,6 @@ from retinue_server.loader import Loader, refuse
 
 _log = structlog.get_logger(__name__)
 
-# A change is taken up when two looks in a row have seen it: what is still being copied is not tried again and again,
-# and a folder that is replaced is not gone in between.
-_LOOK_SECONDS = 0.5
 # As long as any call may hold a model that nobody finds any more.
 _LONGEST_LEASE_SECONDS = 60.0
 # What a message names of several versions that failed.
@@ -184,7 +181,7 @@ class Repository:
         before: States = {name: self._versions_tried(name) for name, _ in self._tried}
         trouble = ""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._folder.look_seconds)
             try:
                 now = await asyncio.to_thread(self._folder.states)
                 for name in sorted({*now, *before, *(name for name, _ in self._tried)}):

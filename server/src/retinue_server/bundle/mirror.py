@@ -17,7 +17,7 @@ from retinue_server.errors import BundleError, MirrorError
 
 _log = structlog.get_logger(__name__)
 
-# With as much for the server to see it on the disk twice, a change is noticed within two seconds.
+# A change is noticed within two seconds: the server must see it twice on the disk, too.
 _LOOK_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 # What cannot be copied is tried again then, or when it changes.

@@ -22,6 +22,9 @@ class MirroredFolder(ModelsFolder):
         control: Who says that models come and go.
     """
 
+    # What comes to the copy comes whole, and later than it came there.
+    look_seconds = 0.25
+
     def __init__(
         self, mirror: Mirror, local: ModelsFolder, control: Literal["none", "explicit", "watch"]
     ) -> None:
