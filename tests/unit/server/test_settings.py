@@ -194,3 +194,11 @@ def test_a_cache_folder_in_a_home_that_there_is_not_is_named() -> None:
 def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert Settings(cache_folder=Path("~/cache")).expanded_cache_folder == Path("/home/somebody/cache")
+
+
+def test_options_of_a_store_are_a_json_object() -> None:
+    assert Settings().parsed_models_options == {}
+    assert Settings(models_options='{"anon": true}').parsed_models_options == {"anon": True}
+    for wrong in ("{", "[]", "1"):
+        with pytest.raises(StartupError, match="--models-options"):
+            _ = Settings(models_options=wrong).parsed_models_options

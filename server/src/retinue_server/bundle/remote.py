@@ -34,7 +34,8 @@ _MOST_OBJECTS = 100_000
 _MOST_SERVING_BYTES = 64 * 1024
 _CHUNK_BYTES = 8 * 1024 * 1024
 _CONNECT_SECONDS = 5
-_READ_SECONDS = 30
+_READ_SECONDS = 10
+_TRIES = 2
 _MOST_REASON_CHARACTERS = 300
 
 # One segment of a path that is no hidden file, no folder's name for itself or its parent, and steers no terminal.
@@ -130,6 +131,9 @@ class RemoteModels:
                 f"--models is '{self.shown}', which cannot be opened: {_first_line(error)}; correct it or "
                 "--models-options."
             ) from error
+        if _EXTRAS.get(protocol) == "s3":
+            # Of five by default, each of which may take all that time.
+            self._filesystem.retries = _TRIES
         self._root = str(root).rstrip("/")
 
     def listing(self, name: str | None = None) -> Listing:
@@ -291,7 +295,7 @@ def _patience(protocol: str) -> dict[str, Any]:
     """Has a store that does not answer fail in seconds, and not in minutes."""
     if _EXTRAS.get(protocol) == "s3":
         timeouts = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _READ_SECONDS}
-        return {"config_kwargs": {**timeouts, "retries": {"max_attempts": 1}}}
+        return {"config_kwargs": {**timeouts, "retries": {"max_attempts": 0}}}
     if _EXTRAS.get(protocol) == "http":
         # It comes with an extra.
         import aiohttp  # noqa: PLC0415
