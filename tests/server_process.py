@@ -31,7 +31,9 @@ class ServerProcess:
         process: The process.
     """
 
-    def __init__(self, models: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, models: Path | str, *arguments: str, environment: dict[str, str] | None = None
+    ) -> None:
         ports = () if "--grpc-port" in arguments else ("--grpc-port", "0")
         self.process = subprocess.Popen(
             [
@@ -130,7 +132,7 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    models: Path, *arguments: str, environment: dict[str, str] | None = None
+    models: Path | str, *arguments: str, environment: dict[str, str] | None = None
 ) -> Iterator[ServerProcess]:
     """A server that is ready; ended afterwards."""
     server = ServerProcess(models, *arguments, environment=environment)

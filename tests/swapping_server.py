@@ -51,7 +51,7 @@ async def main(models: Path, name: str, aside: Path, swaps: int) -> None:
     """Does it with the parts of a server."""
     log.configure("warning", "json")
     memory.share_heaps(_CORES)
-    settings = Settings(grpc_port=0, models=models, model_control="explicit")
+    settings = Settings(grpc_port=0, models=str(models), model_control="explicit")
     kept = ModelCache(aside / ".cache")
     provider = Provider(CPU, "cpu", "", ((CPU, {}),))
     machine = Machine(provider, Threads(_CORES, 1), kept, ThreadPools(_CORES))

@@ -1,6 +1,7 @@
 """The server as a whole: builds the parts, opens when the models are loaded, drains when told to stop."""
 
 import asyncio
+import hashlib
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psutil
 import structlog
@@ -18,6 +20,9 @@ from starlette.applications import Starlette
 from retinue_server import __version__
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.folder import ModelsFolder
+from retinue_server.bundle.mirror import Mirror
+from retinue_server.bundle.mirrored import MirroredFolder
+from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.catalog import Catalog
 from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
@@ -32,7 +37,7 @@ from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.cache import ModelCache, why_unusable
 from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
@@ -106,7 +111,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     service = VisionService(engine, metrics, cutter)
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
     repository = Repository(
-        ModelsFolder(settings.models),
+        _models_folder(settings, metrics, cancelled=stop.is_set),
         Loader(
             engine,
             machine,
@@ -278,6 +283,25 @@ def _start(engine: Engine, cutter: Engine) -> None:
 def _stop(engine: Engine, cutter: Engine) -> None:
     for one in {engine, cutter}:
         one.stop()
+
+
+def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[[], bool]) -> ModelsFolder:
+    """Where the models lie, or where copies of them do."""
+    if not is_remote(settings.models):
+        return ModelsFolder(Path(settings.models))
+    mirrors = settings.expanded_cache_folder / "mirror"
+    if why := why_unusable(mirrors):
+        raise StartupError(
+            f"--models is an address, of which a copy is kept in '{mirrors}', and that cannot be used: {why}; "
+            "name another folder with --cache-folder."
+        )
+    remote = RemoteModels(settings.models, settings.parsed_models_options)
+    # With other options the same address may be another place.
+    told = f"{settings.models}\n{settings.models_options}"
+    folder = mirrors / hashlib.sha256(told.encode()).hexdigest()[:32]
+    mirror = Mirror(remote, folder, limit_bytes=settings.mirror_limit, cancelled=cancelled)
+    metrics.publish_mirror(mirror.state)
+    return MirroredFolder(mirror, ModelsFolder(mirror.models), settings.model_control)
 
 
 def _slot_plan(settings: Settings) -> SlotPlan | None:

@@ -14,7 +14,8 @@ RetinueError                     code                  when
 ├── DeadlineExpiredError         DEADLINE_EXCEEDED     the deadline passed in the queue
 ├── EngineError                  INTERNAL              the network or a worker failed
 └── StartupError                 (exit code 2)         the server cannot start as told
-    └── BundleError              (exit code 2)         a bundle that does not hold what it promises
+    ├── BundleError              (exit code 2)         a bundle that does not hold what it promises
+    └── MirrorError              (exit code 2)         models elsewhere that cannot be listed or copied
 
 Messages are for the caller: they say what to do and show no internals. Reasons are stable, for programs.
 """
@@ -151,3 +152,9 @@ class BundleError(StartupError):
     """A bundle does not hold what it promises; the message names the file and the field."""
 
     reason = "BUNDLE_INVALID"
+
+
+class MirrorError(StartupError):
+    """Models that lie on no disk of this machine cannot be listed or copied."""
+
+    reason = "MODELS_UNREACHABLE"

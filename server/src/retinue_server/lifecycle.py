@@ -28,9 +28,6 @@ from retinue_server.steps import resolved
 
 _log = structlog.get_logger(__name__)
 
-# A change is taken up when two looks in a row have seen it: what is still being copied is not tried again and again,
-# and a folder that is replaced is not gone in between.
-_LOOK_SECONDS = 0.5
 # As long as any call may hold a model that nobody finds any more.
 _LONGEST_LEASE_SECONDS = 60.0
 # What a message names of several versions that failed.
@@ -185,7 +182,7 @@ class Repository:
         before: States = {name: self._versions_tried(name) for name, _ in self._tried}
         trouble = ""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._folder.look_seconds)
             try:
                 now = await asyncio.to_thread(self._folder.states)
                 for name in sorted({*now, *before, *(name for name, _ in self._tried)}):
@@ -206,11 +203,13 @@ class Repository:
     def follow(self) -> None:
         """Begins to follow the folder, where that is what controls the models."""
         if self._control == "watch":
+            self._folder.follow()
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:
         """Takes all models away without waiting for calls; what is being loaded is loaded first."""
         self._closing.set_result(None)
+        await asyncio.to_thread(self._folder.close)
         if self._watching is not None:
             self._watching.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -113,7 +113,8 @@ class Loader:
             except BundleError as error:
                 reasons.append(error.message)
                 failures[bundle.name, bundle.version] = refuse(bundle, error)
-        if sum(not model.manifest.HasField("pipeline") for model in models) < least:
+        networks = sum(not model.manifest.HasField("pipeline") for model in models)
+        if networks < least and not cancelled():
             raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
         return Catalog(models, failures)
 

@@ -19,6 +19,7 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server import __version__
 from retinue_server.batching.tickets import Outcome
+from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
@@ -134,6 +135,10 @@ class Metrics:
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
         self.registry.register(_ModelCollector(catalog, provider))
+
+    def publish_mirror(self, state: Callable[[], MirrorState]) -> None:
+        """Adds the gauges of the copy of models that are elsewhere."""
+        self.registry.register(_MirrorCollector(state))
 
     def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
@@ -267,6 +272,34 @@ class _ModelCollector(Collector):
         for name, version in catalog.failures:
             failures.add_metric([name, str(version)], 1)
         yield from (queue, memory, info, failures)
+
+
+class _MirrorCollector(Collector):
+    """Reads the gauges of a mirror when they are asked for."""
+
+    def __init__(self, state: Callable[[], MirrorState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the gauges."""
+        state = self._state()
+        failed = GaugeMetricFamily(
+            "retinue_mirror_failed", "1 where the models' address could not be listed at the latest look."
+        )
+        failed.add_metric([], float(bool(state.trouble)))
+        yield failed
+        if state.age_seconds is not None:
+            age = GaugeMetricFamily("retinue_mirror_age_seconds", "Since it was listed last.")
+            age.add_metric([], state.age_seconds)
+            yield age
+        refused = GaugeMetricFamily(
+            "retinue_mirror_refused",
+            "Always 1; versions that could not be copied, 0 where it is what lies beside them.",
+            labels=["model", "version"],
+        )
+        for name, version in state.refused:
+            refused.add_metric([name, str(version)], 1)
+        yield refused
 
 
 def _devices() -> Iterator[Metric]:

@@ -42,8 +42,20 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="a TOML file with settings")
     print_config: bool = Field(False, description="print the resolved settings as TOML and exit")
 
-    models: Path = Field(
-        Path("models"), description="folder of bundles: NAME/VERSION/model.onnx and manifest.json"
+    models: str = Field(
+        "models",
+        description="folder of bundles, NAME/VERSION/model.onnx and manifest.json, or its address as fsspec has it, "
+        "such as s3://BUCKET/FOLDER, of which a copy is kept in --cache-folder",
+    )
+    models_options: str = Field(
+        "",
+        description="what fsspec's filesystem is told for such an address, a JSON object; credentials are better in "
+        "the environment",
+    )
+    mirror_limit: ByteSize = Field(
+        ByteSize(0),
+        ge=0,
+        description="most disk of that copy, such as 20GiB; 0 means what there is, but for a twentieth of it",
     )
     model_control: Literal["none", "explicit", "watch"] = Field(
         "none",
@@ -207,6 +219,24 @@ class Settings(BaseSettings):
                 f"--cache-folder (RETINUE_CACHE_FOLDER) is {self.cache_folder}, but this user has no home folder; name "
                 "a folder without ~."
             ) from error
+
+    @property
+    def parsed_models_options(self) -> dict[str, Any]:
+        """What `models_options` says.
+
+        Raises:
+            StartupError: It is no JSON object.
+        """
+        try:
+            options = json.loads(self.models_options or "{}")
+        except ValueError as error:
+            raise StartupError(f"--models-options (RETINUE_MODELS_OPTIONS) is no JSON: {error}.") from error
+        if not isinstance(options, dict):
+            raise StartupError(
+                "--models-options (RETINUE_MODELS_OPTIONS) must be a JSON object, such as "
+                '{"endpoint_url": "http://localhost:9000"}.'
+            )
+        return options
 
     def as_toml(self) -> str:
         """The settings as a file that --config reads."""

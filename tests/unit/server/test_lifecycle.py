@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.unit.server.lifecycle_bench import Bench, Key
 
-from retinue_server import lifecycle
+from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.errors import (
     BundleError,
@@ -338,7 +338,7 @@ async def test_a_policy_chooses_the_versions(bench: Bench) -> None:
 async def test_what_did_not_fit_is_tried_again_when_there_is_room(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(ModelsFolder, "look_seconds", 0.001)
     old = bench.put("a", 1)
     repository = bench.repository("watch")
     await repository.start("", lambda: False)

@@ -7,6 +7,7 @@ from tests.unit.server.served import served_model
 
 from retinue_server import metrics as metrics_module
 from retinue_server.batching.tickets import Outcome
+from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog
 from retinue_server.errors import BundleError, ImageError
 from retinue_server.metrics import Metrics
@@ -173,3 +174,17 @@ def test_a_batch_that_is_counted_late_brings_no_model_back() -> None:
     metrics.forget_model("cats", 2)
     count_batch(1, 0.1)
     assert not any("cats" in line for line in lines(metrics))
+
+
+def test_a_mirror_is_told_of_where_models_lie_elsewhere() -> None:
+    metrics = Metrics()
+    state = MirrorState("", None, {})
+    metrics.publish_mirror(lambda: state)
+    page = generate_latest(metrics.registry).decode()
+    assert "retinue_mirror_failed 0.0" in page
+    assert "retinue_mirror_age_seconds" not in page
+    state = MirrorState("no route.", 7.5, {("birds", 3): "it is too large."})
+    page = generate_latest(metrics.registry).decode()
+    assert "retinue_mirror_failed 1.0" in page
+    assert "retinue_mirror_age_seconds 7.5" in page
+    assert 'retinue_mirror_refused{model="birds",version="3"} 1.0' in page

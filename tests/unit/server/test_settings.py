@@ -21,7 +21,7 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults_serve_the_models_folder_on_this_machine_only() -> None:
     settings = Settings.resolve([])
     assert (settings.host, settings.grpc_port, settings.http_port) == ("127.0.0.1", 8001, 8080)
-    assert settings.models == Path("models")
+    assert settings.models == "models"
     assert settings.provider == "auto"
 
 
@@ -99,7 +99,7 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
     pixels=st.integers(min_value=1),
 )
 def test_printed_settings_are_valid_toml_whatever_they_are(models: str, seconds: float, pixels: int) -> None:
-    settings = Settings(models=Path(models), drain_seconds=seconds, max_image_pixels=pixels)
+    settings = Settings(models=models, drain_seconds=seconds, max_image_pixels=pixels)
     values = tomllib.loads(settings.as_toml())
     assert values["models"] == str(Path(models))
     assert (values["drain_seconds"], values["max_image_pixels"]) == (seconds, pixels)
@@ -194,3 +194,11 @@ def test_a_cache_folder_in_a_home_that_there_is_not_is_named() -> None:
 def test_the_cache_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert Settings(cache_folder=Path("~/cache")).expanded_cache_folder == Path("/home/somebody/cache")
+
+
+def test_options_of_a_store_are_a_json_object() -> None:
+    assert Settings().parsed_models_options == {}
+    assert Settings(models_options='{"anon": true}').parsed_models_options == {"anon": True}
+    for wrong in ("{", "[]", "1"):
+        with pytest.raises(StartupError, match="--models-options"):
+            _ = Settings(models_options=wrong).parsed_models_options

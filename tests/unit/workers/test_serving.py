@@ -1,5 +1,3 @@
-from pathlib import Path
-
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.errors import BundleError
@@ -10,7 +8,7 @@ from retinue_server.workers.slots import Layout, Row
 
 
 def test_a_front_end_has_the_servers_settings() -> None:
-    settings = Settings(models=Path('odd "name"'), host="::1", workers=3, drain_seconds=1.5)
+    settings = Settings(models='odd "name"', host="::1", workers=3, drain_seconds=1.5)
     provider = Provider(CPU, "auto", "no driver", ((CPU, {}),))
     plan = Plan.unpack(Plan(settings, provider, 4).pack())
     assert plan.settings == settings

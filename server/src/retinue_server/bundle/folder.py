@@ -21,7 +21,13 @@ class ModelsFolder:
     Args:
         path: Where it lies.
         policy: Chooses which of a model's versions are to be served.
+
+    Attributes:
+        look_seconds: How often to look, where it is followed. A change is taken up when two looks in a row have seen
+            it: what is still being copied is not tried again and again, and what is replaced is not gone in between.
     """
+
+    look_seconds = 0.5
 
     def __init__(self, path: Path, policy: Policy = every_version) -> None:
         self._path = path
@@ -69,6 +75,12 @@ class ModelsFolder:
         for bundle in self.chosen():
             found.setdefault(bundle.name, {})[bundle.version] = bundle.state()
         return found
+
+    def follow(self) -> None:
+        """Begins to bring what comes and goes elsewhere; a folder on a disk has all there is."""
+
+    def close(self) -> None:
+        """Ends that."""
 
     def _choose(self, bundles: list[BundleFolder]) -> list[BundleFolder]:
         versions: dict[str, list[int]] = {}

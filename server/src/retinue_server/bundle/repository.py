@@ -13,7 +13,7 @@ from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle import plain
 from retinue_server.errors import BundleError, StartupError
 
-_VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
+VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
 
 # Of a file or folder: device, inode, size, and when content or rights changed last; None where there is none.
 _FileState = tuple[int, int, int, int] | None
@@ -129,7 +129,7 @@ def _versions(model: Path) -> Iterator[BundleFolder]:
     # It may go between two looks.
     with suppress(FileNotFoundError):
         for version in model.iterdir():
-            if _VERSION_PATTERN.fullmatch(version.name) and version.is_dir():
+            if VERSION_PATTERN.fullmatch(version.name) and version.is_dir():
                 yield BundleFolder(model.name, int(version.name), version)
 
 
