@@ -15,6 +15,7 @@ from retinue_server.bundle.folder import ModelsFolder, States
 from retinue_server.bundle.manifest import NAME_PATTERN
 from retinue_server.bundle.repository import BundleFolder, BundleState
 from retinue_server.catalog import Catalog, ServedModel
+from retinue_server.departures import Departures
 from retinue_server.errors import (
     BundleError,
     InvalidRequestError,
@@ -100,19 +101,16 @@ class Repository:
         self._control = control
         self._publish_catalog = publish
         self._forget = forget
-        self._longest_lease_seconds = longest_lease_seconds
         self._served: dict[Key, ServedModel] = {}
         self._failures: dict[Key, BundleError] = {}
         # How a bundle was when it was loaded or refused.
         self._tried: dict[Key, BundleState] = {}
         self._loading: Key | None = None
-        # Those that no request finds any more and some may hold; each goes when its task is done.
-        self._leaving: dict[asyncio.Task[None], ServedModel] = {}
+        self._departures = Departures(self._unload, self._forget_if_gone, longest_lease_seconds)
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._closing = asyncio.get_running_loop().create_future()
 
     async def start(self, load_models: str, cancelled: Callable[[], bool]) -> Catalog:
         """Loads what is to be there when requests are taken first; publishes nothing.
@@ -172,7 +170,7 @@ class Repository:
     async def index(self) -> list[IndexEntry]:
         """Everything that is on disk, served, refused or on its way, by name and version."""
         found = await asyncio.to_thread(self._folder.all)
-        leaving = {(model.name, model.version) for model in self._leaving.values()}
+        leaving = {(model.name, model.version) for model in self._departures.models()}
         keys = {(bundle.name, bundle.version) for bundle in found} | {
             *self._served,
             *self._failures,
@@ -209,17 +207,17 @@ class Repository:
 
     async def close(self) -> None:
         """Takes all models away without waiting for calls; what is being loaded is loaded first."""
-        self._closing.set_result(None)
+        self._departures.hurry()
         if self._watching is not None:
             self._watching.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self._departures.all_gone()
         await self._in_thread(self._loader.unload, *self._served.values(), timeout_seconds=0)
         self._thread.shutdown()
 
     @property
     def _closed(self) -> bool:
-        return self._closing.done()
+        return self._departures.hurried
 
     def _first(self, load_models: str) -> tuple[list[BundleFolder], dict[Key, BundleState]]:
         if self._control == "explicit":
@@ -282,7 +280,7 @@ class Repository:
             self._served[key] = loaded
         await self._publish()
         if replaced is not None and replaced is not self._served[key]:
-            self._let_go(replaced)
+            self._departures.add(replaced)
 
     def _try_to_load(self, bundle: BundleFolder, replaced: ServedModel | None) -> ServedModel | BundleError:
         try:
@@ -300,7 +298,7 @@ class Repository:
     async def _take_away(self, name: str) -> list[asyncio.Task[None]]:
         async with self._turn:
             keys = {key for key in {*self._served, *self._tried} if key[0] == name}
-            leaving = [task for task, model in self._leaving.items() if model.name == name]
+            leaving = self._departures.tasks(name)
             if not keys and not leaving and not await self._in_thread(self._folder.all, name):
                 raise _not_found(name)
             return leaving + (await self._drop(keys) if keys else [])
@@ -312,33 +310,15 @@ class Repository:
             self._failures.pop(key, None)
             self._tried.pop(key, None)
         await self._publish()
-        return [self._let_go(model) for model in gone]
+        return [self._departures.add(model) for model in gone]
 
     async def _publish(self) -> None:
         self.catalog = Catalog(self._served.values(), dict(self._failures))
         if not self._closed:
             await self._publish_catalog(self.catalog)
 
-    def _let_go(self, model: ServedModel) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._unload(model))
-        self._leaving[task] = model
-        task.add_done_callback(self._leaving.pop)
-        return task
-
-    async def _unload(self, model: ServedModel) -> None:
-        """Unloads a model when no call holds it any more, or all have had their time."""
-        returned = asyncio.ensure_future(model.leases.all_returned())
-        await asyncio.wait(
-            [returned, self._closing],
-            timeout=self._longest_lease_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if len(model.leases):
-            _log.warning("model_still_held", model=model.name, version=model.version, calls=len(model.leases))
-        timeout_seconds = 0 if self._closed else self._longest_lease_seconds
+    async def _unload(self, model: ServedModel, timeout_seconds: float) -> None:
         await self._in_thread(self._loader.unload, model, timeout_seconds=timeout_seconds)
-        # A call is counted by its model's name, so not before the last one is.
-        returned.add_done_callback(lambda _: self._forget_if_gone(model))
         # There is room now for what did not fit.
         for key, error in self._failures.items():
             if error.reason == "MEMORY_LIMIT":
