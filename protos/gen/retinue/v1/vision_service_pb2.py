@@ -25,73 +25,74 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from retinue.v1 import image_pb2 as retinue_dot_v1_dot_image__pb2
 from retinue.v1 import manifest_pb2 as retinue_dot_v1_dot_manifest__pb2
+from retinue.v1 import serving_pb2 as retinue_dot_v1_dot_serving__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/v1/vision_service.proto\x12\nretinue.v1\x1a\x17google/rpc/status.proto\x1a\x16retinue/v1/image.proto\x1a\x19retinue/v1/manifest.proto\"\xd1\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.retinue.v1.Image\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tmin_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x07heatmap\x18\x06 \x01(\x08\x12&\n\x08priority\x18\x07 \x01(\x0e\x32\x14.retinue.v1.PriorityB\x08\n\x06_top_kB\x0c\n\n_min_score\"a\n\x10\x43lassifyResponse\x12-\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1b.retinue.v1.ClassifyOutcome\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"\x93\x01\n\x0f\x43lassifyOutcome\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1a.retinue.v1.ClassificationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.retinue.v1.TimingB\t\n\x07outcome\"J\n\x0e\x43lassification\x12\'\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x16.retinue.v1.ClassScore\x12\x0f\n\x07heatmap\x18\x02 \x01(\x0c\"<\n\nClassScore\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"\xaa\x02\n\rDetectRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.retinue.v1.Image\x12\x1c\n\x0fscore_threshold\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x1a\n\riou_threshold\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\r\n\x05masks\x18\x08 \x01(\x08\x12&\n\x08priority\x18\t \x01(\x0e\x32\x14.retinue.v1.PriorityB\x12\n\x10_score_thresholdB\x11\n\x0f_max_detectionsB\x10\n\x0e_iou_threshold\"]\n\x0e\x44\x65tectResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.retinue.v1.DetectOutcome\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"\x90\x01\n\rDetectOutcome\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x19.retinue.v1.DetectionListH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.retinue.v1.TimingB\t\n\x07outcome\"e\n\rDetectionList\x12)\n\ndetections\x18\x01 \x03(\x0b\x32\x15.retinue.v1.Detection\x12\x13\n\x0bimage_width\x18\x02 \x01(\x05\x12\x14\n\x0cimage_height\x18\x03 \x01(\x05\"\x9f\x01\n\tDetection\x12$\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x17.retinue.v1.BoundingBox\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\x05\x12\r\n\x05label\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x13\n\x0bmask_counts\x18\x05 \x01(\x0c\x12\'\n\tkeypoints\x18\x06 \x03(\x0b\x32\x14.retinue.v1.Keypoint\"=\n\x08Keypoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\r\n\x05score\x18\x04 \x01(\x02\"\xe2\x01\n\x0eSegmentRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.retinue.v1.Image\x12+\n\x0bmask_format\x18\x04 \x01(\x0e\x32\x16.retinue.v1.MaskFormat\x12\'\n\tmask_size\x18\x05 \x01(\x0e\x32\x14.retinue.v1.MaskSize\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12&\n\x08priority\x18\x07 \x01(\x0e\x32\x14.retinue.v1.Priority\"_\n\x0fSegmentResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.retinue.v1.SegmentOutcome\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"\x90\x01\n\x0eSegmentOutcome\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x18.retinue.v1.SegmentationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.retinue.v1.TimingB\t\n\x07outcome\"\xa3\x01\n\x0cSegmentation\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x03png\x18\x03 \x01(\x0cH\x00\x12(\n\x08\x63oco_rle\x18\x04 \x01(\x0b\x32\x14.retinue.v1.RleMasksH\x00\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x12$\n\x05\x61reas\x18\x06 \x03(\x0b\x32\x15.retinue.v1.ClassAreaB\x06\n\x04mask\".\n\x08RleMasks\x12\"\n\x05masks\x18\x01 \x03(\x0b\x32\x13.retinue.v1.RleMask\":\n\x07RleMask\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\"A\n\tClassArea\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0b\x61rea_pixels\x18\x03 \x01(\x03\"\x81\x01\n\x06Timing\x12\x11\n\tdecode_us\x18\x01 \x01(\x03\x12\x10\n\x08queue_us\x18\x02 \x01(\x03\x12\x14\n\x0cinference_us\x18\x03 \x01(\x03\x12\x16\n\x0epostprocess_us\x18\x04 \x01(\x03\x12\x10\n\x08total_us\x18\x05 \x01(\x03\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\"3\n\x11ListModelsRequest\x12\x1e\n\x04task\x18\x01 \x01(\x0e\x32\x10.retinue.v1.Task\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.retinue.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.retinue.v1.Model\"}\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12+\n\x08manifest\x18\x03 \x01(\x0b\x32\x19.retinue.v1.ModelManifest\x12(\n\texecution\x18\x04 \x01(\x0b\x32\x15.retinue.v1.Execution\"\xbf\x02\n\tExecution\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x1a\n\x12requested_provider\x18\x02 \x01(\t\x12\x17\n\x0f\x66\x61llback_reason\x18\x03 \x01(\t\x12\x17\n\x0fruntime_version\x18\x04 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x05 \x01(\x05\x12\x11\n\tinstances\x18\x06 \x01(\x05\x12\x1c\n\x14threads_per_instance\x18\x07 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x19\n\x11images_per_second\x18\t \x01(\x02\x12\x15\n\rlone_image_us\x18\n \x01(\x03\x12\x1a\n\x12\x61lone_on_all_cores\x18\x0b \x01(\x08\x12%\n\x06memory\x18\x0c \x01(\x0b\x32\x15.retinue.v1.MemoryUse\"N\n\tMemoryUse\x12\x15\n\rweights_bytes\x18\x01 \x01(\x03\x12\x13\n\x0b\x61rena_bytes\x18\x02 \x01(\x03\x12\x15\n\rbuffers_bytes\x18\x03 \x01(\x03*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*m\n\nMaskFormat\x12\x1b\n\x17MASK_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x01\x12\x18\n\x14MASK_FORMAT_COCO_RLE\x10\x02\x12\x13\n\x0fMASK_FORMAT_RAW\x10\x03*R\n\x08MaskSize\x12\x19\n\x15MASK_SIZE_UNSPECIFIED\x10\x00\x12\x16\n\x12MASK_SIZE_ORIGINAL\x10\x01\x12\x13\n\x0fMASK_SIZE_MODEL\x10\x02\x32\xef\x02\n\rVisionService\x12\x45\n\x08\x43lassify\x12\x1b.retinue.v1.ClassifyRequest\x1a\x1c.retinue.v1.ClassifyResponse\x12?\n\x06\x44\x65tect\x12\x19.retinue.v1.DetectRequest\x1a\x1a.retinue.v1.DetectResponse\x12\x42\n\x07Segment\x12\x1a.retinue.v1.SegmentRequest\x1a\x1b.retinue.v1.SegmentResponse\x12K\n\nListModels\x12\x1d.retinue.v1.ListModelsRequest\x1a\x1e.retinue.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.retinue.v1.GetModelRequest\x1a\x1c.retinue.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/v1/vision_service.proto\x12\nretinue.v1\x1a\x17google/rpc/status.proto\x1a\x16retinue/v1/image.proto\x1a\x19retinue/v1/manifest.proto\x1a\x18retinue/v1/serving.proto\"\xe8\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.retinue.v1.Image\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tmin_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x07heatmap\x18\x06 \x01(\x08\x12&\n\x08priority\x18\x07 \x01(\x0e\x32\x14.retinue.v1.Priority\x12\x15\n\rversion_label\x18\x08 \x01(\tB\x08\n\x06_top_kB\x0c\n\n_min_score\"a\n\x10\x43lassifyResponse\x12-\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1b.retinue.v1.ClassifyOutcome\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"\x93\x01\n\x0f\x43lassifyOutcome\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1a.retinue.v1.ClassificationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.retinue.v1.TimingB\t\n\x07outcome\"J\n\x0e\x43lassification\x12\'\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x16.retinue.v1.ClassScore\x12\x0f\n\x07heatmap\x18\x02 \x01(\x0c\"<\n\nClassScore\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"\xc1\x02\n\rDetectRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.retinue.v1.Image\x12\x1c\n\x0fscore_threshold\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x1a\n\riou_threshold\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\r\n\x05masks\x18\x08 \x01(\x08\x12&\n\x08priority\x18\t \x01(\x0e\x32\x14.retinue.v1.Priority\x12\x15\n\rversion_label\x18\n \x01(\tB\x12\n\x10_score_thresholdB\x11\n\x0f_max_detectionsB\x10\n\x0e_iou_threshold\"]\n\x0e\x44\x65tectResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.retinue.v1.DetectOutcome\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"\x90\x01\n\rDetectOutcome\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x19.retinue.v1.DetectionListH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.retinue.v1.TimingB\t\n\x07outcome\"e\n\rDetectionList\x12)\n\ndetections\x18\x01 \x03(\x0b\x32\x15.retinue.v1.Detection\x12\x13\n\x0bimage_width\x18\x02 \x01(\x05\x12\x14\n\x0cimage_height\x18\x03 \x01(\x05\"\x9f\x01\n\tDetection\x12$\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x17.retinue.v1.BoundingBox\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\x05\x12\r\n\x05label\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x13\n\x0bmask_counts\x18\x05 \x01(\x0c\x12\'\n\tkeypoints\x18\x06 \x03(\x0b\x32\x14.retinue.v1.Keypoint\"=\n\x08Keypoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\r\n\x05score\x18\x04 \x01(\x02\"\xf9\x01\n\x0eSegmentRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12!\n\x06images\x18\x03 \x03(\x0b\x32\x11.retinue.v1.Image\x12+\n\x0bmask_format\x18\x04 \x01(\x0e\x32\x16.retinue.v1.MaskFormat\x12\'\n\tmask_size\x18\x05 \x01(\x0e\x32\x14.retinue.v1.MaskSize\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12&\n\x08priority\x18\x07 \x01(\x0e\x32\x14.retinue.v1.Priority\x12\x15\n\rversion_label\x18\x08 \x01(\t\"_\n\x0fSegmentResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.retinue.v1.SegmentOutcome\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"\x90\x01\n\x0eSegmentOutcome\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x18.retinue.v1.SegmentationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.retinue.v1.TimingB\t\n\x07outcome\"\xa3\x01\n\x0cSegmentation\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x03png\x18\x03 \x01(\x0cH\x00\x12(\n\x08\x63oco_rle\x18\x04 \x01(\x0b\x32\x14.retinue.v1.RleMasksH\x00\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x12$\n\x05\x61reas\x18\x06 \x03(\x0b\x32\x15.retinue.v1.ClassAreaB\x06\n\x04mask\".\n\x08RleMasks\x12\"\n\x05masks\x18\x01 \x03(\x0b\x32\x13.retinue.v1.RleMask\":\n\x07RleMask\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\"A\n\tClassArea\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0b\x61rea_pixels\x18\x03 \x01(\x03\"\x81\x01\n\x06Timing\x12\x11\n\tdecode_us\x18\x01 \x01(\x03\x12\x10\n\x08queue_us\x18\x02 \x01(\x03\x12\x14\n\x0cinference_us\x18\x03 \x01(\x03\x12\x16\n\x0epostprocess_us\x18\x04 \x01(\x03\x12\x10\n\x08total_us\x18\x05 \x01(\x03\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\"3\n\x11ListModelsRequest\x12\x1e\n\x04task\x18\x01 \x01(\x0e\x32\x10.retinue.v1.Task\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.retinue.v1.Model\"H\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x15\n\rversion_label\x18\x03 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.retinue.v1.Model\"\xa9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12+\n\x08manifest\x18\x03 \x01(\x0b\x32\x19.retinue.v1.ModelManifest\x12(\n\texecution\x18\x04 \x01(\x0b\x32\x15.retinue.v1.Execution\x12*\n\x07serving\x18\x05 \x01(\x0b\x32\x19.retinue.v1.ServingPolicy\"\xbf\x02\n\tExecution\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x1a\n\x12requested_provider\x18\x02 \x01(\t\x12\x17\n\x0f\x66\x61llback_reason\x18\x03 \x01(\t\x12\x17\n\x0fruntime_version\x18\x04 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x05 \x01(\x05\x12\x11\n\tinstances\x18\x06 \x01(\x05\x12\x1c\n\x14threads_per_instance\x18\x07 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x19\n\x11images_per_second\x18\t \x01(\x02\x12\x15\n\rlone_image_us\x18\n \x01(\x03\x12\x1a\n\x12\x61lone_on_all_cores\x18\x0b \x01(\x08\x12%\n\x06memory\x18\x0c \x01(\x0b\x32\x15.retinue.v1.MemoryUse\"N\n\tMemoryUse\x12\x15\n\rweights_bytes\x18\x01 \x01(\x03\x12\x13\n\x0b\x61rena_bytes\x18\x02 \x01(\x03\x12\x15\n\rbuffers_bytes\x18\x03 \x01(\x03*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*m\n\nMaskFormat\x12\x1b\n\x17MASK_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x01\x12\x18\n\x14MASK_FORMAT_COCO_RLE\x10\x02\x12\x13\n\x0fMASK_FORMAT_RAW\x10\x03*R\n\x08MaskSize\x12\x19\n\x15MASK_SIZE_UNSPECIFIED\x10\x00\x12\x16\n\x12MASK_SIZE_ORIGINAL\x10\x01\x12\x13\n\x0fMASK_SIZE_MODEL\x10\x02\x32\xef\x02\n\rVisionService\x12\x45\n\x08\x43lassify\x12\x1b.retinue.v1.ClassifyRequest\x1a\x1c.retinue.v1.ClassifyResponse\x12?\n\x06\x44\x65tect\x12\x19.retinue.v1.DetectRequest\x1a\x1a.retinue.v1.DetectResponse\x12\x42\n\x07Segment\x12\x1a.retinue.v1.SegmentRequest\x1a\x1b.retinue.v1.SegmentResponse\x12K\n\nListModels\x12\x1d.retinue.v1.ListModelsRequest\x1a\x1e.retinue.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.retinue.v1.GetModelRequest\x1a\x1c.retinue.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.v1.vision_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=3283
-  _globals['_PRIORITY']._serialized_end=3377
-  _globals['_MASKFORMAT']._serialized_start=3379
-  _globals['_MASKFORMAT']._serialized_end=3488
-  _globals['_MASKSIZE']._serialized_start=3490
-  _globals['_MASKSIZE']._serialized_end=3572
-  _globals['_CLASSIFYREQUEST']._serialized_start=124
-  _globals['_CLASSIFYREQUEST']._serialized_end=333
-  _globals['_CLASSIFYRESPONSE']._serialized_start=335
-  _globals['_CLASSIFYRESPONSE']._serialized_end=432
-  _globals['_CLASSIFYOUTCOME']._serialized_start=435
-  _globals['_CLASSIFYOUTCOME']._serialized_end=582
-  _globals['_CLASSIFICATION']._serialized_start=584
-  _globals['_CLASSIFICATION']._serialized_end=658
-  _globals['_CLASSSCORE']._serialized_start=660
-  _globals['_CLASSSCORE']._serialized_end=720
-  _globals['_DETECTREQUEST']._serialized_start=723
-  _globals['_DETECTREQUEST']._serialized_end=1021
-  _globals['_DETECTRESPONSE']._serialized_start=1023
-  _globals['_DETECTRESPONSE']._serialized_end=1116
-  _globals['_DETECTOUTCOME']._serialized_start=1119
-  _globals['_DETECTOUTCOME']._serialized_end=1263
-  _globals['_DETECTIONLIST']._serialized_start=1265
-  _globals['_DETECTIONLIST']._serialized_end=1366
-  _globals['_DETECTION']._serialized_start=1369
-  _globals['_DETECTION']._serialized_end=1528
-  _globals['_KEYPOINT']._serialized_start=1530
-  _globals['_KEYPOINT']._serialized_end=1591
-  _globals['_SEGMENTREQUEST']._serialized_start=1594
-  _globals['_SEGMENTREQUEST']._serialized_end=1820
-  _globals['_SEGMENTRESPONSE']._serialized_start=1822
-  _globals['_SEGMENTRESPONSE']._serialized_end=1917
-  _globals['_SEGMENTOUTCOME']._serialized_start=1920
-  _globals['_SEGMENTOUTCOME']._serialized_end=2064
-  _globals['_SEGMENTATION']._serialized_start=2067
-  _globals['_SEGMENTATION']._serialized_end=2230
-  _globals['_RLEMASKS']._serialized_start=2232
-  _globals['_RLEMASKS']._serialized_end=2278
-  _globals['_RLEMASK']._serialized_start=2280
-  _globals['_RLEMASK']._serialized_end=2338
-  _globals['_CLASSAREA']._serialized_start=2340
-  _globals['_CLASSAREA']._serialized_end=2405
-  _globals['_TIMING']._serialized_start=2408
-  _globals['_TIMING']._serialized_end=2537
-  _globals['_LISTMODELSREQUEST']._serialized_start=2539
-  _globals['_LISTMODELSREQUEST']._serialized_end=2590
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2592
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2647
-  _globals['_GETMODELREQUEST']._serialized_start=2649
-  _globals['_GETMODELREQUEST']._serialized_end=2698
-  _globals['_GETMODELRESPONSE']._serialized_start=2700
-  _globals['_GETMODELRESPONSE']._serialized_end=2752
-  _globals['_MODEL']._serialized_start=2754
-  _globals['_MODEL']._serialized_end=2879
-  _globals['_EXECUTION']._serialized_start=2882
-  _globals['_EXECUTION']._serialized_end=3201
-  _globals['_MEMORYUSE']._serialized_start=3203
-  _globals['_MEMORYUSE']._serialized_end=3281
-  _globals['_VISIONSERVICE']._serialized_start=3575
-  _globals['_VISIONSERVICE']._serialized_end=3942
+  _globals['_PRIORITY']._serialized_start=3446
+  _globals['_PRIORITY']._serialized_end=3540
+  _globals['_MASKFORMAT']._serialized_start=3542
+  _globals['_MASKFORMAT']._serialized_end=3651
+  _globals['_MASKSIZE']._serialized_start=3653
+  _globals['_MASKSIZE']._serialized_end=3735
+  _globals['_CLASSIFYREQUEST']._serialized_start=150
+  _globals['_CLASSIFYREQUEST']._serialized_end=382
+  _globals['_CLASSIFYRESPONSE']._serialized_start=384
+  _globals['_CLASSIFYRESPONSE']._serialized_end=481
+  _globals['_CLASSIFYOUTCOME']._serialized_start=484
+  _globals['_CLASSIFYOUTCOME']._serialized_end=631
+  _globals['_CLASSIFICATION']._serialized_start=633
+  _globals['_CLASSIFICATION']._serialized_end=707
+  _globals['_CLASSSCORE']._serialized_start=709
+  _globals['_CLASSSCORE']._serialized_end=769
+  _globals['_DETECTREQUEST']._serialized_start=772
+  _globals['_DETECTREQUEST']._serialized_end=1093
+  _globals['_DETECTRESPONSE']._serialized_start=1095
+  _globals['_DETECTRESPONSE']._serialized_end=1188
+  _globals['_DETECTOUTCOME']._serialized_start=1191
+  _globals['_DETECTOUTCOME']._serialized_end=1335
+  _globals['_DETECTIONLIST']._serialized_start=1337
+  _globals['_DETECTIONLIST']._serialized_end=1438
+  _globals['_DETECTION']._serialized_start=1441
+  _globals['_DETECTION']._serialized_end=1600
+  _globals['_KEYPOINT']._serialized_start=1602
+  _globals['_KEYPOINT']._serialized_end=1663
+  _globals['_SEGMENTREQUEST']._serialized_start=1666
+  _globals['_SEGMENTREQUEST']._serialized_end=1915
+  _globals['_SEGMENTRESPONSE']._serialized_start=1917
+  _globals['_SEGMENTRESPONSE']._serialized_end=2012
+  _globals['_SEGMENTOUTCOME']._serialized_start=2015
+  _globals['_SEGMENTOUTCOME']._serialized_end=2159
+  _globals['_SEGMENTATION']._serialized_start=2162
+  _globals['_SEGMENTATION']._serialized_end=2325
+  _globals['_RLEMASKS']._serialized_start=2327
+  _globals['_RLEMASKS']._serialized_end=2373
+  _globals['_RLEMASK']._serialized_start=2375
+  _globals['_RLEMASK']._serialized_end=2433
+  _globals['_CLASSAREA']._serialized_start=2435
+  _globals['_CLASSAREA']._serialized_end=2500
+  _globals['_TIMING']._serialized_start=2503
+  _globals['_TIMING']._serialized_end=2632
+  _globals['_LISTMODELSREQUEST']._serialized_start=2634
+  _globals['_LISTMODELSREQUEST']._serialized_end=2685
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2687
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2742
+  _globals['_GETMODELREQUEST']._serialized_start=2744
+  _globals['_GETMODELREQUEST']._serialized_end=2816
+  _globals['_GETMODELRESPONSE']._serialized_start=2818
+  _globals['_GETMODELRESPONSE']._serialized_end=2870
+  _globals['_MODEL']._serialized_start=2873
+  _globals['_MODEL']._serialized_end=3042
+  _globals['_EXECUTION']._serialized_start=3045
+  _globals['_EXECUTION']._serialized_end=3364
+  _globals['_MEMORYUSE']._serialized_start=3366
+  _globals['_MEMORYUSE']._serialized_end=3444
+  _globals['_VISIONSERVICE']._serialized_start=3738
+  _globals['_VISIONSERVICE']._serialized_end=4105
 # @@protoc_insertion_point(module_scope)
