@@ -27,7 +27,7 @@ class FakeService:
     """Answers each image with the same result."""
 
     def __init__(self, model: ServedModel, result: Any) -> None:
-        self.catalog = SimpleNamespace(for_task=lambda task, name, version: model)
+        self.catalog = SimpleNamespace(for_task=lambda task, name, version, metadata: model)
         self.works: Sequence[Any] = ()
         self._result = result
 
@@ -89,7 +89,9 @@ def detecting(images: int, regions: int = 1, **options: Any) -> pb.DetectRequest
     return pb.DetectRequest(images=[image] * images, **options)
 
 
-CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:50000")
+CONTEXT: Any = SimpleNamespace(
+    time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:50000", invocation_metadata=lambda: None
+)
 
 
 @pytest.mark.parametrize(("count", "on_the_loop"), [(1, True), (100, True), (251, False)])

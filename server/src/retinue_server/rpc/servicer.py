@@ -12,10 +12,11 @@ from retinue_server.catalog import ServedModel
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import PictureOptions, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
-from retinue_server.rpc.calls import Context, current_call
+from retinue_server.rpc.calls import Context, current_call, metadata_of
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
+from retinue_server.shadow import Copy
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
 
@@ -59,7 +60,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         """Says which classes each image shows."""
         arrived = time.monotonic()
-        model = self._model(Task.CLASSIFY, request)
+        model = self._model(Task.CLASSIFY, request, context)
         options = requests.classify_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
         return await _reply(replies.classify_response, model, outcomes, arrived)
@@ -67,7 +68,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
         """Finds the objects in each image."""
         arrived = time.monotonic()
-        model = self._model(Task.DETECT, request)
+        model = self._model(Task.DETECT, request, context)
         options = requests.detect_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
         return await _reply(replies.detect_response, model, outcomes, arrived)
@@ -75,7 +76,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Gives each pixel of each image a class."""
         arrived = time.monotonic()
-        model = self._model(Task.SEGMENT, request)
+        model = self._model(Task.SEGMENT, request, context)
         options = requests.segment_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, context, model, options, arrived)
         return await _reply(replies.segment_response, model, outcomes, arrived)
@@ -93,12 +94,13 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describes one model."""
-        model = self._service.catalog.get(request.model, _version(request.version))
+        model = self._service.catalog.get(request.model, requests.version(request))
         current_call.get().name_model(model)
         return pb.GetModelResponse(model=self._message(model))
 
-    def _model(self, task: Task, request: ImagesRequest) -> ServedModel:
-        model = self._service.catalog.for_task(task, request.model, _version(request.version))
+    def _model(self, task: Task, request: ImagesRequest, context: Context) -> ServedModel:
+        version = requests.version(request)
+        model = self._service.catalog.for_task(task, request.model, version, metadata_of(context))
         current_call.get().name_model(model)
         return model
 
@@ -131,7 +133,10 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             works = self._open(request, model, options)
         picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(picture_bytes)
-        return await self._service.answer(model, works, caller=caller, priority=priority, deadline=deadline)
+        copy = Copy(request.ByteSize, lambda candidate: self._open(request, candidate, options))
+        return await self._service.answer(
+            model, works, caller=caller, priority=priority, deadline=deadline, copy=copy
+        )
 
     def _open(
         self, request: ImagesRequest, model: ServedModel, options: PictureOptions
@@ -143,7 +148,8 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         ]
 
     def _message(self, model: ServedModel) -> pb.Model:
-        return replies.model_message(model, self._provider, self._runtime_version)
+        policy = self._service.catalog.policy(model.name)
+        return replies.model_message(model, policy, self._provider, self._runtime_version)
 
 
 async def _reply(
@@ -156,12 +162,3 @@ async def _reply(
     if replies.entries(outcomes) > _ENTRIES_ON_THE_LOOP:
         return await asyncio.to_thread(build, model, outcomes, total_seconds)
     return build(model, outcomes, total_seconds)
-
-
-def _version(version: int) -> int:
-    if version < 0:
-        raise InvalidRequestError(
-            f"version is {version}, but must be at least 1, or 0 for the newest.",
-            reason="VERSION_OUT_OF_RANGE",
-        )
-    return version
