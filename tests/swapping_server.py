@@ -18,6 +18,7 @@ from retinue_server.catalog import Catalog
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
@@ -57,7 +58,9 @@ async def main(models: Path, name: str, aside: Path, swaps: int) -> None:
     engine, metrics = Engine(_CORES), Metrics()
     service = VisionService(engine, metrics)
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
-    rpc = RpcServer(vision, InferenceServicer(service, metrics, provider, settings), metrics, settings)
+    rpc = RpcServer(
+        vision, InferenceServicer(service, metrics, provider, settings), Calls(metrics, settings), settings
+    )
 
     async def publish(catalog: Catalog) -> None:
         service.replace(catalog)

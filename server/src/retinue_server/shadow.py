@@ -27,7 +27,6 @@ from retinue_server.results import (
     Options,
     Segmentation,
     SegmentOptions,
-    TensorRows,
     TensorWork,
     Work,
 )
@@ -169,17 +168,16 @@ def _kept_bytes(answer: Answer | RetinueError) -> int:
     """What an answer keeps in memory until it is compared, but for some numbers."""
     if isinstance(answer, RetinueError):
         return 0
-    match answer.result:
-        case Segmentation(mask=bytes(mask)):
-            return len(mask)
-        case Segmentation(mask=runs):
-            return sum(len(counts) for _, counts in runs)
-        case TensorRows(arrays=arrays):
-            return sum(array.nbytes for array in arrays.values())
-        case Classification(heatmap=heatmap):
-            return len(heatmap or b"")
-        case DetectionList(masks=masks):
-            return sum(map(len, masks or ()))
+    result = answer.result
+    if isinstance(result, Classification):
+        return len(result.heatmap or b"")
+    if isinstance(result, DetectionList):
+        return sum(map(len, result.masks or ()))
+    if isinstance(result, Segmentation):
+        return (
+            len(result.mask) if isinstance(result.mask, bytes) else sum(len(runs) for _, runs in result.mask)
+        )
+    return sum(array.nbytes for array in result.arrays.values())
 
 
 def _has_room(candidate: ServedModel, count: int) -> bool:

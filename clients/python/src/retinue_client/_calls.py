@@ -41,14 +41,15 @@ class CallOptions(TypedDict, total=False):
 
     Attributes:
         model: The model's name. May be left out where the server has exactly one model for the task.
-        version: The model's version, at least 1. Left out means the newest.
+        version: The model's version, at least 1, or its label, such as "canary". Left out means what the server's split
+            of requests says, or the newest. A server older than labels ignores one and does not say so.
         timeout_seconds: How long one request may take; a long list of images takes several. Left out means
             the client's own timeout.
         priority: When the images' turn is: "high" before all others', "normal", or "low" when nothing else waits.
     """
 
     model: str
-    version: int | None
+    version: int | str | None
     priority: Priority
     timeout_seconds: float | None
 
@@ -169,7 +170,7 @@ class Call(Generic[ResultT]):
 def classify_call(
     *,
     model: str = "",
-    version: int | None = None,
+    version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
     top_k: int | None = None,
@@ -184,7 +185,7 @@ def classify_call(
     template = make_request(
         pb.ClassifyRequest,
         model=model,
-        version=version or 0,
+        **version_fields(version),
         priority=_priority(priority),
         top_k=top_k,
         min_score=min_score,
@@ -202,7 +203,7 @@ def classify_call(
 def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     *,
     model: str = "",
-    version: int | None = None,
+    version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
     score_threshold: float | None = None,
@@ -219,7 +220,7 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     template = make_request(
         pb.DetectRequest,
         model=model,
-        version=version or 0,
+        **version_fields(version),
         priority=_priority(priority),
         score_threshold=score_threshold,
         max_detections=max_detections,
@@ -233,7 +234,7 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
 def segment_call(
     *,
     model: str = "",
-    version: int | None = None,
+    version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
     mask_format: MaskFormat = "png",
@@ -254,7 +255,7 @@ def segment_call(
     template = make_request(
         pb.SegmentRequest,
         model=model,
-        version=version or 0,
+        **version_fields(version),
         priority=_priority(priority),
         mask_format=_MASK_FORMATS[mask_format],
         mask_size=_MASK_SIZES[mask_size],
@@ -263,6 +264,11 @@ def segment_call(
     return Call(
         "Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size), check_segmentation
     )
+
+
+def version_fields(version: int | str | None) -> dict[str, Any]:
+    """The fields of a request that name a model's version, by its number or by its label."""
+    return {"version_label": version} if isinstance(version, str) else {"version": version or 0}
 
 
 def make_request(request: type[Any], **options: Any) -> Any:

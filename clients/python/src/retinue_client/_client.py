@@ -21,6 +21,7 @@ from retinue_client._calls import (
     detect_call,
     make_request,
     segment_call,
+    version_fields,
 )
 from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_BYTES,
@@ -175,16 +176,16 @@ class Client:
         return [model_info(model) for model in response.models]
 
     def get_model(
-        self, name: str, version: int | None = None, *, timeout_seconds: float | None = None
+        self, name: str, version: int | str | None = None, *, timeout_seconds: float | None = None
     ) -> ModelInfo:
-        """One model, in its newest version or the one named.
+        """One model, in the version or by the label that is named, or in the one that most requests get.
 
         Raises:
             ModelNotFoundError: It is not served.
             InvalidRequestError: The name is no text, or the version too large a number to be sent.
             RetinueError: The call failed.
         """
-        request = make_request(pb.GetModelRequest, model=name, version=version or 0)
+        request = make_request(pb.GetModelRequest, model=name, **version_fields(version))
         return model_info(self._invoke("GetModel", request, self._timeout(timeout_seconds)).model)
 
     def close(self) -> None:
