@@ -219,7 +219,8 @@ class AsyncClient:
         try:
             while (request := await _next_request(requests, all_at_hand)) is not None:
                 with self._translating(timeout_seconds):
-                    under_way.append((request, method(request.message, timeout=timeout_seconds)))
+                    answer = method(request.message, timeout=timeout_seconds, metadata=call.metadata)
+                    under_way.append((request, answer))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     await self._settle(job, *under_way.popleft(), timeout_seconds)
             while under_way:

@@ -1,7 +1,8 @@
 """The three questions as values: how a request begins and what its answer means. No input or output."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
@@ -25,6 +26,8 @@ _PRIORITIES: dict[Priority, pb.Priority.ValueType] = {
     "normal": pb.PRIORITY_NORMAL,
     "low": pb.PRIORITY_LOW,
 }
+_METADATA_NAME = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
+_METADATA_VALUE = re.compile(r"[ -~]+")
 _MASK_FORMATS: dict[MaskFormat, pb.MaskFormat.ValueType] = {
     "png": pb.MASK_FORMAT_PNG,
     "coco_rle": pb.MASK_FORMAT_COCO_RLE,
@@ -46,12 +49,15 @@ class CallOptions(TypedDict, total=False):
         timeout_seconds: How long one request may take; a long list of images takes several. Left out means
             the client's own timeout.
         priority: When the images' turn is: "high" before all others', "normal", or "low" when nothing else waits.
+        metadata: What goes beside each request, names in lower case and text of printable ASCII, such as what a server
+            that splits its traffic is told to keep on one version.
     """
 
     model: str
     version: int | str | None
     priority: Priority
     timeout_seconds: float | None
+    metadata: Mapping[str, str]
 
 
 class ClassifyOptions(CallOptions, total=False):
@@ -114,6 +120,7 @@ class Call(Generic[ResultT]):
         read_result: Makes a result of an outcome's `result`, its `timing`, and the model and version that
             answered.
         check_result: Raises ResponseError where a result cannot be that of the image that was sent.
+        metadata: What goes beside each request.
     """
 
     method: str
@@ -121,6 +128,7 @@ class Call(Generic[ResultT]):
     timeout_seconds: float | None
     read_result: Callable[[Any, Timing, str, int], ResultT]
     check_result: Callable[[ResultT, image_pb2.Image], None]
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def new_request(self) -> Any:
         """A request with every option and no images."""
@@ -173,6 +181,7 @@ def classify_call(
     version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
+    metadata: Mapping[str, str] | None = None,
     top_k: int | None = None,
     min_score: float | None = None,
     heatmap: bool = False,
@@ -197,6 +206,7 @@ def classify_call(
         timeout_seconds,
         functools.partial(_classification, heatmap),
         check_classification,
+        _entries(metadata),
     )
 
 
@@ -206,6 +216,7 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
+    metadata: Mapping[str, str] | None = None,
     score_threshold: float | None = None,
     max_detections: int | None = None,
     classes: str | Iterable[str] = (),
@@ -228,7 +239,8 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
         iou_threshold=iou_threshold,
         masks=masks,
     )
-    return Call("Detect", template, timeout_seconds, functools.partial(_detections, masks), check_detections)
+    read_result = functools.partial(_detections, masks)
+    return Call("Detect", template, timeout_seconds, read_result, check_detections, _entries(metadata))
 
 
 def segment_call(
@@ -237,6 +249,7 @@ def segment_call(
     version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
+    metadata: Mapping[str, str] | None = None,
     mask_format: MaskFormat = "png",
     mask_size: MaskSize = "original",
     classes: str | Iterable[str] = (),
@@ -261,9 +274,8 @@ def segment_call(
         mask_size=_MASK_SIZES[mask_size],
         classes=_names(classes),
     )
-    return Call(
-        "Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size), check_segmentation
-    )
+    read_result = functools.partial(_segmentation, mask_size)
+    return Call("Segment", template, timeout_seconds, read_result, check_segmentation, _entries(metadata))
 
 
 def version_fields(version: int | str | None) -> dict[str, Any]:
@@ -281,6 +293,22 @@ def make_request(request: type[Any], **options: Any) -> Any:
         return request(**options)
     except (TypeError, ValueError) as exc:
         raise InvalidRequestError(f"An option cannot be sent: {exc}.") from exc
+
+
+def _entries(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    entries = tuple((metadata or {}).items())
+    for name, value in entries:
+        # gRPC says only that something is wrong, and takes what is not text for bytes.
+        if (
+            not _METADATA_NAME.fullmatch(name)
+            or not isinstance(value, str)
+            or not _METADATA_VALUE.fullmatch(value)
+        ):
+            raise InvalidRequestError(
+                f"metadata {name!r}: {value!r} cannot be sent: a name is of lower-case letters, digits, '.', '_' and "
+                "'-', and a value is text of printable ASCII."
+            )
+    return entries
 
 
 def _priority(name: Priority) -> pb.Priority.ValueType:

@@ -99,7 +99,7 @@ class Client:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `priority`,
+            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `priority`, `metadata`,
                 `timeout_seconds`: see `ClassifyOptions`.
 
         Raises:
@@ -126,7 +126,7 @@ class Client:
         Args:
             images: One image or several; `WithRegions` for a model that classifies given regions.
             **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
-                `priority`, `timeout_seconds`: see `DetectOptions`.
+                `priority`, `metadata`, `timeout_seconds`: see `DetectOptions`.
 
         Raises:
             ImageError: The one image has no answer.
@@ -152,7 +152,7 @@ class Client:
         Args:
             images: One image or several.
             **options: `model`, `version`, `mask_format`, `mask_size`, `classes`, `priority`,
-                `timeout_seconds`: see `SegmentOptions`.
+                `metadata`, `timeout_seconds`: see `SegmentOptions`.
 
         Raises:
             ImageError: The one image has no answer.
@@ -217,14 +217,17 @@ class Client:
         if is_one:
             for request in job.requests():
                 # A blocking call costs half of what a future does.
-                answer = functools.partial(method, request.message, timeout=timeout_seconds)
+                answer = functools.partial(
+                    method, request.message, timeout=timeout_seconds, metadata=call.metadata
+                )
                 self._settle(job, request, answer, timeout_seconds)
             return job.outcome()
         under_way: deque[tuple[Request, Any]] = deque()
         try:
             for request in job.requests():
                 with self._translating(timeout_seconds):
-                    under_way.append((request, method.future(request.message, timeout=timeout_seconds)))
+                    future = method.future(request.message, timeout=timeout_seconds, metadata=call.metadata)
+                    under_way.append((request, future))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     oldest, future = under_way.popleft()
                     self._settle(job, oldest, future.result, timeout_seconds)

@@ -123,8 +123,7 @@ def _share(model: ModelInfo) -> str:
     """Which requests a version answers, where its model has labels, a split or a shadow."""
     parts = [named(label) for label in model.version_labels]
     if model.traffic_percent is not None:
-        sticky = f" by {named(model.sticky_key)}" if model.sticky_key else ""
-        parts.append(f"{model.traffic_percent} %{sticky}")
+        parts.append(f"{model.traffic_percent} %")
     if model.shadow_percent:
         parts.append(f"copies of {model.shadow_percent} %")
     return ", ".join(parts)
