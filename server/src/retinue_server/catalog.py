@@ -130,9 +130,12 @@ class Catalog:
         self._by_version = {(model.name, model.version): model for model in self.models}
         # Later entries win, and versions descend.
         self._newest = {model.name: model for model in reversed(self.models)}
+        versions: dict[str, list[int]] = {}
+        for model in self.models:
+            versions.setdefault(model.name, []).append(model.version)
         self._routes = {
-            name: Route(name, (policies or {}).get(name, EVERY_VERSION), self.versions(name))
-            for name in self._newest
+            name: Route(name, (policies or {}).get(name, EVERY_VERSION), served)
+            for name, served in versions.items()
         }
 
     def get(self, name: str, version: int | str = 0) -> ServedModel:

@@ -252,6 +252,11 @@ class Repository:
         """Serves the versions that a policy chooses, or those of the policy before where it cannot be met."""
         inventory = self._inventory
         former = inventory.policies.get(name)
+        if not bundles:
+            inventory.forget(name)
+            if gone := inventory.keys(name):
+                await self._drop(gone)
+            return
         inventory.forget_untried(name)
         wanted, refusal = (
             (given, None)
@@ -277,11 +282,11 @@ class Repository:
                 await inventory.bring(policy, bundles, self._is_closed, again=again, publish=self._publish)
             keep = chosen(policy, bundles, inventory.failures_of(name))
             inventory.policies[name] = policy
-        if not bundles:
-            inventory.forget(name)
         gone = inventory.keys(name) - {(bundle.name, bundle.version) for bundle in keep}
         if changed or gone:
             await self._drop(gone, *replaced)
+            if is_new and refusal is None:
+                _log.info("serving_policy_changed", model=name, versions=self.catalog.versions(name))
             self._tell_of_missing(name)
 
     async def _prepare(

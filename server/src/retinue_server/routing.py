@@ -1,5 +1,6 @@
 """Which of a model's versions answers a request that names none, or names it by a label."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 
@@ -50,7 +51,10 @@ class Route:
         there = [(version, percent) for version, percent in split if version in self._versions]
         self._shares = _cumulated(split)
         self._shares_there = _cumulated(there)
-        self.main = max(there, key=lambda share: share[1])[0] if there else max(versions)
+        percents: Counter[int] = Counter()
+        for version, percent in there:
+            percents[version] += percent
+        self.main = max(percents, key=percents.__getitem__, default=max(versions))
 
     def of_label(self, label: str) -> int | None:
         """The version of a label, served or not; None where there is no such label."""

@@ -14,6 +14,7 @@ from retinue_server.batching.engine import Engine
 from retinue_server.catalog import Catalog
 from retinue_server.metrics import Metrics
 from retinue_server.results import Task
+from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
@@ -42,7 +43,7 @@ async def stub() -> AsyncIterator[vision_service_pb2_grpc.VisionServiceStub]:
     provider = Provider(CPU, "cpu", "", ((CPU, {}),))
     servicer = VisionServicer(service, provider, "1.0", settings)
     tensors = InferenceServicer(service, metrics, provider, settings)
-    server = RpcServer(servicer, tensors, metrics, settings)
+    server = RpcServer(servicer, tensors, Calls(metrics, settings), settings)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield vision_service_pb2_grpc.VisionServiceStub(channel)

@@ -107,6 +107,13 @@ def test_the_share_of_a_version_that_is_not_served_goes_to_those_that_are() -> N
     assert route(three, 8, 9).missing == {1, 2, 3}
 
 
+def test_the_shares_of_two_labels_for_one_version_add_up() -> None:
+    split = [{"label": label, "percent": percent} for label, percent in (("a", 40), ("b", 30), ("c", 30))]
+    of = route({"labels": {"a": 1, "b": 2, "c": 2}, "split": split}, 1, 2, 3)
+    assert of.main == 2
+    assert [of.pick({}.get, lambda point=point: point) for point in (0.39, 0.41, 0.99)] == [1, 2, 2]  # type: ignore[misc]
+
+
 @pytest.fixture
 def catalog() -> Catalog:
     models = [served_model("cats", version) for version in (3, 4, 5)] + [served_model("dogs")]

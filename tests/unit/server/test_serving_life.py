@@ -194,6 +194,19 @@ async def test_where_a_version_goes_its_share_goes_to_the_others(bench: Bench) -
     assert repository.catalog.missing() == [("a", 3)]
 
 
+async def test_a_model_that_goes_takes_its_policy_along(bench: Bench) -> None:
+    bench.policy("a", {"latest": 1})
+    with capture_logs() as logged:
+        repository = await watched(bench)
+        (bench.models / "a").rename(bench.models.parent / "elsewhere")
+        await bench.until(lambda: not repository.catalog.models)
+        bench.put("a", 1)
+        bench.put("a", 2)
+        await bench.until(lambda: versions(repository) == [2, 1])
+    assert logged == []
+    assert not repository.catalog.policy_failures
+
+
 async def test_a_call_may_bring_its_own_policy_which_holds_until_the_next(bench: Bench) -> None:
     bench.policy("a", {"latest": 1})
     repository = bench.repository()

@@ -71,8 +71,8 @@ class ServingPolicy(_message.Message):
 
     @_builtins.property
     def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
-        """Where requests go that name neither a version nor a label: at most 16 shares, of 100 percent together, each of another
-        version. Empty means the newest version that is served.
+        """Where requests go that name neither a version nor a label: at most 16 shares, of 100 percent together; those of one
+        version, as of two labels for it, add up. Empty means the newest version that is served.
         """
 
     @_builtins.property

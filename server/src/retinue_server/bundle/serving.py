@@ -244,9 +244,6 @@ def _split_checks(policy: pb.ServingPolicy) -> list[Check]:
     ]
     total = sum(share.percent for share in split)
     checks.append((not split or total == 100, "split", f"must have 100 percent, but has {total}"))
-    if all(holds for holds, _, _ in checks):
-        versions = [version_of(policy, share) for share in split]
-        checks.append((len(set(versions)) == len(versions), "split", "must have one share for each version"))
     return checks
 
 
