@@ -19,6 +19,9 @@ from tests import colour_bundles, living_bundles
 from tests.calls import Connection, connected, flat, refused
 from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess, running_server
+from typer.testing import CliRunner
+
+from retinue_client.cli._app import app
 
 _RED = flat(255, 0, 0)
 _CALLERS = 6
@@ -231,6 +234,33 @@ def test_a_candidate_answers_copies_that_nobody_sees(
         ),
         "its metrics to go",
     )
+
+
+@pytest.mark.slow
+def test_a_label_is_promoted_where_the_server_can_load_it(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        living_bundles.put(tmp_path, "colours", version)
+    (tmp_path / "colours" / "3" / "model.onnx").write_bytes(b"no model")
+    write(tmp_path, "colours", {"latest": 1, "labels": {"stable": 1}})
+    with (
+        running_server(
+            tmp_path, "--provider", "cpu", "--model-control", "explicit", "--load-models", "all"
+        ) as server,
+        connected(server.grpc_address) as connection,
+    ):
+        assert told_version(connection, version_label="stable") == 1
+
+        def promote(version: int) -> Any:
+            told = ["models", "promote", "colours", str(version), "--models", str(tmp_path)]
+            return CliRunner().invoke(app, [*told, "--server", server.grpc_address])
+
+        assert promote(3).exit_code == 2
+        assert told_version(connection, version_label="stable") == 1
+        assert json.loads((tmp_path / "colours" / "serving.json").read_text())["labels"] == {"stable": 1}
+        living_bundles.put(tmp_path, "colours", 3)
+        assert promote(3).exit_code == 0
+        assert told_version(connection, version_label="stable") == 3
+        assert server.terminate() == 0
 
 
 @pytest.mark.slow

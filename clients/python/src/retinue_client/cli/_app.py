@@ -1,16 +1,14 @@
 """The commands."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from retinue_client import MaskFormat, RetinueError, WithRegions, __version__
+from retinue_client import MaskFormat, WithRegions, __version__
 from retinue_client.cli._ask import Outputs, ask_about
 from retinue_client.cli._bench import bench
-from retinue_client.cli._console import console_for
-from retinue_client.cli._exit import fail
 from retinue_client.cli._files import plan_outputs
+from retinue_client.cli._models import models_app
 from retinue_client.cli._options import (
     DEFAULT_SERVER,
     DEFAULT_TIMEOUT,
@@ -35,7 +33,6 @@ from retinue_client.cli._options import (
     parse_region,
 )
 from retinue_client.cli._score import score
-from retinue_client.cli._show import models_table, print_json
 
 app = typer.Typer(
     name="retinue",
@@ -48,6 +45,7 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(score)
 app.command(no_args_is_help=True)(bench)
+app.add_typer(models_app, name="models")
 
 
 def _print_version(wanted: bool) -> None:
@@ -175,27 +173,6 @@ def segment(  # noqa: PLR0913 (a command's options are its parameters)
             ),
             outputs,
         )
-
-
-@app.command()
-def models(
-    server: Server = DEFAULT_SERVER,
-    timeout: Timeout = DEFAULT_TIMEOUT,
-    as_json: Json = False,
-) -> None:
-    """List the models that the server has."""
-    with connect(server, timeout) as client:
-        try:
-            found = client.list_models()
-        except RetinueError as error:
-            fail(error.message)
-    if as_json:
-        for model in found:
-            print_json(model.to_dict())
-    elif found:
-        console_for(sys.stdout).print(models_table(found))
-    else:
-        console_for(sys.stderr).print(f"The server at {client.address} has no models.")
 
 
 def _outputs(
