@@ -99,7 +99,7 @@ class Repository:
         refused: dict[Key, BundleError] = {}
         for name in self._seen:
             there = [bundle for bundle in bundles if bundle.name == name]
-            policy, refusal = await self._in_thread(self._read_policy, name, there)
+            policy, refusal = await self._policy(name, there, None)
             inventory.note_refusal(name, refusal)
             if refusal is not None:
                 refused.update({(name, bundle.version): refusal for bundle in there})
@@ -206,14 +206,16 @@ class Repository:
             return self._folder.named(load_models)
         return self._folder.all() if self._control == "watch" else self._folder.at_least_one()
 
-    def _read_policy(
-        self, name: str, bundles: Collection[BundleFolder]
+    async def _policy(
+        self, name: str, bundles: Collection[BundleFolder], given: ServingPolicy | None
     ) -> tuple[ServingPolicy, BundleError | None]:
-        """Reads how a model's versions are to be served, or why that does not hold or chooses none of some bundles."""
-        try:
-            policy = self._folder.policy(name)
-        except BundleError as error:
-            return EVERY_VERSION, error
+        """How a model's versions are to be served, and why that does not hold or chooses none of some bundles."""
+        policy = given
+        if policy is None:
+            try:
+                policy = await self._in_thread(self._folder.policy, name)
+            except BundleError as error:
+                return EVERY_VERSION, error
         there = {bundle.version for bundle in bundles}
         return policy, serving.chooses_none(policy, there) if there else None
 
@@ -258,11 +260,7 @@ class Repository:
                 await self._drop(gone)
             return
         inventory.forget_untried(name)
-        wanted, refusal = (
-            (given, None)
-            if given is not None
-            else await self._in_thread(self._read_policy, name, bundles if former is None else ())
-        )
+        wanted, refusal = await self._policy(name, bundles if former is None else (), given)
         # A new policy holds when all is there that it needs: no request finds a version by one not meant for it.
         is_new = refusal is None and wanted != (EVERY_VERSION if former is None else former)
         replaced: list[ServedModel] = []

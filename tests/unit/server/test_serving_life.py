@@ -219,6 +219,9 @@ async def test_a_call_may_bring_its_own_policy_which_holds_until_the_next(bench:
     assert versions(repository) == [3]
     await repository.unload("a")
     assert repository.catalog.models == []
+    with pytest.raises(ModelControlError, match="chooses version 9, and the models folder has none"):
+        await repository.load("a", parse_config('{"list": {"versions": [9]}}'))
+    assert repository.catalog.models == []
     # Nothing is left of it to be compared with.
     bench.policy("a", {"labels": {"stable": 7}})
     await repository.load("a")
