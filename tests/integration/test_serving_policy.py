@@ -236,6 +236,20 @@ def test_a_candidate_answers_copies_that_nobody_sees(
     )
 
 
+def test_a_server_whose_only_model_has_a_broken_policy_says_so(tmp_path: Path) -> None:
+    bundle = colour_bundles.classifier(tmp_path, "colours")
+    (bundle.parent / "serving.json").write_text('{"latest": 0}')
+    server = ServerProcess(tmp_path)
+    try:
+        assert server.wait() == 2
+    finally:
+        server.close()
+    assert server.stderr_lines[-1] == (
+        "retinue-server: none of the bundles can be served: model 'colours': serving.json: field `latest` must be at "
+        "least 1, or left out for all versions."
+    )
+
+
 @pytest.mark.slow
 def test_a_label_is_promoted_where_the_server_can_load_it(tmp_path: Path) -> None:
     for version in (1, 2, 3):

@@ -94,6 +94,10 @@ class Inventory:
         """The versions of a model that are served or were refused."""
         return {key for key in (*self.served, *self.failures, *self._tried) if key[0] == name}
 
+    def others(self, name: str, bundles: Collection[BundleFolder]) -> set[Key]:
+        """The versions of a model that are served or were refused, but for those of some bundles."""
+        return self.keys(name) - {(bundle.name, bundle.version) for bundle in bundles}
+
     def failures_of(self, name: str) -> dict[int, BundleError]:
         """Why versions of a model are not served as they lie on the disk, by version."""
         return {version: error for (of, version), error in self.failures.items() if of == name}

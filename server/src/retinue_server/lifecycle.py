@@ -276,11 +276,16 @@ class Repository:
             assert refusal is not None
             inventory.refuse(bundles, refusal)
         else:
-            if policy is not wanted or not is_new:
+            if refusal is not None:
+                # What was loaded for the other policy only is not for requests of this one to find.
+                unwanted = inventory.others(name, chosen(policy, bundles, inventory.failures_of(name)))
+                replaced += inventory.take(unwanted)
+                changed = changed or bool(unwanted)
+            if refusal is not None or not is_new:
                 await inventory.bring(policy, bundles, self._is_closed, again=again, publish=self._publish)
             keep = chosen(policy, bundles, inventory.failures_of(name))
             inventory.policies[name] = policy
-        gone = inventory.keys(name) - {(bundle.name, bundle.version) for bundle in keep}
+        gone = inventory.others(name, keep)
         if changed or gone:
             await self._drop(gone, *replaced)
             if is_new and refusal is None:

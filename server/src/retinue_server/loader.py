@@ -104,7 +104,9 @@ class Loader:
         """
         models: list[ServedModel] = []
         failures = dict(refused or {})
-        reasons = list(dict.fromkeys(error.message for error in failures.values()))
+        reasons = list(
+            dict.fromkeys(f"model '{name}': {error.message}" for (name, _), error in failures.items())
+        )
         for bundle in bundles:
             if cancelled():
                 return Catalog(models, failures)

@@ -45,7 +45,8 @@ _LACK_OF_ROOM = (DeadlineExpiredError, OverloadedError, UnavailableError)
 Works = Sequence[Work | TensorWork | ImageError]
 
 
-@dataclass(frozen=True, slots=True)
+# Made for every request, and so not frozen.
+@dataclass(slots=True)
 class Copy:
     """How a request is made again: what it was made into first is used up when it is answered.
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from tests.unit.server.lifecycle_bench import Bench, Key
 
 from retinue_server import watch
+from retinue_server.bundle.repository import BundleFolder
 from retinue_server.bundle.serving import parse_config
 from retinue_server.errors import BundleError, ModelControlError, ModelNotFoundError, StartupError
 from retinue_server.lifecycle import Repository
@@ -140,6 +141,25 @@ async def test_a_server_of_one_model_does_not_start_where_nothing_of_it_can_be_s
         bench.loader.errors["a", version] = BundleError("it is torn.")
     with pytest.raises(StartupError, match="none of the bundles can be served: it is torn"):
         await bench.repository("none").start("", lambda: False)
+
+
+async def test_what_is_loaded_for_a_policy_that_cannot_be_met_is_never_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BundleFolder, "read", lambda bundle: bundle.model_path.read_text())
+    bench.policy("a", {"list": {"versions": [1]}})
+    repository = bench.repository()
+    await repository.load("a")
+    # The version that is served changes, too.
+    bench.put("a", 1, "another")
+    bench.loader.errors["a", 2] = BundleError("it is torn.")
+    bench.policy("a", {"list": {"versions": [2, 3]}, "labels": {"stable": 2}})
+    with pytest.raises(ModelControlError, match="names version 2, which cannot be served: it is torn"):
+        await repository.load("a")
+    assert ("loaded", "a", 3) in bench.loader.events
+    assert {tuple(catalog) for catalog in bench.catalogs} == {(("a", 1),)}
+    await bench.until(lambda: ("unloaded", "a", 3) in bench.loader.events)
+    assert bench.loader.events.count(("unloaded", "a", 1)) == 1
 
 
 async def test_a_policy_waits_for_the_versions_that_it_names(bench: Bench) -> None:

@@ -152,8 +152,8 @@ def unmet(
     wanted = chosen(policy, there, failures)
     if not wanted:
         return chooses_none(policy, there)
-    if wanted.isdisjoint(served):
-        error = failures[max(wanted)]
+    error = failures.get(max(wanted))
+    if error is not None and wanted.isdisjoint(served):
         return BundleError(
             f"the serving policy chooses only what cannot be served: {error.message}", reason=error.reason
         )
