@@ -175,7 +175,7 @@ BAD_MODELS: dict[str, _Case] = {
         lambda to: to.classify(_RED, version=-1),
         "INVALID_ARGUMENT",
         "VERSION_OUT_OF_RANGE",
-        "version is -1, but must be at least 1, or 0 for the newest",
+        "version is -1, but must be at least 1, or 0 for what the model's split says",
     ),
     "least version": (
         lambda to: to.segment(_RED, model="colour-segmenter", version=-(2**31)),

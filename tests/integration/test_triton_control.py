@@ -97,17 +97,29 @@ def test_models_are_loaded_and_unloaded_by_calls(tmp_path: Path) -> None:
         assert [text[0].split(":")[2] for text in answer["probabilities"]] == ["green-1", "red-1"]
 
         refusals = triton.call(
-            ("load_model", {"model_name": "colours", "config": "{}"}),
+            ("load_model", {"model_name": "colours", "config": '{"max_batch_size": 1}'}),
             ("load_model", {"model_name": "nobody"}),
             *[("load_model", {"model_name": name}) for name in ("..", "../colours", "a/../colours", "")],
             ("unload_model", {"model_name": "../colours"}),
         )
         assert [one["status"].removeprefix("StatusCode.") for one in refusals] == [
-            *("UNIMPLEMENTED", "NOT_FOUND", *["INVALID_ARGUMENT"] * 5)
+            *("INVALID_ARGUMENT", "NOT_FOUND", *["INVALID_ARGUMENT"] * 5)
         ]
-        assert "leave the parameters empty" in refusals[0]["message"]
+        assert "has `max_batch_size`, which this server does not take" in refusals[0]["message"]
         (still,) = triton.infer(ask)
         assert not still.message
+
+        living_bundles.put(tmp_path, "colours", 2)
+        config = '{"version_policy": {"specific": {"versions": [2]}}, "labels": {"canary": 2}}'
+        loaded, canary, gold = triton.call(
+            ("load_model", {"model_name": "colours", "config": config}),
+            ("get_model_metadata", {"model_name": "colours", "model_version": "canary"}),
+            ("get_model_metadata", {"model_name": "colours", "model_version": "gold"}),
+        )
+        assert loaded is None
+        assert canary["versions"] == ["2"]
+        assert gold["status"] == "StatusCode.NOT_FOUND"
+        assert "labels: 'canary'; versions served: '2'" in gold["message"]
 
         unloaded, gone = triton.call(
             ("unload_model", {"model_name": "colours"}), ("is_model_ready", {"model_name": "colours"})

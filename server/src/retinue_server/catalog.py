@@ -1,15 +1,19 @@
 """The models that are served, and finding the one a request means."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinue.v1 import manifest_pb2 as pb
+from retinue.v1 import serving_pb2
 
 from retinue_server.batching.queue import Queue
+from retinue_server.bundle.serving import EVERY_VERSION
 from retinue_server.errors import BundleError, InvalidRequestError, ModelNotFoundError, WrongTaskError
 from retinue_server.interface import Interface
 from retinue_server.results import Task
+from retinue_server.routing import Draw, Metadata, Route, no_metadata
 from retinue_server.runtime.memory import MemoryUse
 from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.session import Threads
@@ -94,45 +98,111 @@ class ServedModel:
 
 
 class Catalog:
-    """Finds models by name, version and task.
+    """Finds models by name, version or label, and task.
+
+    A version is its number, its label, or 0 where a request names none.
+
+    Args:
+        models: Those that are served.
+        failures: Why bundles that were found are not served, by (name, version).
+        policies: How the versions of models are served, by name; of those that are left out, all are.
+        policy_failures: Why a model's serving.json is not what `policies` has, by name.
+        draw: Shares requests out where nothing else does.
 
     Attributes:
         models: All of them, by name and then descending version.
-        failures: Why bundles that were found are not served, by (name, version).
+        failures: As above.
+        policy_failures: Likewise.
     """
 
-    def __init__(self, models: Iterable[ServedModel], failures: dict[tuple[str, int], BundleError]) -> None:
+    def __init__(
+        self,
+        models: Iterable[ServedModel],
+        failures: dict[tuple[str, int], BundleError],
+        policies: Mapping[str, serving_pb2.ServingPolicy] | None = None,
+        policy_failures: Mapping[str, BundleError] | None = None,
+        draw: Draw = random.random,
+    ) -> None:
         self.models = sorted(models, key=lambda model: (model.name, -model.version))
         self.failures = failures
+        self.policy_failures = dict(policy_failures or {})
+        self._policies = policies or {}
+        self._draw = draw
         self._by_version = {(model.name, model.version): model for model in self.models}
         # Later entries win, and versions descend.
         self._newest = {model.name: model for model in reversed(self.models)}
+        versions: dict[str, list[int]] = {}
+        for model in self.models:
+            versions.setdefault(model.name, []).append(model.version)
+        self._routes = {
+            name: Route(name, self._policies.get(name, EVERY_VERSION), served)
+            for name, served in versions.items()
+        }
 
-    def get(self, name: str, version: int = 0) -> ServedModel:
-        """Finds a model.
+    def with_models(
+        self, models: Iterable[ServedModel], failures: dict[tuple[str, int], BundleError]
+    ) -> "Catalog":
+        """A catalog of other models, served by the same policies."""
+        return Catalog(models, failures, self._policies, self.policy_failures, self._draw)
 
-        Args:
-            name: Its name.
-            version: Its version, 0 for the newest.
+    def get(self, name: str, version: int | str = 0) -> ServedModel:
+        """Finds a model to tell of; without a version it is that of the largest share, or the newest.
 
         Raises:
             ModelNotFoundError: It is not served.
         """
-        model = self._by_version.get((name, version)) if version else self._newest.get(name)
-        if model is None:
+        route = self._routes.get(name)
+        number = self._number(route, version)
+        if route is None or (name, number or route.main) not in self._by_version:
             raise ModelNotFoundError(self._why_missing(name, version))
-        return model
+        return self._by_version[name, number or route.main]
 
-    def serves(self, name: str, version: int = 0) -> bool:
+    def pick(self, name: str, version: int | str = 0, metadata: Metadata = no_metadata) -> ServedModel:
+        """Finds the model that answers a request; without a version, its share of them says which.
+
+        Args:
+            name: Its name.
+            version: Its version.
+            metadata: The request's.
+
+        Raises:
+            ModelNotFoundError: It is not served.
+        """
+        if not version and (route := self._routes.get(name)) is not None:
+            version = route.pick(metadata, self._draw)
+        return self.get(name, version)
+
+    def shadow(self, model: ServedModel) -> ServedModel | None:
+        """The model that a copy of a request goes to which `model` has answered, where one is to be made now."""
+        route = self._routes.get(model.name)
+        version = route.shadow(model.version, self._draw) if route is not None else None
+        return self._by_version[model.name, version] if version is not None else None
+
+    def serves(self, name: str, version: int | str = 0) -> bool:
         """Whether `get` finds it."""
-        return (name, version) in self._by_version if version else name in self._newest
+        route = self._routes.get(name)
+        return route is not None and (name, self._number(route, version) or route.main) in self._by_version
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model that are served, ascending."""
         return sorted(model.version for model in self.models if model.name == name)
 
-    def for_task(self, task: Task, name: str, version: int = 0) -> ServedModel:
-        """Finds the model that a request for `task` means; an empty name means the task's only model.
+    def policy(self, name: str) -> serving_pb2.ServingPolicy:
+        """How the versions of a model that is served are."""
+        return self._routes[name].policy
+
+    def missing(self) -> list[tuple[str, int]]:
+        """Versions that the policies of served models name and that are not served, with the models' names."""
+        return [
+            (name, version)
+            for name, route in sorted(self._routes.items())
+            for version in sorted(route.missing)
+        ]
+
+    def for_task(
+        self, task: Task, name: str, version: int | str = 0, metadata: Metadata = no_metadata
+    ) -> ServedModel:
+        """Finds the model that a request for `task` means, as `pick`; an empty name means the task's only model.
 
         Raises:
             InvalidRequestError: The name is empty and the task has several models, or none.
@@ -146,7 +216,7 @@ class Catalog:
                     f"name a model: the server has {_listed(names)} for {task}.", reason="MODEL_NOT_NAMED"
                 )
             name = names[0]
-        model = self.get(name, version)
+        model = self.pick(name, version, metadata)
         if model.task is not task:
             raise WrongTaskError(
                 f"model '{name}' serves {model.task}, not {task}; models for {task}: {_listed(self._names(task))}."
@@ -156,9 +226,19 @@ class Catalog:
     def _names(self, task: Task) -> list[str]:
         return [name for name, model in sorted(self._newest.items()) if model.task is task]
 
-    def _why_missing(self, name: str, version: int) -> str:
+    def _number(self, route: Route | None, version: int | str) -> int:
+        """A version's number; 0 where none is named, and -1, which no version has, for a label of none."""
+        if isinstance(version, int):
+            return version
+        found = route.of_label(version) if route is not None else None
+        return -1 if found is None else found
+
+    def _why_missing(self, name: str, version: int | str) -> str:
+        route = self._routes.get(name)
+        if isinstance(version, str) and route is not None:
+            return self._why_no_label(name, version, route)
         for (failed, failed_version), error in self.failures.items():
-            if failed == name and version in (0, failed_version):
+            if failed == name and (version in (0, failed_version) or isinstance(version, str)):
                 return (
                     f"model '{name}' version {failed_version} was found but cannot be served: {error.message}"
                 )
@@ -168,6 +248,20 @@ class Catalog:
         # The name is the caller's: cut what is long, so that an answer is never larger than its question deserves.
         shown = name if len(name) <= 128 else f"{name[:125]}..."
         return f"there is no model '{shown}'; models served: {_listed(sorted(self._newest))}."
+
+    def _why_no_label(self, name: str, label: str, route: Route) -> str:
+        number = route.of_label(label)
+        versions = _listed([str(version) for version in reversed(self.versions(name))])
+        if number is None:
+            return (
+                f"model '{name}' has no label '{label[:64]}'; labels: {_listed(sorted(route.policy.labels))}; versions "
+                f"served: {versions}."
+            )
+        error = self.failures.get((name, number))
+        why = f"cannot be served: {error.message}" if error else "is not served."
+        return (
+            f"label '{label}' of model '{name}' is version {number}, which {why} Versions served: {versions}."
+        )
 
 
 def ids_by_label(labels: Iterable[str]) -> dict[str, frozenset[int]]:

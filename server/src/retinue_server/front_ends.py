@@ -216,7 +216,10 @@ class FrontEnds(Collector):
         """
         self._models = catalog.models
         self._served = Served(
-            [replies.model_message(model, self._provider, RUNTIME_VERSION) for model in catalog.models],
+            [
+                replies.model_message(model, catalog.policy(model.name), self._provider, RUNTIME_VERSION)
+                for model in catalog.models
+            ],
             [_layout(model) for model in catalog.models],
             catalog.failures,
         )

@@ -142,7 +142,8 @@ class FrontEnd:
                     ),
                 )
             )
-        catalog = Catalog(models, served.failures)
+        policies = {model.name: model.serving for model in served.models}
+        catalog = Catalog(models, served.failures, policies)
         self._service.open(catalog)
         await self._rpc.open(catalog)
         # What was loaded lives as long as the process: keep the collector from walking it again and again.

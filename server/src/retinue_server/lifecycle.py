@@ -1,20 +1,20 @@
 """The life of models: they come, change and go while requests are answered, and none of those fails for it."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import structlog
 
-from retinue_server.bundle.folder import ModelsFolder, States
+from retinue_server.bundle import serving
+from retinue_server.bundle.folder import ModelOnDisk, ModelsFolder
 from retinue_server.bundle.manifest import NAME_PATTERN
-from retinue_server.bundle.repository import BundleFolder, BundleState
+from retinue_server.bundle.repository import BundleFolder
+from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy
 from retinue_server.catalog import Catalog, ServedModel
+from retinue_server.departures import Departures
 from retinue_server.errors import (
     BundleError,
     InvalidRequestError,
@@ -23,8 +23,10 @@ from retinue_server.errors import (
     StartupError,
     UnavailableError,
 )
-from retinue_server.loader import Loader, refuse
+from retinue_server.inventory import IndexEntry, Inventory, Key, chosen
+from retinue_server.loader import Loader
 from retinue_server.steps import resolved
+from retinue_server.watch import watch
 
 _log = structlog.get_logger(__name__)
 
@@ -34,34 +36,7 @@ _LONGEST_LEASE_SECONDS = 60.0
 _FAILURES_IN_MESSAGES = 3
 
 Control = Literal["none", "explicit", "watch"]
-Key = tuple[str, int]
 Value = TypeVar("Value")
-
-
-class ModelState(StrEnum):
-    """Where a version is in its life."""
-
-    READY = "READY"
-    LOADING = "LOADING"
-    UNLOADING = "UNLOADING"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """What there is to say of one version.
-
-    Attributes:
-        name: Its model's name.
-        version: Its number.
-        state: READY where requests find it.
-        reason: Why it is not served, or is not served as it lies on the disk now; else empty.
-    """
-
-    name: str
-    version: int
-    state: ModelState
-    reason: str
 
 
 class Repository:
@@ -98,19 +73,14 @@ class Repository:
         self._control = control
         self._publish_catalog = publish
         self._forget = forget
-        self._longest_lease_seconds = longest_lease_seconds
-        self._served: dict[Key, ServedModel] = {}
-        self._failures: dict[Key, BundleError] = {}
-        # How a bundle was when it was loaded or refused.
-        self._tried: dict[Key, BundleState] = {}
-        self._loading: Key | None = None
-        # Those that no request finds any more and some may hold; each goes when its task is done.
-        self._leaving: dict[asyncio.Task[None], ServedModel] = {}
+        self._departures = Departures(self._unload, self._forget_if_gone, longest_lease_seconds)
+        self._inventory = Inventory(loader, self._in_thread)
+        # How models lay on the disk when they were followed last.
+        self._seen: dict[str, ModelOnDisk] = {}
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._closing = asyncio.get_running_loop().create_future()
 
     async def start(self, load_models: str, cancelled: Callable[[], bool]) -> Catalog:
         """Loads what is to be there when requests are taken first; publishes nothing.
@@ -123,35 +93,66 @@ class Repository:
             StartupError: The folder cannot be read, a name is of no model there, or models are never to come later and
                 none can be served.
         """
-        bundles, self._tried = await self._in_thread(self._first, load_models)
-        least = 1 if self._control == "none" else 0
-        catalog = await self._in_thread(self._loader.load_all, bundles, cancelled, least=least)
-        self._served = {(model.name, model.version): model for model in catalog.models}
-        self._failures = dict(catalog.failures)
-        self.catalog = resolved(catalog, self.catalog)
+        bundles = await self._in_thread(self._first, load_models)
+        self._seen = await self._in_thread(self._folder.states, bundles)
+        inventory = self._inventory
+        wanted: list[BundleFolder] = []
+        refused: dict[Key, BundleError] = {}
+        for name in self._seen:
+            there = [bundle for bundle in bundles if bundle.name == name]
+            policy, refusal = await self._policy(name, there, None)
+            inventory.note_refusal(name, refusal)
+            if refusal is not None:
+                refused.update({(name, bundle.version): refusal for bundle in there})
+            else:
+                inventory.policies[name] = policy
+                wanted += chosen(policy, there)
+        may_be_none = self._control != "none" or len(wanted) + len(refused) < len(bundles)
+        load_all = partial(self._loader.load_all, least=0 if may_be_none else 1, refused=refused)
+        catalog = await self._in_thread(load_all, wanted, cancelled)
+        tried = {(one.name, one.version): self._seen[one.name].versions[one.version] for one in wanted}
+        inventory.fill(catalog, tried)
+        for name, policy in inventory.policies.items():
+            there = [bundle for bundle in bundles if bundle.name == name]
+            await inventory.bring(policy, there, cancelled)
+        if self._control == "none" and not inventory.served and not cancelled():
+            reasons = dict.fromkeys(error.message for error in inventory.failures.values())
+            raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
+        self.catalog = resolved(inventory.catalog(), self.catalog)
+        for name in self._seen:
+            self._tell_of_missing(name)
         return self.catalog
 
-    async def load(self, name: str) -> None:
-        """Serves the versions of a model that the policy chooses of those on disk, as they lie there now.
+    async def load(self, name: str, policy: ServingPolicy | None = None) -> None:
+        """Serves the versions of a model that its policy chooses of those on disk, as they lie there now.
 
         Those that are served already stay as they are, and a version that cannot be loaded takes none away that works.
+
+        Args:
+            name: The model's.
+            policy: How its versions are served until it is loaded again; None for as its serving.json says.
 
         Raises:
             InvalidRequestError: That is no name.
             ModelNotFoundError: Nothing of that name is on disk.
-            ModelControlError: Calls do not control the models, or a version cannot be loaded.
+            ModelControlError: Calls do not control the models, the policy does not hold, or a version cannot be loaded.
             UnavailableError: The server is stopping.
         """
         self._check_call(name)
-        failures = await self._finished(self._follow(name, again=True, must_exist=True))
-        if failures:
+        failures, refusal = await self._finished(
+            self._follow(name, again=True, must_exist=True, given=policy)
+        )
+        if failures or refusal:
             shown = [
                 f"version {version}: {error.message}"
                 for version, error in sorted(failures.items(), reverse=True)[:_FAILURES_IN_MESSAGES]
+                if error is not refusal
             ]
+            if refusal is not None:
+                shown.insert(0, refusal.message)
             raise ModelControlError(
                 f"model '{name}' cannot be loaded as a whole: {' '.join(shown)}",
-                reason=failures[max(failures)].reason,
+                reason=(refusal or failures[max(failures)]).reason,
             )
 
     async def unload(self, name: str) -> None:
@@ -170,195 +171,188 @@ class Repository:
     async def index(self) -> list[IndexEntry]:
         """Everything that is on disk, served, refused or on its way, by name and version."""
         found = await asyncio.to_thread(self._folder.all)
-        leaving = {(model.name, model.version) for model in self._leaving.values()}
-        keys = {(bundle.name, bundle.version) for bundle in found} | {
-            *self._served,
-            *self._failures,
-            *leaving,
-        }
-        return [self._entry(key, leaving) for key in sorted(keys)]
-
-    async def _watch(self) -> None:
-        before: States = {name: self._versions_tried(name) for name, _ in self._tried}
-        trouble = ""
-        while True:
-            await asyncio.sleep(self._folder.look_seconds)
-            try:
-                now = await asyncio.to_thread(self._folder.states)
-                for name in sorted({*now, *before, *(name for name, _ in self._tried)}):
-                    state = now.get(name, {})
-                    if state == before.get(name, {}) and state != self._versions_tried(name):
-                        await self._finished(self._follow(name, again=False))
-            except StartupError as error:
-                # What is served is kept: a volume may come back.
-                if error.message != trouble:
-                    _log.error("models_unreadable", reason=error.message)
-                trouble = error.message
-            except Exception:
-                # It must be followed on, whatever has happened to one change.
-                _log.exception("watch_failed")
-            else:
-                before, trouble = now, ""
+        leaving = {(model.name, model.version) for model in self._departures.models()}
+        inventory = self._inventory
+        keys = {(bundle.name, bundle.version) for bundle in found}
+        keys.update(inventory.served, inventory.failures, leaving)
+        return [inventory.entry(key, leaving, self.catalog) for key in sorted(keys)]
 
     def follow(self) -> None:
         """Begins to follow the folder, where that is what controls the models."""
         if self._control == "watch":
             self._folder.follow()
-            self._watching = asyncio.get_running_loop().create_task(self._watch())
+            self._watching = asyncio.get_running_loop().create_task(
+                watch(
+                    self._folder.states,
+                    self._seen,
+                    lambda name: self._finished(self._follow(name, again=False)),
+                    self._folder.look_seconds,
+                )
+            )
 
     async def close(self) -> None:
         """Takes all models away without waiting for calls; what is being loaded is loaded first."""
-        self._closing.set_result(None)
+        self._departures.hurry()
         await asyncio.to_thread(self._folder.close)
         if self._watching is not None:
             self._watching.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*self._leaving, return_exceptions=True)
-        await self._in_thread(self._loader.unload, *self._served.values(), timeout_seconds=0)
+        await self._departures.all_gone()
+        served = self._inventory.served.values()
+        await self._in_thread(partial(self._loader.unload, *served, timeout_seconds=0))
         self._thread.shutdown()
 
-    @property
-    def _closed(self) -> bool:
-        return self._closing.done()
+    def _is_closed(self) -> bool:
+        return self._departures.hurried
 
-    def _first(self, load_models: str) -> tuple[list[BundleFolder], dict[Key, BundleState]]:
+    def _first(self, load_models: str) -> list[BundleFolder]:
         if self._control == "explicit":
-            bundles = self._folder.named(load_models)
-        elif self._control == "watch":
-            bundles = self._folder.chosen()
-        else:
-            bundles = self._folder.at_least_one()
-        return bundles, {(bundle.name, bundle.version): bundle.state() for bundle in bundles}
+            return self._folder.named(load_models)
+        return self._folder.brought() if self._control == "watch" else self._folder.at_least_one()
 
-    def _versions_tried(self, name: str) -> dict[int, BundleState]:
-        return {version: state for (tried, version), state in self._tried.items() if tried == name}
+    async def _policy(
+        self, name: str, bundles: Collection[BundleFolder], given: ServingPolicy | None
+    ) -> tuple[ServingPolicy, BundleError | None]:
+        """How a model's versions are to be served, and why that does not hold or chooses none of some bundles."""
+        policy = given
+        if policy is None:
+            try:
+                policy = await self._in_thread(self._folder.policy, name)
+            except BundleError as error:
+                return EVERY_VERSION, error
+        there = {bundle.version for bundle in bundles}
+        return policy, serving.chooses_none(policy, there) if there else None
 
-    async def _follow(self, name: str, *, again: bool, must_exist: bool = False) -> dict[int, BundleError]:
+    async def _follow(
+        self, name: str, *, again: bool, must_exist: bool = False, given: ServingPolicy | None = None
+    ) -> tuple[dict[int, BundleError], BundleError | None]:
         """Makes what is served of a model what is on the disk of it.
 
         Args:
             name: The model's.
             again: Whether to try those again that were refused and have not changed since.
             must_exist: Whether to refuse a name of which nothing is on disk, instead of taking it away.
+            given: How its versions are to be served, instead of as is on disk.
 
         Returns:
-            Why versions are not served as they lie there.
+            Why versions are not served as they lie there, and why the policy is not what was wanted.
 
         Raises:
             ModelNotFoundError: Nothing is.
             StartupError: The folder cannot be read.
         """
         async with self._turn:
-            bundles = await self._in_thread(self._folder.chosen, name)
+            inventory = self._inventory
+            bundles = await self._in_thread(self._folder.brought, name)
             if must_exist and not bundles:
                 raise _not_found(name)
-            # The newest first: most requests want that.
-            for bundle in reversed(bundles):
-                if not self._closed:
-                    await self._bring(bundle, again=again)
-            there = {(bundle.name, bundle.version) for bundle in bundles}
-            gone = {key for key in {*self._tried, *self._served} if key[0] == name} - there
-            if gone:
+            seen = await self._in_thread(self._folder.states, bundles)
+            self._seen.pop(name, None)
+            self._seen.update(seen)
+            await self._adopt(name, bundles, given, again=again)
+            failures = {
+                version: error for (of, version), error in self.catalog.failures.items() if of == name
+            }
+            return failures, inventory.policy_failures.get(name)
+
+    async def _adopt(
+        self, name: str, bundles: list[BundleFolder], given: ServingPolicy | None, *, again: bool
+    ) -> None:
+        """Serves the versions that a policy chooses, or those of the policy before where it cannot be met."""
+        inventory = self._inventory
+        former = inventory.policies.get(name)
+        if not bundles:
+            inventory.forget(name)
+            if gone := inventory.keys(name):
                 await self._drop(gone)
-            return {version: error for (of, version), error in self.catalog.failures.items() if of == name}
-
-    async def _bring(self, bundle: BundleFolder, *, again: bool) -> None:
-        """Loads a version that is not served, or not as it lies there now."""
-        key = bundle.name, bundle.version
-        state = await self._in_thread(bundle.state)
-        if self._tried.get(key) == state and not (again and key in self._failures):
             return
-        replaced = self._served.get(key)
-        self._loading = key
-        try:
-            loaded = await self._in_thread(self._try_to_load, bundle, replaced)
-        finally:
-            self._loading = None
-        self._tried[key] = state
-        if isinstance(loaded, BundleError):
-            self._failures[key] = loaded
+        inventory.forget_untried(name)
+        wanted, refusal = await self._policy(name, bundles if former is None else (), given)
+        # A new policy holds when all is there that it needs: no request finds a version by one not meant for it.
+        is_new = refusal is None and wanted != (EVERY_VERSION if former is None else former)
+        replaced: list[ServedModel] = []
+        if is_new and former is not None:
+            replaced, refusal = await self._prepare(name, bundles, wanted, again=again)
+        elif is_new:
+            # What works of it is better than nothing.
+            replaced = await inventory.bring(wanted, bundles, self._is_closed, again=again)
+        changed = inventory.note_refusal(name, refusal) or (is_new and refusal is None) or bool(replaced)
+        policy = wanted if refusal is None else former
+        keep = bundles
+        if policy is None:
+            assert refusal is not None
+            inventory.refuse(bundles, refusal)
         else:
-            self._failures.pop(key, None)
-            self._served[key] = loaded
-        await self._publish()
-        if replaced is not None and replaced is not self._served[key]:
-            self._let_go(replaced)
+            if refusal is not None:
+                # What was loaded for the other policy only is not for requests of this one to find.
+                unwanted = inventory.others(name, chosen(policy, bundles, inventory.failures_of(name)))
+                replaced += inventory.take(unwanted)
+                changed = changed or bool(unwanted)
+            if refusal is not None or not is_new:
+                await inventory.bring(policy, bundles, self._is_closed, again=again, publish=self._publish)
+            keep = chosen(policy, bundles, inventory.failures_of(name))
+            inventory.policies[name] = policy
+        gone = inventory.others(name, keep)
+        if changed or gone:
+            await self._drop(gone, *replaced)
+            if is_new and refusal is None:
+                _log.info("serving_policy_changed", model=name, versions=self.catalog.versions(name))
+            self._tell_of_missing(name)
 
-    def _try_to_load(self, bundle: BundleFolder, replaced: ServedModel | None) -> ServedModel | BundleError:
-        try:
-            if replaced is not None and bundle.read() == replaced.manifest:
-                return replaced
-            return self._loader.load(bundle)
-        except StartupError as error:
-            return refuse(bundle, error)
-        except Exception:
-            # One bundle that breaks the loader must not end the life of all others.
-            error_id = secrets.token_hex(8)
-            _log.exception("load_failed", model=bundle.name, version=bundle.version, error_id=error_id)
-            return BundleError(f"it could not be loaded; the server logged why as {error_id}.")
+    async def _prepare(
+        self, name: str, bundles: list[BundleFolder], policy: ServingPolicy, *, again: bool
+    ) -> tuple[list[ServedModel], BundleError | None]:
+        """Loads what a policy needs, for no request yet.
+
+        Returns:
+            What it takes the place of, and why the former policy is to stay.
+        """
+        inventory = self._inventory
+        there = {bundle.version for bundle in bundles}
+        replaced: list[ServedModel] = []
+        refusal = serving.unmet(policy, there, {}, there)
+        if refusal is None:
+            replaced = await inventory.bring(policy, bundles, self._is_closed, again=again)
+            refusal = serving.unmet(policy, there, inventory.failures_of(name), inventory.versions(name))
+        if refusal is not None:
+            refusal = BundleError(
+                f"{refusal.message} What held before holds until that is mended.", reason=refusal.reason
+            )
+        return replaced, refusal
+
+    def _tell_of_missing(self, name: str) -> None:
+        for model, version in self.catalog.missing():
+            if model == name:
+                _log.warning("serving_version_missing", model=name, version=version)
 
     async def _take_away(self, name: str) -> list[asyncio.Task[None]]:
         async with self._turn:
-            keys = {key for key in {*self._served, *self._tried} if key[0] == name}
-            leaving = [task for task, model in self._leaving.items() if model.name == name]
+            keys = self._inventory.keys(name)
+            leaving = self._departures.tasks(name)
             if not keys and not leaving and not await self._in_thread(self._folder.all, name):
                 raise _not_found(name)
+            self._inventory.forget(name)
             return leaving + (await self._drop(keys) if keys else [])
 
-    async def _drop(self, keys: Collection[Key]) -> list[asyncio.Task[None]]:
-        """Has no request find these any more; returns what ends when nothing of them is left."""
-        gone = [self._served.pop(key) for key in keys if key in self._served]
-        for key in keys:
-            self._failures.pop(key, None)
-            self._tried.pop(key, None)
-        await self._publish()
-        return [self._let_go(model) for model in gone]
+    async def _drop(self, keys: Collection[Key], *replaced: ServedModel) -> list[asyncio.Task[None]]:
+        """Has no request find these any more, nor what was replaced; returns what ends when nothing of them is left."""
+        return await self._publish([*replaced, *self._inventory.take(keys)])
 
-    async def _publish(self) -> None:
-        self.catalog = resolved(Catalog(self._served.values(), dict(self._failures)), self.catalog)
-        if not self._closed:
+    async def _publish(self, gone: Collection[ServedModel]) -> list[asyncio.Task[None]]:
+        """Has requests find what is served now; returns what ends when nothing of the rest is left."""
+        self.catalog = resolved(self._inventory.catalog(), self.catalog)
+        if not self._is_closed():
             await self._publish_catalog(self.catalog)
+        return [self._departures.add(model) for model in gone]
 
-    def _let_go(self, model: ServedModel) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._unload(model))
-        self._leaving[task] = model
-        task.add_done_callback(self._leaving.pop)
-        return task
-
-    async def _unload(self, model: ServedModel) -> None:
-        """Unloads a model when no call holds it any more, or all have had their time."""
-        returned = asyncio.ensure_future(model.leases.all_returned())
-        await asyncio.wait(
-            [returned, self._closing],
-            timeout=self._longest_lease_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if len(model.leases):
-            _log.warning("model_still_held", model=model.name, version=model.version, calls=len(model.leases))
-        timeout_seconds = 0 if self._closed else self._longest_lease_seconds
-        await self._in_thread(self._loader.unload, model, timeout_seconds=timeout_seconds)
-        # A call is counted by its model's name, so not before the last one is.
-        returned.add_done_callback(lambda _: self._forget_if_gone(model))
-        # There is room now for what did not fit.
-        for key, error in self._failures.items():
-            if error.reason == "MEMORY_LIMIT":
-                self._tried.pop(key, None)
+    async def _unload(self, model: ServedModel, timeout_seconds: float) -> None:
+        await self._in_thread(partial(self._loader.unload, model, timeout_seconds=timeout_seconds))
+        for name in self._inventory.make_room(model):
+            self._seen.pop(name, None)
 
     def _forget_if_gone(self, model: ServedModel) -> None:
-        if (model.name, model.version) not in self._served:
+        if (model.name, model.version) not in self._inventory.served:
             self._forget(model.name, model.version)
-
-    def _entry(self, key: Key, leaving: Collection[Key]) -> IndexEntry:
-        reason = failure.message if (failure := self.catalog.failures.get(key)) else ""
-        if self.catalog.serves(*key):
-            state = ModelState.READY
-        elif key == self._loading:
-            state, reason = ModelState.LOADING, ""
-        elif key in leaving:
-            state = ModelState.UNLOADING
-        else:
-            state, reason = ModelState.UNAVAILABLE, reason or "it is not loaded."
-        return IndexEntry(*key, state, reason)
 
     def _check_call(self, name: str) -> None:
         if NAME_PATTERN.fullmatch(name) is None:
@@ -372,7 +366,7 @@ class Repository:
                 f"this server runs with --model-control {self._control}, so calls load and unload nothing; start it "
                 "with --model-control explicit."
             )
-        if self._closed:
+        if self._is_closed():
             raise UnavailableError("the server is shutting down; retry on another one.", reason="DRAINING")
 
     async def _finished(self, work: Coroutine[Any, Any, Value]) -> Value:
@@ -385,11 +379,9 @@ class Repository:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _in_thread(self, work: Callable[..., Value], *arguments: Any, **options: Any) -> Value:
+    async def _in_thread(self, work: Callable[..., Value], *arguments: Any) -> Value:
         """Runs what blocks, after what was given to the thread before."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, partial(work, *arguments, **options)
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
 
 
 def _not_found(name: str) -> ModelNotFoundError:

@@ -4,7 +4,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
@@ -89,6 +89,7 @@ class Loader:
         cancelled: Callable[[], bool] = lambda: False,
         *,
         least: int = 1,
+        refused: Mapping[tuple[str, int], BundleError] | None = None,
     ) -> Catalog:
         """Loads every bundle that holds and fits; the others are logged and named in the catalog's failures.
 
@@ -98,13 +99,16 @@ class Loader:
             bundles: What to load.
             cancelled: Asked before each; true ends the loading with what there is.
             least: So many must be served.
+            refused: Why others are not to be loaded, by name and version.
 
         Raises:
             StartupError: Fewer can be.
         """
         models: list[ServedModel] = []
-        failures: dict[tuple[str, int], BundleError] = {}
-        reasons: list[str] = []
+        failures = dict(refused or {})
+        reasons = list(
+            dict.fromkeys(f"model '{name}': {error.message}" for (name, _), error in failures.items())
+        )
         for bundle in bundles:
             if cancelled():
                 return Catalog(models, failures)

@@ -54,6 +54,7 @@ _SECONDS = (
 )
 _STAGE_SECONDS = (0.00005, 0.0001, *_SECONDS)
 _STAGES = ("decode", "queue", "inference", "postprocess")
+_AGREEMENTS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 # The methods that answer with what a model says of images.
 _ANSWERING = frozenset({"Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"})
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -119,6 +120,20 @@ class Metrics:
             buckets=_BATCH_SIZES,
             registry=self.registry,
         )
+        copied = (*model, "candidate")
+        self._shadow_images = Counter(
+            "retinue_shadow_images",
+            "Copies of images that a version answered, by what became of them: compared, dropped or failed.",
+            (*copied, "outcome"),
+            registry=self.registry,
+        )
+        self._shadow_agreement = Histogram(
+            "retinue_shadow_agreement",
+            "How far the candidate's answer agrees with the one that was given, of each image that was compared.",
+            copied,
+            buckets=_AGREEMENTS,
+            registry=self.registry,
+        )
         self._meters: dict[tuple[str, int], _ModelMeters] = {}
         self._call_meters: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Tally | None]] = {}
         if triton_names:
@@ -179,6 +194,22 @@ class Metrics:
         meters.failed.inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))
 
+    def count_shadow(self, model: ServedModel, candidate: ServedModel, outcome: str, count: int) -> None:
+        """Counts copies of images that `model` answered by what became of them: compared, dropped or failed."""
+        if count:
+            labels = model.name, str(model.version), str(candidate.version), outcome
+            self._shadow_images.labels(*labels).inc(count)
+
+    def count_agreements(
+        self, model: ServedModel, candidate: ServedModel, agreements: Sequence[float]
+    ) -> None:
+        """Counts copies that were compared, and how far the answers agree, each in [0, 1]."""
+        self.count_shadow(model, candidate, "compared", len(agreements))
+        for agreement in agreements:
+            self._shadow_agreement.labels(model.name, str(model.version), str(candidate.version)).observe(
+                agreement
+            )
+
     def statistics(self, model: ServedModel) -> Statistics:
         """What was counted of a model since it was loaded."""
         return _statistics(self._meters_of(model.name, model.version))
@@ -188,6 +219,9 @@ class Metrics:
         labels = {"model": name, "version": str(version)}
         for meter in (self._requests, self._request_seconds, self._images, self._batch_size):
             meter.remove_by_labels(labels)
+        for meter in (self._shadow_images, self._shadow_agreement):
+            meter.remove_by_labels(labels)
+            meter.remove_by_labels({"model": name, "candidate": str(version)})
         self._stage_seconds.forget(name, version)
         self._meters.pop((name, version), None)
         for key in [key for key in self._call_meters if key[1:3] == (name, str(version))]:
@@ -271,7 +305,21 @@ class _ModelCollector(Collector):
         )
         for name, version in catalog.failures:
             failures.add_metric([name, str(version)], 1)
-        yield from (queue, memory, info, failures)
+        refused = GaugeMetricFamily(
+            "retinue_serving_policy_failed",
+            "Always 1; models whose serving.json does not hold, or waits for a version that it names.",
+            labels=["model"],
+        )
+        for name in catalog.policy_failures:
+            refused.add_metric([name], 1)
+        missing = GaugeMetricFamily(
+            "retinue_serving_version_missing",
+            "Always 1; versions that labels, split or shadow name and that are not served.",
+            labels=labels,
+        )
+        for name, version in catalog.missing():
+            missing.add_metric([name, str(version)], 1)
+        yield from (queue, memory, info, failures, refused, missing)
 
 
 class _MirrorCollector(Collector):

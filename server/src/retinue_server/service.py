@@ -14,6 +14,7 @@ from retinue_server.errors import (
 )
 from retinue_server.metrics import Metrics
 from retinue_server.results import Answer, TensorWork, Work
+from retinue_server.shadow import Copy, Shadow
 
 
 class VisionService:
@@ -34,6 +35,7 @@ class VisionService:
         self._metrics = metrics
         self._catalog: Catalog | None = None
         self._draining = False
+        self._shadow = Shadow(metrics)
         self._reachable: Callable[[], bool] = lambda: True
 
     @property
@@ -76,6 +78,7 @@ class VisionService:
     def drain(self) -> None:
         """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""
         self._draining = True
+        self._shadow.close()
 
     async def answer(
         self,
@@ -85,6 +88,7 @@ class VisionService:
         caller: str,
         priority: Priority,
         deadline: float | None,
+        copy: Copy | None = None,
     ) -> list[Outcome[Answer]]:
         """Answers each image, in order.
 
@@ -94,6 +98,7 @@ class VisionService:
             caller: Whose they are: callers take turns.
             priority: When their turn is.
             deadline: When the answer is worthless, on time.monotonic; None for never.
+            copy: How the request is made again, should a shadow want it.
 
         Raises:
             OverloadedError: There is no room, or the deadline cannot be met.
@@ -112,6 +117,10 @@ class VisionService:
             ]
         self._metrics.count_images(model, outcomes)
         raise_if_lost(outcomes)
+        if copy is not None and self._catalog is not None and not self._draining:
+            candidate = self._catalog.shadow(model)
+            if candidate is not None:
+                self._shadow.send(model, candidate, copy, outcomes)
         return outcomes
 
 

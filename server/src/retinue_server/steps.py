@@ -225,7 +225,7 @@ def resolved(loaded: Catalog, before: Catalog) -> Catalog:
     if not pipelines:
         return loaded
     models = [model for model in loaded.models if not model.manifest.HasField("pipeline")]
-    parts, failures = Catalog(models, loaded.failures), dict(loaded.failures)
+    parts, failures = loaded.with_models(models, loaded.failures), dict(loaded.failures)
     for pipeline in pipelines:
         key = pipeline.name, pipeline.version
         told = {"model": pipeline.name, "version": pipeline.version}
@@ -240,7 +240,7 @@ def resolved(loaded: Catalog, before: Catalog) -> Catalog:
             earlier = before.failures.get(key)
             if earlier is None or earlier.message != error.message:
                 _log.error("model_refused", **told, reason=error.message)
-    return Catalog(models, failures)
+    return loaded.with_models(models, failures)
 
 
 def _resolved(pipeline: ServedModel, parts: Catalog) -> ServedModel:

@@ -155,7 +155,7 @@ def test_options_reach_the_server(retinue, server, photos):
         ),
         *("--iou", "0.25", "--masks", "--region", "1,2,3,4", "--region", "5.5,6,7,8"),
     )
-    retinue("segment", image, "--class", "bag", "--priority", "high")
+    retinue("segment", image, "--class", "bag", "--priority", "high", "--model-version", "canary")
     classify, detect, segment = server.service.requests
     assert (classify.top_k, classify.min_score, classify.model, classify.version) == (3, 0.5, "m", 4)
     assert (detect.score_threshold, detect.max_detections) == (pytest.approx(0.3), 7)
@@ -163,6 +163,7 @@ def test_options_reach_the_server(retinue, server, photos):
     assert (detect.iou_threshold, detect.masks) == (0.25, True)
     assert [box.x_max for box in detect.images[0].regions] == [3, 7]
     assert list(segment.classes) == ["bag"]
+    assert segment.version_label == "canary"
     assert (detect.priority, segment.priority) == (pb.PRIORITY_NORMAL, pb.PRIORITY_HIGH)
 
 
@@ -348,6 +349,27 @@ def test_the_table_of_models_says_what_a_detector_can_do(retinue):
     assert "detect (regions, masks, keypoints)" in detector
     assert "classify  " in classifier
     assert "segment  " in segmenter
+
+
+def test_the_table_of_models_says_which_requests_a_version_answers(retinue, server):
+    assert "requests" not in retinue("models").stdout
+    changed = type(server.service.models[0])()
+    changed.CopyFrom(server.service.models[0])
+    serving = changed.serving
+    serving.labels["stable"] = 3
+    serving.split.add(label="stable", percent=100)
+    server.service.models[0] = changed
+    heading, classifier, detector, *_ = retinue("models").stdout.splitlines()
+    assert heading.rstrip().endswith("requests")
+    assert classifier.rstrip().endswith("stable, 100 %")
+    assert "stable" not in detector
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "1.5", "_x", "²"])
+def test_a_version_that_is_neither_number_nor_label_is_wrong_usage(version, retinue, photos):
+    result = retinue("classify", photos / "a.png", "--model-version", version)
+    assert result.exit_code == 2
+    assert "is no version" in result.stderr
 
 
 def test_models_in_json_are_one_a_line(retinue):

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from retinue.v1 import serving_pb2
 from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_client import (
@@ -196,6 +197,11 @@ def test_options_travel_as_given_and_absent_ones_stay_absent(ask, server):
         ("segment", {"mask_format": "jpeg"}),
         ("segment", {"mask_size": "half"}),
         ("classify", {"priority": "urgent"}),
+        ("classify", {"version": "\ud800"}),
+        ("classify", {"metadata": {"User": "x"}}),
+        ("classify", {"metadata": {"grpc-timeout": "x"}}),
+        ("detect", {"metadata": {"user-id": "é"}}),
+        ("segment", {"metadata": {"user-id": 7}}),
     ],
 )
 def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option):
@@ -206,6 +212,49 @@ def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option
 def test_a_version_that_no_server_can_have_is_an_invalid_request(ask):
     with pytest.raises(InvalidRequestError, match="cannot be sent"):
         ask("get_model", "a-classifier", 10**12)
+
+
+def test_a_version_is_named_by_its_number_or_its_label(ask, server):
+    ask("classify", b"x", version="canary")
+    ask("detect", [b"x"], version=4)
+    ask("segment", b"x")
+    ask("get_model", "a-classifier", "stable")
+    named = [(request.version, request.version_label) for request in server.service.requests]
+    assert named == [(0, "canary"), (4, ""), (0, ""), (0, "stable")]
+
+
+def test_metadata_goes_beside_each_request(ask, server):
+    sent = []
+    server.service.on_request = lambda request, context: sent.append(dict(context.invocation_metadata()))
+    ask("classify", b"x", metadata={"user-id": "ann"})
+    ask("detect", [b"x"] * 3, metadata={"user-id": "bob"}, client={"max_request_images": 2})
+    ask("segment", b"x")
+    assert [entries.get("user-id") for entries in sent] == ["ann", "bob", "bob", None]
+
+
+def test_models_tell_which_requests_each_version_answers(ask, server):
+    policy = serving_pb2.ServingPolicy(
+        labels={"stable": 3, "best": 3, "canary": 4},
+        split=[
+            serving_pb2.TrafficShare(label="stable", percent=90),
+            serving_pb2.TrafficShare(version=4, percent=10),
+        ],
+        sticky_key="user-id",
+        shadow=serving_pb2.TrafficShare(label="canary", percent=20),
+    )
+    canary = pb.Model()
+    canary.CopyFrom(server.service.models[0])
+    canary.version = 4
+    stable = pb.Model()
+    stable.CopyFrom(server.service.models[0])
+    for model in (canary, stable):
+        model.serving.CopyFrom(policy)
+    server.service.models[:1] = [canary, stable]
+    newer, older, detector, _ = ask("list_models")
+    assert (newer.version_labels, newer.traffic_percent, newer.shadow_percent) == (("canary",), 10, 20)
+    assert (older.version_labels, older.traffic_percent, older.shadow_percent) == (("best", "stable"), 90, 0)
+    assert (older.sticky_key, detector.sticky_key) == ("user-id", "")
+    assert (detector.version_labels, detector.traffic_percent) == ((), None)
 
 
 def test_an_unknown_option_is_a_type_error(ask):

@@ -1,6 +1,7 @@
 """A repository on a bench, for tests."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,10 @@ from typing import Any
 
 from tests.unit.server.served import served_model
 
-from retinue_server.bundle.folder import ModelsFolder, Policy, every_version
+from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import Catalog, ServedModel
-from retinue_server.errors import (
-    StartupError,
-)
+from retinue_server.errors import BundleError, StartupError
 from retinue_server.lifecycle import Repository
 
 Key = tuple[str, int]
@@ -46,11 +45,24 @@ class FakeLoader:
         self.events.append(("loaded", *key))
         return served_model(*key)
 
-    def load_all(self, bundles: list[BundleFolder], cancelled: Callable[[], bool], *, least: int) -> Catalog:
-        models = [self.load(bundle) for bundle in bundles if not cancelled()]
+    def load_all(
+        self,
+        bundles: list[BundleFolder],
+        cancelled: Callable[[], bool],
+        *,
+        least: int,
+        refused: dict[Key, BundleError],
+    ) -> Catalog:
+        models, failures = [], dict(refused)
+        for bundle in bundles:
+            if not cancelled():
+                try:
+                    models.append(self.load(bundle))
+                except BundleError as error:
+                    failures[bundle.name, bundle.version] = error
         if len(models) < least:
             raise StartupError("none.")
-        return Catalog(models, {})
+        return Catalog(models, failures)
 
     def unload(self, *models: ServedModel, timeout_seconds: float = 60) -> None:
         assert not self.running
@@ -73,14 +85,12 @@ class Bench:
         self.forgotten: list[Key] = []
         self._opened: list[Repository] = []
 
-    def repository(
-        self, control: Any = "explicit", policy: Policy = every_version, **options: Any
-    ) -> Repository:
+    def repository(self, control: Any = "explicit", **options: Any) -> Repository:
         async def publish(catalog: Catalog) -> None:
             self.catalogs.append([(model.name, model.version) for model in catalog.models])
 
         repository = Repository(
-            ModelsFolder(self.models, policy),
+            ModelsFolder(self.models),
             self.loader,  # type: ignore[arg-type]
             control,
             publish=publish,
@@ -96,6 +106,16 @@ class Bench:
         (folder / "model.onnx").write_text(content)
         return folder
 
+    def policy(self, name: str, content: object) -> None:
+        """Writes a model's serving.json by rename, or takes it away."""
+        path = self.models / name / "serving.json"
+        if content is None:
+            path.unlink()
+            return
+        written = self.models.parent / "serving.json.coming"
+        written.write_text(content if isinstance(content, str) else json.dumps(content))
+        written.rename(path)
+
     def hold_back(self, name: str, version: int) -> threading.Event:
         return self.loader.held_back.setdefault((name, version), threading.Event())
 
@@ -106,5 +126,5 @@ class Bench:
 
     async def close(self) -> None:
         for repository in self._opened:
-            if not repository._closed:
+            if not repository._is_closed():
                 await repository.close()

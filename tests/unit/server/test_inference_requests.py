@@ -105,18 +105,29 @@ def test_a_version_is_a_number_and_none_is_the_newest(text: str, number: int) ->
         "٣",
         "１",
         "²",
-        "v1",
-        "latest",
+        "1v",
+        "-stable",
+        "stable\n",
+        "caf\u00e9",
+        "a" * 65,
         "1000000000",
         "1" * 30,
         "9" * 10_000,
         "0" * 10_000,
     ],
 )
-def test_a_version_that_is_no_number_from_one_is_refused(text: str) -> None:
+def test_a_version_that_is_neither_a_number_from_one_nor_a_label_is_refused(text: str) -> None:
     message = refusal("VERSION_OUT_OF_RANGE", lambda: requests.version(text))
-    assert f"the version is '{text[:32]}', but must be a number from 1, or empty for the newest" in message
+    assert (
+        f"the version is '{text[:32]}', but must be a number from 1, a label, or empty for what the model's split says"
+        in message
+    )
     assert len(message) < 150
+
+
+@pytest.mark.parametrize("text", ["stable", "canary-2", "v1", "A.b_c", "a" * 64])
+def test_a_version_may_be_named_by_its_label(text: str) -> None:
+    assert requests.version(text) == text
 
 
 @pytest.mark.parametrize("text", ["01", "0000000001" + "9" * 20, "0000000001" + "9" * 5000])

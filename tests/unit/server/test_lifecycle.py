@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,7 +18,8 @@ from retinue_server.errors import (
     StartupError,
     UnavailableError,
 )
-from retinue_server.lifecycle import ModelState, Repository
+from retinue_server.inventory import ModelState
+from retinue_server.lifecycle import Repository
 
 
 @pytest.fixture
@@ -318,21 +318,6 @@ async def test_only_where_models_come_later_a_server_starts_without_any(bench: B
         assert (await bench.repository(control).start("", lambda: False)).models == []
     with pytest.raises(StartupError, match="--load-models names 'b'"):
         await bench.repository("explicit").start("b", lambda: False)
-
-
-async def test_a_policy_chooses_the_versions(bench: Bench) -> None:
-    def newest_two(versions: Any) -> list[int]:
-        return sorted(versions)[-2:]
-
-    for version in (1, 2, 10):
-        bench.put("a", version)
-    repository = bench.repository(policy=newest_two)
-    await repository.load("a")
-    assert served(repository) == [("a", 10), ("a", 2)]
-    bench.put("a", 11)
-    await repository.load("a")
-    assert served(repository) == [("a", 11), ("a", 10)]
-    assert (await states(repository))["a", 1] is ModelState.UNAVAILABLE
 
 
 async def test_what_did_not_fit_is_tried_again_when_there_is_room(

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
+from retinue.v1 import serving_pb2
 from tests.unit.server.served import served_model
 
 from retinue_server import metrics as metrics_module
@@ -164,6 +165,18 @@ def test_gauges_are_of_the_models_that_are_served_when_they_are_read() -> None:
     page = lines(metrics)
     assert not any("cats" in line for line in page)
     assert 'retinue_model_load_failed{model="birds",version="3"} 1.0' in page
+
+
+def test_what_a_serving_policy_lacks_is_told() -> None:
+    policy = serving_pb2.ServingPolicy(labels={"stable": 2, "canary": 3})
+    failures = {"dogs": BundleError("serving.json: field `latest` must be at least 1.")}
+    catalog = Catalog([served_model("cats", 2), served_model("dogs")], {}, {"cats": policy}, failures)
+    metrics = Metrics()
+    metrics.publish_models(lambda: catalog, ON_CPU)
+    page = lines(metrics)
+    assert 'retinue_serving_policy_failed{model="dogs"} 1.0' in page
+    assert 'retinue_serving_version_missing{model="cats",version="3"} 1.0' in page
+    assert not any(line.startswith('retinue_serving_policy_failed{model="cats"') for line in page)
 
 
 def test_a_batch_that_is_counted_late_brings_no_model_back() -> None:

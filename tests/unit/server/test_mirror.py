@@ -436,10 +436,10 @@ class TestMirroredFolder:
         assert by_calls.named("") == []
         assert [(found.name, found.version) for found in by_calls.all()] == [("a", 1), ("b", 1)]
         assert elsewhere.downloads == []
-        (loaded,) = by_calls.chosen("a")
+        (loaded,) = by_calls.brought("a")
         assert loaded.read().name == "a"
         assert elsewhere.downloads == ["a/1/manifest.json", "a/1/model.onnx"]
-        assert by_calls.chosen("c") == []
+        assert by_calls.brought("c") == []
 
     def test_calls_load_what_is_here_where_nothing_can_be_reached(
         self, by_calls: MirroredFolder, elsewhere: Elsewhere, bundle: Path
@@ -447,11 +447,11 @@ class TestMirroredFolder:
         elsewhere.upload(bundle, "a", 1)
         assert [found.name for found in by_calls.named("a")] == ["a"]
         elsewhere.trouble = "no route to 10.0.0.1."
-        assert [found.name for found in by_calls.chosen("a")] == ["a"]
+        assert [found.name for found in by_calls.brought("a")] == ["a"]
         assert [found.name for found in by_calls.all()] == ["a"]
         assert [found.name for found in by_calls.named("")] == []
         with pytest.raises(UnavailableError, match="retry later") as refused:
-            by_calls.chosen("b")
+            by_calls.brought("b")
         assert "10.0.0.1" not in refused.value.message
 
     def test_calls_are_told_why_nothing_could_be_copied(
@@ -460,14 +460,14 @@ class TestMirroredFolder:
         elsewhere.put("a/1/model.onnx", b"")
         elsewhere.unreadable = {"model.onnx"}
         with pytest.raises(ModelControlError, match=r"cannot be copied: 'model.onnx' cannot be read"):
-            by_calls.chosen("a")
+            by_calls.brought("a")
 
     @pytest.mark.parametrize("control", ["none", "watch", "explicit"])
     def test_a_start_without_a_copy_needs_what_there_is_elsewhere(
         self, control: str, mirror: Mirror, elsewhere: Elsewhere
     ) -> None:
         folder = MirroredFolder(mirror, ModelsFolder(mirror.models), control)  # type: ignore[arg-type]
-        starts = {"none": folder.at_least_one, "watch": folder.chosen, "explicit": lambda: folder.named("")}
+        starts = {"none": folder.at_least_one, "watch": folder.brought, "explicit": lambda: folder.named("")}
         elsewhere.trouble = "no route."
         with pytest.raises(MirrorError, match="no route"):
             starts[control]()
@@ -488,8 +488,8 @@ class TestMirroredFolder:
     ) -> None:
         folder = MirroredFolder(mirror, ModelsFolder(mirror.models), "watch")
         elsewhere.upload(bundle, "a", 1)
-        assert [found.name for found in folder.chosen()] == ["a"]
+        assert [found.name for found in folder.brought()] == ["a"]
         elsewhere.trouble = "no route."
         assert folder.states().keys() == {"a"}
-        assert [found.name for found in folder.chosen("a")] == ["a"]
+        assert [found.name for found in folder.brought("a")] == ["a"]
         assert mirror.state().trouble == ""

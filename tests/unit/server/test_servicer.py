@@ -28,7 +28,7 @@ class FakeService:
     """Answers each image with the same result."""
 
     def __init__(self, model: ServedModel, result: Any) -> None:
-        self.catalog = SimpleNamespace(for_task=lambda task, name, version: model)
+        self.catalog = SimpleNamespace(for_task=lambda task, name, version, metadata: model)
         self.works: Sequence[Any] = ()
         self.cutter = Engine(instances=1)
         self._result = result
@@ -91,7 +91,9 @@ def detecting(images: int, regions: int = 1, **options: Any) -> pb.DetectRequest
     return pb.DetectRequest(images=[image] * images, **options)
 
 
-CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:50000")
+CONTEXT: Any = SimpleNamespace(
+    time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:50000", invocation_metadata=lambda: None
+)
 
 
 @pytest.mark.parametrize(("count", "on_the_loop"), [(1, True), (100, True), (251, False)])
@@ -186,7 +188,7 @@ async def test_a_detector_and_the_classifier_of_what_it_finds_are_held_until_the
     classifier = served_model("b", batcher=FakeQueue())
     service = FakeService(detector, found(0))
     models = {Task.DETECT: detector, Task.CLASSIFY: classifier}
-    service.catalog.for_task = lambda task, name, version: models[task]
+    service.catalog.for_task = lambda task, name, version, metadata: models[task]
     request = detecting(1, max_detections=10, classify_with=pb.ClassifyWith())
     reply = await servicer(service).Detect(request, CONTEXT)
     assert (reply.classifier, reply.classifier_version) == ("b", 1)
@@ -200,7 +202,7 @@ async def test_nothing_is_detected_where_the_classifier_has_no_room(detector: Se
     full.full = True
     service = FakeService(detector, found(1))
     models = {Task.DETECT: detector, Task.CLASSIFY: served_model("b", batcher=full)}
-    service.catalog.for_task = lambda task, name, version: models[task]
+    service.catalog.for_task = lambda task, name, version, metadata: models[task]
     with pytest.raises(OverloadedError):
         await servicer(service).Detect(
             detecting(1, max_detections=10, classify_with=pb.ClassifyWith()), CONTEXT
@@ -215,7 +217,7 @@ async def test_room_for_the_classes_of_what_was_found_is_kept_before_anything_is
     other.hold_request(MAX_BYTES)
     service = FakeService(detector, found(1))
     models = {Task.DETECT: detector, Task.CLASSIFY: served_model("b", batcher=FakeQueue())}
-    service.catalog.for_task = lambda task, name, version: models[task]
+    service.catalog.for_task = lambda task, name, version, metadata: models[task]
     request = detecting(1, max_detections=1, classify_with=pb.ClassifyWith())
     with pytest.raises(OverloadedError) as refusal:
         await servicer(service).Detect(request, CONTEXT)

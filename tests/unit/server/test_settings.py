@@ -101,7 +101,7 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
 def test_printed_settings_are_valid_toml_whatever_they_are(models: str, seconds: float, pixels: int) -> None:
     settings = Settings(models=models, drain_seconds=seconds, max_image_pixels=pixels)
     values = tomllib.loads(settings.as_toml())
-    assert values["models"] == str(Path(models))
+    assert values["models"] == models
     assert (values["drain_seconds"], values["max_image_pixels"]) == (seconds, pixels)
     assert values.keys() == Settings.model_fields.keys() - {"config", "print_config"}
 

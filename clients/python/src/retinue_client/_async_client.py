@@ -4,11 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 from retinue.v1 import vision_service_pb2 as pb
+from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
 from retinue_client._calls import (
@@ -17,6 +18,7 @@ from retinue_client._calls import (
     detect_call,
     make_request,
     segment_call,
+    version_fields,
 )
 from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_BYTES,
@@ -25,7 +27,6 @@ from retinue_client._channel import (
     REQUESTS_IN_FLIGHT,
     channel_options,
     deadline_seconds,
-    stubs,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
@@ -34,7 +35,14 @@ from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
 from retinue_client._options import ClassifyOptions, DetectOptions, SegmentOptions
-from retinue_client._repository import ModelState, index_request, load_request, model_states, unload_request
+from retinue_client._repository import (
+    ModelState,
+    index_request,
+    load_request,
+    model_states,
+    repository_stub,
+    unload_request,
+)
 from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
@@ -68,7 +76,7 @@ class AsyncClient:
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
         self._channel: grpc.aio.Channel | None = None
-        self._stub: SimpleNamespace | None = None
+        self._stub: pb_grpc.VisionServiceAsyncStub | None = None
         self._closed = False
 
     @property
@@ -170,16 +178,16 @@ class AsyncClient:
         return [model_info(model) for model in response.models]
 
     async def get_model(
-        self, name: str, version: int | None = None, *, timeout_seconds: float | None = None
+        self, name: str, version: int | str | None = None, *, timeout_seconds: float | None = None
     ) -> ModelInfo:
-        """One model, in its newest version or the one named.
+        """One model, in the version or by the label that is named, or in the one that most requests get.
 
         Raises:
             ModelNotFoundError: It is not served.
             InvalidRequestError: The name is no text, or the version too large a number to be sent.
             RetinueError: The call failed.
         """
-        request = make_request(pb.GetModelRequest, model=name, version=version or 0)
+        request = make_request(pb.GetModelRequest, model=name, **version_fields(version))
         return model_info((await self._invoke("GetModel", request, self._timeout(timeout_seconds))).model)
 
     async def list_versions(self, *, timeout_seconds: float | None = None) -> list[ModelState]:
@@ -249,7 +257,8 @@ class AsyncClient:
         try:
             while (request := await _next_request(requests, all_at_hand)) is not None:
                 with self._translating(timeout_seconds):
-                    under_way.append((request, method(request.message, timeout=timeout_seconds)))
+                    answer = method(request.message, timeout=timeout_seconds, metadata=call.metadata)
+                    under_way.append((request, answer))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     await self._settle(job, *under_way.popleft(), timeout_seconds)
             while under_way:
@@ -299,8 +308,8 @@ class AsyncClient:
             raise RuntimeError("The client is closed.")
         if self._stub is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=channel_options(self._address))
-            self._stub = stubs(self._channel)
-        return getattr(self._stub, name)
+            self._stub = pb_grpc.VisionServiceStub(self._channel)
+        return getattr(self._stub, name, None) or getattr(repository_stub(self._channel), name)
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return deadline_seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds)

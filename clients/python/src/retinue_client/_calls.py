@@ -1,7 +1,8 @@
 """The three questions as values: how a request begins and what its answer means. No input or output."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,8 @@ _PRIORITIES: dict[Priority, pb.Priority.ValueType] = {
     "normal": pb.PRIORITY_NORMAL,
     "low": pb.PRIORITY_LOW,
 }
+_METADATA_NAME = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
+_METADATA_VALUE = re.compile(r"[ -~]+")
 _MASK_FORMATS: dict[MaskFormat, pb.MaskFormat.ValueType] = {
     "png": pb.MASK_FORMAT_PNG,
     "coco_rle": pb.MASK_FORMAT_COCO_RLE,
@@ -45,6 +48,7 @@ class Call(Generic[ResultT]):
         timeout_seconds: How long one request may take, or None where the caller did not say.
         read_result: Makes a result of an outcome's `result`, its `timing`, and the response they are from.
         check_result: Raises ResponseError where a result cannot be that of the image that was sent.
+        metadata: What goes beside each request.
     """
 
     method: str
@@ -52,6 +56,7 @@ class Call(Generic[ResultT]):
     timeout_seconds: float | None
     read_result: Callable[[Any, Timing, Any], ResultT]
     check_result: Callable[[ResultT, image_pb2.Image], None]
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def new_request(self) -> Any:
         """A request with every option and no images."""
@@ -101,9 +106,10 @@ class Call(Generic[ResultT]):
 def classify_call(
     *,
     model: str = "",
-    version: int | None = None,
+    version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
+    metadata: Mapping[str, str] | None = None,
     top_k: int | None = None,
     min_score: float | None = None,
     heatmap: bool = False,
@@ -116,7 +122,7 @@ def classify_call(
     template = make_request(
         pb.ClassifyRequest,
         model=model,
-        version=version or 0,
+        **version_fields(version),
         priority=_priority(priority),
         top_k=top_k,
         min_score=min_score,
@@ -128,15 +134,17 @@ def classify_call(
         timeout_seconds,
         functools.partial(_classification, heatmap),
         check_classification,
+        _entries(metadata),
     )
 
 
 def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     *,
     model: str = "",
-    version: int | None = None,
+    version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
+    metadata: Mapping[str, str] | None = None,
     score_threshold: float | None = None,
     max_detections: int | None = None,
     classes: str | Iterable[str] = (),
@@ -152,7 +160,7 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     template = make_request(
         pb.DetectRequest,
         model=model,
-        version=version or 0,
+        **version_fields(version),
         priority=_priority(priority),
         score_threshold=score_threshold,
         max_detections=max_detections,
@@ -161,16 +169,17 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
         masks=masks,
         classify_with=_classify_with(classify_with),
     )
-    read = functools.partial(_detections, masks, classify_with is not None)
-    return Call("Detect", template, timeout_seconds, read, check_detections)
+    read_result = functools.partial(_detections, masks, classify_with is not None)
+    return Call("Detect", template, timeout_seconds, read_result, check_detections, _entries(metadata))
 
 
 def segment_call(
     *,
     model: str = "",
-    version: int | None = None,
+    version: int | str | None = None,
     timeout_seconds: float | None = None,
     priority: Priority = "normal",
+    metadata: Mapping[str, str] | None = None,
     mask_format: MaskFormat = "png",
     mask_size: MaskSize = "original",
     classes: str | Iterable[str] = (),
@@ -189,15 +198,19 @@ def segment_call(
     template = make_request(
         pb.SegmentRequest,
         model=model,
-        version=version or 0,
+        **version_fields(version),
         priority=_priority(priority),
         mask_format=_MASK_FORMATS[mask_format],
         mask_size=_MASK_SIZES[mask_size],
         classes=_names(classes),
     )
-    return Call(
-        "Segment", template, timeout_seconds, functools.partial(_segmentation, mask_size), check_segmentation
-    )
+    read_result = functools.partial(_segmentation, mask_size)
+    return Call("Segment", template, timeout_seconds, read_result, check_segmentation, _entries(metadata))
+
+
+def version_fields(version: int | str | None) -> dict[str, Any]:
+    """The fields of a request that name a model's version, by its number or by its label."""
+    return {"version_label": version} if isinstance(version, str) else {"version": version or 0}
 
 
 def make_request(request: type[Any], **options: Any) -> Any:
@@ -210,6 +223,22 @@ def make_request(request: type[Any], **options: Any) -> Any:
         return request(**options)
     except (TypeError, ValueError) as exc:
         raise InvalidRequestError(f"An option cannot be sent: {exc}.") from exc
+
+
+def _entries(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    entries = tuple((metadata or {}).items())
+    for name, value in entries:
+        # gRPC says only that something is wrong, and takes what is not text for bytes.
+        if (
+            not _METADATA_NAME.fullmatch(name)
+            or not isinstance(value, str)
+            or not _METADATA_VALUE.fullmatch(value)
+        ):
+            raise InvalidRequestError(
+                f"metadata {name!r}: {value!r} cannot be sent: a name is of lower-case letters, digits, '.', '_' and "
+                "'-', and a value is text of printable ASCII."
+            )
+    return entries
 
 
 def _priority(name: Priority) -> pb.Priority.ValueType:
@@ -227,7 +256,7 @@ def _classify_with(asked: str | ClassifyWith | None) -> pb.ClassifyWith | None:
     made: pb.ClassifyWith = make_request(
         pb.ClassifyWith,
         model=one.model,
-        version=one.version or 0,
+        **version_fields(one.version),
         top_k=one.top_k,
         min_score=one.min_score,
         context=one.context,

@@ -1,12 +1,7 @@
 """How both clients connect, and what they limit where the caller does not say."""
 
 from ipaddress import ip_address
-from types import SimpleNamespace
-from typing import Any
 from urllib.parse import urlsplit
-
-from retinue.inference import grpc_service_pb2_grpc as inference_grpc
-from retinue.v1 import vision_service_pb2_grpc as vision_grpc
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_MAX_REQUEST_IMAGES = 32
@@ -36,14 +31,6 @@ def channel_options(address: str) -> tuple[tuple[str, int], ...]:
     A server of this machine is never asked through the proxy that `http_proxy` names, which would not find it.
     """
     return (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if _is_loopback(address) else _OPTIONS
-
-
-def stubs(channel: Any) -> SimpleNamespace:
-    """The methods of both services, by name, of which no two are the same; of a channel of either kind."""
-    return SimpleNamespace(
-        **vars(vision_grpc.VisionServiceStub(channel)),
-        **vars(inference_grpc.GRPCInferenceServiceStub(channel)),
-    )
 
 
 def _is_loopback(address: str) -> bool:

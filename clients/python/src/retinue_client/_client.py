@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 from retinue.v1 import vision_service_pb2 as pb
+from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
 from retinue_client._calls import (
@@ -17,6 +18,7 @@ from retinue_client._calls import (
     detect_call,
     make_request,
     segment_call,
+    version_fields,
 )
 from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_BYTES,
@@ -25,7 +27,6 @@ from retinue_client._channel import (
     REQUESTS_IN_FLIGHT,
     channel_options,
     deadline_seconds,
-    stubs,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
@@ -34,7 +35,14 @@ from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
 from retinue_client._options import ClassifyOptions, DetectOptions, SegmentOptions
-from retinue_client._repository import ModelState, index_request, load_request, model_states, unload_request
+from retinue_client._repository import (
+    ModelState,
+    index_request,
+    load_request,
+    model_states,
+    repository_stub,
+    unload_request,
+)
 from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
@@ -72,7 +80,7 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
         self._channel = grpc.insecure_channel(self._address, options=channel_options(self._address))
-        self._stub = stubs(self._channel)
+        self._stub = pb_grpc.VisionServiceStub(self._channel)
         self._closed = False
 
     @property
@@ -97,7 +105,7 @@ class Client:
 
         Args:
             images: One image or several.
-            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `priority`,
+            **options: `model`, `version`, `top_k`, `min_score`, `heatmap`, `priority`, `metadata`,
                 `timeout_seconds`: see `ClassifyOptions`.
 
         Raises:
@@ -124,7 +132,7 @@ class Client:
         Args:
             images: One image or several; `WithRegions` for a model that classifies given regions.
             **options: `model`, `version`, `score_threshold`, `max_detections`, `classes`, `iou_threshold`, `masks`,
-                `classify_with`, `priority`, `timeout_seconds`: see `DetectOptions`.
+                `classify_with`, `priority`, `metadata`, `timeout_seconds`: see `DetectOptions`.
 
         Raises:
             ImageError: The one image has no answer.
@@ -150,7 +158,7 @@ class Client:
         Args:
             images: One image or several.
             **options: `model`, `version`, `mask_format`, `mask_size`, `classes`, `priority`,
-                `timeout_seconds`: see `SegmentOptions`.
+                `metadata`, `timeout_seconds`: see `SegmentOptions`.
 
         Raises:
             ImageError: The one image has no answer.
@@ -174,16 +182,16 @@ class Client:
         return [model_info(model) for model in response.models]
 
     def get_model(
-        self, name: str, version: int | None = None, *, timeout_seconds: float | None = None
+        self, name: str, version: int | str | None = None, *, timeout_seconds: float | None = None
     ) -> ModelInfo:
-        """One model, in its newest version or the one named.
+        """One model, in the version or by the label that is named, or in the one that most requests get.
 
         Raises:
             ModelNotFoundError: It is not served.
             InvalidRequestError: The name is no text, or the version too large a number to be sent.
             RetinueError: The call failed.
         """
-        request = make_request(pb.GetModelRequest, model=name, version=version or 0)
+        request = make_request(pb.GetModelRequest, model=name, **version_fields(version))
         return model_info(self._invoke("GetModel", request, self._timeout(timeout_seconds)).model)
 
     def list_versions(self, *, timeout_seconds: float | None = None) -> list[ModelState]:
@@ -245,14 +253,17 @@ class Client:
         if is_one:
             for request in job.requests():
                 # A blocking call costs half of what a future does.
-                answer = functools.partial(method, request.message, timeout=timeout_seconds)
+                answer = functools.partial(
+                    method, request.message, timeout=timeout_seconds, metadata=call.metadata
+                )
                 self._settle(job, request, answer, timeout_seconds)
             return job.outcome()
         under_way: deque[tuple[Request, Any]] = deque()
         try:
             for request in job.requests():
                 with self._translating(timeout_seconds):
-                    under_way.append((request, method.future(request.message, timeout=timeout_seconds)))
+                    future = method.future(request.message, timeout=timeout_seconds, metadata=call.metadata)
+                    under_way.append((request, future))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     oldest, future = under_way.popleft()
                     self._settle(job, oldest, future.result, timeout_seconds)
@@ -296,7 +307,7 @@ class Client:
     def _method(self, name: str) -> Any:
         if self._closed:
             raise RuntimeError("The client is closed.")
-        return getattr(self._stub, name)
+        return getattr(self._stub, name, None) or getattr(repository_stub(self._channel), name)
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return deadline_seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds)

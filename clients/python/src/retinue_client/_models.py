@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from retinue.v1 import manifest_pb2, vision_service_pb2
+from retinue.v1 import manifest_pb2, serving_pb2, vision_service_pb2
 
 Task: TypeAlias = Literal["classify", "detect", "segment"]
 """The kinds of question a model answers."""
@@ -88,6 +88,11 @@ class ModelInfo:
         lone_image_us: What one image takes in microseconds that has the machine to itself, decoding not counted; 0
             where it was not measured.
         alone_on_all_cores: Whether such an image is run on all cores.
+        version_labels: The labels of this version, by which requests may name it.
+        traffic_percent: How many of a hundred requests it answers of those that name no version; None where the server
+            shares none out, so that all go to the newest.
+        sticky_key: The entry of a request's metadata that decides which version answers; empty where chance does.
+        shadow_percent: How many of a hundred requests that other versions answer are copied to it, to be compared.
     """
 
     name: str
@@ -126,12 +131,17 @@ class ModelInfo:
     images_per_second: float
     lone_image_us: int
     alone_on_all_cores: bool
+    version_labels: tuple[str, ...]
+    traffic_percent: int | None
+    sticky_key: str
+    shadow_percent: int
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""
         fields = asdict(self)
         fields["labels"] = list(self.labels)
         fields["keypoint_names"] = list(self.keypoint_names)
+        fields["version_labels"] = list(self.version_labels)
         fields["quality"] = list(fields["quality"])
         return fields
 
@@ -149,7 +159,7 @@ def list_models_request(task: Task | None) -> vision_service_pb2.ListModelsReque
 
 def model_info(model: vision_service_pb2.Model) -> ModelInfo:
     """Reads one model from the wire."""
-    manifest, execution = model.manifest, model.execution
+    manifest, execution, serving = model.manifest, model.execution, model.serving
     kind = manifest.WhichOneof("task_options")
     background = manifest.segment.background_class_id if kind == "segment" else -1
     return ModelInfo(
@@ -199,6 +209,23 @@ def model_info(model: vision_service_pb2.Model) -> ModelInfo:
         images_per_second=execution.images_per_second,
         lone_image_us=execution.lone_image_us,
         alone_on_all_cores=execution.alone_on_all_cores,
+        version_labels=tuple(
+            sorted(label for label, version in serving.labels.items() if version == model.version)
+        ),
+        traffic_percent=_percent(model, *serving.split) if serving.split else None,
+        sticky_key=serving.sticky_key,
+        shadow_percent=_percent(model, serving.shadow),
+    )
+
+
+def _percent(model: vision_service_pb2.Model, *shares: serving_pb2.TrafficShare) -> int:
+    """The shares of a model's version, together."""
+    labels = model.serving.labels
+    return sum(
+        share.percent
+        for share in shares
+        if model.version
+        == (labels.get(share.label) if share.WhichOneof("target") == "label" else share.version)
     )
 
 

@@ -1,6 +1,6 @@
 """What can be asked besides the images: the options of `classify`, `detect` and `segment`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -14,16 +14,20 @@ class CallOptions(TypedDict, total=False):
 
     Attributes:
         model: The model's name. May be left out where the server has exactly one model for the task.
-        version: The model's version, at least 1. Left out means the newest.
+        version: The model's version, at least 1, or its label, such as "canary". Left out means what the server's split
+            of requests says, or the newest. A server older than labels ignores one and does not say so.
         timeout_seconds: How long one request may take; a long list of images takes several. Left out means
             the client's own timeout.
         priority: When the images' turn is: "high" before all others', "normal", or "low" when nothing else waits.
+        metadata: What goes beside each request, names in lower case and text of printable ASCII, such as what a server
+            that splits its traffic is told to keep on one version.
     """
 
     model: str
-    version: int | None
+    version: int | str | None
     priority: Priority
     timeout_seconds: float | None
+    metadata: Mapping[str, str]
 
 
 class ClassifyOptions(CallOptions, total=False):
@@ -46,7 +50,8 @@ class ClassifyWith:
 
     Attributes:
         model: The classifier's name. May be left out where the server has exactly one.
-        version: Its version, at least 1. Left out means the newest.
+        version: Its version, at least 1, or its label. Left out means what the server's split of requests says, or the
+            newest.
         top_k: How many classes to return for each detection. Left out means 5, or all where the classifier has fewer.
         min_score: Classes of lower probability are left out, in [0, 1].
         context: How much of what surrounds a box is shown to it: so much of the box's width on the left and on the
@@ -54,7 +59,7 @@ class ClassifyWith:
     """
 
     model: str = ""
-    version: int | None = None
+    version: int | str | None = None
     top_k: int | None = None
     min_score: float | None = None
     context: float = 0.0

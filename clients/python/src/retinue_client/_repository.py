@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retinue.inference import grpc_service_pb2 as inference_pb
-
 from retinue_client._calls import make_request
 
 
@@ -29,36 +27,44 @@ class ModelState:
         return asdict(self)
 
 
-def load_request(name: str) -> inference_pb.RepositoryModelLoadRequest:
+def repository_stub(channel: Any) -> Any:
+    """The calls that load, unload and list, over a channel of either kind."""
+    # Registers names with protobuf that Triton's client registers, too: who never loads models may use both.
+    from retinue.inference import grpc_service_pb2_grpc  # noqa: PLC0415
+
+    return grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def load_request(name: str) -> Any:
     """The request to load a model.
 
     Raises:
         InvalidRequestError: The name is no text.
     """
-    request: inference_pb.RepositoryModelLoadRequest = make_request(
-        inference_pb.RepositoryModelLoadRequest, model_name=name
-    )
-    return request
+    from retinue.inference import grpc_service_pb2  # noqa: PLC0415
+
+    return make_request(grpc_service_pb2.RepositoryModelLoadRequest, model_name=name)
 
 
-def unload_request(name: str) -> inference_pb.RepositoryModelUnloadRequest:
+def unload_request(name: str) -> Any:
     """The request to take a model away.
 
     Raises:
         InvalidRequestError: The name is no text.
     """
-    request: inference_pb.RepositoryModelUnloadRequest = make_request(
-        inference_pb.RepositoryModelUnloadRequest, model_name=name
-    )
-    return request
+    from retinue.inference import grpc_service_pb2  # noqa: PLC0415
+
+    return make_request(grpc_service_pb2.RepositoryModelUnloadRequest, model_name=name)
 
 
-def index_request() -> inference_pb.RepositoryIndexRequest:
+def index_request() -> Any:
     """The request for the states of all versions."""
-    return inference_pb.RepositoryIndexRequest()
+    from retinue.inference import grpc_service_pb2  # noqa: PLC0415
+
+    return grpc_service_pb2.RepositoryIndexRequest()
 
 
-def model_states(response: inference_pb.RepositoryIndexResponse) -> list[ModelState]:
+def model_states(response: Any) -> list[ModelState]:
     """Reads the states from the wire; a version that is no number counts as 0."""
     return [
         ModelState(

@@ -11,6 +11,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from retinue.v1 import image_pb2 as _image_pb2
 from retinue.v1 import manifest_pb2 as _manifest_pb2
+from retinue.v1 import serving_pb2 as _serving_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -121,10 +122,13 @@ class ClassifyRequest(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     HEATMAP_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    VERSION_LABEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
-    """The model's version, at least 1. 0 means the newest."""
+    """The model's version, at least 1. 0 with an empty `version_label` means what the model's `serving.split` says, or the
+    newest.
+    """
     top_k: _builtins.int
     """How many classes to return for each image: 1 to the model's number of classes. Absent means 5, or all where the
     model has fewer.
@@ -137,6 +141,10 @@ class ClassifyRequest(_message.Message):
     """
     priority: Global___Priority.ValueType
     """When these images' turn is. Unspecified means normal."""
+    version_label: _builtins.str
+    """The model's version by its label, such as "canary", one of those that the model's `serving.labels` has. Empty means by
+    `version`; only one of the two may be set.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -151,10 +159,11 @@ class ClassifyRequest(_message.Message):
         min_score: _builtins.float | None = ...,
         heatmap: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
+        version_label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "heatmap", b"heatmap", "images", b"images", "min_score", b"min_score", "model", b"model", "priority", b"priority", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "heatmap", b"heatmap", "images", b"images", "min_score", b"min_score", "model", b"model", "priority", b"priority", "top_k", b"top_k", "version", b"version", "version_label", b"version_label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -318,10 +327,13 @@ class DetectRequest(_message.Message):
     MASKS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CLASSIFY_WITH_FIELD_NUMBER: _builtins.int
+    VERSION_LABEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
-    """The model's version, at least 1. 0 means the newest."""
+    """The model's version, at least 1. 0 with an empty `version_label` means what the model's `serving.split` says, or the
+    newest.
+    """
     score_threshold: _builtins.float
     """Detections of lower score are left out, in [0, 1]. Absent means the model's own default. The model's manifest says
     below which score its graph never reports.
@@ -339,6 +351,10 @@ class DetectRequest(_message.Message):
     """
     priority: Global___Priority.ValueType
     """When these images' turn is. Unspecified means normal."""
+    version_label: _builtins.str
+    """The model's version by its label, such as "canary", one of those that the model's `serving.labels` has. Empty means by
+    `version`; only one of the two may be set.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -366,10 +382,11 @@ class DetectRequest(_message.Message):
         masks: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
         classify_with: Global___ClassifyWith | None = ...,
+        version_label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classify_with", b"classify_with", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "classify_with", b"classify_with", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "priority", b"priority", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "classes", b"classes", "classify_with", b"classify_with", "images", b"images", "iou_threshold", b"iou_threshold", "masks", b"masks", "max_detections", b"max_detections", "model", b"model", "priority", b"priority", "score_threshold", b"score_threshold", "version", b"version", "version_label", b"version_label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__iou_threshold: _TypeAlias = _typing.Literal["iou_threshold"]  # noqa: Y015
     _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
@@ -402,12 +419,13 @@ class ClassifyWith(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    VERSION_LABEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The classifier's name. May be empty where the server has exactly one. FAILED_PRECONDITION where the model serves
     another task.
     """
     version: _builtins.int
-    """Its version, at least 1. 0 means the newest."""
+    """Its version, at least 1. 0 means what the classifier's `serving` says of requests that name none, or the newest."""
     top_k: _builtins.int
     """How many classes to return for each detection: 1 to the classifier's number of classes. Absent means 5, or all where
     the classifier has fewer. INVALID_ARGUMENT, REPLY_TOO_LARGE, where the classes of as many detections as the request may
@@ -419,6 +437,8 @@ class ClassifyWith(_message.Message):
     """How much of what surrounds a box is cut out with it: so much of its width on the left and on the right, and of its
     height above and below, in [0, 1], before its edges are rounded and clipped to the image. Absent means nothing.
     """
+    version_label: _builtins.str
+    """Its version by its label. Empty means by `version`; only one of the two may be set."""
     def __init__(
         self,
         *,
@@ -427,10 +447,11 @@ class ClassifyWith(_message.Message):
         top_k: _builtins.int | None = ...,
         min_score: _builtins.float | None = ...,
         context: _builtins.float = ...,
+        version_label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "min_score", b"min_score", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "context", b"context", "min_score", b"min_score", "model", b"model", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "_top_k", b"_top_k", "context", b"context", "min_score", b"min_score", "model", b"model", "top_k", b"top_k", "version", b"version", "version_label", b"version_label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -658,16 +679,23 @@ class SegmentRequest(_message.Message):
     MASK_SIZE_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    VERSION_LABEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be empty where the server has exactly one model for the task."""
     version: _builtins.int
-    """The model's version, at least 1. 0 means the newest."""
+    """The model's version, at least 1. 0 with an empty `version_label` means what the model's `serving.split` says, or the
+    newest.
+    """
     mask_format: Global___MaskFormat.ValueType
     """How the classes of the pixels are written. Unspecified means PNG."""
     mask_size: Global___MaskSize.ValueType
     """The size of the class map. Unspecified means the original image's."""
     priority: Global___Priority.ValueType
     """When these images' turn is. Unspecified means normal."""
+    version_label: _builtins.str
+    """The model's version by its label, such as "canary", one of those that the model's `serving.labels` has. Empty means by
+    `version`; only one of the two may be set.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The images, at least one."""
@@ -688,10 +716,11 @@ class SegmentRequest(_message.Message):
         mask_size: Global___MaskSize.ValueType = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
         priority: Global___Priority.ValueType = ...,
+        version_label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "images", b"images", "mask_format", b"mask_format", "mask_size", b"mask_size", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "images", b"images", "mask_format", b"mask_format", "mask_size", b"mask_size", "model", b"model", "priority", b"priority", "version", b"version", "version_label", b"version_label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -999,19 +1028,27 @@ class GetModelRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_LABEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     version: _builtins.int
-    """The model's version, at least 1. 0 means the newest."""
+    """The model's version, at least 1. 0 with an empty `version_label` means that of the largest share of the model's
+    `serving.split`, or the newest.
+    """
+    version_label: _builtins.str
+    """The model's version by its label, such as "canary", one of those that the model's `serving.labels` has. Empty means by
+    `version`; only one of the two may be set.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
+        version_label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version", "version_label", b"version_label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1051,6 +1088,7 @@ class Model(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.int
@@ -1063,6 +1101,12 @@ class Model(_message.Message):
     def execution(self) -> Global___Execution:
         """How it runs here."""
 
+    @_builtins.property
+    def serving(self) -> _serving_pb2.ServingPolicy:
+        """How its versions are served, the same for all of them. Not set where there is nothing to say: all versions, and the
+        newest for requests that name none.
+        """
+
     def __init__(
         self,
         *,
@@ -1070,10 +1114,11 @@ class Model(_message.Message):
         version: _builtins.int = ...,
         manifest: _manifest_pb2.ModelManifest | None = ...,
         execution: Global___Execution | None = ...,
+        serving: _serving_pb2.ServingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "manifest", b"manifest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "manifest", b"manifest", "serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "manifest", b"manifest", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "manifest", b"manifest", "name", b"name", "serving", b"serving", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,18 +2,13 @@
 
 import hashlib
 import math
-import os
 import re
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 
-from google.protobuf import json_format
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_server.bundle import json_file
 from retinue_server.errors import BundleError
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
@@ -60,24 +55,7 @@ def read(folder: Path) -> pb.ModelManifest:
         BundleError: The file is missing, is not a manifest, or a field is out of its range.
     """
     path = folder / MANIFEST_FILE
-    with _opened(path) as file:
-        content = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise BundleError(
-            f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: that is no manifest; {_REPLACE}."
-        )
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path} is not UTF-8 text; {_REPLACE}.") from error
-    if not text.lstrip().startswith("{"):
-        raise BundleError(f"{path} is no JSON object; {_REPLACE}.")
-    try:
-        manifest = json_format.Parse(text, pb.ModelManifest(), max_recursion_depth=20)
-    except json_format.ParseError as error:
-        # Further lines list what every manifest may have.
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise BundleError(f"{path} is not a retinue.v1.ModelManifest: {first_line}; {_REPLACE}.") from error
+    manifest = json_file.read(path, pb.ModelManifest(), MAX_MANIFEST_BYTES, _REPLACE)
     _validate(manifest, path)
     return manifest
 
@@ -103,7 +81,7 @@ def file_sha256(path: Path) -> str:
     Raises:
         BundleError: The file cannot be read.
     """
-    with _opened(path) as file:
+    with json_file.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -120,28 +98,6 @@ def input_spec(manifest: pb.ModelManifest) -> InputSpec:
         pad_value=resize.pad_value,
         draft_decoding=image.draft_decoding,
     )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
-    """Opens a regular file: to open a pipe may take for ever, and to read a device too.
-
-    Raises:
-        BundleError: It is none, or cannot be opened or read.
-    """
-    try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path} is no regular file; copy it again.")
-            yield file
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be read: {error.strerror}; copy it again, or let this user read it."
-        ) from error
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _validate(manifest: pb.ModelManifest, path: Path) -> None:

@@ -12,7 +12,8 @@ import structlog
 
 from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle.mirror_folder import MirrorFolder, Record, Source
-from retinue_server.bundle.remote import SERVING_FILE, Key, RemoteFile, RemoteModels
+from retinue_server.bundle.remote import Key, RemoteFile, RemoteModels
+from retinue_server.bundle.serving import SERVING_FILE
 from retinue_server.errors import BundleError, MirrorError
 
 _log = structlog.get_logger(__name__)

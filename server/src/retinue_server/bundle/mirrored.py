@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from retinue_server.bundle.folder import ModelsFolder, States
+from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.errors import MirrorError, ModelControlError, StartupError, UnavailableError
@@ -44,7 +44,7 @@ class MirroredFolder(ModelsFolder):
             return self._local.all(name)
         return [BundleFolder(of, version, self._mirror.models / of / str(version)) for of, version in keys]
 
-    def chosen(self, name: str | None = None) -> list[BundleFolder]:
+    def brought(self, name: str | None = None) -> list[BundleFolder]:
         """Copies and lists what is to be served.
 
         Raises:
@@ -54,9 +54,9 @@ class MirroredFolder(ModelsFolder):
         """
         if name is None:
             self._reach(self._mirror.update)
-            return self._local.chosen()
+            return self._local.all()
         if not self._by_calls:
-            return self._local.chosen(name)
+            return self._local.all(name)
         try:
             self._mirror.update(name)
         except MirrorError as error:
@@ -66,7 +66,7 @@ class MirroredFolder(ModelsFolder):
                     f"where the models lie cannot be reached now, and '{name}' has not been copied yet; retry later.",
                     reason=error.reason,
                 ) from error
-        bundles = self._local.chosen(name)
+        bundles = self._local.all(name)
         if not bundles and (why := self._why_refused(name)):
             raise ModelControlError(f"model '{name}' cannot be copied: {why}", reason="MODEL_NOT_COPIED")
         return bundles
@@ -77,7 +77,7 @@ class MirroredFolder(ModelsFolder):
         Raises:
             StartupError: There is nothing.
         """
-        bundles = self.chosen()
+        bundles = self.brought()
         if not bundles and not self._mirror.stopping:
             raise StartupError(
                 f"nothing at '{self._mirror.shown}' can be served: expected NAME/VERSION/model.onnx and manifest.json, "
@@ -100,10 +100,6 @@ class MirroredFolder(ModelsFolder):
         for name in wanted:
             self._reach(partial(self._mirror.update, name), name)
         return self._local.named(names)
-
-    def states(self) -> States:
-        """How what is to be served lies on the disk."""
-        return self._local.states()
 
     def follow(self) -> None:
         """Begins to copy what comes, and to remove what goes."""

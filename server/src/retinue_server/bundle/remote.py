@@ -12,10 +12,8 @@ from fsspec.core import url_to_fs
 
 from retinue_server.bundle.manifest import MODEL_FILE, NAME_PATTERN
 from retinue_server.bundle.repository import VERSION_PATTERN
+from retinue_server.bundle.serving import SERVING_FILE
 from retinue_server.errors import MirrorError, StartupError
-
-# Of a model, beside its versions.
-SERVING_FILE = "serving.json"
 
 Key = tuple[str, int]
 

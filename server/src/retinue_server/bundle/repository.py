@@ -16,8 +16,8 @@ from retinue_server.errors import BundleError, StartupError
 VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
 
 # Of a file or folder: device, inode, size, and when content or rights changed last; None where there is none.
-_FileState = tuple[int, int, int, int] | None
-BundleState = tuple[_FileState, ...]
+FileState = tuple[int, int, int, int] | None
+BundleState = tuple[FileState, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class BundleFolder:
     def state(self) -> BundleState:
         """What differs once a file of the bundle, or the bundle as a whole, was changed or replaced."""
         return tuple(
-            _state(path) for path in (self.path, self.path / manifests.MANIFEST_FILE, self.model_path)
+            file_state(path) for path in (self.path, self.path / manifests.MANIFEST_FILE, self.model_path)
         )
 
     def read(self) -> pb.ModelManifest:
@@ -70,16 +70,28 @@ class BundleFolder:
         return manifest
 
     def _check_inside(self, path: Path) -> None:
-        models = self.path.parent.parent
-        try:
-            inside = path.resolve().is_relative_to(models.resolve())
-        except (OSError, RuntimeError) as error:
-            raise BundleError(f"{path} is a link that leads nowhere; copy the bundle again.") from error
-        if not inside:
-            raise BundleError(
-                f"{path} is a link that leads out of the models folder; copy the bundle into it.",
-                reason="LINK_LEADS_OUT",
-            )
+        check_inside(path, self.path.parent.parent, "copy the bundle into it")
+
+
+def check_inside(path: Path, models: Path, advice: str) -> None:
+    """Refuses a file or folder that a link leads to from the models folder to another place.
+
+    Args:
+        path: Of the file or folder.
+        models: The models folder, which may be a link itself.
+        advice: What to do about one.
+
+    Raises:
+        BundleError: It lies elsewhere.
+    """
+    try:
+        inside = path.resolve().is_relative_to(models.resolve())
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{path} is a link that leads nowhere; copy the bundle again.") from error
+    if not inside:
+        raise BundleError(
+            f"{path} is a link that leads out of the models folder; {advice}.", reason="LINK_LEADS_OUT"
+        )
 
 
 def find(models: Path, name: str | None = None) -> list[BundleFolder]:
@@ -133,7 +145,8 @@ def _versions(model: Path) -> Iterator[BundleFolder]:
                 yield BundleFolder(model.name, int(version.name), version)
 
 
-def _state(path: Path) -> _FileState:
+def file_state(path: Path) -> FileState:
+    """What differs once a file or folder was changed, replaced, put there or taken away."""
     try:
         state = os.stat(path)
     except OSError:

@@ -76,6 +76,10 @@ class HttpContext:
     def time_remaining(self) -> None:
         """Nobody knows."""
 
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        """The headers."""
+        return self._request.headers.items()
+
 
 Work: TypeAlias = Callable[[bytes, HttpContext], Awaitable[Reply]]
 

@@ -4,7 +4,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ import structlog
 from retinue_server.catalog import Leases, ServedModel
 from retinue_server.errors import OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
+from retinue_server.routing import Metadata
 from retinue_server.rpc.budget import ByteBudget, Holding
 from retinue_server.settings import Settings
 
@@ -37,6 +38,20 @@ class Context(Protocol):
     def time_remaining(self) -> float | None:
         """The seconds until the answer is worthless; None for never."""
         ...
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """What came beside the request: names, in lower case, with their values; None for nothing."""
+        ...
+
+
+def metadata_of(context: Context) -> Metadata:
+    """Finds the text of an entry of what came beside a request."""
+
+    def find(key: str) -> str | None:
+        values = (value for name, value in context.invocation_metadata() or () if name == key)
+        return next((value for value in values if isinstance(value, str)), None)
+
+    return find
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,7 @@ from retinue.inference import grpc_service_pb2 as pb
 
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import RetinueError
-from retinue_server.lifecycle import IndexEntry, ModelState
+from retinue_server.inventory import IndexEntry, ModelState
 from retinue_server.runtime.providers import Provider
 from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.tally import Statistics

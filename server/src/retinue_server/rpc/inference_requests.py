@@ -7,7 +7,8 @@ from typing import Any
 from retinue.inference import grpc_service_pb2 as pb
 
 from retinue_server.batching.tickets import Priority
-from retinue_server.errors import InvalidRequestError
+from retinue_server.bundle.serving import LABEL_PATTERN, ServingPolicy, parse_config
+from retinue_server.errors import BundleError, InvalidRequestError, UnsupportedError
 from retinue_server.inference import Declared, Wanted
 from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.tensors import BYTES, DTYPES, Array, count_elements, from_bytes, from_values
@@ -28,26 +29,55 @@ _CONTENTS = {
 }
 _REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_CONFIG = "config"
 # That of one class only.
 _HIGHEST, _DEFAULT = 1, (0, 2)
 
 Parameters = Mapping[str, pb.InferParameter]
 
 
-def version(text: str) -> int:
-    """The version that a request names, 0 for the newest.
+def version(text: str) -> int | str:
+    """The version that a request names: its number, its label, or 0.
 
     Raises:
-        InvalidRequestError: It is no number from 1.
+        InvalidRequestError: It is neither a number from 1 nor a label.
     """
     if not text:
         return 0
-    if not _VERSION.fullmatch(text):
+    if _VERSION.fullmatch(text):
+        return int(text)
+    if not LABEL_PATTERN.fullmatch(text):
         raise InvalidRequestError(
-            f"the version is '{text[:32]}', but must be a number from 1, or empty for the newest.",
+            f"the version is '{text[:32]}', but must be a number from 1, a label, or empty for what the model's split "
+            "says.",
             reason="VERSION_OUT_OF_RANGE",
         )
-    return int(text)
+    return text
+
+
+def serving_policy(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> ServingPolicy | None:
+    """How a call that loads a model wants its versions served; None where it does not say.
+
+    Raises:
+        InvalidRequestError: That does not hold.
+        UnsupportedError: It wants something else.
+    """
+    for name in parameters:
+        if name != _CONFIG:
+            raise UnsupportedError(
+                f"the parameter '{name[:64]}' is not taken: models are loaded as they lie in the models folder; put "
+                f"the files there, and leave all parameters but '{_CONFIG}' out."
+            )
+    if _CONFIG not in parameters:
+        return None
+    if parameters[_CONFIG].WhichOneof("parameter_choice") != "string_param":
+        raise InvalidRequestError(
+            f"the parameter '{_CONFIG}' must be the text of a JSON object.", reason="PARAMETER_INVALID"
+        )
+    try:
+        return parse_config(parameters[_CONFIG].string_param)
+    except BundleError as error:
+        raise InvalidRequestError(error.message, reason=error.reason) from None
 
 
 def declared(request: pb.ModelInferRequest) -> list[Declared]:

@@ -15,10 +15,11 @@ from retinue_server.metrics import Metrics
 from retinue_server.results import TensorWork, Work
 from retinue_server.rpc import inference_replies as replies
 from retinue_server.rpc import inference_requests as requests
-from retinue_server.rpc.calls import Context, current_call
+from retinue_server.rpc.calls import Context, current_call, metadata_of
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
+from retinue_server.shadow import Copy
 from retinue_server.shared_memory import SharedMemoryRegions
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -113,11 +114,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         version = requests.version(request.version)
         models = self._service.catalog.models
         if request.name:
+            found = self._service.catalog.get(request.name, version)
             # A name alone means all its versions here.
-            self._service.catalog.get(request.name, version)
-            models = [
-                model for model in models if model.name == request.name and version in (0, model.version)
-            ]
+            models = [found] if version else [model for model in models if model.name == request.name]
         return pb.ModelStatisticsResponse(
             model_stats=[replies.statistics(model, self._metrics.statistics(model)) for model in models]
         )
@@ -125,7 +124,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Runs a model."""
         arrived = time.monotonic()
-        model = self._model(request.model_name, request.model_version)
+        model = self._model(request.model_name, request.model_version, context)
         count = inference.check_inputs(model, requests.declared(request), self._limits.max_images)
         wanted = inference.check_outputs(model, requests.wanted(request))
         reply_bytes = inference.output_bytes(model, wanted, count, self._limits.max_reply_bytes)
@@ -136,19 +135,25 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         # Where a server has more to do than it can, most of it is to refuse: before tensors are looked at.
         model.batcher.check_room(count, caller=caller, priority=priority, deadline=deadline)
 
-        def works() -> list[Work] | list[TensorWork]:
+        def works() -> tuple[list[Work] | list[TensorWork], Copy]:
             tensors = requests.tensors(request, self._regions)
-            return inference.works(model, tensors, wanted, self._limits)
+            # Not of the request: what it has in shared memory may be another by then.
+            copy = Copy(
+                lambda: request_bytes,
+                lambda candidate: inference.works(candidate, tensors, wanted, self._limits),
+                of_tensors=True,
+            )
+            return inference.works(model, tensors, wanted, self._limits), copy
 
         holding = current_call.get().holding
         request_bytes = request.ByteSize() + requests.shared_bytes(request, self._max_request_bytes)
         holding.hold_request(request_bytes)
         quick = count <= _QUICK_IMAGES and request_bytes <= _QUICK_BYTES
-        items = works() if quick else await asyncio.to_thread(works)
+        items, copy = works() if quick else await asyncio.to_thread(works)
         holding.hold_reply(reply_bytes)
         holding.hold_between(steps.between_bytes(model, count))
         outcomes = await self._service.answer(
-            model, items, caller=caller, priority=priority, deadline=deadline
+            model, items, caller=caller, priority=priority, deadline=deadline, copy=copy
         )
         if any(one.top_k for one in wanted):
             outputs = await asyncio.to_thread(inference.outputs, model, outcomes, wanted)
@@ -177,14 +182,10 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Loads a model, or what is new of it."""
+        """Loads a model, or what is new of it; `config` says how its versions are served until it is loaded again."""
         _check_repository(request.repository_name)
-        if request.parameters:
-            raise UnsupportedError(
-                "models are loaded as they lie in the models folder, and take no configuration with the call; leave "
-                "the parameters empty."
-            )
-        await self._controlled().load(request.model_name)
+        policy = requests.serving_policy(request.parameters)
+        await self._controlled().load(request.model_name, policy)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -262,10 +263,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             )
         return pb.LogSettingsResponse()
 
-    def _model(self, name: str, version: str) -> ServedModel:
+    def _model(self, name: str, version: str, context: Context | None = None) -> ServedModel:
+        """Finds the model that a request is for, or without a context, that it asks about."""
         if not name:
             raise InvalidRequestError("the request names no model; name one.", reason="MODEL_NOT_NAMED")
-        model = self._service.catalog.get(name, requests.version(version))
+        catalog, number = self._service.catalog, requests.version(version)
+        model = (
+            catalog.get(name, number) if context is None else catalog.pick(name, number, metadata_of(context))
+        )
         current_call.get().name_model(model)
         return model
 

@@ -7,6 +7,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1.manifest_pb2 import ModelManifest
 
 from retinue_server.batching.tickets import Outcome
+from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import RetinueError
 from retinue_server.results import Answer, Classification, DetectionList, MaskFormat, Segmentation
@@ -54,12 +55,22 @@ def segment_response(model: ServedModel, outcomes: Outcomes, total_seconds: floa
     return response
 
 
-def model_message(model: ServedModel, provider: Provider, runtime_version: str) -> pb.Model:
-    """Describes a model that is served."""
+def model_message(
+    model: ServedModel, policy: ServingPolicy, provider: Provider, runtime_version: str
+) -> pb.Model:
+    """Describes a model that is served.
+
+    Args:
+        model: Which.
+        policy: How its versions are served.
+        provider: What runs it.
+        runtime_version: Of ONNX Runtime.
+    """
     return pb.Model(
         name=model.name,
         version=model.version,
         manifest=model.manifest,
+        serving=None if policy == EVERY_VERSION else policy,
         execution=pb.Execution(
             provider=provider.name,
             requested_provider=provider.requested,

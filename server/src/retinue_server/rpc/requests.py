@@ -43,6 +43,27 @@ _ORIGINAL_SIZE = {
 }
 
 
+def version(
+    request: pb.ClassifyRequest | pb.DetectRequest | pb.SegmentRequest | pb.ClassifyWith | pb.GetModelRequest,
+) -> int | str:
+    """The version that a request names: its number, its label, or 0.
+
+    Raises:
+        InvalidRequestError: It names both, or a negative number.
+    """
+    if request.version < 0:
+        raise InvalidRequestError(
+            f"version is {request.version}, but must be at least 1, or 0 for what the model's split says.",
+            reason="VERSION_OUT_OF_RANGE",
+        )
+    if request.version and request.version_label:
+        raise InvalidRequestError(
+            "the request has both a version and a version_label; leave one of them out.",
+            reason="VERSION_NAMED_TWICE",
+        )
+    return request.version_label or request.version
+
+
 def open_image(
     image: image_pb2.Image, options: Options, *, max_pixels: int, max_regions: int
 ) -> Work | ImageError:

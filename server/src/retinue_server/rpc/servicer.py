@@ -14,10 +14,11 @@ from retinue_server.crops import CropClassifier, Question, Turn
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import DetectOptions, PictureOptions, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
-from retinue_server.rpc.calls import Context, current_call
+from retinue_server.rpc.calls import Context, current_call, metadata_of
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
+from retinue_server.shadow import Copy
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
 
@@ -62,7 +63,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         """Says which classes each image shows."""
         arrived = time.monotonic()
-        model = self._model(Task.CLASSIFY, request)
+        model = self._model(Task.CLASSIFY, request, context)
         options = requests.classify_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
         return await _reply(replies.classify_response, model, outcomes, arrived)
@@ -70,12 +71,12 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def Detect(self, request: pb.DetectRequest, context: Context) -> pb.DetectResponse:
         """Finds the objects in each image."""
         arrived = time.monotonic()
-        model = self._model(Task.DETECT, request)
+        model = self._model(Task.DETECT, request, context)
         options = requests.detect_options(request, model, max_picture_bytes=self._share_bytes(request))
         if not (request.HasField("classify_with") or model.manifest.HasField("pipeline")):
             outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
             return await _reply(replies.detect_response, model, outcomes, arrived)
-        question = self._question(request, model, options)
+        question = self._question(request, context, model, options)
         turn = _turn(request, context, arrived)
         # Where the classifier has too much to do, nothing need be detected.
         question.model.batcher.check_room(
@@ -92,7 +93,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Gives each pixel of each image a class."""
         arrived = time.monotonic()
-        model = self._model(Task.SEGMENT, request)
+        model = self._model(Task.SEGMENT, request, context)
         options = requests.segment_options(request, model, max_picture_bytes=self._share_bytes(request))
         outcomes = await self._answer(request, _turn(request, context, arrived), model, options)
         return await _reply(replies.segment_response, model, outcomes, arrived)
@@ -110,23 +111,26 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describes one model."""
-        model = self._service.catalog.get(request.model, _version(request.version))
+        model = self._service.catalog.get(request.model, requests.version(request))
         current_call.get().name_model(model)
         return pb.GetModelResponse(model=self._message(model))
 
-    def _model(self, task: Task, request: ImagesRequest) -> ServedModel:
-        model = self._service.catalog.for_task(task, request.model, _version(request.version))
+    def _model(self, task: Task, request: ImagesRequest, context: Context) -> ServedModel:
+        version = requests.version(request)
+        model = self._service.catalog.for_task(task, request.model, version, metadata_of(context))
         current_call.get().name_model(model)
         return model
 
-    def _question(self, request: pb.DetectRequest, detector: ServedModel, options: DetectOptions) -> Question:
+    def _question(
+        self, request: pb.DetectRequest, context: Context, detector: ServedModel, options: DetectOptions
+    ) -> Question:
         """What is asked of the objects, of a classifier that is held from now on."""
         asked = request.classify_with
-        name, version = asked.model, _version(asked.version)
+        name, version = asked.model, requests.version(asked)
         if not name and detector.manifest.HasField("pipeline"):
             step = detector.manifest.pipeline.steps[-1]
             name, version = step.model, step.version
-        model = self._service.catalog.for_task(Task.CLASSIFY, name, version)
+        model = self._service.catalog.for_task(Task.CLASSIFY, name, version, metadata_of(context))
         current_call.get().hold_model(model)
         question = requests.crop_question(asked, model)
         most = len(request.images) * options.max_detections
@@ -156,7 +160,10 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
             works = self._open(request, model, options)
         picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(picture_bytes)
-        return await self._service.answer(model, works, caller=caller, priority=priority, deadline=deadline)
+        copy = Copy(request.ByteSize, lambda candidate: self._open(request, candidate, options))
+        return await self._service.answer(
+            model, works, caller=caller, priority=priority, deadline=deadline, copy=copy
+        )
 
     def _open(
         self, request: ImagesRequest, model: ServedModel, options: PictureOptions
@@ -168,7 +175,8 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         ]
 
     def _message(self, model: ServedModel) -> pb.Model:
-        return replies.model_message(model, self._provider, self._runtime_version)
+        policy = self._service.catalog.policy(model.name)
+        return replies.model_message(model, policy, self._provider, self._runtime_version)
 
 
 async def _reply(
@@ -190,12 +198,3 @@ def _turn(request: ImagesRequest, context: Context, arrived: float) -> Turn:
     remaining_seconds = context.time_remaining()
     deadline = None if remaining_seconds is None else arrived + remaining_seconds
     return Turn(context.peer(), requests.priority(request), deadline)
-
-
-def _version(version: int) -> int:
-    if version < 0:
-        raise InvalidRequestError(
-            f"version is {version}, but must be at least 1, or 0 for the newest.",
-            reason="VERSION_OUT_OF_RANGE",
-        )
-    return version

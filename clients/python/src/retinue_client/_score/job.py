@@ -80,14 +80,14 @@ class Summary:
     latencies: Latencies = field(default_factory=Latencies)
 
 
-async def find_model(client: AsyncClient, task: Task, name: str, version: int | None) -> ModelInfo:
+async def find_model(client: AsyncClient, task: Task, name: str, version: int | str | None) -> ModelInfo:
     """The model to score with.
 
     Args:
         client: Of the server.
         task: What it must answer.
         name: Its name; empty where the server has exactly one for the task.
-        version: Its version, or None for the newest.
+        version: Its version or its label, or None for the one that most requests get.
 
     Raises:
         InvalidRequestError: The name is missing or the model answers another question.

@@ -1,8 +1,10 @@
 """`retinue models`: what the server has, and what becomes of it."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from retinue_client import Client, ImageError, ModelInfo, RetinueError
+from retinue_client._address import resolve_address
 from retinue_client._agreement import agreement
+from retinue_client._promotion import PromotionError, ServingFile
 from retinue_client.cli._console import console_for, named, plain
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._files import read_image
@@ -38,11 +42,15 @@ _OF_THE_SERVER = frozenset(
     }
 )
 
+# As servers have it.
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 models = typer.Typer(
-    help="List the models that the server has, load and unload them, compare versions.",
+    help="List the models that the server has, load and unload them, compare versions and say which answer.",
     invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
 )
 
 
@@ -142,6 +150,60 @@ def diff_versions(
     else:
         _print_differences(name, (old, new), differences, agreements)
     raise typer.Exit(EXIT_SOME_FAILED if failed else EXIT_ALL_ANSWERED)
+
+
+@models.command(no_args_is_help=True)
+def promote(
+    name: Name,
+    version: Annotated[
+        int,
+        typer.Argument(
+            metavar="VERSION", min=1, max=999_999_999, help="The version that is to have the label."
+        ),
+    ],
+    *,
+    folder: Annotated[
+        Path,
+        typer.Option("--models", metavar="DIR", help="The models folder of the server.", show_default=False),
+    ],
+    label: Annotated[str, typer.Option("--label", help="Which label.")] = "stable",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="Also have this server load the model, where calls control it; where it cannot, nothing is changed.",
+        ),
+    ] = None,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+) -> None:
+    """Have a label name another version, in the model's serving.json, which is made where there is none.
+
+    A server that watches its models folder takes it up within two seconds.
+    """
+    if _LABEL.fullmatch(label) is None:
+        fail("--label: a label begins with a letter and has at most 64 letters, digits, '.', '_' and '-'.")
+    try:
+        address = None if server is None else resolve_address(server)
+    except ValueError as exc:
+        fail(f"--server: {exc}")
+    try:
+        file = ServingFile(folder, name)
+        file.promote(version, label)
+        if address is not None:
+            _load_or_put_back(file, address, name, timeout)
+    except PromotionError as error:
+        fail(error.message)
+    console_for(sys.stdout).print(f"{label} of {name} is version {version}.")
+
+
+def _load_or_put_back(file: ServingFile, address: str, name: str, timeout: float) -> None:
+    try:
+        with connect(address, timeout) as client:
+            client.load_model(name)
+    except RetinueError as error:
+        file.put_back()
+        fail(f"{error.message} The label stays as it was.")
 
 
 def _control(server: str, timeout: float, call: Callable[[Client], None]) -> None:

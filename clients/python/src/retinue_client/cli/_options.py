@@ -1,7 +1,7 @@
 """Options that several commands have, and what they mean together."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,20 @@ from retinue_client import AsyncClient, ClassifyWith, Client, Priority
 from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
 from retinue_client.cli._exit import fail
+
+
+def parse_version(text: str) -> int | str:
+    """Reads a version's number or label.
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
+    if text[:1].isalpha():
+        return text
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is no version: give a number from 1, or a label.")
+    return int(text)
+
 
 Images = Annotated[
     list[str], typer.Argument(metavar="IMAGE", help="Image files; - reads one from standard input.")
@@ -22,7 +36,13 @@ Model = Annotated[
     typer.Option("--model", "-m", help="Which model; not needed where the server has one for the task."),
 ]
 ModelVersion = Annotated[
-    int | None, typer.Option("--model-version", min=1, help="Which version of it; the newest by default.")
+    Any,
+    typer.Option(
+        "--model-version",
+        metavar="VERSION",
+        parser=parse_version,
+        help="Which version of it, by number or by label; what the server says by default.",
+    ),
 ]
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long a request may take.")

@@ -98,7 +98,11 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
     table.add_column("provider", no_wrap=True)
     table.add_column("max batch", justify="right")
     table.add_column("memory", justify="right", no_wrap=True)
-    for model in models:
+    # Of no interest where all servers have is one version, or the newest.
+    shares = [_share(model) for model in models]
+    if any(shares):
+        table.add_column("requests")
+    for model, share in zip(models, shares, strict=True):
         table.add_row(
             named(model.name),
             str(model.version),
@@ -109,11 +113,22 @@ def models_table(models: list[ModelInfo]) -> RenderableType:
             named(model.provider.removesuffix("ExecutionProvider")),
             str(model.max_batch_size),
             _memory(model),
+            *([share] if any(shares) else []),
         )
     fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
     legend = Text("memory: weights + ONNX Runtime's arena + buffers, at most", "dim")
     reasons = (Text(f"fallback: {plain(reason)}", "yellow") for reason in sorted(fallbacks))
     return Group(table, legend, *reasons)
+
+
+def _share(model: ModelInfo) -> str:
+    """Which requests a version answers, where its model has labels, a split or a shadow."""
+    parts = [named(label) for label in model.version_labels]
+    if model.traffic_percent is not None:
+        parts.append(f"{model.traffic_percent} %")
+    if model.shadow_percent:
+        parts.append(f"copies of {model.shadow_percent} %")
+    return ", ".join(parts)
 
 
 def _memory(model: ModelInfo) -> str:
