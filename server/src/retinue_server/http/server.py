@@ -40,25 +40,31 @@ class _Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reading = _stopped(self._reading)
+        self._stop_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._sending, self._reading = _stopped(self._sending), _stopped(self._reading)
+        self._stop_reading()
+        self._stop_sending()
 
     def _expect(self) -> None:
         """Gives the caller some time where what comes next is of no call."""
         begins = self.conn.their_state is h11.IDLE
         has_its_reply = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
         if not begins and not has_its_reply:
-            self._sending = _stopped(self._sending)
+            self._stop_sending()
         elif self._sending is None:
             self._sending = self.loop.call_later(_PATIENCE_SECONDS, self.transport.abort)
 
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
 
 class _QuietServer(uvicorn.Server):

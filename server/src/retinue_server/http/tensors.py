@@ -112,8 +112,8 @@ class InferRequest:
             return rest
         if one.data is not None or type(size) is not int or not 0 <= size <= len(rest):
             raise InvalidRequestError(
-                f"input '{one.name[:128]}' has {_BINARY_SIZE} {str(size)[:32]}, but {len(rest)} bytes are left after the JSON"
-                f"{' and it has data there, too' if one.data is not None else ''}.",
+                f"input '{one.name[:128]}' has {_BINARY_SIZE} {str(size)[:32]}, but {len(rest)} bytes are left after "
+                f"the JSON{' and it has data there, too' if one.data is not None else ''}.",
                 reason="TENSOR_SIZE_MISMATCH",
             )
         self.message.raw_input_contents.append(bytes(rest[:size]))

@@ -1,6 +1,6 @@
 """The endpoints of the typed API, below /v1: files of images in, JSON out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -80,16 +80,14 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
 
 def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], Options]:
     """The files of images in a request, and its options."""
-    options: Options = {}
-    _add(options, request.query_params.multi_items())
+    options = _query(request)
     boundary = multipart.boundary(request.headers.get("content-type", ""))
     if boundary is None:
         return ([body] if body else []), options
     files = []
-    texts = []
     for part in multipart.parts(body, boundary, max_parts=max_images + _MOST_OPTIONS):
         if not part.is_file:
-            texts.append((part.name, _text(part)))
+            options.setdefault(part.name, []).append(_text(part))
         elif part.name == _IMAGE:
             files.append(part.content)
         else:
@@ -101,13 +99,14 @@ def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], 
         raise InvalidRequestError(
             f"the request has more than {max_images} images; split it into several.", reason="TOO_MANY_IMAGES"
         )
-    _add(options, texts)
     return files, options
 
 
-def _add(options: Options, texts: Iterable[tuple[str, str]]) -> None:
-    for name, text in texts:
+def _query(request: Request) -> Options:
+    options: Options = {}
+    for name, text in request.query_params.multi_items():
         options.setdefault(name, []).append(text)
+    return options
 
 
 def _text(part: Part) -> str:
