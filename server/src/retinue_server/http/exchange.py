@@ -184,13 +184,16 @@ class _PacedResponse(Response):
     def __init__(self, reply: Reply) -> None:
         super().__init__(status_code=reply.status, headers=reply.headers, media_type=reply.media_type)
         self.headers["content-length"] = str(reply.size_bytes)
-        self._pieces = reply.pieces
+        # What is told to be the whole of it is packed only where that is worth it.
+        small = reply.size_bytes <= _PIECE_BYTES
+        self._pieces = [b"".join(reply.pieces)] if small else [piece for piece in reply.pieces if piece]
+        self._rest_bytes = reply.size_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for piece in self._pieces:
-            for start in range(0, len(piece), _PIECE_BYTES):
+            for start in range(0, len(piece) or 1, _PIECE_BYTES):
                 part = piece[start : start + _PIECE_BYTES]
+                self._rest_bytes -= len(part)
                 # Waits until there is room for it.
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+                await send({"type": "http.response.body", "body": part, "more_body": self._rest_bytes > 0})
