@@ -92,7 +92,9 @@ def test_floats_that_json_has_not_may_be_written_as_python_does() -> None:
 )
 def test_elements_may_be_nested_as_the_shape_is(data: Any) -> None:
     assert raw(read(one(data, (2, 3), "UINT8"))) == [bytes((1, 2, 3, 4, 5, 6))]
-    assert raw(read(one([[data]], (1, 1, 2, 3), "UINT8") if data[0] == [1, 2, 3] else one(data, (6,), "UINT8")))
+    assert raw(
+        read(one([[data]], (1, 1, 2, 3), "UINT8") if data[0] == [1, 2, 3] else one(data, (6,), "UINT8"))
+    )
 
 
 def test_tensors_may_be_scalars_or_empty() -> None:
@@ -330,7 +332,12 @@ def test_a_reply_is_json_where_nothing_else_is_asked() -> None:
     told = json.loads(body)
     assert (told["model_name"], told["model_version"], told["id"]) == ("a-model", "3", "seven")
     y, text, flag, whole = told["outputs"]
-    assert y == {"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [pytest.approx(0.1), None, None, 2]}
+    assert y == {
+        "name": "y",
+        "datatype": "FP32",
+        "shape": [2, 2],
+        "data": [pytest.approx(0.1), None, None, 2],
+    }
     assert (text["data"], flag["data"], whole["data"], whole["shape"]) == (["grün", ""], [True], [2**62], [])
 
 
