@@ -1,5 +1,6 @@
 """Inference requests over HTTP: JSON, bytes after it, or both, and replies the same way."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from retinue.inference import grpc_service_pb2 as pb
 from tests.unit.server.refusals import refusal
 
+from retinue_server.errors import InvalidRequestError
 from retinue_server.http import tensors
 from retinue_server.http.tensors import InferRequest
 
@@ -389,3 +391,32 @@ def test_what_json_cannot_hold_is_refused_with_the_way_out() -> None:
     asked = read(one([1.0]), parameters={"binary_data_output": True})
     assert asked.reply(many).size_bytes > 1_000_001
     assert asked.reply(text).pieces[1] == b"\x01\0\0\0\xff"
+
+
+def test_whatever_bytes_a_request_is_changed_to_it_is_read_or_refused() -> None:
+    random = np.random.default_rng(11)
+    header = json.dumps(
+        {
+            "id": "1",
+            "parameters": {"priority": 1, "binary_data_output": True},
+            "inputs": [
+                one([[1.5, 2]], (1, 2), name="a"),
+                one(["x", "y"], (2,), "BYTES", name="b"),
+                binary(4, (4,), "UINT8", name="c"),
+            ],
+            "outputs": [{"name": "y", "parameters": {"classification": 2, "binary_data": False}}],
+        }
+    ).encode()
+    original = np.frombuffer(header + b"abcd", np.uint8)
+    likely = np.frombuffer(b'{}[]",:0123456789.-+eEtruefalsn\\u \r\n\xff\x00', np.uint8)
+    read_whole = 0
+    for _ in range(2000):
+        changed = original.copy()
+        places = random.integers(0, len(changed), random.integers(1, 4))
+        changed[places] = random.choice(likely, len(places))
+        # Of the request's end, too.
+        body = changed[: random.integers(len(header) - 20, len(changed) + 40)].tobytes()
+        with contextlib.suppress(InvalidRequestError):
+            InferRequest(body, str(len(header)), "a-model", "")
+            read_whole += 1
+    assert 0 < read_whole < 2000
