@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tests.server_process import ROOT
+from tests.server_process import ROOT, ServerProcess
 from tests.system_packages import unavailable
 
 _REQUIREMENTS = ROOT / "tests" / "triton-requirements.txt"
@@ -28,7 +28,8 @@ _INSTALL_TIMEOUT_SECONDS = 600
 _TIMEOUT_SECONDS = 120
 _DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
-How = Literal["sync", "async", "aio", "stream", "aio stream"]
+How = Literal["sync", "async", "aio", "stream", "aio stream", "http", "http async", "http aio"]
+Protocol = Literal["grpc", "http"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Answer:
         version: Of the model that answered.
         outputs: By name; of BYTES as an array of str.
         datatypes: Of the outputs, by name.
-        status: Of a request that failed, as `StatusCode.NOT_FOUND`; else empty. Streams have none.
+        status: Of a request that failed, as `StatusCode.NOT_FOUND` or HTTP's `404`; else empty. Streams have none.
         message: Of a request that failed, else empty.
     """
 
@@ -62,15 +63,23 @@ class TritonClient:
 
     Args:
         address: host:port of the server.
+        protocol: Which it speaks there.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, protocol: Protocol = "grpc") -> None:
         self._address = address
+        self.protocol = protocol
         self._python = _environment() / "bin" / "python"
+
+    @classmethod
+    def of(cls, server: ServerProcess, protocol: Protocol) -> "TritonClient":
+        """The client for a protocol."""
+        return cls(server.grpc_address if protocol == "grpc" else server.http_url[len("http://") :], protocol)
 
     def infer(self, *requests: Mapping[str, Any], how: How = "sync") -> list[Answer]:
         """Sends requests, as `request` makes them, and returns an answer for each: of streams as they came."""
-        return [_answer(told) for told in self.run("infer", requests=requests, how=how)]
+        script = "http_infer" if self.protocol == "http" else "infer"
+        return [_answer(told) for told in self.run(script, requests=requests, how=how)]
 
     def call(self, *calls: tuple[str, Mapping[str, Any]]) -> list[Any]:
         """Calls methods of the client by name, one after the other.
@@ -95,7 +104,7 @@ class TritonClient:
         """
         done = subprocess.run(
             [self._python, _SCRIPTS / f"{script}.py"],
-            input=json.dumps({"address": self._address, **given}),
+            input=json.dumps({"address": self._address, "protocol": self.protocol, **given}),
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_SECONDS,
@@ -119,7 +128,8 @@ def request(
         images: Pixels as the network takes them, uint8 [N,H,W,C], or image files.
         outputs: The names of those that are wanted, each alone or with how many classes to name.
         inputs: Others than the images, uint8 or float32.
-        options: Of the client: model_version, request_id, priority, timeout (microseconds), client_timeout (seconds).
+        options: Of the client: model_version, request_id, priority, timeout (microseconds), client_timeout (seconds);
+            as_json, for HTTP: whether tensors go as JSON instead of bytes.
     """
     if isinstance(images, np.ndarray):
         sent = [_tensor("images", images)]

@@ -2,11 +2,14 @@
 
 import io
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -129,3 +132,27 @@ def test_sigterm_waits_for_a_reply_that_is_being_read(models: Path) -> None:
         assert server.process.poll() is None
         assert _read_at_last(caller) == _MASK_BYTES
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["one process", "two front-ends"])
+def test_sigterm_waits_for_a_reply_over_http_that_is_being_read(workers: int, models: Path) -> None:
+    image = _large_image()
+    path = "/v1/models/colour-segmenter:segment?mask_format=raw"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n"
+    with running_server(models, "--workers", str(workers)) as server, socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect((urlsplit(server.http_url).hostname, urlsplit(server.http_url).port))
+        caller.sendall(head.encode() + image)
+        # The first bytes have come, and the rest waits.
+        assert caller.recv(13, socket.MSG_WAITALL) == b"HTTP/1.1 200 "
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_event("draining")
+        received = b""
+        # Longer than the second that connections without a call are given.
+        for _ in range(15):
+            received += caller.recv(1 << 16)
+            time.sleep(0.1)
+        received += b"".join(iter(lambda: caller.recv(1 << 20), b""))
+        assert len(received) > _MASK_BYTES
+        assert server.wait() == 0
+        assert not [event for event in server.events if event["level"] == "error"]

@@ -3,13 +3,12 @@
 import inspect
 
 import talk
-from tritonclient.grpc import InferenceServerClient
 
 
 def main() -> None:
     given = talk.given()
     told = []
-    with InferenceServerClient(given["address"]) as client:
+    with talk.library(given).InferenceServerClient(given["address"]) as client:
         for name, arguments in given["calls"]:
             method = getattr(client, name)
             as_json = {"as_json": True} if "as_json" in inspect.signature(method).parameters else {}

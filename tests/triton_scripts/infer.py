@@ -86,12 +86,17 @@ def arguments(request: dict[str, Any]) -> dict[str, Any]:
 
 def tensor(one: dict[str, Any]) -> InferInput:
     made = InferInput(one["name"], one["shape"], one["datatype"])
+    made.set_data_from_numpy(values(one))
+    return made
+
+
+def values(one: dict[str, Any]) -> Any:
+    """The array of an input, of BYTES as objects."""
     if one["datatype"] == "BYTES":
         array = np.array([base64.b64decode(element) for element in one["elements"]], object)
     else:
         array = np.frombuffer(base64.b64decode(one["raw"]), triton_to_np_dtype(one["datatype"]))
-    made.set_data_from_numpy(array.reshape(one["shape"]))
-    return made
+    return array.reshape(one["shape"])
 
 
 def either(result: InferResult | None, error: InferenceServerException | None) -> dict[str, Any]:
@@ -100,17 +105,17 @@ def either(result: InferResult | None, error: InferenceServerException | None) -
 
 def answer(result: InferResult) -> dict[str, Any]:
     response = result.get_response()
-    outputs = {}
-    for one in response.outputs:
-        values = result.as_numpy(one.name)
-        if one.datatype == "BYTES":
-            values = np.char.decode(values.astype(np.bytes_))
-        outputs[one.name] = {
-            "datatype": one.datatype,
-            "shape": list(one.shape),
-            "values": values.ravel().tolist(),
-        }
+    outputs = {
+        one.name: output(one.datatype, list(one.shape), result.as_numpy(one.name)) for one in response.outputs
+    }
     return {"id": response.id, "version": response.model_version, "outputs": outputs}
+
+
+def output(datatype: str, shape: list[int], array: Any) -> dict[str, Any]:
+    """An output as tests have it, of BYTES as texts."""
+    if datatype == "BYTES":
+        array = np.char.decode(array.astype(np.bytes_))
+    return {"datatype": datatype, "shape": shape, "values": array.ravel().tolist()}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import talk
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import serialize_byte_tensor
 from tritonclient.utils import shared_memory as shm
 
@@ -17,12 +16,13 @@ _ROW_BYTES = 3 * 4
 
 def main() -> None:
     given = talk.given()
-    with InferenceServerClient(given["address"]) as client:
+    with talk.library(given).InferenceServerClient(given["address"]) as client:
         talk.tell(steps(client, given) if "pixels" in given else refused_steps(client))
 
 
-def steps(client: InferenceServerClient, given: dict[str, Any]) -> dict[str, Any]:
+def steps(client: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Colours through shared memory, as pixels and as files."""
+    library = talk.library(given)
     pixels = np.frombuffer(base64.b64decode(given["pixels"]), np.uint8).reshape(-1, 8, 8, 3)
     files = np.array([base64.b64decode(file) for file in given["files"]], object)
     serialized = serialize_byte_tensor(files)
@@ -41,21 +41,21 @@ def steps(client: InferenceServerClient, given: dict[str, Any]) -> dict[str, Any
             ("rows", 64 + count * _ROW_BYTES),
         ):
             client.register_system_shared_memory(name, key(name), size)
-        told["status"] = client.get_system_shared_memory_status(as_json=True)
-        told["one status"] = client.get_system_shared_memory_status("rows", as_json=True)
+        told["status"] = regions(client.get_system_shared_memory_status)
+        told["one status"] = regions(client.get_system_shared_memory_status, "rows")
 
-        inputs = [InferInput("images", list(pixels.shape), "UINT8")]
+        inputs = [library.InferInput("images", list(pixels.shape), "UINT8")]
         inputs[0].set_shared_memory("pixels", pixels.nbytes)
         told["inline"] = client.infer("colour-classifier", inputs).as_numpy("probabilities").tolist()
 
-        outputs = [InferRequestedOutput("probabilities")]
+        outputs = [library.InferRequestedOutput("probabilities")]
         outputs[0].set_shared_memory("rows", count * _ROW_BYTES, offset=64)
         result = client.infer("colour-classifier", inputs, outputs=outputs)
-        told["raw bytes in the answer"] = sum(map(len, result.get_response().raw_output_contents))
+        told["in the answer"] = has_content(result.get_response())
         told["shared"] = shm.get_contents_as_numpy(rows_region, np.float32, (count, 3), offset=64).tolist()
         told["before the offset"] = shm.get_contents_as_numpy(rows_region, np.uint8, (64,)).max().item()
 
-        by_files = [InferInput("images", [count], "BYTES")]
+        by_files = [library.InferInput("images", [count], "BYTES")]
         by_files[0].set_shared_memory("files", len(serialized.item()))
         told["of files"] = client.infer("colour-classifier", by_files).as_numpy("probabilities").tolist()
 
@@ -73,13 +73,13 @@ def steps(client: InferenceServerClient, given: dict[str, Any]) -> dict[str, Any
 
         client.unregister_system_shared_memory("pixels")
         told["unregistered"] = talk.attempted(lambda: client.infer("colour-classifier", inputs))
-        told["status after"] = client.get_system_shared_memory_status(as_json=True)
+        told["status after"] = regions(client.get_system_shared_memory_status)
         client.unregister_system_shared_memory()
-        told["status at the end"] = client.get_system_shared_memory_status(as_json=True)
+        told["status at the end"] = regions(client.get_system_shared_memory_status)
     return told
 
 
-def refused_steps(client: InferenceServerClient) -> dict[str, Any]:
+def refused_steps(client: Any) -> dict[str, Any]:
     """Registrations that are none."""
     told: dict[str, Any] = {}
     with region("some", 4096):
@@ -98,9 +98,24 @@ def refused_steps(client: InferenceServerClient) -> dict[str, Any]:
     told["unknown status"] = talk.attempted(lambda: client.get_system_shared_memory_status("nobody"))
     handle = base64.b64encode(bytes(64))
     told["cuda"] = talk.attempted(lambda: client.register_cuda_shared_memory("gpu", handle, 0, 64))
-    told["cuda status"] = client.get_cuda_shared_memory_status(as_json=True)
+    told["cuda status"] = regions(client.get_cuda_shared_memory_status)
     told["cuda unregister"] = talk.attempted(client.unregister_cuda_shared_memory)
     return told
+
+
+def has_content(response: Any) -> bool:
+    """Whether an answer has any of its outputs itself."""
+    if isinstance(response, dict):
+        return any("data" in one or "binary_data_size" in one["parameters"] for one in response["outputs"])
+    return any(response.raw_output_contents)
+
+
+def regions(status: Any, *names: str) -> dict[str, Any]:
+    """What the server says of regions, by their names."""
+    told = status(*names)
+    if isinstance(told, list):
+        return {one["name"]: one for one in told}
+    return {name: {"byte_size": one.byte_size} for name, one in told.regions.items()}
 
 
 @contextlib.contextmanager

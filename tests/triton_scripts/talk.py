@@ -1,8 +1,10 @@
 """How the scripts talk to the tests: JSON in, JSON out, refusals included."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from tritonclient.utils import InferenceServerException
@@ -11,6 +13,11 @@ from tritonclient.utils import InferenceServerException
 def given() -> dict[str, Any]:
     """What the test gives."""
     return json.load(sys.stdin)
+
+
+def library(given: dict[str, Any]) -> ModuleType:
+    """The client's library for the protocol that the test names."""
+    return importlib.import_module(f"tritonclient.{given['protocol']}")
 
 
 def tell(what: Any) -> None:

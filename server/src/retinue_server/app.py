@@ -126,7 +126,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=metrics.forget_model,
     )
-    rpc, pages = _plan_front(service, repository, metrics, provider, settings)
+    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings)
     http = HttpServer(pages, settings.host, settings.http_port)
     await rpc.start()
     http.start()
@@ -144,7 +144,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     finally:
         service.drain()
         await rpc.close()
-        await rpc.finish(settings.drain_seconds)
+        # With front-ends, what they have answered may still be on its way over HTTP.
+        await asyncio.gather(rpc.finish(settings.drain_seconds), calls.finished(settings.drain_seconds))
         # What still waits is answered with UNAVAILABLE before the connections close.
         await asyncio.to_thread(_stop, engine, cutter)
         await rpc.stop()
@@ -244,24 +245,24 @@ def _plan_front(
     metrics: Metrics,
     provider: Provider,
     settings: Settings,
-) -> tuple[RpcServer | FrontEnds, Starlette]:
-    """What has the gRPC port, this process or others, and the HTTP endpoints."""
+) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
+    """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings)
         # Front-ends count these calls.
-        exchanges = Exchanges(Calls(Metrics(), settings), settings.max_request_bytes)
+        calls = Calls(Metrics(), settings)
+        exchanges = Exchanges(calls, settings.max_request_bytes)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
-        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes)
+        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes), calls
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, repository=repository, regions=regions)
     calls = Calls(metrics, settings)
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
-    return RpcServer(vision, tensors, calls, settings), http_app.build(
-        service, metrics.registry, calls=routes
-    )
+    pages = http_app.build(service, metrics.registry, calls=routes)
+    return RpcServer(vision, tensors, calls, settings), pages, calls
 
 
 def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:

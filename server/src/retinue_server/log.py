@@ -36,8 +36,8 @@ def configure(level: str, log_format: Literal["auto", "console", "json"]) -> Non
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Its lines on start and stop repeat ours.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Its lines on start and stop repeat ours, and its warnings are of what any caller can send as often as they like.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    http_port: int = Field(8080, ge=0, le=65535, description="port of metrics and health; 0 picks a free one")
+    http_port: int = Field(
+        8080, ge=0, le=65535, description="HTTP port: calls, metrics and health; 0 picks a free one"
+    )
 
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="what runs the networks; auto takes CUDA where it works and the CPU otherwise"

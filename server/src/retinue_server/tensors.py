@@ -135,7 +135,9 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Sequence
         raise _wrong_size(name, f"{len(values)} elements", f"{list(shape)} has {count}")
     dtype = DTYPES[datatype]
     try:
-        array: Array = np.fromiter(values, dtype, count)
+        # As in any other cast, what is too large for a float becomes infinite.
+        with np.errstate(over="ignore"):
+            array: Array = np.fromiter(values, dtype, count)
     except (OverflowError, ValueError, TypeError) as error:
         raise InvalidRequestError(
             f"input '{name[:128]}' has a value that is no {datatype}: {error}.", reason="VALUE_OUT_OF_RANGE"

@@ -58,7 +58,8 @@ def test_a_bundle_is_verified_whatever_it_calls_things(
 ) -> None:
     _, out, err = run(capsys, "verify", hostile, "--module", _module(hostile))
     assert "Traceback" not in err
-    assert out.count(MARKUP) > 3, err
+    # A long path goes on in the next line.
+    assert out.replace("\n", "").count(MARKUP) > 3, err
     assert "\x1b" not in out
 
 
@@ -75,7 +76,7 @@ def test_what_was_made_is_printed_whatever_it_is_called(
 ) -> None:
     print_bundle(hostile)
     out = capsys.readouterr().out
-    assert out.count(MARKUP) > 3
+    assert out.replace("\n", "").count(MARKUP) > 3
     assert "\x1b" not in out
 
 

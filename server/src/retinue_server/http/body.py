@@ -11,6 +11,8 @@ from retinue_server.rpc.interceptor import check_size
 
 # Longer than any network that serves images needs; whoever sends slower holds memory for nothing.
 _READ_SECONDS = 60.0
+# What is unpacked before it is counted.
+_STEP_BYTES = 4 * 1024 * 1024
 _UNPACKED = frozenset({"", "identity"})
 _PACKED = frozenset({"gzip", "deflate"})
 # zlib finds out which of the two it is. Source: zlib's manual, inflateInit2.
@@ -41,7 +43,7 @@ async def read(request: Request, holding: Holding, max_bytes: int) -> bytes:
             reason="CONTENT_ENCODING_UNKNOWN",
         )
     declared = request.headers.get("content-length", "")
-    if declared.isdigit():
+    if declared.isascii() and declared.isdigit():
         check_size(int(declared), max_bytes)
     body = bytearray()
     try:
@@ -56,28 +58,37 @@ async def read(request: Request, holding: Holding, max_bytes: int) -> bytes:
         raise InvalidRequestError(
             f"the body was not there after {_READ_SECONDS:.0f} s; send it in one go.", reason="BODY_TOO_SLOW"
         ) from None
-    if packing in _UNPACKED:
-        return bytes(body)
-    unpacked = await asyncio.to_thread(_unpack, body, max_bytes)
+    if packing in _PACKED:
+        return bytes(await _unpacked(bytes(body), holding, max_bytes))
+    return bytes(body)
+
+
+async def _unpacked(packed: bytes, holding: Holding, max_bytes: int) -> bytearray:
+    unpacker = zlib.decompressobj(_EITHER_FORMAT)
+    unpacked, rest = bytearray(), packed
+    while not unpacker.eof:
+        try:
+            step = await asyncio.to_thread(unpacker.decompress, rest, _STEP_BYTES)
+        except zlib.error:
+            raise _badly_packed() from None
+        rest = unpacker.unconsumed_tail
+        if not step and not rest and not unpacker.eof:
+            raise _badly_packed()
+        unpacked += step
+        if len(unpacked) > max_bytes:
+            raise InvalidRequestError(
+                f"the body has more than {max_bytes} bytes when it is unpacked; send smaller or fewer images.",
+                reason="REQUEST_TOO_LARGE",
+            )
+        holding.hold_request(len(packed) + len(unpacked))
+    if unpacker.unused_data:
+        raise _badly_packed()
     holding.hold_request(len(unpacked))
     return unpacked
 
 
-def _unpack(body: bytearray, max_bytes: int) -> bytes:
-    unpacker = zlib.decompressobj(_EITHER_FORMAT)
-    try:
-        unpacked = unpacker.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise InvalidRequestError(
-            f"the body cannot be unpacked: {error}.", reason="CONTENT_ENCODING_INVALID"
-        ) from None
-    if len(unpacked) > max_bytes:
-        raise InvalidRequestError(
-            f"the body has more than {max_bytes} bytes when it is unpacked; send smaller or fewer images.",
-            reason="REQUEST_TOO_LARGE",
-        )
-    if not unpacker.eof or unpacker.unused_data:
-        raise InvalidRequestError(
-            "the body does not end where what is packed in it ends.", reason="CONTENT_ENCODING_INVALID"
-        )
-    return unpacked
+def _badly_packed() -> InvalidRequestError:
+    return InvalidRequestError(
+        "the body is not packed as its header says, or does not end where what is packed in it ends.",
+        reason="CONTENT_ENCODING_INVALID",
+    )

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from retinue_server.errors import Code, OverloadedError, PermissionDeniedError, RetinueError
 from retinue_server.http import body
 from retinue_server.http.body import CallerLeft
+from retinue_server.http.messages import to_json
 from retinue_server.rpc.calls import Call, Calls
 
 # Source: google/rpc/code.proto, "HTTP Mapping".
@@ -37,7 +36,6 @@ _LEFT = 499
 _JSON = "application/json"
 # As much as may wait in a connection's buffers besides what they hold at most.
 _PIECE_BYTES = 256 * 1024
-_SEND_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,10 @@ class Exchanges:
 
         async def with_body(call: Call) -> Reply:
             _check_origin(request)
-            content = await body.read(request, call.holding, self._max_request_bytes)
+            content = [await body.read(request, call.holding, self._max_request_bytes)]
             async with _WhileConnected(request):
-                reply = await work(content, context)
+                # No name of it here, which would keep the bytes in memory while the call waits.
+                reply = await work(content.pop(), context)
             call.holding.hold_reply(reply.size_bytes)
             return reply
 
@@ -142,8 +141,8 @@ def _check_origin(request: Request) -> None:
     Raises:
         PermissionDeniedError: It is such.
     """
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and (not host or origin.partition("://")[2].lower() != host.lower()):
         raise PermissionDeniedError(
             "the request comes from a page of another origin; call from a program, or from a page of this server's "
             "origin.",
@@ -189,15 +188,16 @@ class _PacedResponse(Response):
     def __init__(self, reply: Reply) -> None:
         super().__init__(status_code=reply.status, headers=reply.headers, media_type=reply.media_type)
         self.headers["content-length"] = str(reply.size_bytes)
-        self._pieces = reply.pieces
+        # What is told to be the whole of it is packed only where that is worth it.
+        small = reply.size_bytes <= _PIECE_BYTES
+        self._pieces = [b"".join(reply.pieces)] if small else [piece for piece in reply.pieces if piece]
+        self._rest_bytes = reply.size_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for piece in self._pieces:
-            for start in range(0, len(piece), _PIECE_BYTES):
+            for start in range(0, len(piece) or 1, _PIECE_BYTES):
                 part = piece[start : start + _PIECE_BYTES]
+                self._rest_bytes -= len(part)
                 # Waits until there is room for it.
-                async with asyncio.timeout(_SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-        async with asyncio.timeout(_SEND_SECONDS):
-            await send({"type": "http.response.body", "body": b""})
+                await send({"type": "http.response.body", "body": part, "more_body": self._rest_bytes > 0})

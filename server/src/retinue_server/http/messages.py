@@ -8,6 +8,7 @@ import numpy as np
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
+from pydantic_core import to_json as _to_json
 
 from retinue_server.errors import Code, InvalidRequestError
 from retinue_server.rpc.status import reason_of
@@ -23,6 +24,11 @@ _NUMBERS = {
 # COCO's run lengths are text.
 _TEXTS = frozenset({"counts", "mask_counts"})
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON, which has neither NaN nor infinity: they are null."""
+    return _to_json(value, inf_nan_mode="null")
 
 
 def plain(message: Message) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from pydantic import JsonValue, TypeAdapter, ValidationError
-from pydantic_core import to_json
 from retinue.inference import grpc_service_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +13,7 @@ from starlette.routing import Route
 
 from retinue_server.errors import InvalidRequestError
 from retinue_server.http.exchange import Exchanges, HttpContext, Reply
-from retinue_server.http.messages import plain
+from retinue_server.http.messages import plain, to_json
 from retinue_server.http.tensors import HEADER_LENGTH, InferRequest
 from retinue_server.rpc.methods import Methods
 

@@ -5,15 +5,66 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+import h11
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from retinue_server.errors import StartupError
 
 _log = structlog.get_logger(__name__)
 
 _BACKLOG = 128
+# For the head of a request, for what is left of one that has been refused, and for a piece of a reply to be read.
+_PATIENCE_SECONDS = 60.0
+
+
+class _Connection(H11Protocol):
+    """Uvicorn's, closed where the caller holds it without sending a request or reading the reply."""
+
+    _sending: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(_PATIENCE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_reading()
+        self._stop_sending()
+
+    def _expect(self) -> None:
+        """Gives the caller some time where what comes next is of no call."""
+        begins = self.conn.their_state is h11.IDLE
+        has_its_reply = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if not begins and not has_its_reply:
+            self._stop_sending()
+        elif self._sending is None:
+            self._sending = self.loop.call_later(_PATIENCE_SECONDS, self.transport.abort)
+
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
 
 class _QuietServer(uvicorn.Server):
@@ -51,7 +102,13 @@ class HttpServer:
             ) from error
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            app,
+            http=_Connection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
         self._server = _QuietServer(config)
         self._task: asyncio.Task[None] | None = None

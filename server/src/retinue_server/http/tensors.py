@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_json
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 from retinue.inference import grpc_service_pb2 as pb
 
 from retinue_server.errors import InvalidRequestError
 from retinue_server.http.exchange import Reply
+from retinue_server.http.messages import to_json
 from retinue_server.tensors import BYTES, Array, count_elements, from_bytes, from_values, to_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -22,6 +22,8 @@ _OCTETS = "application/octet-stream"
 
 # Three bytes of JSON can take sixty in memory.
 _MOST_JSON_BYTES = 4 * 1024 * 1024
+# Each input, output and parameter takes hundreds of bytes, and so does what is wrong with it.
+_MOST_TENSORS, _MOST_PARAMETERS, _MOST_SIZES = 1000, 100, 100
 # One by one as text, each takes up to twenty bytes.
 _MOST_ELEMENTS = 1_000_000
 _DIGITS = 10
@@ -34,8 +36,18 @@ _JSON_TYPES: dict[str, set[type]] = {
     BYTES: {str},
 }
 
+
+def _check_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Refuses values that are none of a parameter's, and names no more than one of them."""
+    for name, value in given.items():
+        whole = type(value) is int and -(2**63) <= value < 2**63
+        if not whole and type(value) not in (bool, float, str):
+            raise ValueError(f"parameter '{name[:128]}' is no truth value, no text, and no number of 64 bits")
+    return given
+
+
 _Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-_Parameters = dict[str, bool | _Int64 | float | str]
+_Parameters = Annotated[dict[str, Any], Field(max_length=_MOST_PARAMETERS), AfterValidator(_check_parameters)]
 
 
 class _Part(BaseModel):
@@ -46,7 +58,7 @@ class _Part(BaseModel):
 
 
 class _Input(_Part):
-    shape: list[_Int64]
+    shape: Annotated[list[_Int64], FailFast(), Field(max_length=_MOST_SIZES)]
     datatype: str
     data: list[Any] | None = None
 
@@ -56,8 +68,8 @@ class _Request(BaseModel):
 
     id: str = ""
     parameters: _Parameters = {}
-    inputs: list[_Input]
-    outputs: list[_Part] = []
+    inputs: Annotated[list[_Input], FailFast(), Field(max_length=_MOST_TENSORS)]
+    outputs: Annotated[list[_Part], FailFast(), Field(max_length=_MOST_TENSORS)] = []
 
 
 class InferRequest:
@@ -100,8 +112,8 @@ class InferRequest:
             return rest
         if one.data is not None or type(size) is not int or not 0 <= size <= len(rest):
             raise InvalidRequestError(
-                f"input '{one.name[:128]}' has {_BINARY_SIZE} {size}, but {len(rest)} bytes are left after the JSON"
-                f"{' and it has data there, too' if one.data is not None else ''}.",
+                f"input '{one.name[:128]}' has {_BINARY_SIZE} {str(size)[:32]}, but {len(rest)} bytes are left after "
+                f"the JSON{' and it has data there, too' if one.data is not None else ''}.",
                 reason="TENSOR_SIZE_MISMATCH",
             )
         self.message.raw_input_contents.append(bytes(rest[:size]))
@@ -169,8 +181,10 @@ def _parsed(header: bytes) -> _Request:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step)[:64] for step in first["loc"][:8])
+        message = first["msg"].removeprefix("Value error, ")
         raise InvalidRequestError(
-            f"the JSON of the request does not hold{f' at {place}' if place else ''}: {first['msg'].lower()}.",
+            f"the JSON of the request does not hold{f' at {place}' if place else ''}: "
+            f"{message[:1].lower()}{message[1:]}.",
             reason="JSON_INVALID",
         ) from None
 

@@ -1,25 +1,22 @@
 """The endpoints of the typed API, below /v1: files of images in, JSON out."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
-from pydantic_core import to_json
 from retinue.v1 import vision_service_pb2 as pb
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from retinue_server.errors import Code, InvalidRequestError
+from retinue_server.http import multipart
 from retinue_server.http.exchange import Exchanges, HttpContext, Reply, status_of
-from retinue_server.http.messages import fill, plain
+from retinue_server.http.messages import fill, plain, to_json
+from retinue_server.http.multipart import Part
 from retinue_server.rpc.methods import Methods
 
-_MULTIPART = "multipart/form-data"
 _IMAGE = "image"
-_PIECE_BYTES = 1024 * 1024
 # Of texts, which are options; several of one name are a list.
 _MOST_OPTIONS = 1000
 _MOST_OPTION_BYTES = 4096
@@ -46,8 +43,10 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
     def images(path: str, method: str, kind: type[Any]) -> Route:
         async def endpoint(request: Request) -> Response:
             async def work(body: bytes, context: HttpContext) -> Reply:
-                files, options = await _form(request, body, max_images)
+                files, options = _form(request, body, max_images)
                 asked = kind(images=[{"encoded": file} for file in files])
+                # They are in memory once more now, and the call may wait for long.
+                del files, body
                 fill(asked, options | {name: [value] for name, value in request.path_params.items()})
                 reply = await methods[method](asked, context)
                 return Reply([to_json(plain(reply))], _status(reply.outcomes))
@@ -79,38 +78,23 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
     return made
 
 
-async def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], Options]:
+def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], Options]:
     """The files of images in a request, and its options."""
     options = _query(request)
-    if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
+    boundary = multipart.boundary(request.headers.get("content-type", ""))
+    if boundary is None:
         return ([body] if body else []), options
-    parser = MultiPartParser(
-        request.headers,
-        _pieces(body),
-        # One more, so that too many are told apart from a form that is none.
-        max_files=max_images + 1,
-        max_fields=_MOST_OPTIONS,
-        max_part_size=_MOST_OPTION_BYTES,
-    )
-    # It is all in memory already, and a server may have no disk.
-    parser.spool_max_size = len(body) + 1
-    try:
-        parts = (await parser.parse()).multi_items()
-    except MultiPartException as error:
-        raise InvalidRequestError(
-            f"the form cannot be read: {error.message}", reason="MULTIPART_INVALID"
-        ) from None
     files = []
-    for name, value in parts:
-        if isinstance(value, UploadFile) and name == _IMAGE:
-            files.append(await value.read())
-        elif isinstance(value, UploadFile):
+    for part in multipart.parts(body, boundary, max_parts=max_images + _MOST_OPTIONS):
+        if not part.is_file:
+            options.setdefault(part.name, []).append(_text(part))
+        elif part.name == _IMAGE:
+            files.append(part.content)
+        else:
             raise InvalidRequestError(
-                f"the form has a file '{name[:128]}'; name each '{_IMAGE}', as in curl -F {_IMAGE}=@cat.jpg.",
+                f"the form has a file '{part.name[:128]}'; name each '{_IMAGE}', as in curl -F {_IMAGE}=@cat.jpg.",
                 reason="MULTIPART_INVALID",
             )
-        else:
-            options.setdefault(name, []).append(value)
     if len(files) > max_images:
         raise InvalidRequestError(
             f"the request has more than {max_images} images; split it into several.", reason="TOO_MANY_IMAGES"
@@ -118,13 +102,20 @@ async def _form(request: Request, body: bytes, max_images: int) -> tuple[list[by
     return files, options
 
 
-async def _pieces(body: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(body), _PIECE_BYTES):
-        yield body[start : start + _PIECE_BYTES]
-
-
 def _query(request: Request) -> Options:
-    return {name: request.query_params.getlist(name) for name in request.query_params}
+    options: Options = {}
+    for name, text in request.query_params.multi_items():
+        options.setdefault(name, []).append(text)
+    return options
+
+
+def _text(part: Part) -> str:
+    if len(part.content) > _MOST_OPTION_BYTES:
+        raise InvalidRequestError(
+            f"option '{part.name[:128]}' has {len(part.content)} bytes, but at most {_MOST_OPTION_BYTES} are taken.",
+            reason="OPTION_INVALID",
+        )
+    return part.content.decode(errors="replace")
 
 
 def _status(outcomes: Sequence[Any]) -> int:

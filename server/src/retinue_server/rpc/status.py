@@ -67,7 +67,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> RetinueError:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             status.ParseFromString(value if isinstance(value, bytes) else value.encode())
-    message, reason = error.details() or "the server did not answer.", reason_of(status) or None
+    reason = reason_of(status) or None
+    # Without one it is the grpc library's own, of what lies between the processes.
+    lost = f"the process that was to answer ended the call with {error.code().name}; retry later."
+    message = status.message if reason else lost
     kind = _ERRORS.get(error.code().value[0], EngineError)
     if kind is OverloadedError:
         retry = RetryInfo()

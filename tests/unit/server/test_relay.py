@@ -1,0 +1,127 @@
+"""Calls that front-ends answer for the engine's process have their replies, and their refusals as they were told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from retinue.v1 import vision_service_pb2 as pb
+from retinue.v1 import vision_service_pb2_grpc
+
+from retinue_server import errors
+from retinue_server.rpc.relay import Relay
+from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
+
+ERRORS = [
+    errors.InvalidRequestError("no, grün.", reason="OPTION_INVALID"),
+    errors.ModelNotFoundError("no."),
+    errors.WrongTaskError("no."),
+    errors.PermissionDeniedError("no."),
+    errors.UnsupportedError("no."),
+    errors.OverloadedError("no.", retry_after_seconds=1.25, reason="TOO_MANY_CALLS"),
+    errors.EngineError("no."),
+    errors.UnavailableError("no.", reason="DRAINING"),
+    errors.DeadlineExpiredError("no."),
+]
+
+
+class Servicer(vision_service_pb2_grpc.VisionServiceServicer):
+    """Answers as the test says."""
+
+    def __init__(self) -> None:
+        self.error: errors.RetinueError | grpc.StatusCode | None = None
+        self.asked: list[Any] = []
+        self.began, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
+        self.asked.append(request)
+        if isinstance(self.error, grpc.StatusCode):
+            await context.abort(self.error, "ipv4:127.0.0.1:1: a secret")
+        if self.error is not None:
+            details = to_status(self.error).SerializeToString()
+            await context.abort(
+                grpc_code(self.error.code), self.error.message, trailing_metadata=((DETAILS_KEY, details),)
+            )
+        return pb.GetModelResponse(model={"name": request.model})
+
+    async def ListModels(self, request: Any, context: Any) -> Any:
+        self.began.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture
+async def front_end() -> AsyncIterator[tuple[Servicer, Relay]]:
+    servicer = Servicer()
+    server = grpc.aio.server()
+    vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    relay = Relay(f"127.0.0.1:{port}", 2)
+    yield servicer, relay
+    await relay.close()
+    await server.stop(0)
+
+
+async def test_a_reply_is_passed_on(front_end: tuple[Servicer, Relay]) -> None:
+    servicer, relay = front_end
+    for name in ("a", "b", "c"):
+        reply = await relay.methods["GetModel"](pb.GetModelRequest(model=name), None)
+        assert reply == pb.GetModelResponse(model={"name": name})
+    assert [request.model for request in servicer.asked] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_a_refusal_keeps_code_reason_message_and_delay(
+    error: errors.RetinueError, front_end: tuple[Servicer, Relay]
+) -> None:
+    servicer, relay = front_end
+    servicer.error = error
+    with pytest.raises(errors.RetinueError) as raised:
+        await relay.methods["GetModel"](pb.GetModelRequest(), None)
+    told = raised.value
+    assert (told.code, told.reason, told.message) == (error.code, error.reason, error.message)
+    if isinstance(error, errors.OverloadedError):
+        assert isinstance(told, errors.OverloadedError)
+        assert told.retry_after_seconds == pytest.approx(error.retry_after_seconds)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, errors.UnavailableError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.OverloadedError),
+        (grpc.StatusCode.UNKNOWN, errors.EngineError),
+    ],
+)
+async def test_what_the_library_says_by_itself_is_not_shown(
+    code: grpc.StatusCode, kind: type[errors.RetinueError], front_end: tuple[Servicer, Relay]
+) -> None:
+    servicer, relay = front_end
+    servicer.error = code
+    with pytest.raises(kind) as raised:
+        await relay.methods["GetModel"](pb.GetModelRequest(), None)
+    assert (
+        raised.value.message
+        == f"the process that was to answer ended the call with {code.name}; retry later."
+    )
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    relay = Relay("127.0.0.1:1", 1)
+    with pytest.raises(errors.UnavailableError) as raised:
+        await relay.methods["GetModel"](pb.GetModelRequest(), None)
+    assert "127.0.0.1" not in raised.value.message
+    await relay.close()
+
+
+async def test_a_caller_who_leaves_ends_the_call(front_end: tuple[Servicer, Relay]) -> None:
+    servicer, relay = front_end
+    call = asyncio.ensure_future(relay.methods["ListModels"](pb.ListModelsRequest(), None))
+    await asyncio.wait_for(servicer.began.wait(), 5)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await asyncio.wait_for(servicer.ended.wait(), 5)
