@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PROVIDER ?= auto
+TESTERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # As variables and not as an option, the constraints also hold where pip builds a package: older pips read the first there,
@@ -21,10 +22,11 @@ KEEP_FREED_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=42
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/retinue-server --models models --provider $(PROVIDER) $(ARGS)
 
-## test: install everything tests need and run all of them (ARGS for pytest's arguments)
+## test: install everything tests need and run all of them (ARGS for pytest's arguments), in so many processes as TESTERS says;
+## each takes up to three gigabytes
 test: $(VENV)/.develop
 	scripts/install-system-packages
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 ## develop: install everything, the export tools with PyTorch included
 develop: $(VENV)/.develop
