@@ -8,12 +8,22 @@ from retinue_server.errors import StartupError
 from retinue_server.settings import Settings
 
 _STARTUP_EXIT_CODE = 2
+_UNSOUND_EXIT_CODE = 1
+_DOCTOR = "doctor"
 
 
 def main() -> None:
-    """Runs the server; exits with 0 after a drained stop, with 2 and one sentence where it cannot start."""
+    """Runs the server; exits with 0 after a drained stop, with 2 and one sentence where it cannot start.
+
+    `retinue-server doctor`, with the same flags, only says what it would find.
+    """
+    arguments = sys.argv[1:]
+    examining = arguments[:1] == [_DOCTOR]
     try:
-        settings = Settings.resolve(sys.argv[1:])
+        settings = Settings.resolve(arguments[1:] if examining else arguments)
+        if examining:
+            _examine(settings)
+            return
         if settings.print_config:
             print(settings.as_toml(), end="")
             return
@@ -21,6 +31,18 @@ def main() -> None:
     except StartupError as error:
         print(f"retinue-server: {error.message}", file=sys.stderr)
         raise SystemExit(_STARTUP_EXIT_CODE) from error
+
+
+def _examine(settings: Settings) -> None:
+    """Prints what a server would find with these settings; exits with 1 where that keeps it from working."""
+    from retinue_server.doctor import State, examine
+
+    unsound = False
+    for finding in examine(settings):
+        print(finding, flush=True)
+        unsound = unsound or finding.state is State.FAIL
+    if unsound:
+        raise SystemExit(_UNSOUND_EXIT_CODE)
 
 
 def _run(settings: Settings) -> None:

@@ -26,6 +26,8 @@ class Settings(BaseSettings):
 
     Every flag is also an environment variable (--grpc-port is RETINUE_GRPC_PORT) and a key of the TOML file that
     --config names (grpc_port). Flags win over the environment, the environment over the file.
+
+    `retinue-server doctor`, with the same flags, starts nothing and says what a server would find here.
     """
 
     model_config = SettingsConfigDict(

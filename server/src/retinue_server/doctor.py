@@ -1,0 +1,252 @@
+"""`retinue-server doctor`: what a server with the same settings would find here, and what to mend before."""
+
+import os
+import platform
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from ipaddress import ip_address
+from pathlib import Path
+
+import psutil
+
+from retinue_server import __version__
+from retinue_server.bundle.remote import RemoteModels, is_remote
+from retinue_server.bundle.repository import BundleFolder, scan
+from retinue_server.errors import RetinueError, StartupError
+from retinue_server.runtime import cudart
+from retinue_server.runtime.cache import why_unusable
+from retinue_server.runtime.memory import control_group_limit_bytes
+from retinue_server.runtime.providers import available_cores, choose
+from retinue_server.settings import MIB, Settings
+
+_LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "grpcio", "protobuf", "uvloop")
+# What tells how fast networks of 8 bits are. Source: Linux, arch/x86/include/asm/cpufeatures.h.
+_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+# A connection each, two for each front-end's channel, and those of models and logs.
+_FEW_FILES = 4096
+_FEW_MEMORY_BYTES = 1024 * MIB
+# A front-end's libraries take about 95 MB.
+_FRONT_END_BYTES = 95 * MIB
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+class State(StrEnum):
+    """Whether something keeps a server from working."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found.
+
+    Attributes:
+        state: FAIL where a server would not start, or would serve less than it is told to.
+        what: Which part.
+        told: What is there, and what to do where that is not good.
+    """
+
+    state: State
+    what: str
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.state:<5} {self.what:<10} {self.told}"
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Looks at the machine and at what the settings name; starts nothing, and runs no network but a tiny one.
+
+    Args:
+        settings: As a server would have them.
+    """
+    for look in (
+        _versions,
+        _cores,
+        _memory,
+        _files,
+        _provider,
+        _cache,
+        _shared_memory,
+        _ports,
+        _host,
+        _models,
+    ):
+        yield from look(settings)
+
+
+def _versions(settings: Settings) -> Iterator[Finding]:
+    found = []
+    for name in _LIBRARIES:
+        with suppress(ImportError):
+            found.append(f"{name} {version(name)}")
+    told = f"retinue-server {__version__}, Python {platform.python_version()}, {', '.join(found)}"
+    both = sum(one.startswith("onnxruntime") for one in found) > 1
+    if both:
+        told += "; onnxruntime and onnxruntime-gpu install the same module: uninstall both, then install one"
+    yield Finding(State.FAIL if both else State.OK, "versions", told)
+
+
+def _cores(settings: Settings) -> Iterator[Finding]:
+    cores, all_cores = available_cores(), os.cpu_count() or 1
+    told = f"{cores} of {all_cores}" if cores < all_cores else f"{cores}"
+    flags = _cpu_flags()
+    if flags and not flags & _INT8_FLAGS:
+        told += "; no instructions for 8 bits (VNNI): networks of 8 bits are hardly faster than others here"
+        yield Finding(State.WARN, "cores", told)
+    else:
+        yield Finding(State.OK, "cores", told)
+
+
+def _cpu_flags() -> frozenset[str]:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    total_bytes = psutil.virtual_memory().total
+    granted_bytes = control_group_limit_bytes()
+    limit_bytes = int(settings.memory_limit) or granted_bytes or total_bytes
+    told = f"{total_bytes / MIB:,.0f} MiB"
+    if granted_bytes:
+        told += f", of which the control group grants {granted_bytes / MIB:,.0f}"
+    if settings.memory_limit:
+        told += f"; --memory-limit {settings.memory_limit / MIB:,.0f} MiB"
+    if not granted_bytes and not settings.memory_limit:
+        told += "; models are not bounded: set --memory-limit, so that what does not fit is refused by name"
+    left_bytes = limit_bytes - settings.workers * _FRONT_END_BYTES
+    few = min(left_bytes, total_bytes) < _FEW_MEMORY_BYTES
+    yield Finding(State.WARN if few else State.OK, "memory", told)
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= _FEW_FILES:
+        yield Finding(State.OK, "files", f"at most {soft:,} open at once")
+    else:
+        advice = f"raise it with ulimit -n {min(hard, 65536) if hard > 0 else 65536}"
+        yield Finding(
+            State.WARN, "files", f"at most {soft:,} open at once, and each connection is one; {advice}"
+        )
+
+
+def _provider(settings: Settings) -> Iterator[Finding]:
+    try:
+        provider = choose(
+            settings.provider,
+            gpu_devices=settings.gpu_devices,
+            gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+            cache_folder=settings.expanded_cache_folder,
+            tf32=settings.gpu_fp32 == "tf32",
+        )
+    except StartupError as error:
+        yield Finding(State.FAIL, "provider", error.message)
+        return
+    cuda = cudart.load()
+    devices = cuda.device_count() if cuda else 0
+    told = provider.name
+    if provider.on_gpu:
+        told += f" on device {', '.join(map(str, provider.devices))} of {devices}"
+    if provider.fallback_reason:
+        told += f"; no GPU is used: {provider.fallback_reason}"
+    # Where there is no GPU, the CPU is no fallback that anybody must hear of.
+    wasted = bool(provider.fallback_reason) and (devices > 0 or Path("/dev/nvidia0").exists())
+    yield Finding(State.WARN if wasted else State.OK, "provider", told)
+
+
+def _cache(settings: Settings) -> Iterator[Finding]:
+    try:
+        folder = settings.expanded_cache_folder
+    except StartupError as error:
+        yield Finding(State.FAIL, "cache", error.message)
+        return
+    if why := why_unusable(folder):
+        told = f"{folder}: {why}, so nothing is kept between starts; name another with --cache-folder"
+        yield Finding(State.WARN, "cache", told)
+    else:
+        yield Finding(State.OK, "cache", str(folder))
+
+
+def _shared_memory(settings: Settings) -> Iterator[Finding]:
+    if settings.system_shared_memory == "on" and not _SHARED_MEMORY.is_dir():
+        told = f"{_SHARED_MEMORY} is not there, which --system-shared-memory on needs; mount a tmpfs there"
+        yield Finding(State.FAIL, "shared", told)
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    for flag, port in (("--grpc-port", settings.grpc_port), ("--http-port", settings.http_port)):
+        if why := _why_not_free(settings.host, port):
+            told = f"{flag} {port} on {settings.host}: {why}; choose another, or stop what has it"
+            yield Finding(State.FAIL, "ports", told)
+        else:
+            yield Finding(State.OK, "ports", f"{flag} {port or 'any'} is free")
+
+
+def _why_not_free(host: str, port: int) -> str:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+            tried.listen(1)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _host(settings: Settings) -> Iterator[Finding]:
+    try:
+        inside = settings.host == "localhost" or ip_address(settings.host).is_loopback
+    except ValueError:
+        inside = False
+    if inside:
+        yield Finding(State.OK, "host", f"{settings.host}: only this machine reaches it")
+    else:
+        told = f"{settings.host}: others reach it, and nobody is asked who they are; put a proxy with TLS in front"
+        yield Finding(State.WARN, "host", told)
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    if is_remote(settings.models):
+        yield from _remote_models(settings)
+        return
+    try:
+        bundles = scan(Path(settings.models))
+    except StartupError as error:
+        yield Finding(State.FAIL, "models", error.message)
+        return
+    yield from map(_checked, bundles)
+
+
+def _checked(bundle: BundleFolder) -> Finding:
+    name = f"{bundle.name}/{bundle.version}"
+    try:
+        manifest = bundle.read()
+    except StartupError as error:
+        return Finding(State.FAIL, "models", f"{name}: {error.message}")
+    if manifest.HasField("pipeline"):
+        return Finding(State.OK, "models", f"{name}: a pipeline of {len(manifest.pipeline.steps)} steps")
+    return Finding(State.OK, "models", f"{name}: {bundle.model_path.stat().st_size / MIB:,.1f} MiB")
+
+
+def _remote_models(settings: Settings) -> Iterator[Finding]:
+    try:
+        remote = RemoteModels(settings.models, settings.parsed_models_options)
+        versions = remote.listing().versions
+    except RetinueError as error:
+        yield Finding(State.FAIL, "models", error.message)
+        return
+    told = f"{len(versions)} versions at {remote.shown}"
+    yield Finding(State.OK if versions else State.FAIL, "models", told)

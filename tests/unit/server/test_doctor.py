@@ -1,0 +1,125 @@
+"""What `retinue-server doctor` finds, and what it says of it."""
+
+import os
+import resource
+import socket
+from pathlib import Path
+
+import pytest
+from tests import colour_bundles
+
+from retinue_server import doctor
+from retinue_server.cli import main
+from retinue_server.doctor import Finding, State, examine
+from retinue_server.settings import Settings
+
+
+def settings(tmp_path: Path, **more: object) -> Settings:
+    models = tmp_path / "models"
+    if not models.exists():
+        colour_bundles.classifier(models)
+    given = {"models": str(models), "cache_folder": tmp_path / "cache", "provider": "cpu"}
+    return Settings(**{**given, "grpc_port": 0, "http_port": 0, **more})  # type: ignore[arg-type]
+
+
+def found(settings: Settings, what: str) -> list[Finding]:
+    return [finding for finding in examine(settings) if finding.what == what]
+
+
+def test_a_sound_machine_has_nothing_to_mend(tmp_path: Path) -> None:
+    findings = list(examine(settings(tmp_path)))
+    assert [finding for finding in findings if finding.state is State.FAIL] == []
+    assert {finding.what for finding in findings} >= {
+        *("versions", "cores", "memory", "files", "provider", "cache", "ports", "host", "models"),
+    }
+    (models,) = (finding for finding in findings if finding.what == "models")
+    assert models.told.startswith("colour-classifier/1: ")
+    assert str(models).startswith("ok    models     ")
+
+
+def test_bundles_that_do_not_hold_are_named_and_the_others_too(tmp_path: Path) -> None:
+    told = settings(tmp_path)
+    bundle = colour_bundles.classifier(Path(told.models), "torn", 3)
+    (bundle / "model.onnx").write_bytes(b"torn")
+    good, bad = found(told, "models")
+    assert (good.state, bad.state) == (State.OK, State.FAIL)
+    assert bad.told.startswith("torn/3: ")
+    assert "sha256" in bad.told
+    (missing,) = found(settings(tmp_path, models=str(tmp_path / "nowhere")), "models")
+    assert (missing.state, "does not exist" in missing.told) == (State.FAIL, True)
+
+
+def test_models_elsewhere_are_listed(tmp_path: Path) -> None:
+    there = settings(tmp_path)
+    address = f"file://{there.models}"
+    (finding,) = found(settings(tmp_path, models=address), "models")
+    assert (finding.state, finding.told) == (State.OK, f"1 versions at {address}")
+    (none,) = found(settings(tmp_path, models=f"file://{tmp_path}/nowhere"), "models")
+    assert none.state is State.FAIL
+
+
+def test_a_port_that_is_taken_fails(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        grpc, http = found(settings(tmp_path, http_port=port), "ports")
+    assert (grpc.state, http.state) == (State.OK, State.FAIL)
+    assert f"--http-port {port} on 127.0.0.1: Address already in use" in http.told
+
+
+@pytest.mark.parametrize(
+    ("host", "state"), [("127.0.0.1", State.OK), ("localhost", State.OK), ("0.0.0.0", State.WARN)]
+)
+def test_an_address_that_others_reach_is_told(tmp_path: Path, host: str, state: State) -> None:
+    (finding,) = found(settings(tmp_path, host=host), "host")
+    assert finding.state is state
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_fails(tmp_path: Path) -> None:
+    (finding,) = found(settings(tmp_path, provider="tensorrt"), "provider")
+    assert finding.state is State.FAIL
+    assert "--provider tensorrt cannot run here" in finding.told
+
+
+def test_a_cache_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "open to all"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (finding,) = found(settings(tmp_path, cache_folder=folder), "cache")
+    assert (finding.state, "others may write to it" in finding.told) == (State.WARN, True)
+
+
+def test_few_files_and_little_memory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
+    (files,) = found(settings(tmp_path), "files")
+    assert (files.state, "ulimit -n 1024" in files.told) == (State.WARN, True)
+    (memory,) = found(settings(tmp_path, memory_limit="512MiB"), "memory")
+    assert (memory.state, "--memory-limit 512 MiB" in memory.told) == (State.WARN, True)
+    (memory,) = found(settings(tmp_path, memory_limit="2GiB", workers=12), "memory")
+    assert memory.state is State.WARN
+
+
+def test_a_processor_without_instructions_for_8_bits_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1000)
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: frozenset({"avx2"}))
+    (cores,) = found(settings(tmp_path), "cores")
+    assert (cores.state, "of 1000" in cores.told, "VNNI" in cores.told) == (State.WARN, True, True)
+
+
+def test_the_exit_code_says_whether_a_server_would_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = settings(tmp_path)
+    command = ["retinue-server", "doctor", "--models", told.models, "--grpc-port", "0", "--http-port", "0"]
+    monkeypatch.setattr("sys.argv", [*command, "--cache-folder", str(tmp_path / "cache")])
+    main()
+    assert "ok    models     colour-classifier/1" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "--provider", "cuda"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    monkeypatch.setattr("sys.argv", [*command, "--no-such-flag"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
