@@ -30,7 +30,8 @@ def told_why(*arguments: str, environment: dict[str, str] | None = None) -> str:
         text=True,
         timeout=60,
         check=False,
-        env=clean | (environment or {}),
+        # Where an argument names none; somebody else may have the usual ones.
+        env=clean | {"RETINUE_GRPC_PORT": "0", "RETINUE_HTTP_PORT": "0"} | (environment or {}),
     )
     assert ended.returncode == _EXIT_CODE, ended.stderr
     assert ended.stdout == ""

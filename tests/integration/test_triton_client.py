@@ -102,7 +102,7 @@ def test_what_is_not_there_is_not_found(triton: TritonClient) -> None:
     assert [one["status"] for one in refusals] == ["StatusCode.NOT_FOUND"] * 3
     named, numbered, output = triton.infer(
         request("nobody", colours(0)),
-        request(_CLASSIFIER, colours(0), model_version="one"),
+        request(_CLASSIFIER, colours(0), model_version="1.5"),
         request(_CLASSIFIER, colours(0), "heatmap"),
     )
     assert named.status == "StatusCode.NOT_FOUND"

@@ -71,7 +71,7 @@ def test_what_is_refused_says_why(client: TritonClient) -> None:
     assert refusals[5]["status"] in ("400", "501")
     named, numbered, output, shape, expired, bad = client.infer(
         request("nobody", colours(0)),
-        request(_CLASSIFIER, colours(0), model_version="one"),
+        request(_CLASSIFIER, colours(0), model_version="1.5"),
         request(_CLASSIFIER, colours(0), "heatmap"),
         request(_CLASSIFIER, np.zeros((1, 9, 9, 3), np.uint8)),
         request(_CLASSIFIER, colours(0), timeout=1),
@@ -202,7 +202,7 @@ def test_models_are_loaded_and_unloaded_by_calls(tmp_path: Path) -> None:
             ("load_model", {"model_name": "colours"}),
             ("is_model_ready", {"model_name": "colours"}),
             ("get_model_repository_index", {}),
-            ("load_model", {"model_name": "colours", "config": "{}"}),
+            ("load_model", {"model_name": "colours", "config": '{"max_batch_size": 8}'}),
             ("load_model", {"model_name": "nobody"}),
             ("unload_model", {"model_name": "..%2fcolours"}),
             ("unload_model", {"model_name": "colours"}),
@@ -213,7 +213,7 @@ def test_models_are_loaded_and_unloaded_by_calls(tmp_path: Path) -> None:
         ]
         assert (loaded, ready, unloaded, gone) == (None, True, None, False)
         assert now == [{"name": "colours", "version": "1", "state": "READY", "reason": ""}]
-        assert (config["status"], nobody["status"], outside["status"]) == ("501", "404", "400")
-        assert "leave the parameters empty" in config["message"]
+        assert (config["status"], nobody["status"], outside["status"]) == ("400", "404", "400")
+        assert "max_batch_size" in config["message"]
         assert server.terminate() == 0
         assert not [event for event in server.events if event["level"] == "error"]
