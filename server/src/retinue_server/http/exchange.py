@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,6 +34,8 @@ _HTTP_STATUSES = {
 _LEFT = 499
 
 _JSON = "application/json"
+# More takes milliseconds to read or to write as JSON, as 200 detections do.
+_QUICK_BYTES = 8 * 1024
 # As much as may wait in a connection's buffers besides what they hold at most.
 _PIECE_BYTES = 256 * 1024
 
@@ -79,6 +81,7 @@ class HttpContext:
         return self._request.headers.items()
 
 
+Made = TypeVar("Made")
 Work: TypeAlias = Callable[[bytes, HttpContext], Awaitable[Reply]]
 
 
@@ -119,6 +122,11 @@ class Exchanges:
             return refusal(error)
         except CallerLeft:
             return Response(status_code=_LEFT)
+
+
+async def without_delay(make: Callable[[], Made], size_bytes: int) -> Made:
+    """Makes something of so many bytes: of many in a thread, so that it holds up no other call."""
+    return await asyncio.to_thread(make) if size_bytes > _QUICK_BYTES else make()
 
 
 def refusal(error: RetinueError) -> Response:
