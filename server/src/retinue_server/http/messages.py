@@ -55,8 +55,8 @@ def plain(message: Message) -> dict[str, Any]:
 def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
     """Sets fields of a message by texts, as they come in queries and forms.
 
-    A dotted name leads into a message within, as `classify_with.top_k` does, but not into lists of messages. Bytes cannot
-    be set.
+    A dotted name leads into a message within, as `classify_with.top_k` does, but not into lists of messages; and bytes
+    cannot be set.
 
     Args:
         message: Whose.
