@@ -1,5 +1,6 @@
 """Models that run one after another as one, as manifests declare them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper
 from retinue.inference import grpc_service_pb2 as inference
 from retinue.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from retinue.v1 import vision_service_pb2 as pb
-from tests import colour_bundles, pictures, plain_models
+from tests import colour_bundles, living_bundles, pictures, plain_models
 from tests.calls import Connection, connected, encoded, flat, refused
 from tests.metrics_page import MetricsPage, wait_until
 from tests.pipelines import declare
@@ -35,6 +36,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = {"model": "colour-classifier", "inputs": {"images": "shown"}}
     declare(models, "look", "TASK_TENSOR", "screen", named)
     declare(models, "unfit", "TASK_TENSOR", "screen", TWICE[1])
+    for version in (1, 2):
+        living_bundles.put(models, "colours", version, inverted=version == 2)
+    declare(models, "released", "TASK_DETECT", "colour-detector", "colours")
+    declare(
+        models, "released", "TASK_DETECT", "colour-detector", {"model": "colours", "version": 2}, version=2
+    )
+    split = [{"version": 1, "percent": 60}, {"version": 2, "percent": 40}]
+    (models / "colours" / "serving.json").write_text(json.dumps({"split": split}))
+    policy = {"labels": {"stable": 1, "canary": 2}, "split": [{"label": "stable", "percent": 100}]}
+    policy["shadow"] = {"label": "canary", "percent": 100}
+    (models / "released" / "serving.json").write_text(json.dumps(policy))
     return models
 
 
@@ -80,6 +92,25 @@ def test_a_detector_and_a_classifier_answer_under_one_name(connection: Connectio
     told = connection.get_model("find-and-name")
     assert list(told.manifest.labels) == ["red", "green", "blue"]
     assert [step.model for step in told.manifest.pipeline.steps] == ["colour-detector", "colour-classifier"]
+
+
+def test_a_pipeline_has_a_serving_policy_of_its_own_and_those_of_its_steps_are_not_for_it(
+    connection: Connection, server: ServerProcess
+) -> None:
+    image = flat(255, 0, 0)
+
+    def asked(**request: Any) -> tuple[int, int]:
+        reply = connection.detect(image, model="released", **request)
+        return reply.version, reply.classifier_version
+
+    # The classifier's split shares out its own requests.
+    assert {asked() for _ in range(20)} == {(1, 1)}
+    assert asked(version_label="canary") == (2, 2)
+    assert asked(classify_with=pb.ClassifyWith(top_k=1, version=2)) == (1, 2)
+    told = {"model": "released", "version": "1", "candidate": "2", "outcome": "compared"}
+    wait_until(
+        lambda: MetricsPage(server.http_url).total("retinue_shadow_images_total", **told) == 21, "the copies"
+    )
 
 
 def test_outputs_of_a_step_are_inputs_of_the_next(connection: Connection) -> None:

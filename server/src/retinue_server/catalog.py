@@ -126,7 +126,7 @@ class Catalog:
         self.models = sorted(models, key=lambda model: (model.name, -model.version))
         self.failures = failures
         self.policy_failures = dict(policy_failures or {})
-        self._policies = policies or {}
+        self._policies = dict(policies or {})
         self._draw = draw
         self._by_version = {(model.name, model.version): model for model in self.models}
         # Later entries win, and versions descend.

@@ -7,15 +7,16 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from structlog.testing import capture_logs
 from tests import colour_bundles, plain_models
+from tests.pipelines import declare
 
 from retinue_server.bundle import mirror as mirrors
 from retinue_server.bundle import mirror_folder
 from retinue_server.bundle.folder import ModelsFolder
-from retinue_server.bundle.mirror import Mirror
+from retinue_server.bundle.mirror import BESIDE, Mirror
 from retinue_server.bundle.mirrored import MirroredFolder
 from retinue_server.bundle.remote import Key, Listing, RemoteFile, RemoteModels
 from retinue_server.bundle.repository import scan
-from retinue_server.errors import MirrorError, ModelControlError, StartupError, UnavailableError
+from retinue_server.errors import BundleError, MirrorError, ModelControlError, StartupError, UnavailableError
 
 
 class Elsewhere(RemoteModels):
@@ -235,9 +236,53 @@ def test_what_lies_beside_the_versions_comes_changes_and_goes(
     elsewhere.remove("a/serving.json")
     mirror.look()
     assert not (mirror.models / "a" / "serving.json").exists()
+    assert here(mirror) == [("a", 1)]
+
+
+@pytest.mark.parametrize("length", [70_000, None])
+def test_what_is_too_large_to_lie_beside_the_versions_replaces_nothing(
+    length: int | None, mirror: Mirror, elsewhere: Elsewhere, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.upload(bundle, "a", 1)
+    elsewhere.put("a/serving.json", b"{}")
+    mirror.update()
+    monkeypatch.setattr(elsewhere, "_file", lambda path, _: RemoteFile(path, length, "tag"))
     elsewhere.put("a/serving.json", b"[" * 70_000)
+    mirror.update("a")
+    mirror.update("a")
+    assert (mirror.models / "a" / "serving.json").read_bytes() == b"{}"
+    assert "longer than 65,536 bytes" in mirror.state().refused["a", BESIDE]
+    monkeypatch.undo()
+    elsewhere.put("a/serving.json", b'{"latest": 1}')
+    monkeypatch.setattr(mirrors, "_LOOK_SECONDS", 0)
+    mirror.update()
+    assert (mirror.models / "a" / "serving.json").read_bytes() == b'{"latest": 1}'
+    assert mirror.state().refused == {}
+
+
+def test_a_pipeline_has_a_manifest_only(mirror: Mirror, elsewhere: Elsewhere, tmp_path: Path) -> None:
+    elsewhere.upload(declare(tmp_path / "made", "both", "TASK_DETECT", "a", "b"), "both", 1)
+    assert not mirror.look()
+    (found,) = scan(mirror.models)
+    assert [step.model for step in found.read().pipeline.steps] == ["a", "b"]
     mirror.look()
-    assert not (mirror.models / "a" / "serving.json").exists()
+    assert elsewhere.downloads == ["both/1/manifest.json"]
+    elsewhere.remove("both")
+    mirror.look()
+    assert here(mirror) == []
+
+
+def test_a_manifest_whose_graph_is_still_to_come_waits_for_it_quietly(
+    mirror: Mirror, elsewhere: Elsewhere, bundle: Path
+) -> None:
+    elsewhere.put("a/1/manifest.json", (bundle / "manifest.json").read_bytes())
+    with capture_logs() as events:
+        mirror.update()
+        assert not mirror.look()
+    assert (here(mirror), events, mirror.state().refused) == ([], [], {})
+    assert len(elsewhere.downloads) == 1
+    elsewhere.put("a/1/model.onnx", (bundle / "model.onnx").read_bytes())
+    mirror.look()
     assert here(mirror) == [("a", 1)]
 
 
@@ -482,6 +527,30 @@ class TestMirroredFolder:
         elsewhere.unreadable = {"model.onnx"}
         with pytest.raises(StartupError, match=r"'model\.onnx' cannot be read: forbidden"):
             folder.at_least_one()
+
+    def test_a_model_whose_serving_policy_cannot_be_copied_has_none(
+        self, mirror: Mirror, elsewhere: Elsewhere, bundle: Path, clock: Clock
+    ) -> None:
+        folder = MirroredFolder(mirror, ModelsFolder(mirror.models), "watch")
+        elsewhere.upload(bundle, "a", 1)
+        elsewhere.put("a/serving.json", b'{"latest": 1}')
+        elsewhere.unreadable = {"serving.json"}
+        assert [found.name for found in folder.brought()] == ["a"]
+        with pytest.raises(BundleError, match=r"serving.json cannot be copied: .* forbidden") as refused:
+            folder.policy("a")
+        assert refused.value.reason == "SERVING_POLICY_NOT_COPIED"
+        elsewhere.unreadable = set()
+        clock.now = 31
+        before = folder.states()
+        mirror.look()
+        assert folder.policy("a").latest == 1
+        # So the server sees it.
+        assert folder.states() != before
+        # One that is here holds until the next one is.
+        elsewhere.put("a/serving.json", b'{"latest": 2}')
+        elsewhere.unreadable = {"serving.json"}
+        mirror.look()
+        assert folder.policy("a").latest == 1
 
     def test_what_is_followed_is_asked_of_the_copy(
         self, mirror: Mirror, elsewhere: Elsewhere, bundle: Path

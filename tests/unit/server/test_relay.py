@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,16 +27,22 @@ ERRORS = [
 ]
 
 
+METADATA = [("user-id", "ann"), ("cookie", "a=b; c")]
+CONTEXT: Any = SimpleNamespace(invocation_metadata=lambda: METADATA)
+
+
 class Servicer(vision_service_pb2_grpc.VisionServiceServicer):
     """Answers as the test says."""
 
     def __init__(self) -> None:
         self.error: errors.RetinueError | grpc.StatusCode | None = None
         self.asked: list[Any] = []
+        self.beside: list[Any] = []
         self.began, self.ended = asyncio.Event(), asyncio.Event()
 
     async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
         self.asked.append(request)
+        self.beside = list(context.invocation_metadata())
         if isinstance(self.error, grpc.StatusCode):
             await context.abort(self.error, "ipv4:127.0.0.1:1: a secret")
         if self.error is not None:
@@ -69,9 +76,10 @@ async def front_end() -> AsyncIterator[tuple[Servicer, Relay]]:
 async def test_a_reply_is_passed_on(front_end: tuple[Servicer, Relay]) -> None:
     servicer, relay = front_end
     for name in ("a", "b", "c"):
-        reply = await relay.methods["GetModel"](pb.GetModelRequest(model=name), None)
+        reply = await relay.methods["GetModel"](pb.GetModelRequest(model=name), CONTEXT)
         assert reply == pb.GetModelResponse(model={"name": name})
     assert [request.model for request in servicer.asked] == ["a", "b", "c"]
+    assert set(servicer.beside) >= set(METADATA)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -81,7 +89,7 @@ async def test_a_refusal_keeps_code_reason_message_and_delay(
     servicer, relay = front_end
     servicer.error = error
     with pytest.raises(errors.RetinueError) as raised:
-        await relay.methods["GetModel"](pb.GetModelRequest(), None)
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     told = raised.value
     assert (told.code, told.reason, told.message) == (error.code, error.reason, error.message)
     if isinstance(error, errors.OverloadedError):
@@ -103,7 +111,7 @@ async def test_what_the_library_says_by_itself_is_not_shown(
     servicer, relay = front_end
     servicer.error = code
     with pytest.raises(kind) as raised:
-        await relay.methods["GetModel"](pb.GetModelRequest(), None)
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     assert (
         raised.value.message
         == f"the process that was to answer ended the call with {code.name}; retry later."
@@ -113,14 +121,14 @@ async def test_what_the_library_says_by_itself_is_not_shown(
 async def test_nobody_there_is_unavailable() -> None:
     relay = Relay("127.0.0.1:1", 1)
     with pytest.raises(errors.UnavailableError) as raised:
-        await relay.methods["GetModel"](pb.GetModelRequest(), None)
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     assert "127.0.0.1" not in raised.value.message
     await relay.close()
 
 
 async def test_a_caller_who_leaves_ends_the_call(front_end: tuple[Servicer, Relay]) -> None:
     servicer, relay = front_end
-    call = asyncio.ensure_future(relay.methods["ListModels"](pb.ListModelsRequest(), None))
+    call = asyncio.ensure_future(relay.methods["ListModels"](pb.ListModelsRequest(), CONTEXT))
     await asyncio.wait_for(servicer.began.wait(), 5)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)

@@ -45,13 +45,21 @@ def test_paths_are_told_from_addresses(path: str) -> None:
 
 
 def test_versions_are_listed_with_their_files(models: RemoteModels, store: MemoryFileSystem) -> None:
-    for path in ("a/1/model.onnx", "a/1/manifest.json", "a/12/model.onnx", "b/3/model.onnx", "b/3/w 1.bin"):
+    for path in (
+        "a/1/model.onnx",
+        "a/1/manifest.json",
+        "a/12/model.onnx",
+        "b/3/model.onnx",
+        "b/3/w 1.bin",
+        "p/1/manifest.json",
+    ):
         store.pipe(f"/models/{path}", b"12345")
     store.pipe("/models/a/serving.json", b"{}")
     assert files(models) == {
         ("a", 1): ["manifest.json", "model.onnx"],
         ("a", 12): ["model.onnx"],
         ("b", 3): ["model.onnx", "w 1.bin"],
+        ("p", 1): ["manifest.json"],
     }
     assert files(models, "b") == {("b", 3): ["model.onnx", "w 1.bin"]}
     assert models.listing("a").serving.keys() == {"a"}
@@ -75,7 +83,7 @@ def test_a_file_that_is_written_anew_has_another_tag(models: RemoteModels, store
         "a/latest/model.onnx",
         "a/2",
         "a/2/deep/model.onnx",
-        "a/2/manifest.json",
+        "a/2/weights.bin",
         "a/../model.onnx",
         "../2/model.onnx",
         "a/2/../../../escaped",

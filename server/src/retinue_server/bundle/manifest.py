@@ -141,7 +141,7 @@ def _pipeline_checks(manifest: pb.ModelManifest) -> list[_Check]:
         takes = number > 0 and manifest.task == pb.TASK_TENSOR
         checks += [
             (named, f"{field}.model", "must be letters, digits, '.', '_' and '-'"),
-            (step.version >= 0, f"{field}.version", "must be at least 1, or 0 for the newest"),
+            (step.version >= 0, f"{field}.version", "must be at least 1, or 0 for any"),
             (takes or not step.inputs, f"{field}.inputs", "must be empty: they are the pipeline's own"),
         ]
     return checks

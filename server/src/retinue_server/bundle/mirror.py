@@ -13,7 +13,7 @@ import structlog
 from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle.mirror_folder import MirrorFolder, Record, Source
 from retinue_server.bundle.remote import Key, RemoteFile, RemoteModels
-from retinue_server.bundle.serving import SERVING_FILE
+from retinue_server.bundle.serving import MAX_SERVING_BYTES, SERVING_FILE
 from retinue_server.errors import BundleError, MirrorError
 
 _log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ _REFUSED_SECONDS = 30.0
 _MOST_LOOKS = 4
 _LOCK_SECONDS = 0.05
 # In place of a version's number: what lies beside the versions.
-_BESIDE = 0
+BESIDE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class MirrorState:
     Attributes:
         trouble: Why the latest look failed; empty where it did not.
         age_seconds: Since a look last succeeded; None where none has.
-        refused: Why versions could not be copied.
+        refused: Why versions could not be copied, or as version `BESIDE` a model's serving.json.
     """
 
     trouble: str
@@ -56,8 +56,9 @@ class Mirror:
     """A copy on disk of models elsewhere. Its methods block, and may be called from any thread.
 
     Versions are copied aside and renamed into place. A bundle is there as soon as its graph has the hash that its
-    manifest names, and never takes the place of such a one without; anything else is there once two looks in a row have
-    seen the same. What is there already and unchanged is not copied again. Servers that share a folder take turns.
+    manifest names, and never takes the place of such a one without; a pipeline is there as soon as its manifest is, and
+    anything else once two looks in a row have seen the same. What is there already and unchanged is not copied again.
+    Servers that share a folder take turns.
 
     Args:
         remote: Where the models lie.
@@ -92,6 +93,8 @@ class Mirror:
         self._refused: dict[Key, _Refusal] = {}
         # As the look before saw it.
         self._seen: dict[Key, Source] = {}
+        # Bundles whose manifest is there, and whose graph is still to come.
+        self._coming: dict[Key, Source] = {}
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -141,17 +144,18 @@ class Mirror:
             for key in set(self._folder.versions(name)) - listing.versions.keys():
                 self._folder.remove(key)
                 _log.info("mirror_removed", model=key[0], version=key[1])
-            self._follow_beside(listing.serving, name)
+            pending = self._follow_beside(listing.serving, name)
             # The newest first: most requests want that.
             keys = sorted(listing.versions, key=lambda key: (key[0], -key[1]))
-            pending = [
+            pending += [
                 self._follow_version(key, _needed(listing.versions[key])) for key in keys if not self.stopping
             ]
-            told = {*keys, *((of, _BESIDE) for of in listing.serving)}
+            told = {*keys, *((of, BESIDE) for of in listing.serving)}
             for key in {*self._seen, *self._refused} - told:
                 if name in {None, key[0]}:
                     self._seen.pop(key, None)
                     self._refused.pop(key, None)
+                    self._coming.pop(key, None)
             return any(pending)
 
     def follow(self) -> None:
@@ -206,22 +210,38 @@ class Mirror:
             _log.info("mirror_recovered", models=self.shown)
         self._trouble, self._looked_at = "", self._clock()
 
-    def _follow_beside(self, there: Mapping[str, RemoteFile], name: str | None) -> None:
-        """Makes what lies beside the versions what it is elsewhere."""
+    def _follow_beside(self, there: Mapping[str, RemoteFile], name: str | None) -> list[bool]:
+        """Makes what lies beside the versions what it is elsewhere; true of each that is to be looked at again."""
         for gone in set(self._folder.names_with(SERVING_FILE)) - there.keys():
             if name in {None, gone}:
                 self._folder.remove_beside(gone, SERVING_FILE)
-        for of, file in there.items():
-            record = Record(_source({SERVING_FILE: file}), whole=True)
-            if self._folder.record_beside(of) == record or self._is_refused((of, _BESIDE), record.source):
-                continue
-            try:
-                with self._folder.aside() as aside:
-                    if self._download(file, aside / SERVING_FILE, self._room({SERVING_FILE: file})):
-                        self._folder.put_beside(aside, of, record)
-                        self._refused.pop((of, _BESIDE), None)
-            except MirrorError as error:
-                self._refuse((of, _BESIDE), record.source, error.message)
+        return [self._bring_beside((of, BESIDE), file) for of, file in there.items() if not self.stopping]
+
+    def _bring_beside(self, key: Key, file: RemoteFile) -> bool:
+        record = Record(_source({SERVING_FILE: file}), whole=True)
+        settled = self._seen.get(key) == record.source
+        self._seen[key] = record.source
+        if self._folder.record_beside(key[0]) == record:
+            self._refused.pop(key, None)
+            return False
+        if self._is_refused(key, record.source):
+            return False
+        try:
+            with self._folder.aside() as aside:
+                most_bytes = min(self._room({SERVING_FILE: file}), MAX_SERVING_BYTES)
+                fits = (file.size_bytes or 0) <= most_bytes
+                if not (fits and self._download(file, aside / SERVING_FILE, most_bytes)):
+                    if settled and not self.stopping:
+                        raise MirrorError(
+                            f"'{SERVING_FILE}' is not as long as listed, or longer than {most_bytes:,} bytes."
+                        )
+                    return True
+                self._folder.put_beside(aside, key[0], record)
+        except MirrorError as error:
+            self._refuse(key, record.source, error.message)
+            return False
+        self._refused.pop(key, None)
+        return False
 
     def _follow_version(self, key: Key, files: dict[str, RemoteFile]) -> bool:
         """Makes a version what it is elsewhere, or notes why it cannot be; true where it is to be looked at again."""
@@ -232,7 +252,7 @@ class Mirror:
         if record is not None and record.source == source:
             self._refused.pop(key, None)
             return False
-        if self._is_refused(key, source):
+        if self._is_refused(key, source) or self._coming.get(key) == source:
             return False
         if not settled and manifests.MANIFEST_FILE not in files:
             return True
@@ -247,7 +267,7 @@ class Mirror:
         if brought:
             self._refused.pop(key, None)
             _log.info("mirrored", model=key[0], version=key[1])
-        return not brought
+        return not brought and self._coming.get(key) != source
 
     def _is_refused(self, key: Key, source: Source) -> bool:
         refused = self._refused.get(key)
@@ -277,6 +297,9 @@ class Mirror:
                         )
                     return False
                 room_bytes -= (aside / name).stat().st_size
+            if manifests.MODEL_FILE not in files and not _is_pipeline(aside):
+                self._coming[key] = _source(files)
+                return False
             whole = self._is_whole(aside, key, files, settled=settled)
             # A bundle that will not be whole is the server's to refuse, in its own words.
             if not whole and not (settled and manifests.MANIFEST_FILE in files):
@@ -295,7 +318,9 @@ class Mirror:
             # No hash tells; so it must not have changed while it was copied.
             return _needed(self._remote.listing(key[0]).versions.get(key, {})) == files
         try:
-            manifests.check_hash(aside, manifests.read(aside))
+            manifest = manifests.read(aside)
+            if not manifest.HasField("pipeline"):
+                manifests.check_hash(aside, manifest)
         except BundleError as error:
             before = self._folder.record(key)
             if settled and before is not None and before.whole:
@@ -330,6 +355,13 @@ def _needed(files: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]:
         return dict(files)
     # The small one first.
     return {name: files[name] for name in (manifests.MANIFEST_FILE, manifests.MODEL_FILE) if name in files}
+
+
+def _is_pipeline(folder: Path) -> bool:
+    try:
+        return manifests.read(folder).HasField("pipeline")
+    except BundleError:
+        return False
 
 
 def _source(files: Mapping[str, RemoteFile]) -> Source:

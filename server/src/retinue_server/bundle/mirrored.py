@@ -4,10 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from retinue.v1 import serving_pb2 as pb
+
 from retinue_server.bundle.folder import ModelsFolder
-from retinue_server.bundle.mirror import Mirror
+from retinue_server.bundle.mirror import BESIDE, Mirror
 from retinue_server.bundle.repository import BundleFolder
-from retinue_server.errors import MirrorError, ModelControlError, StartupError, UnavailableError
+from retinue_server.bundle.serving import SERVING_FILE
+from retinue_server.errors import BundleError, MirrorError, ModelControlError, StartupError, UnavailableError
 
 
 class MirroredFolder(ModelsFolder):
@@ -100,6 +103,18 @@ class MirroredFolder(ModelsFolder):
         for name in wanted:
             self._reach(partial(self._mirror.update, name), name)
         return self._local.named(names)
+
+    def policy(self, name: str) -> pb.ServingPolicy:
+        """Reads how the versions of a model are to be served.
+
+        Raises:
+            BundleError: Its serving.json does not hold, or there is one elsewhere and none could be copied: without it,
+                more might be served than was meant.
+        """
+        why = self._mirror.state().refused.get((name, BESIDE))
+        if why and not (self._mirror.models / name / SERVING_FILE).exists():
+            raise BundleError(f"{SERVING_FILE} cannot be copied: {why}", reason="SERVING_POLICY_NOT_COPIED")
+        return super().policy(name)
 
     def follow(self) -> None:
         """Begins to copy what comes, and to remove what goes."""

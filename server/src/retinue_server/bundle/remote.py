@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from fsspec.core import url_to_fs
 
-from retinue_server.bundle.manifest import MODEL_FILE, NAME_PATTERN
+from retinue_server.bundle.manifest import MANIFEST_FILE, MODEL_FILE, NAME_PATTERN
 from retinue_server.bundle.repository import VERSION_PATTERN
 from retinue_server.bundle.serving import SERVING_FILE
 from retinue_server.errors import MirrorError, StartupError
@@ -29,13 +29,14 @@ _EXTRAS = {
 _FLAT = {protocol for protocol, extra in _EXTRAS.items() if extra != "http"}
 # More is no models repository, but a lake that was named by mistake.
 _MOST_OBJECTS = 100_000
-_MOST_SERVING_BYTES = 64 * 1024
 _CHUNK_BYTES = 8 * 1024 * 1024
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 10
 _TRIES = 2
 _MOST_REASON_CHARACTERS = 300
 
+# A version has one of these at least: a bundle both, a pipeline a manifest only, and other models a graph.
+_TOLD_BY = (MANIFEST_FILE, MODEL_FILE)
 # One segment of a path that is no hidden file, no folder's name for itself or its parent, and steers no terminal.
 _FILE_PATTERN = re.compile(r"[^\x00-\x20\x7f-\x9f\u2028\u2029/\\.][^\x00-\x1f\x7f-\x9f\u2028\u2029/\\]*")
 _MOST_NAME_BYTES = 255
@@ -73,7 +74,7 @@ class Listing:
     """What there is, by names that are safe to use as those of files here.
 
     Attributes:
-        versions: The files of each version that has a graph, by name.
+        versions: The files of each version that has a graph or a manifest, by name.
         serving: The file beside a model's versions that says how it is served, by the model's name.
     """
 
@@ -151,7 +152,9 @@ class RemoteModels:
                         "--models that holds models only."
                     )
                 self._sort_in(info, listing)
-        listing.versions = {key: files for key, files in listing.versions.items() if MODEL_FILE in files}
+        listing.versions = {
+            key: files for key, files in listing.versions.items() if not files.keys().isdisjoint(_TOLD_BY)
+        }
         return listing
 
     def download(
@@ -251,7 +254,7 @@ class RemoteModels:
             return
         if len(parts) == 2 and parts[1] == SERVING_FILE:
             file = self._file(path, info)
-            if file is not None and (file.size_bytes or 0) <= _MOST_SERVING_BYTES:
+            if file is not None:
                 listing.serving[parts[0]] = file
         elif len(parts) == 3 and VERSION_PATTERN.fullmatch(parts[1]) and _is_file_name(parts[2]):
             file = self._file(path, info)

@@ -15,9 +15,6 @@ from retinue_server.errors import BundleError
 
 SERVING_FILE = "serving.json"
 MAX_SERVING_BYTES = 64 * 1024
-MOST_LISTED = 1024
-MOST_LABELS = 64
-MOST_SHARES = 16
 LABEL_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 LABEL_RULE = "begin with a letter and have at most 64 letters, digits, '.', '_' and '-'"
 
@@ -26,6 +23,9 @@ EVERY_VERSION = ServingPolicy()
 
 _INVALID, _UNMET = "SERVING_POLICY_INVALID", "SERVING_POLICY_UNMET"
 _CORRECT = "correct it"
+_MOST_LISTED = 1024
+_MOST_LABELS = 64
+_MOST_SHARES = 16
 _MOST_VERSION = 999_999_999
 _VERSION_RULE = f"must be 1 to {_MOST_VERSION}"
 # gRPC keeps the rest for itself, or for bytes.
@@ -208,9 +208,9 @@ def _version_checks(policy: pb.ServingPolicy) -> list[Check]:
             "must be at least 1, or left out for all versions",
         ),
         (
-            which != "list" or 1 <= len(listed) <= MOST_LISTED,
+            which != "list" or 1 <= len(listed) <= _MOST_LISTED,
             "list.versions",
-            f"must have 1 to {MOST_LISTED} versions",
+            f"must have 1 to {_MOST_LISTED} versions",
         ),
         (all(map(_is_version, listed)), "list.versions", _VERSION_RULE),
         (len(set(listed)) == len(listed), "list.versions", "must have each version once"),
@@ -220,7 +220,7 @@ def _version_checks(policy: pb.ServingPolicy) -> list[Check]:
 def _label_checks(policy: pb.ServingPolicy) -> list[Check]:
     labels = policy.labels
     return [
-        (len(labels) <= MOST_LABELS, "labels", f"must be at most {MOST_LABELS}"),
+        (len(labels) <= _MOST_LABELS, "labels", f"must be at most {_MOST_LABELS}"),
         (all(map(LABEL_PATTERN.fullmatch, labels)), "labels", f"must {LABEL_RULE}"),
         *((_is_version(version), f"labels.{label}", _VERSION_RULE) for label, version in labels.items()),
     ]
@@ -229,7 +229,7 @@ def _label_checks(policy: pb.ServingPolicy) -> list[Check]:
 def _split_checks(policy: pb.ServingPolicy) -> list[Check]:
     split = policy.split
     checks: list[Check] = [
-        (len(split) <= MOST_SHARES, "split", f"must have at most {MOST_SHARES} shares"),
+        (len(split) <= _MOST_SHARES, "split", f"must have at most {_MOST_SHARES} shares"),
         *(
             check
             for number, share in enumerate(split)

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,6 +35,16 @@ _HTTP_STATUSES = {
 _LEFT = 499
 
 _JSON = "application/json"
+# Of HTTP and of gRPC, for the connection that they come over; and what would have to be bytes.
+_OF_THE_CONNECTION = re.compile(
+    r"(accept|connection|content|expect|grpc|host|inference|keep-alive|sec|te|trailer|transfer|upgrade|user-agent)(-.*)?"
+    r"|.*-bin|.*[^a-z0-9_.-].*"
+)
+# gRPC takes 8 KiB, of which some are its own. Source: grpc_types.h, GRPC_ARG_MAX_METADATA_SIZE, and RFC 9113, 6.5.2.
+_MOST_METADATA_BYTES = 6 * 1024
+_ENTRY_BYTES = 32
+# More takes milliseconds to read or to write as JSON, as 200 detections do.
+_QUICK_BYTES = 8 * 1024
 # As much as may wait in a connection's buffers besides what they hold at most.
 _PIECE_BYTES = 256 * 1024
 
@@ -75,10 +86,21 @@ class HttpContext:
         """Nobody knows."""
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
-        """The headers."""
-        return self._request.headers.items()
+        """The headers that are not about the connection or the body, as far as a call over gRPC may bring them.
+
+        So a request has the same ones in this process and in a front-end.
+        """
+        told, left_bytes = [], _MOST_METADATA_BYTES
+        for name, value in self._request.headers.items():
+            size_bytes = len(name) + len(value) + _ENTRY_BYTES
+            fits = size_bytes <= left_bytes and value.isascii() and value.isprintable()
+            if fits and not _OF_THE_CONNECTION.fullmatch(name):
+                told.append((name, value))
+                left_bytes -= size_bytes
+        return told
 
 
+Made = TypeVar("Made")
 Work: TypeAlias = Callable[[bytes, HttpContext], Awaitable[Reply]]
 
 
@@ -119,6 +141,11 @@ class Exchanges:
             return refusal(error)
         except CallerLeft:
             return Response(status_code=_LEFT)
+
+
+async def without_delay(make: Callable[[], Made], size_bytes: int) -> Made:
+    """Makes something of so many bytes: of many in a thread, so that it holds up no other call."""
+    return await asyncio.to_thread(make) if size_bytes > _QUICK_BYTES else make()
 
 
 def refusal(error: RetinueError) -> Response:

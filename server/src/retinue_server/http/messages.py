@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from pydantic_core import to_json as _to_json
@@ -55,6 +55,9 @@ def plain(message: Message) -> dict[str, Any]:
 def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
     """Sets fields of a message by texts, as they come in queries and forms.
 
+    A dotted name leads into a message within, as `classify_with.top_k` does, but not into lists of messages; and bytes
+    cannot be set.
+
     Args:
         message: Whose.
         options: The texts of each field, several for one that is a list.
@@ -62,9 +65,7 @@ def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
     Raises:
         InvalidRequestError: There is no such field, or it does not take such a text.
     """
-    fields: dict[str, Any] = {
-        field.name: field for field in message.DESCRIPTOR.fields if field.message_type is None
-    }
+    fields = _fields(message.DESCRIPTOR)
     for name, texts in options.items():
         field = fields.get(name)
         if field is None:
@@ -72,17 +73,37 @@ def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
                 f"there is no option '{name[:128]}'; there are: {', '.join(fields)}.", reason="OPTION_UNKNOWN"
             )
         try:
-            values = [_read(field, text) for text in texts]
-            if field.is_repeated:
-                getattr(message, name).extend(values)
-            else:
-                (value,) = values
-                setattr(message, name, value)
+            _set(message, name, field, [_read(field, text) for text in texts])
         except (ValueError, TypeError) as error:
             raise InvalidRequestError(
                 f"option '{name}' cannot be '{', '.join(texts)[:128]}'{_choices(field)}.",
                 reason="OPTION_INVALID",
             ) from error
+
+
+def _fields(kind: Descriptor, within: str = "") -> dict[str, FieldDescriptor]:
+    """The fields of a message that a text can set, by name, and those of messages within it."""
+    found: dict[str, FieldDescriptor] = {}
+    for field in kind.fields:
+        if field.message_type is None:
+            if field.type != FieldDescriptor.TYPE_BYTES:
+                found[within + field.name] = field
+        elif not field.is_repeated:
+            found |= _fields(field.message_type, f"{within}{field.name}.")
+    return found
+
+
+def _set(message: Any, name: str, field: FieldDescriptor, values: list[Any]) -> None:
+    *within, last = name.split(".")
+    for step in within:
+        message = getattr(message, step)
+        # It is there also where all of it is zero or empty.
+        message.SetInParent()
+    if field.is_repeated:
+        getattr(message, last).extend(values)
+    else:
+        (value,) = values
+        setattr(message, last, value)
 
 
 def _value(field: Any, value: Any) -> Any:

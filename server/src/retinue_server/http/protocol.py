@@ -1,6 +1,7 @@
 """The endpoints of the Open Inference Protocol, below /v2, and which of gRPC's methods each is."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from retinue_server.errors import InvalidRequestError
-from retinue_server.http.exchange import Exchanges, HttpContext, Reply
+from retinue_server.http.exchange import Exchanges, HttpContext, Reply, without_delay
 from retinue_server.http.messages import plain, to_json
 from retinue_server.http.tensors import HEADER_LENGTH, InferRequest
 from retinue_server.rpc.methods import Methods
@@ -49,7 +50,7 @@ def routes(exchanges: Exchanges, methods: Methods) -> list[Route]:
             async def work(body: bytes, context: HttpContext) -> Reply:
                 asked = _message(message, request.path_params, body if verb == "POST" else b"")
                 reply = await methods[method](asked, context)
-                return Reply([to_json(shown(reply))])
+                return Reply([await without_delay(lambda: to_json(shown(reply)), reply.ByteSize())])
 
             return await exchanges.answer(request, method, work)
 
@@ -69,8 +70,12 @@ def routes(exchanges: Exchanges, methods: Methods) -> list[Route]:
         async def work(body: bytes, context: HttpContext) -> Reply:
             length = request.headers.get(HEADER_LENGTH)
             named = request.path_params
-            asked = InferRequest(body, length, named["name"], named.get("version", ""))
-            return asked.reply(await methods["ModelInfer"](asked.message, context))
+            read = partial(InferRequest, body, length, named["name"], named.get("version", ""))
+            asked = await without_delay(read, len(body))
+            # What it has is in the message now, and the call may wait for long.
+            del body, read
+            answer = await methods["ModelInfer"](asked.message, context)
+            return await without_delay(lambda: asked.reply(answer), answer.ByteSize())
 
         return await exchanges.answer(request, "ModelInfer", work)
 

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from retinue_server.bundle.serving import LABEL_PATTERN
 from retinue_server.errors import Code, InvalidRequestError
 from retinue_server.http import multipart
-from retinue_server.http.exchange import Exchanges, HttpContext, Reply, status_of
+from retinue_server.http.exchange import Exchanges, HttpContext, Reply, status_of, without_delay
 from retinue_server.http.messages import fill, plain, to_json
 from retinue_server.http.multipart import Part
 from retinue_server.rpc.methods import Methods
@@ -27,6 +28,9 @@ _REQUESTS: dict[str, tuple[str, type[Any]]] = {
     "detect": ("Detect", pb.DetectRequest),
     "segment": ("Segment", pb.SegmentRequest),
 }
+
+# Of which a path names one.
+_VERSIONS = frozenset({"version", "version_label"})
 
 Options = dict[str, list[str]]
 
@@ -47,9 +51,10 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
                 asked = kind(images=[{"encoded": file} for file in files])
                 # They are in memory once more now, and the call may wait for long.
                 del files, body
-                fill(asked, options | {name: [value] for name, value in request.path_params.items()})
+                fill(asked, _named(request, options))
                 reply = await methods[method](asked, context)
-                return Reply([to_json(plain(reply))], _status(reply.outcomes))
+                content = await without_delay(lambda: to_json(plain(reply)), reply.ByteSize())
+                return Reply([content], _status(reply.outcomes))
 
             return await exchanges.answer(request, method, work)
 
@@ -59,9 +64,10 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
         async def endpoint(request: Request) -> Response:
             async def work(body: bytes, context: HttpContext) -> Reply:
                 asked = kind()
-                fill(asked, _query(request) | {name: [value] for name, value in request.path_params.items()})
+                fill(asked, _named(request, _query(request)))
                 reply = await methods[method](asked, context)
-                return Reply([to_json(plain(reply.model if method == "GetModel" else reply))])
+                shown = reply.model if method == "GetModel" else reply
+                return Reply([await without_delay(lambda: to_json(plain(shown)), shown.ByteSize())])
 
             return await exchanges.answer(request, method, work)
 
@@ -100,6 +106,17 @@ def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], 
             f"the request has more than {max_images} images; split it into several.", reason="TOO_MANY_IMAGES"
         )
     return files, options
+
+
+def _named(request: Request, options: Options) -> Options:
+    """The options, and what the path names before any of them: the model, and its version by number or label."""
+    named = {name: [text] for name, text in request.path_params.items()}
+    if "version" not in named:
+        return options | named
+    if LABEL_PATTERN.fullmatch(named["version"][0]):
+        named["version_label"] = named.pop("version")
+    others = {name: texts for name, texts in options.items() if name not in _VERSIONS}
+    return others | named
 
 
 def _query(request: Request) -> Options:

@@ -1,6 +1,5 @@
 """The methods of both services as front-end processes answer them, for callers of the engine's process."""
 
-import re
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -21,16 +20,10 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
-# Of HTTP and of gRPC, for the connection that they come over; and what would have to be bytes.
-_OWN = re.compile(
-    r"(accept|connection|content|expect|grpc|host|inference|keep-alive|sec|te|trailer|transfer|upgrade|user-agent)(-.*)?"
-    r"|.*-bin|.*[^a-z0-9_.-].*"
-)
-_MOST_ENTRIES = 64
 
 
 class Relay:
-    """Passes calls on over gRPC.
+    """Passes calls on over gRPC, with what came beside the requests, which must be what gRPC takes.
 
     Args:
         target: Where they listen, as the grpc library reads it.
@@ -55,7 +48,7 @@ class Relay:
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
         try:
-            return await call(request, metadata=_metadata(context))
+            return await call(request, metadata=tuple(context.invocation_metadata() or ()))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
@@ -63,12 +56,3 @@ class Relay:
         """Closes the connections."""
         for channel in self._open:
             await channel.close()
-
-
-def _metadata(context: Context) -> list[tuple[str, str]]:
-    """What came beside a request, as far as it is not about its connection or its body, and gRPC takes it."""
-    return [
-        (name, value)
-        for name, value in context.invocation_metadata() or ()
-        if isinstance(value, str) and value.isascii() and value.isprintable() and not _OWN.fullmatch(name)
-    ][:_MOST_ENTRIES]

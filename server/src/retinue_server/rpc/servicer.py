@@ -125,12 +125,13 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         self, request: pb.DetectRequest, context: Context, detector: ServedModel, options: DetectOptions
     ) -> Question:
         """What is asked of the objects, of a classifier that is held from now on."""
-        asked = request.classify_with
+        catalog, asked = self._service.catalog, request.classify_with
         name, version = asked.model, requests.version(asked)
         if not name and detector.manifest.HasField("pipeline"):
             step = detector.manifest.pipeline.steps[-1]
-            name, version = step.model, step.version
-        model = self._service.catalog.for_task(Task.CLASSIFY, name, version, metadata_of(context))
+            # Of the version with which the pipeline was found to fit, whoever asks, as the detector is.
+            name, version = step.model, version or catalog.get(step.model, step.version).version
+        model = catalog.for_task(Task.CLASSIFY, name, version, metadata_of(context))
         current_call.get().hold_model(model)
         question = requests.crop_question(asked, model)
         most = len(request.images) * options.max_detections

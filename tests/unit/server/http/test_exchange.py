@@ -2,11 +2,14 @@
 
 import asyncio
 import gzip
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 from retinue.inference import grpc_service_pb2 as pb
-from retinue.v1 import vision_service_pb2
+from retinue.v1 import vision_service_pb2, vision_service_pb2_grpc
+from starlette.requests import Request
 from structlog.testing import capture_logs
 from tests.unit.server.http.served_app import Caller, ServedApp
 from tests.unit.server.served import served_model
@@ -15,6 +18,7 @@ from retinue_server import errors
 from retinue_server.catalog import ServedModel
 from retinue_server.http import exchange
 from retinue_server.rpc.calls import current_call
+from retinue_server.rpc.relay import Relay
 
 METADATA = "/v2/models/a-model"
 
@@ -259,3 +263,52 @@ async def test_what_is_not_there_is_told_as_json(
     told = await served.ask(verb, path)
     assert (told.status_code, told.json()["reason"]) == (status, "NO_ENDPOINT")
     assert served.counted() == []
+
+
+def beside(*headers: tuple[str, str]) -> list[tuple[str, str]]:
+    """What a servicer finds beside a request with these headers."""
+    sent = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    return exchange.HttpContext(Request({"type": "http", "headers": sent})).invocation_metadata()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(
+            ("host", "x"),
+            ("content-length", "1"),
+            ("te", "trailers"),
+            ("grpc-timeout", "1S"),
+            ("sec-fetch-mode", "x"),
+        ),
+        *(("user-agent", "x"), ("accept", "x"), ("inference-header-content-length", "1")),
+        *(
+            ("user-bin", "x"),
+            ("user~id", "x"),
+            ("user-id", "\xe9"),
+            ("user-id", "a\tb"),
+            ("user-id", "x" * 6200),
+        ),
+    ],
+)
+def test_headers_that_grpc_could_not_bring_are_not_beside_a_request(header: tuple[str, str]) -> None:
+    assert beside(header, ("tenant", "a")) == [("tenant", "a")]
+
+
+async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_there_are() -> None:
+    found = beside(*((f"cookie-{number}", "x" * 40) for number in range(500)), ("user-id", "ann"))
+    assert 50 < len(found) < 500
+    large = beside(("cookie", "x" * 7000), ("user-id", "ann"), ("filler", "x" * 6000))
+    assert large == [("user-id", "ann"), ("filler", "x" * 6000)]
+    server = grpc.aio.server()
+    servicer = vision_service_pb2_grpc.VisionServiceServicer()
+    vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
+    relay = Relay(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", 1)
+    await server.start()
+    for entries in (found, large):
+        context: Any = SimpleNamespace(invocation_metadata=lambda: entries)  # noqa: B023
+        # That of a method which nobody has written: it has come there.
+        with pytest.raises(errors.UnsupportedError):
+            await relay.methods["GetModel"](vision_service_pb2.GetModelRequest(), context)
+    await relay.close()
+    await server.stop(0)

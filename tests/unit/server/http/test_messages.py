@@ -52,6 +52,7 @@ def test_each_kind_of_field_is_as_json_has_it() -> None:
         "score": 0.33333334,
         "mask_counts": "0123",
         "keypoints": [],
+        "classes": [],
     }
     assert plain(pb.RleMask(counts=b"`a0"))["counts"] == "`a0"
     assert plain(pb.Segmentation(raw=b"\x00\xff"))["raw"] == "AP8="
@@ -143,6 +144,39 @@ def test_texts_set_the_fields_they_name() -> None:
     assert segment.mask_size == pb.MASK_SIZE_MODEL
 
 
+def test_dotted_names_set_the_fields_of_a_message_within() -> None:
+    request = pb.DetectRequest()
+    fill(request, {"classify_with.model": ["m"], "classify_with.top_k": ["1"]})
+    assert request == pb.DetectRequest(classify_with=pb.ClassifyWith(model="m", top_k=1))
+    # Which a pipeline's own classifier is asked by.
+    for name in ("classify_with.model", "classify_with.context"):
+        request = pb.DetectRequest()
+        fill(request, {name: ["0" if name.endswith("context") else ""]})
+        assert request.HasField("classify_with")
+        assert request == pb.DetectRequest(classify_with=pb.ClassifyWith())
+    message = refusal("OPTION_INVALID", lambda: fill(pb.DetectRequest(), {"classify_with.top_k": ["many"]}))
+    assert message.startswith("option 'classify_with.top_k' cannot be 'many'; it is a single number")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "classify_with",
+        "classify_with.",
+        ".classify_with",
+        "classify_with.topk",
+        "classify_with.model.x",
+        "images.encoded",
+        "images.raw.height",
+        "model.x",
+    ],
+)
+def test_a_dotted_name_that_leads_nowhere_is_refused(name: str) -> None:
+    message = refusal("OPTION_UNKNOWN", lambda: fill(pb.DetectRequest(), {name: ["1"]}))
+    assert "classify_with.model, classify_with.version, classify_with.top_k" in message
+    assert "images" not in message.partition("there are:")[2]
+
+
 @pytest.mark.parametrize(
     ("name", "texts", "says"),
     [
@@ -171,5 +205,5 @@ def test_a_text_that_a_field_does_not_take_is_refused(name: str, texts: list[str
 @pytest.mark.parametrize("name", ["images", "topk", "", "DESCRIPTOR", "x" * 1000])
 def test_an_unknown_option_is_refused_with_those_there_are(name: str) -> None:
     message = refusal("OPTION_UNKNOWN", lambda: fill(pb.ClassifyRequest(), {name: ["1"]}))
-    assert message.endswith("there are: model, version, top_k, min_score, heatmap, priority.")
+    assert message.endswith("there are: model, version, top_k, min_score, heatmap, priority, version_label.")
     assert len(message) < 400

@@ -1,5 +1,6 @@
 """Files of images and options become the typed API's requests, however they are sent."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from retinue.v1 import vision_service_pb2 as pb
 from tests.unit.server.http.served_app import MOST_IMAGES, ServedApp
 
 from retinue_server.errors import ImageError, UnavailableError
+from retinue_server.http import vision
+from retinue_server.http.messages import plain
 from retinue_server.rpc.status import to_status
 
 CLASSIFY = "/v1/models/a-model:classify"
@@ -114,8 +117,47 @@ async def test_what_is_no_such_request_is_refused(how: Any, reason: str, served:
     assert served.asked == []
 
 
-@pytest.mark.parametrize("version", ["one", "-", "99999999999", "1.0", "%20"])
-async def test_a_version_that_is_no_number_is_refused(version: str, served: ServedApp) -> None:
+async def test_a_path_may_name_a_version_by_its_label(served: ServedApp) -> None:
+    path = "/v1/models/a-model/versions/canary"
+    await served.ask("POST", f"{path}:classify?version=9", content=b"x")
+    await served.ask("POST", "/v1/models/a-model/versions/9:classify?version_label=canary", content=b"x")
+    served.answer("GetModel", pb.GetModelResponse())
+    await served.ask("GET", path)
+    assert served.asked == [
+        classify(b"x", version_label="canary"),
+        classify(b"x", version=9),
+        pb.GetModelRequest(model="a-model", version_label="canary"),
+    ]
+
+
+async def test_a_form_may_ask_a_classifier_about_what_is_found(served: ServedApp) -> None:
+    served.answer("Detect", pb.DetectResponse())
+    asked = {"classify_with.model": "b", "classify_with.top_k": "1"}
+    await served.ask("POST", "/v1/models/a-model:detect", files={"image": b"x"}, data=asked)
+    assert served.asked[0].classify_with == pb.ClassifyWith(model="b", top_k=1)
+
+
+@pytest.mark.parametrize(("objects", "on_the_loop"), [(1, True), (1000, False)])
+async def test_a_long_reply_is_written_where_it_holds_nobody_up(
+    objects: int, on_the_loop: bool, served: ServedApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_in: list[threading.Thread] = []
+
+    def noted(message: Any) -> Any:
+        written_in.append(threading.current_thread())
+        return plain(message)
+
+    monkeypatch.setattr(vision, "plain", noted)
+    found = [pb.Detection(label="cat", score=0.5)] * objects
+    outcome = pb.DetectOutcome(result=pb.DetectionList(detections=found))
+    served.answer("Detect", pb.DetectResponse(outcomes=[outcome]))
+    told = await served.ask("POST", "/v1/models/m:detect", content=b"x")
+    assert len(told.json()["outcomes"][0]["result"]["detections"]) == objects
+    assert [thread is threading.current_thread() for thread in written_in] == [on_the_loop]
+
+
+@pytest.mark.parametrize("version", ["-", "99999999999", "1.0", "%20"])
+async def test_a_version_that_is_neither_number_nor_label_is_refused(version: str, served: ServedApp) -> None:
     told = await served.ask("POST", f"/v1/models/m/versions/{version}:classify", content=b"x")
     assert told.json()["reason"] == "OPTION_INVALID"
 
