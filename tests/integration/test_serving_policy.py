@@ -274,6 +274,14 @@ def test_a_label_is_promoted_where_the_server_can_load_it(tmp_path: Path) -> Non
         living_bundles.put(tmp_path, "colours", 3)
         assert promote(3).exit_code == 0
         assert told_version(connection, version_label="stable") == 3
+        # One that is left out holds up no other.
+        write(tmp_path, "colours", {"labels": {"stable": 3}})
+        (tmp_path / "colours" / "1" / "model.onnx").write_bytes(b"no model")
+        done = promote(2)
+        assert (done.exit_code, done.stdout) == (0, "stable of colours is version 2.\n")
+        assert "version 1: " in done.stderr
+        assert done.stderr.endswith("The label was moved all the same.\n")
+        assert told_version(connection, version_label="stable") == 2
         assert server.terminate() == 0
 
 

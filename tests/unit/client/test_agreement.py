@@ -3,6 +3,8 @@ import pytest
 
 from retinue_client import ClassArea, Classification, ClassScore, Detections, Segmentation, Timing
 from retinue_client._agreement import agreement
+from retinue_server import agreement as servers
+from retinue_server import results
 
 ORIGIN = {"model": "m", "version": 3, "timing": Timing(0, 0, 0, 0, 0, 1)}
 
@@ -49,6 +51,32 @@ def test_classifications_agree_on_the_most_probable_class():
     assert agreement(classification("cat", "dog"), classification("dog", "cat")) == 0
     assert agreement(classification(), classification()) == 1
     assert agreement(classification(), classification("cat")) == 0
+
+
+def test_versions_that_number_their_classes_alike_may_give_two_of_them_one_name():
+    one, other = classification("crane"), Classification((ClassScore(1, "crane", 0.5),), **ORIGIN)
+    assert agreement(one, other) == 1
+    assert agreement(one, other, same_classes=True) == 0
+    # All detections here have the class 0.
+    assert agreement(detections(("a", BOX)), detections(("b", BOX)), same_classes=True) == 1
+    first, second = segmentation(["a", "a"], [1, 2]), segmentation(["a", "a"], [2, 2])
+    assert agreement(first, second, same_classes=True) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_client_and_server_say_the_same_of_detections(seed):
+    random = np.random.default_rng(seed)
+    told, found = [], []
+    for count in random.integers(0, 12, 2):
+        corners = random.integers(0, 12, (count, 2))
+        boxes = np.concatenate([corners, corners + random.integers(3, 9, (count, 2))], 1).astype(np.float32)
+        ids, scores = random.integers(0, 2, count).astype(np.int32), np.sort(random.random(count))[::-1]
+        labels = tuple("ab"[one] for one in ids)
+        told.append(Detections(boxes, scores, ids, labels, 100, 100, **ORIGIN))
+        found.append(results.DetectionList(boxes, scores, ids, 100, 100))
+    classes = servers.translation(["a", "b"], ["a", "b"])
+    expected = servers.agreement(*found, classes, 2)
+    assert agreement(*told) == agreement(*told, same_classes=True) == expected
 
 
 BOX, NEAR, FAR = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)

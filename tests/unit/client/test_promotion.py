@@ -36,6 +36,12 @@ def test_the_file_is_made_where_there_is_none(retinue, models):
     assert written(models) == {"labels": {"stable": 2}}
 
 
+def test_a_version_may_be_a_pipelines(retinue, models):
+    (models / "a" / "3" / "model.onnx").rename(models / "a" / "3" / "manifest.json")
+    assert retinue("models", "promote", "a", "3", "--models", models).exit_code == 0
+    assert written(models) == {"labels": {"stable": 3}}
+
+
 def test_all_else_stays_as_it_is(retinue, models):
     content = {
         "list": {"versions": [1, 2]},

@@ -46,6 +46,8 @@ HONEST = {
         classes=[f"class {number}" for number in range(4000)]
     ),
     "another method's": pb.GetModelRequest(model="a", version=1),
+    # Its number is that of images elsewhere.
+    "another method's label": pb.GetModelRequest(model="a", version_label="canary"),
 }
 
 TOO_MUCH = {
@@ -91,7 +93,10 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("what", HONEST)
 def test_an_honest_request_passes(what: str) -> None:
-    check_fields(HONEST[what].SerializeToString(), max_images=MOST)
+    request = HONEST[what]
+    check_fields(
+        request.SerializeToString(), request.DESCRIPTOR.name.removesuffix("Request"), max_images=MOST
+    )
 
 
 def test_every_kind_of_field_is_passed_over() -> None:

@@ -58,7 +58,8 @@ class ServingFile:
         Raises:
             PromotionError: There is no such version, or the file does not hold or cannot be written.
         """
-        if not (self._folder / str(version) / "model.onnx").exists():
+        # A pipeline has a manifest only.
+        if not any((self._folder / str(version) / file).exists() for file in ("model.onnx", "manifest.json")):
             raise PromotionError(f"{self._folder} has no version {version}; put it there first.")
         try:
             policy = json_format.Parse(self._before or "{}", serving_pb2.ServingPolicy())

@@ -425,7 +425,9 @@ class ClassifyWith(_message.Message):
     another task.
     """
     version: _builtins.int
-    """Its version, at least 1. 0 means what the classifier's `serving` says of requests that name none, or the newest."""
+    """Its version, at least 1. 0 means what the classifier's `serving` says of requests that name none, or the newest; of a
+    pipeline's own classifier, the version of its step.
+    """
     top_k: _builtins.int
     """How many classes to return for each detection: 1 to the classifier's number of classes. Absent means 5, or all where
     the classifier has fewer. INVALID_ARGUMENT, REPLY_TOO_LARGE, where the classes of as many detections as the request may

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from pydantic_core import to_json as _to_json
@@ -81,7 +81,7 @@ def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
             ) from error
 
 
-def _fields(kind: Descriptor, within: str = "") -> dict[str, FieldDescriptor]:
+def _fields(kind: Any, within: str = "") -> dict[str, FieldDescriptor]:
     """The fields of a message that a text can set, by name, and those of messages within it."""
     found: dict[str, FieldDescriptor] = {}
     for field in kind.fields:

@@ -1,5 +1,7 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
+from functools import partial
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -61,7 +63,7 @@ class RpcServer:
         max_images = min(settings.max_images_per_request, settings.max_queue_images)
         interceptor = CallInterceptor(
             {
-                SERVICE: lambda data, _: wire.check_fields(data, max_images=max_images),
+                SERVICE: partial(wire.check_fields, max_images=max_images),
                 inference_servicer.SERVICE: inference_wire.check_fields,
             },
             inference_replies.stream_error,

@@ -12,8 +12,13 @@ from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.errors import InvalidRequestError
 
-# The same in all requests that have images.
+# The same in all requests that have images; in others it is another field's.
 _IMAGES = pb.ClassifyRequest.IMAGES_FIELD_NUMBER
+_WITH_IMAGES = frozenset(
+    method.name
+    for method in pb.DESCRIPTOR.services_by_name["VisionService"].methods
+    if "images" in method.input_type.fields_by_name
+)
 # Names of classes, above all.
 _MOST_OTHER_FIELDS = 4096
 # Besides regions it has one; later versions may have more.
@@ -26,11 +31,12 @@ _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
 _VARINT_BYTES = 10
 
 
-def check_fields(data: bytes, *, max_images: int) -> None:
+def check_fields(data: bytes, method: str = "Classify", *, max_images: int) -> None:
     """Refuses a request that would take many times its size in memory; looks no further than it must to see that.
 
     Args:
-        data: A request as it came, of any method.
+        data: A request as it came.
+        method: The RPC's name.
         max_images: More are refused.
 
     Raises:
@@ -39,7 +45,7 @@ def check_fields(data: bytes, *, max_images: int) -> None:
     """
     images = regions = others = 0
     for number, start, end in fields(data, 0, len(data)):
-        if number != _IMAGES:
+        if number != _IMAGES or method not in _WITH_IMAGES:
             others += 1
         else:
             images += 1

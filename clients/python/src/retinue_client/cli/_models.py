@@ -4,6 +4,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from retinue_client._address import resolve_address
 from retinue_client._agreement import agreement
 from retinue_client._promotion import PromotionError, ServingFile
 from retinue_client.cli._console import console_for, named, plain
-from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_SOME_FAILED, fail
+from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_SOME_FAILED, complain, fail
 from retinue_client.cli._files import read_image
 from retinue_client.cli._options import DEFAULT_SERVER, DEFAULT_TIMEOUT, Json, Server, Timeout, connect
 from retinue_client.cli._show import failure_line, models_table, print_json
@@ -175,7 +176,7 @@ def promote(
             help="Also have this server load the model, where calls control it; where it cannot, nothing is changed.",
         ),
     ] = None,
-    timeout: Timeout = DEFAULT_TIMEOUT,
+    timeout: Timeout = _LOAD_TIMEOUT_SECONDS,
 ) -> None:
     """Have a label name another version, in the model's serving.json, which is made where there is none.
 
@@ -191,19 +192,32 @@ def promote(
         file = ServingFile(folder, name)
         file.promote(version, label)
         if address is not None:
-            _load_or_put_back(file, address, name, timeout)
+            _load_or_put_back(file, address, (name, label, version), timeout)
     except PromotionError as error:
         fail(error.message)
     console_for(sys.stdout).print(f"{label} of {name} is version {version}.")
 
 
-def _load_or_put_back(file: ServingFile, address: str, name: str, timeout: float) -> None:
-    try:
-        with connect(address, timeout) as client:
+def _load_or_put_back(
+    file: ServingFile, address: str, promoted: tuple[str, str, int], timeout: float
+) -> None:
+    name, label, version = promoted
+    with connect(address, timeout) as client:
+        try:
             client.load_model(name)
-    except RetinueError as error:
+            return
+        except RetinueError as error:
+            refusal = error
+        # A load that leaves out some version is refused, too, and may have moved the label.
+        with suppress(RetinueError):
+            if client.get_model(name, label).version == version:
+                complain(f"{refusal.message} The label was moved all the same.")
+                return
         file.put_back()
-        fail(f"{error.message} The label stays as it was.")
+        # What was begun is finished, also where nobody waited for it: the server must not keep what the file had.
+        with suppress(RetinueError):
+            client.load_model(name)
+    fail(f"{refusal.message} The label stays as it was.")
 
 
 def _control(server: str, timeout: float, call: Callable[[Client], None]) -> None:
@@ -239,6 +253,7 @@ def _ask_both(
     """
     agreements: dict[str, float] = {}
     failed = False
+    same_classes = versions[0].labels == versions[1].labels
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         names = images[start : start + _IMAGES_AT_ONCE]
         contents = [read_image(name) for name in names]
@@ -256,7 +271,7 @@ def _ask_both(
                 console_for(sys.stderr).print(failure_line(image, error), soft_wrap=True)
                 failed = True
                 continue
-            agreements[image] = agreement(first, second)
+            agreements[image] = agreement(first, second, same_classes=same_classes)
     return agreements, failed
 
 
