@@ -162,11 +162,15 @@ def test_a_pipeline_that_is_put_into_a_watched_folder_is_served(tmp_path: Path) 
         wait_until(lambda: ready(connection, "four-times"), "the pipeline")
 
 
-def test_front_ends_serve_no_pipelines_and_say_so(tmp_path: Path) -> None:
+def test_front_ends_serve_pipelines_that_detect_and_say_that_they_serve_no_others(tmp_path: Path) -> None:
     colour_bundles.classifier(tmp_path)
     colour_bundles.detector(tmp_path)
     declare(tmp_path, "find-and-name", "TASK_DETECT", "colour-detector", "colour-classifier")
+    declare(tmp_path, "four-times", "TASK_TENSOR", *TWICE)
     with running_server(tmp_path, "--workers", "1") as server, connected(server.grpc_address) as connection:
-        refusal = refused(lambda: connection.detect(flat(255, 0, 0), model="find-and-name"))
+        reply = connection.detect(flat(255, 0, 0), model="find-and-name")
+        assert (reply.model, reply.classifier) == ("find-and-name", "colour-classifier")
+        assert {one.classes[0].label for one in reply.outcomes[0].result.detections} == {"red"}
+        refusal = refused(lambda: connection.get_model("four-times"))
         assert refusal.code == "NOT_FOUND"
-        assert "--workers does not serve yet" in refusal.message
+        assert "--workers serves detecting ones only" in refusal.message
