@@ -1,5 +1,6 @@
 """A front-end holds a model until it says that nothing of it is left there, or is gone itself."""
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import pytest
 from retinue_server.catalog import Leases
 from retinue_server.workers.frames import FrameError
 from retinue_server.workers.held import HeldModels
-from retinue_server.workers.slots import Layout, Places, Row, SharedMemory
+from retinue_server.workers.slots import Layout, Places, Row, SharedMemory, Slots
 
 _LAYOUT = Layout(8, (Row("images", "uint8", (64, 64, 3)),), (Row("probabilities", "float32", (3,)),), ())
 
@@ -51,6 +52,19 @@ def test_memory_is_given_back_when_a_model_is(memory: SharedMemory) -> None:
         held[number].slots.arrays["images"][...] = 1
         held.release(number)
     assert os.fstat(memory.file).st_blocks == 0
+
+
+def test_a_kernel_that_cannot_give_memory_back_keeps_no_model(
+    memory: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(slots: Slots) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(Slots, "give_back", cannot)
+    held, leases = HeldModels(memory), Leases()
+    held.release(_hold(held, leases, Places()))
+    assert not len(leases)
+    assert not held
 
 
 def test_all_leases_of_a_front_end_that_is_gone_are_given_back(memory: SharedMemory) -> None:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+import structlog
+
 from retinue_server.batching.queue import Queue
 from retinue_server.workers.frames import FrameError
 from retinue_server.workers.slots import Place, SharedMemory
 from retinue_server.workers.submissions import ModelEnd
+
+_log = structlog.get_logger(__name__)
 
 
 class Leases(Protocol):
@@ -62,7 +66,12 @@ class HeldModels(Mapping[int, ModelEnd]):
         """
         if number not in self._ends:
             raise FrameError(f"the end of model {number}, which it does not have")
-        self._ends.pop(number).slots.give_back()
+        slots = self._ends.pop(number).slots
+        try:
+            slots.give_back()
+        except OSError as error:
+            # Some sandboxes' kernels cannot; then it stays until the front-end ends.
+            _log.warning("slots_not_given_back", size_bytes=slots.layout.size_bytes, reason=error.strerror)
         self._leases.pop(number).give_back()
 
     def drop_all(self) -> None:
