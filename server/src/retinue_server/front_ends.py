@@ -115,7 +115,7 @@ class FrontEnds(Collector):
         """
         self._give(catalog)
         waiting = {
-            asyncio.ensure_future(process.current.wait()): number
+            asyncio.ensure_future(process.current.wait()): (number, process)
             for number, process in self._processes.items()
             if process.listening.is_set()
         }
@@ -124,14 +124,16 @@ class FrontEnds(Collector):
         _, late = await asyncio.wait(waiting, timeout=_LONGEST_BEHIND_SECONDS)
         for one in late:
             one.cancel()
-            _log.error("worker_behind", worker=waiting[one], seconds=_LONGEST_BEHIND_SECONDS)
-            self._processes[waiting[one]].kill()
+            number, process = waiting[one]
+            _log.error("worker_behind", worker=number, seconds=_LONGEST_BEHIND_SECONDS)
+            process.kill()
 
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
-        labels = {("model", name), ("version", str(version))}
+        # The second is of those that were compared with another version.
+        of_model = [{("model", name), (label, str(version))} for label in ("version", "candidate")]
         for counts in self._all_counts():
-            for sample in [sample for sample in counts if labels <= set(sample[2])]:
+            for sample in [one for one in counts if any(labels <= set(one[2]) for labels in of_model)]:
                 del counts[sample]
 
     async def close(self) -> None:
