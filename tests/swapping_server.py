@@ -20,6 +20,7 @@ from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
+from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime import memory
@@ -57,10 +58,6 @@ async def main(models: Path, name: str, aside: Path, swaps: int) -> None:
     machine = Machine(provider, Threads(_CORES, 1), kept, ThreadPools(_CORES))
     engine, metrics = Engine(_CORES), Metrics()
     service = VisionService(engine, metrics)
-    vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
-    rpc = RpcServer(
-        vision, InferenceServicer(service, metrics, provider, settings), Calls(metrics, settings), settings
-    )
 
     async def publish(catalog: Catalog) -> None:
         service.replace(catalog)
@@ -78,6 +75,9 @@ async def main(models: Path, name: str, aside: Path, swaps: int) -> None:
     repository = Repository(
         ModelsFolder(models), loader, "explicit", publish=publish, forget=metrics.forget_model
     )
+    vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
+    tensors = InferenceServicer(service, metrics, provider, settings, ModelControl(repository))
+    rpc = RpcServer(vision, tensors, Calls(metrics, settings), settings)
     engine.start()
     await rpc.start()
     catalog = await repository.start("all", lambda: False)

@@ -64,12 +64,6 @@ def test_a_models_folder_that_is_a_file(tmp_path: Path) -> None:
     assert "--models" in sentence
 
 
-@pytest.mark.parametrize("control", ["explicit", "watch"])
-def test_models_that_come_and_go_and_front_ends(control: str, colour_models: Path) -> None:
-    sentence = told_why("--models", str(colour_models), "--model-control", control, "--workers", "1")
-    assert f"--model-control {control} does not work with --workers yet" in sentence
-
-
 def test_models_to_load_where_all_are(colour_models: Path) -> None:
     sentence = told_why("--models", str(colour_models), "--load-models", "colour-classifier")
     assert "--load-models is for --model-control explicit" in sentence

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +152,15 @@ def ready(connection: Connection, model: str) -> bool:
     return bool(stub(connection).ModelReady(inference.ModelReadyRequest(name=model)).ready)
 
 
+def controlled(connection: Connection, method: str, model: str) -> None:
+    request = getattr(inference, f"RepositoryModel{method}Request")(model_name=model)
+    getattr(stub(connection), f"RepositoryModel{method}")(request)
+
+
 def test_a_pipeline_is_served_while_its_steps_are(models: Path) -> None:
     arguments = ("--model-control", "explicit", "--load-models", "four-times,find-and-name,colour-detector")
     with running_server(models, *arguments) as server, connected(server.grpc_address) as connection:
-
-        def control(method: str, model: str) -> None:
-            request = getattr(inference, f"RepositoryModel{method}Request")(model_name=model)
-            getattr(stub(connection), f"RepositoryModel{method}")(request)
-
+        control = partial(controlled, connection)
         assert not ready(connection, "four-times")
         refusal = refused(lambda: control("Load", "four-times"))
         assert refusal.code == "FAILED_PRECONDITION"
@@ -193,11 +196,29 @@ def test_a_pipeline_that_is_put_into_a_watched_folder_is_served(tmp_path: Path) 
         wait_until(lambda: ready(connection, "four-times"), "the pipeline")
 
 
-def test_front_ends_serve_no_pipelines_and_say_so(tmp_path: Path) -> None:
+def test_front_ends_serve_pipelines_that_detect_and_say_that_they_serve_no_others(tmp_path: Path) -> None:
     colour_bundles.classifier(tmp_path)
     colour_bundles.detector(tmp_path)
     declare(tmp_path, "find-and-name", "TASK_DETECT", "colour-detector", "colour-classifier")
-    with running_server(tmp_path, "--workers", "1") as server, connected(server.grpc_address) as connection:
-        refusal = refused(lambda: connection.detect(flat(255, 0, 0), model="find-and-name"))
-        assert refusal.code == "NOT_FOUND"
-        assert "--workers does not serve yet" in refusal.message
+    declare(tmp_path, "four-times", "TASK_TENSOR", *TWICE)
+    arguments = ("--workers", "2", "--model-control", "explicit", "--load-models", "all")
+    with running_server(tmp_path, *arguments) as server, ExitStack() as opened:
+        connections = [opened.enter_context(connected(server.grpc_address)) for _ in range(4)]
+        for connection in connections:
+            reply = connection.detect(flat(255, 0, 0), model="find-and-name")
+            assert (reply.model, reply.classifier) == ("find-and-name", "colour-classifier")
+            assert {one.classes[0].label for one in reply.outcomes[0].result.detections} == {"red"}
+            refusal = refused(lambda: connection.get_model("four-times"))  # noqa: B023
+            assert refusal.code == "NOT_FOUND"
+            assert "--workers serves detecting ones only" in refusal.message
+        controlled(connections[0], "Unload", "colour-classifier")
+        assert not any(ready(connection, "find-and-name") for connection in connections)
+        controlled(connections[1], "Load", "colour-classifier")
+        for connection in connections:
+            assert connection.detect(flat(255, 0, 0), model="find-and-name").classifier == "colour-classifier"
+        controlled(connections[2], "Unload", "find-and-name")
+        assert not any(ready(connection, "find-and-name") for connection in connections)
+        page = MetricsPage(server.http_url)
+        assert not page.find("retinue_images_total", model="find-and-name")
+        assert page.total("retinue_images_total", model="colour-detector", outcome="answered") == 0
+        assert server.terminate() == 0

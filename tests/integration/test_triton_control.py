@@ -156,7 +156,7 @@ def test_front_ends_infer_and_say_what_they_do_not(tmp_path: Path) -> None:
         )
         assert index["models"] == [{"name": _CLASSIFIER, "version": "1", "state": "READY"}]
         assert load["status"] == "StatusCode.FAILED_PRECONDITION"
-        assert "with --workers" in load["message"]
+        assert "--model-control explicit" in load["message"]
         for told in (shared, status):
             assert told["status"] == "StatusCode.INVALID_ARGUMENT"
             assert "--workers 0" in told["message"]

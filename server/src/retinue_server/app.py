@@ -35,6 +35,7 @@ from retinue_server.metrics import Metrics
 from retinue_server.rpc import methods
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
+from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
@@ -103,7 +104,6 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     async def publish(catalog: Catalog) -> None:
         service.replace(catalog)
-        assert isinstance(rpc, RpcServer)
         await rpc.publish(catalog)
 
     metrics = Metrics(triton_names=settings.triton_metrics == "on")
@@ -124,7 +124,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         ),
         settings.model_control,
         publish=publish,
-        forget=metrics.forget_model,
+        forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
     rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings)
     http = HttpServer(pages, settings.host, settings.http_port)
@@ -178,6 +178,13 @@ async def _open(
         await asyncio.wait([opening])
 
 
+def _forget(name: str, version: int, metrics: Metrics, rpc: RpcServer | FrontEnds) -> None:
+    """Drops what was counted of a model that is gone."""
+    metrics.forget_model(name, version)
+    if isinstance(rpc, FrontEnds):
+        rpc.forget_model(name, version)
+
+
 def _stop_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     """What is set by SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -193,11 +200,6 @@ def _ready(host: str, grpc_port: int, http_port: int, catalog: Catalog, provider
 
 
 def _check_control(settings: Settings) -> None:
-    if settings.workers and settings.model_control != "none":
-        raise StartupError(
-            f"--model-control {settings.model_control} does not work with --workers yet, whose processes keep the "
-            "models they start with; leave one of the two out."
-        )
     if settings.workers and settings.system_shared_memory == "on":
         raise StartupError(
             "--system-shared-memory on does not work with --workers, of which each would know the regions that were "
@@ -248,8 +250,9 @@ def _plan_front(
 ) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
     """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
+    control = ModelControl(repository)
     if settings.workers:
-        front_ends = FrontEnds(metrics, provider, settings)
+        front_ends = FrontEnds(metrics, provider, settings, control)
         # Front-ends count these calls.
         calls = Calls(Metrics(), settings)
         exchanges = Exchanges(calls, settings.max_request_bytes)
@@ -257,7 +260,7 @@ def _plan_front(
         return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes), calls
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
-    tensors = InferenceServicer(service, metrics, provider, settings, repository=repository, regions=regions)
+    tensors = InferenceServicer(service, metrics, provider, settings, control, regions=regions)
     calls = Calls(metrics, settings)
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)

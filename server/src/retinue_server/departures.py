@@ -9,6 +9,9 @@ from retinue_server.catalog import ServedModel
 
 _log = structlog.get_logger(__name__)
 
+# As long as any call may hold a model that nobody finds any more.
+LONGEST_LEASE_SECONDS = 60.0
+
 
 class Departures:
     """Unloads models that were taken away. Used on the event loop.

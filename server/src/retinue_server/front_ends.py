@@ -1,42 +1,41 @@
 """The front-end processes, as the engine's process sees them: started, watched, told what to do, counted together."""
 
 import asyncio
-import os
-import socket
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import psutil
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import Catalog, ServedModel
-from retinue_server.errors import StartupError
+from retinue_server.errors import StartupError, UnavailableError
+from retinue_server.front_end_process import FrontEndProcess, Given
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
+from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.port import SharedPort, address
 from retinue_server.rpc.relay import Relay
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
-from retinue_server.workers import counts, frames
+from retinue_server.workers import frames
 from retinue_server.workers.alarm import Alarm
-from retinue_server.workers.channel import Channel
 from retinue_server.workers.counts import Counts, MergedMetrics
-from retinue_server.workers.frames import FrameError, Kind, frame
+from retinue_server.workers.frames import Kind
 from retinue_server.workers.serving import Plan, Served, shared_among
-from retinue_server.workers.slots import Layout, SharedMemory, Slots
-from retinue_server.workers.submissions import ModelEnd, Submissions
+from retinue_server.workers.slots import Place, Places
 
 _log = structlog.get_logger(__name__)
 
-_COUNT_SECONDS = 1.0
 # Beyond the grace, for what a process has to do besides.
 _ORDERS_SECONDS = 10.0
+# What has other models than the rest for longer is ended.
+_LONGEST_BEHIND_SECONDS = 10.0
 _FIRST_RESTART_SECONDS = 0.1
 _LONGEST_RESTART_SECONDS = 10.0
 # What lives longer did not die of its start.
@@ -46,127 +45,6 @@ _PUBLISH_SECONDS = 0.001
 _PUBLISH_WAITING_SECONDS = 0.01
 
 
-class FrontEndProcess:
-    """One front-end process.
-
-    Args:
-        owner: Those that it belongs to.
-
-    Attributes:
-        process: It; None until it is started.
-        counts: What its metrics said last.
-        listening: Set when it answers calls.
-        ready: Set when it serves the models.
-        drained: Set when it has no call in flight and takes no more, or has ended.
-        failure: Why it cannot start, in its own words; else empty.
-    """
-
-    def __init__(self, owner: "FrontEnds") -> None:
-        self.counts: Counts = {}
-        self.listening = asyncio.Event()
-        self.ready = asyncio.Event()
-        self.drained = asyncio.Event()
-        self.failure = ""
-        self.slots: list[Slots] = []
-        self.process: asyncio.subprocess.Process | None = None
-        self._owner = owner
-        self._memory = SharedMemory.new()
-        self._submissions: Submissions | None = None
-        self._channel = Channel(self._on_frame, self._on_lost)
-        self._counted: asyncio.Future[None] | None = None
-
-    async def start(self, plan: Plan) -> None:
-        """Starts it and tells it how to serve."""
-        ours, theirs = socket.socketpair()
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("RETINUE_")}
-        await self._channel.open(ours)
-        with theirs:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "retinue_server.frontend"),
-                *(str(theirs.fileno()), str(self._memory.file)),
-                pass_fds=(theirs.fileno(), self._memory.file),
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                # Signals of a terminal are for the engine's process.
-                start_new_session=True,
-            )
-        self.send(Kind.SETTINGS, plan.pack())
-
-    def open(self, served: Served, models: Sequence[ServedModel]) -> None:
-        """Gives it the models."""
-        self._memory.grow(served.layouts)
-        self.slots = self._memory.map(served.layouts)
-        ends = [ModelEnd(model.batcher, slots) for model, slots in zip(models, self.slots, strict=True)]
-        self._submissions = Submissions(ends, self._channel.send, self._owner.note_change)
-        self.send(Kind.MODELS, served.pack())
-
-    def send(self, kind: Kind, body: bytes = b"") -> None:
-        """Tells it something."""
-        self._channel.send(frame(kind, body))
-
-    async def count(self) -> None:
-        """Has `counts` brought up to date, unless that takes too long."""
-        if self._counted is None:
-            self._counted = asyncio.get_running_loop().create_future()
-            self.send(Kind.COUNT)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._counted), _COUNT_SECONDS)
-
-    async def answered(self) -> None:
-        """Waits until what became of all its requests has been said."""
-        if self._submissions is not None:
-            await self._submissions.answered()
-
-    async def gone(self) -> int:
-        """Waits for its end; returns its exit code."""
-        assert self.process is not None
-        code = await self.process.wait()
-        self.close()
-        return code
-
-    def close(self) -> None:
-        """Lets go of what it shared with this process."""
-        self.drained.set()
-        self._channel.close()
-        self._memory.close()
-        if self._submissions is not None:
-            self._submissions.drop_all()
-        if self._counted is not None and not self._counted.done():
-            self._counted.set_result(None)
-
-    def kill(self) -> None:
-        """Ends it at once."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                self.process.kill()
-
-    def _on_frame(self, kind: Kind, body: bytes) -> None:
-        if kind is Kind.SUBMIT and self._submissions is not None:
-            self._submissions.submit(body)
-        elif kind is Kind.CANCEL and self._submissions is not None:
-            self._submissions.cancel(body)
-        elif kind is Kind.COUNTED:
-            self.counts = counts.parse(body)
-            if self._counted is not None:
-                self._counted.set_result(None)
-                self._counted = None
-        elif kind is Kind.LISTENING:
-            self.listening.set()
-        elif kind is Kind.READY:
-            self.ready.set()
-        elif kind is Kind.DRAINED:
-            self.drained.set()
-        elif kind is Kind.FAILED:
-            self.failure = body.decode()
-        else:
-            raise FrameError(f"an unexpected {kind.name}")
-
-    def _on_lost(self) -> None:
-        # It has closed the connection and ends, or is told so now.
-        if not self.drained.is_set():
-            self.kill()
-
-
 class FrontEnds(Collector):
     """All front-end processes. To `app` they are what `rpc.server.RpcServer` is.
 
@@ -174,6 +52,7 @@ class FrontEnds(Collector):
         metrics: Of this process.
         provider: What runs the models.
         settings: Of the whole server.
+        control: Answers the calls about models that they pass on.
 
     Attributes:
         port: The port that they share.
@@ -181,9 +60,12 @@ class FrontEnds(Collector):
         relay: Passes calls on that come to this process.
     """
 
-    def __init__(self, metrics: Metrics, provider: Provider, settings: Settings) -> None:
+    def __init__(
+        self, metrics: Metrics, provider: Provider, settings: Settings, control: ModelControl
+    ) -> None:
         self._settings = settings
         self._provider = provider
+        self._control = control
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
         self.relay = Relay(address(settings.host, self.port), settings.workers)
@@ -193,8 +75,8 @@ class FrontEnds(Collector):
         )
         self._processes: dict[int, FrontEndProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
-        self._served: Served | None = None
-        self._models: Sequence[ServedModel] = ()
+        self._places = Places()
+        self._given: Given | None = None
         self._serving = self._closed = self._ending = False
         self._restarts = 0
         self._lost_counts: Counts = {}
@@ -214,17 +96,7 @@ class FrontEnds(Collector):
         Raises:
             StartupError: One of them cannot.
         """
-        self._models = catalog.models
-        self._served = Served(
-            [
-                replies.model_message(model, catalog.policy(model.name), self._provider, RUNTIME_VERSION)
-                for model in catalog.models
-            ],
-            [_layout(model) for model in catalog.models],
-            catalog.failures,
-        )
-        for process in self._processes.values():
-            self._give_models(process, self._served)
+        self._give(catalog)
         opening = asyncio.ensure_future(self._all_ready())
         try:
             await asyncio.wait({opening, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
@@ -235,6 +107,34 @@ class FrontEnds(Collector):
                 # One of the processes has ended with the reason.
                 keeper.result()
         self._serving = True
+
+    async def publish(self, catalog: Catalog) -> None:
+        """Gives them other models; when this ends, whichever front-end a request comes to, it finds those.
+
+        A front-end that does not take them in time is ended.
+        """
+        self._give(catalog)
+        waiting = {
+            asyncio.ensure_future(process.current.wait()): (number, process)
+            for number, process in self._processes.items()
+            if process.listening.is_set()
+        }
+        if not waiting:
+            return
+        _, late = await asyncio.wait(waiting, timeout=_LONGEST_BEHIND_SECONDS)
+        for one in late:
+            one.cancel()
+            number, process = waiting[one]
+            _log.error("worker_behind", worker=number, seconds=_LONGEST_BEHIND_SECONDS)
+            process.kill()
+
+    def forget_model(self, name: str, version: int) -> None:
+        """Drops what was counted of a model that is gone."""
+        # The second is of those that were compared with another version.
+        of_model = [{("model", name), (label, str(version))} for label in ("version", "candidate")]
+        for counts in self._all_counts():
+            for sample in [one for one in counts if any(labels <= set(one[2]) for labels in of_model)]:
+                del counts[sample]
 
     async def close(self) -> None:
         """Has everything reported as not serving."""
@@ -281,11 +181,29 @@ class FrontEnds(Collector):
 
     def note_change(self, number: int) -> None:
         """Tells the front-ends at once how many images wait for a model, and of all queues soon."""
-        waiting = len(self._models[number].batcher)
         for process in self._processes.values():
-            if process.slots:
-                process.slots[number].load.publish_waiting(waiting)
+            end = process.models.get(number)
+            if end is not None:
+                end.slots.load.publish_waiting(len(end.queue))
         self._publishing.ring_in(_PUBLISH_SECONDS)
+
+    def note_listening(self, process: FrontEndProcess) -> None:
+        """Gives a process the models, unless they are still being loaded.
+
+        Not before: one that has none yet answers no request from those that have gone meanwhile.
+        """
+        if self._given is not None:
+            self._give_to([process], self._given)
+
+    async def answer(self, method: str, request: bytes) -> bytes:
+        """Answers a call that a front-end passes on.
+
+        Raises:
+            RetinueError: Why there is no answer.
+        """
+        if not self._serving:
+            raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
+        return await self._control.answer(method, request)
 
     @property
     def ready(self) -> bool:
@@ -317,14 +235,43 @@ class FrontEnds(Collector):
             process.close()
             raise
         self._processes[number] = process
-        if self._served is not None:
-            self._give_models(process, self._served)
-            if self._closed:
-                process.send(Kind.CLOSE)
+        if self._closed:
+            process.send(Kind.CLOSE)
 
-    def _give_models(self, process: FrontEndProcess, served: Served) -> None:
-        process.open(served, self._models)
+    def _give(self, catalog: Catalog) -> None:
+        before = self._given
+        places: dict[ServedModel, Place] = {}
+        pipelines: list[ServedModel] = []
+        for model in catalog.models:
+            if model.manifest.HasField("pipeline"):
+                pipelines.append(model)
+            elif before is not None and model in before.places:
+                places[model] = before.places[model]
+            else:
+                assert model.layout is not None
+                places[model] = self._places.new(model.layout)
+        number = before.number + 1 if before is not None else 1
+        served = Served(
+            number,
+            [self._described(model, catalog) for model in places],
+            list(places.values()),
+            [self._described(model, catalog) for model in pipelines],
+            catalog.failures,
+        )
+        self._given = Given(number, places, served.pack())
+        listening = [process for process in self._processes.values() if process.listening.is_set()]
+        self._give_to(listening, self._given)
+
+    def _give_to(self, processes: Collection[FrontEndProcess], given: Given) -> None:
+        for process in processes:
+            process.hold(given)
+        # Before they know of a model they must know how much room its queue has.
         self._publish()
+        for process in processes:
+            process.give(given)
+
+    def _described(self, model: ServedModel, catalog: Catalog) -> pb.Model:
+        return replies.model_message(model, catalog.policy(model.name), self._provider, RUNTIME_VERSION)
 
     async def _keep(self, number: int) -> None:
         """Starts a process again each time that it ends.
@@ -364,29 +311,30 @@ class FrontEnds(Collector):
             await process.ready.wait()
 
     def _publish_and_go_on(self) -> None:
-        self._publish()
-        if any(len(model.batcher) for model in self._models):
+        if self._publish():
             self._publishing.ring_in(_PUBLISH_WAITING_SECONDS)
 
-    def _publish(self) -> None:
+    def _publish(self) -> bool:
+        """Tells of all queues, those of models that go included; returns whether anything waits in one."""
+        queues = {
+            number: end.queue
+            for process in self._processes.values()
+            for number, end in process.models.items()
+        }
         # What waits for one model delays the others.
-        for number, model in enumerate(self._models):
-            batcher = model.batcher
+        for number, batcher in queues.items():
             assert isinstance(batcher, Batcher)
             waits = {priority: batcher.wait_seconds(priority) for priority in Priority}
             for process in self._processes.values():
-                if process.slots:
-                    process.slots[number].load.publish(len(batcher), batcher.capacity, waits)
+                end = process.models.get(number)
+                if end is not None:
+                    end.slots.load.publish(len(batcher), batcher.capacity, waits)
+        return any(map(len, queues.values()))
 
     def _all_counts(self) -> Iterator[Counts]:
         yield self._lost_counts
         for process in self._processes.values():
             yield process.counts
-
-
-def _layout(model: ServedModel) -> Layout:
-    assert model.layout is not None
-    return model.layout
 
 
 def _add(counts: Counts, more: Counts) -> None:

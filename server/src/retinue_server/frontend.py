@@ -14,27 +14,24 @@ from functools import partial
 
 import uvloop
 
-from retinue_server import interface, log, postprocess
+from retinue_server import log
 from retinue_server.batching.engine import Engine
-from retinue_server.bundle.manifest import input_spec
-from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
 from retinue_server.errors import StartupError
-from retinue_server.feeds import Feeds
+from retinue_server.front_end_models import FrontEndModels
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
+from retinue_server.rpc.model_control import PassedOnControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.memory import MemoryUse, share_heaps
-from retinue_server.runtime.profile import Profile
+from retinue_server.runtime.memory import share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
-from retinue_server.runtime.session import Threads
 from retinue_server.service import VisionService
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
 from retinue_server.workers.link import EngineLink
-from retinue_server.workers.remote import RemoteBatcher
+from retinue_server.workers.passed_on import Asking
 from retinue_server.workers.serving import Plan, Served
 from retinue_server.workers.slots import SharedMemory
 
@@ -55,9 +52,10 @@ class FrontEnd:
         # Until it is known which names are wanted; it may be asked for what it has counted before.
         self._metrics = Metrics()
         self._orders: asyncio.Queue[tuple[Kind, bytes]] = asyncio.Queue()
-        self._ending = False
+        self._opened = self._ending = False
         self._channel = Channel(self._on_frame, self._on_lost)
         self._link = EngineLink(self._channel.send)
+        self._asking = Asking(self._channel.send)
 
     async def run(self, end: socket.socket) -> None:
         """Serves until it is told to stop.
@@ -74,7 +72,16 @@ class FrontEnd:
         self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
-        tensors = InferenceServicer(self._service, self._metrics, plan.provider, plan.settings)
+        control = PassedOnControl(self._asking.ask)
+        tensors = InferenceServicer(self._service, self._metrics, plan.provider, plan.settings, control)
+        self._models = FrontEndModels(
+            self._memory,
+            self._link,
+            self._engine,
+            forget=self._metrics.forget_model,
+            released=lambda number: self._channel.send(frame(Kind.RELEASED, frames.pack_number(number))),
+        )
+        self._models_stay = plan.settings.model_control == "none"
         try:
             self._rpc = RpcServer(vision, tensors, Calls(self._metrics, plan.settings), plan.settings)
         except StartupError as error:
@@ -82,6 +89,9 @@ class FrontEnd:
             return
         await self._rpc.start()
         self._engine.start()
+        if not self._models_stay:
+            # Models may go again, and the collector must find what of them refers only to itself.
+            _keep()
         self._channel.send(frame(Kind.LISTENING))
         while not self._ending:
             await self._obey(*await self._orders.get())
@@ -89,71 +99,44 @@ class FrontEnd:
 
     async def _obey(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.MODELS:
-            await self._open(Served.unpack(body))
+            await self._serve(Served.unpack(body))
         elif kind is Kind.CLOSE:
             await self._rpc.close()
         elif kind is Kind.DRAIN:
-            self._service.drain()
-            await self._rpc.close()
-            await self._rpc.finish(frames.unpack_seconds(body))
-            self._channel.send(frame(Kind.DRAINED))
+            # Models may still come and go: a call that is in flight may wait for that.
+            drain = self._drain(frames.unpack_seconds(body))
+            self._draining = asyncio.get_running_loop().create_task(drain)
         elif kind is Kind.STOP:
             self._ending = True
             await self._rpc.finish(_LAST_ANSWERS_SECONDS)
             await asyncio.to_thread(self._engine.stop)
             await self._rpc.stop()
 
-    async def _open(self, served: Served) -> None:
-        models = []
-        slots = self._memory.map(served.layouts)
-        for number, (description, its_slots) in enumerate(zip(served.models, slots, strict=True)):
-            manifest, execution = description.manifest, description.execution
-            batcher = RemoteBatcher(
-                number,
-                its_slots,
-                self._link,
-                self._engine,
-                spec=input_spec(manifest),
-                feeds=Feeds(manifest),
-                postprocess=postprocess.for_manifest(manifest),
-                name=f"{description.name}/{description.version}",
-            )
-            profile = Profile(
-                (execution.max_batch_size,),
-                (execution.max_batch_size / execution.images_per_second,),
-                execution.lone_image_us / 1e6,
-                execution.alone_on_all_cores,
-            )
-            models.append(
-                ServedModel(
-                    name=description.name,
-                    version=description.version,
-                    task=TASKS[manifest.task],
-                    manifest=manifest,
-                    class_ids=ids_by_label(manifest.labels),
-                    interface=interface.of_bundle(manifest, its_slots.layout.answer_rows),
-                    batcher=batcher,
-                    threads=Threads(execution.instances, execution.threads_per_instance),
-                    profile=profile,
-                    memory=MemoryUse(
-                        execution.memory.weights_bytes,
-                        execution.memory.arena_bytes,
-                        execution.memory.buffers_bytes,
-                    ),
-                )
-            )
-        policies = {model.name: model.serving for model in served.models}
-        catalog = Catalog(models, served.failures, policies)
-        self._service.open(catalog)
-        await self._rpc.open(catalog)
-        # What was loaded lives as long as the process: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
-        self._channel.send(frame(Kind.READY))
+    async def _serve(self, served: Served) -> None:
+        catalog, gone = self._models.take(served)
+        if self._opened:
+            self._service.replace(catalog)
+            await self._rpc.publish(catalog)
+        else:
+            self._opened = True
+            self._service.open(catalog)
+            await self._rpc.open(catalog)
+            if self._models_stay:
+                _keep()
+        self._channel.send(frame(Kind.READY, frames.pack_number(served.number)))
+        self._models.let_go(gone)
+
+    async def _drain(self, grace_seconds: float) -> None:
+        self._service.drain()
+        await self._rpc.close()
+        await self._rpc.finish(grace_seconds)
+        self._channel.send(frame(Kind.DRAINED))
 
     def _on_frame(self, kind: Kind, body: bytes) -> None:
         if kind in (Kind.REPLY, Kind.REFUSED, Kind.ENDED):
             self._link.take(kind, body)
+        elif kind in (Kind.ANSWER, Kind.NO_ANSWER):
+            self._asking.take(kind, body)
         elif kind is Kind.COUNT:
             self._channel.send(frame(Kind.COUNTED, counts.read(self._metrics.registry)))
         else:
@@ -163,6 +146,12 @@ class FrontEnd:
         if not self._ending:
             # The engine's process is gone, or does not understand: nothing that waits here can be answered.
             os._exit(_FAILED_EXIT_CODE)
+
+
+def _keep() -> None:
+    """Spares the collector what is there by now and lives as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 def main() -> None:

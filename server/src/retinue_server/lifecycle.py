@@ -14,7 +14,7 @@ from retinue_server.bundle.manifest import NAME_PATTERN
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy
 from retinue_server.catalog import Catalog, ServedModel
-from retinue_server.departures import Departures
+from retinue_server.departures import LONGEST_LEASE_SECONDS, Departures
 from retinue_server.errors import (
     BundleError,
     InvalidRequestError,
@@ -30,8 +30,6 @@ from retinue_server.watch import watch
 
 _log = structlog.get_logger(__name__)
 
-# As long as any call may hold a model that nobody finds any more.
-_LONGEST_LEASE_SECONDS = 60.0
 # What a message names of several versions that failed.
 _FAILURES_IN_MESSAGES = 3
 
@@ -65,7 +63,7 @@ class Repository:
         *,
         publish: Callable[[Catalog], Awaitable[None]],
         forget: Callable[[str, int], None],
-        longest_lease_seconds: float = _LONGEST_LEASE_SECONDS,
+        longest_lease_seconds: float = LONGEST_LEASE_SECONDS,
     ) -> None:
         self.catalog = Catalog([], {})
         self._folder = folder

@@ -142,10 +142,10 @@ class Loader:
             raise
 
     def _declare(self, bundle: BundleFolder, manifest: pb.ModelManifest) -> ServedModel:
-        if self._slots is not None:
+        if self._slots is not None and manifest.task != pb.TASK_DETECT:
             raise BundleError(
-                f"{bundle.path / MANIFEST_FILE} declares a pipeline, which --workers does not serve yet; start the "
-                "server without, or ask for `classify_with` in the request."
+                f"{bundle.path / MANIFEST_FILE} declares a pipeline of tensors, and --workers serves detecting ones "
+                "only; start the server without."
             )
         return steps.declared(bundle, manifest)
 

@@ -243,6 +243,23 @@ def resolved(loaded: Catalog, before: Catalog) -> Catalog:
     return loaded.with_models(models, failures)
 
 
+def detecting(
+    name: str, version: int, manifest: pb.ModelManifest, parts: Catalog, own: Leases
+) -> ServedModel:
+    """A detecting pipeline that another process has resolved, with the models of this one.
+
+    Args:
+        name: Its name.
+        version: Its version.
+        manifest: As `resolved` has made it, which says what the detector's says, too.
+        parts: Has the models.
+        own: The calls that hold it.
+    """
+    models = [_part(number, step, parts) for number, step in enumerate(manifest.pipeline.steps)]
+    leases = JointLeases([own, *dict.fromkeys(model.leases for model in models)])
+    return _renamed(models[0], name, version, manifest, leases)
+
+
 def _resolved(pipeline: ServedModel, parts: Catalog) -> ServedModel:
     """A pipeline with its steps.
 
@@ -281,17 +298,23 @@ def _detecting(pipeline: ServedModel, models: Sequence[ServedModel], leases: Joi
     for number, (model, task) in enumerate(zip(models, (Task.DETECT, Task.CLASSIFY), strict=True)):
         if model.task is not task:
             raise _unfit(f"{number}].model", f"is '{model.name}', which serves {model.task}, not {task}.")
-    detector = models[0]
     manifest = pb.ModelManifest()
-    manifest.CopyFrom(detector.manifest)
+    manifest.CopyFrom(models[0].manifest)
     manifest.MergeFrom(pipeline.manifest)
+    return _renamed(models[0], pipeline.name, pipeline.version, manifest, leases)
+
+
+def _renamed(
+    detector: ServedModel, name: str, version: int, manifest: pb.ModelManifest, leases: JointLeases
+) -> ServedModel:
     return replace(
         detector,
-        name=pipeline.name,
-        version=pipeline.version,
+        name=name,
+        version=version,
         manifest=manifest,
         batcher=DetectorQueue(detector.batcher),
         memory=MemoryUse(0),
+        layout=None,
         leases=leases,
     )
 

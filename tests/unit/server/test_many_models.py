@@ -16,6 +16,7 @@ from retinue_server.metrics import Metrics
 from retinue_server.results import Task
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
+from retinue_server.rpc.model_control import PassedOnControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.rpc.status import DETAILS_KEY
@@ -24,6 +25,10 @@ from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 
 NAMES = [f"{number:0128}" for number in range(200)]
+
+
+async def nobody(method: str, request: bytes) -> bytes:
+    raise AssertionError(method)
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ async def stub() -> AsyncIterator[vision_service_pb2_grpc.VisionServiceStub]:
     service.open(catalog)
     provider = Provider(CPU, "cpu", "", ((CPU, {}),))
     servicer = VisionServicer(service, provider, "1.0", settings)
-    tensors = InferenceServicer(service, metrics, provider, settings)
+    tensors = InferenceServicer(service, metrics, provider, settings, PassedOnControl(nobody))
     server = RpcServer(servicer, tensors, Calls(metrics, settings), settings)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

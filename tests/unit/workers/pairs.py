@@ -23,7 +23,7 @@ from retinue_server.workers.backend import SlotBackend, SlotPlan
 from retinue_server.workers.frames import FrameReader, Kind
 from retinue_server.workers.link import EngineLink
 from retinue_server.workers.remote import RemoteBatcher
-from retinue_server.workers.slots import SharedMemory, Slots
+from retinue_server.workers.slots import Layout, Places, SharedMemory, Slots
 from retinue_server.workers.submissions import ModelEnd, Submissions
 
 SIDE = 2
@@ -94,8 +94,8 @@ class NumberNetwork:
         return outputs
 
 
-def shared_slots(count: int) -> tuple[Slots, Slots]:
-    """The slots of the model, as the front-end has them and as the engine's process has them."""
+def layout_of(count: int) -> Layout:
+    """Of so many slots of the model."""
     answers = {
         "probabilities": np.zeros((1, LABELS), np.float32),
         "heatmap": np.zeros((1, SIDE, SIDE), np.float32),
@@ -104,10 +104,16 @@ def shared_slots(count: int) -> tuple[Slots, Slots]:
         MANIFEST, {name: (array.dtype, array.shape[1:]) for name, array in answers.items()}
     )
     assert layout.slots == count
+    return layout
+
+
+def shared_slots(count: int) -> tuple[Slots, Slots]:
+    """The slots of the model, as the front-end has them and as the engine's process has them."""
     memory = SharedMemory.new()
-    memory.grow([layout])
+    place = Places().new(layout_of(count))
+    memory.grow(place)
     theirs = SharedMemory(os.dup(memory.file))
-    both = memory.map([layout])[0], theirs.map([layout])[0]
+    both = memory.map(place), theirs.map(place)
     memory.close()
     theirs.close()
     return both
@@ -155,7 +161,7 @@ class Pair:
         self._engine_slots = engine_slots
         loop = asyncio.get_running_loop()
         self.submissions = Submissions(
-            [ModelEnd(self.queue, engine_slots)],
+            {0: ModelEnd(self.queue, engine_slots)},
             lambda frame: loop.call_soon(self._to_front, frame) and None,
             self.publish,
         )

@@ -9,6 +9,7 @@ from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
     ImageError,
+    ModelControlError,
     OverloadedError,
     RetinueError,
     UnavailableError,
@@ -22,6 +23,7 @@ _ERRORS = [
     DeadlineExpiredError("the deadline passed."),
     EngineError("the model failed – on this batch."),
     ImageError("no image."),
+    ModelControlError("the bundle does not hold.", reason="BUNDLE_INVALID"),
     RetinueError("internal."),
 ]
 
@@ -94,6 +96,13 @@ def test_an_error_of_a_class_of_its_own_travels_as_its_base() -> None:
     assert type(read) is ImageError
 
 
+def test_a_call_and_its_answer_come_out_as_they_went_in() -> None:
+    for request in (b"", b"a request"):
+        call = (2**40, "RepositoryModelLoad", request)
+        assert frames.unpack_call(frames.pack_call(*call)) == call
+        assert frames.unpack_answer(frames.pack_answer(2**40, request)) == (2**40, request)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=50)), max_size=8),
     st.lists(st.integers(1, 40), max_size=20),
@@ -122,8 +131,10 @@ def test_garbage_in_a_body_is_refused_and_nothing_else_is_raised(body: bytes) ->
         frames.unpack_submission,
         frames.unpack_reply,
         frames.unpack_refusal,
-        frames.unpack_request_id,
+        frames.unpack_number,
         frames.unpack_seconds,
+        frames.unpack_call,
+        frames.unpack_answer,
     ):
         try:
             unpack(body)

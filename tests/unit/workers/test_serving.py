@@ -4,7 +4,7 @@ from retinue_server.errors import BundleError
 from retinue_server.runtime.providers import CPU, Provider
 from retinue_server.settings import Settings
 from retinue_server.workers.serving import Plan, Served, shared_among
-from retinue_server.workers.slots import Layout, Row
+from retinue_server.workers.slots import Layout, Place, Row
 
 
 def test_a_front_end_has_the_servers_settings() -> None:
@@ -32,9 +32,13 @@ def test_models_and_failures_come_out_as_they_went_in() -> None:
         Layout(9, (Row("images", "uint8", (1, 1, 1)),), (), (Row("heatmap", "float32", (2, 2)),)),
     ]
     models = [pb.Model(name="one", version=1), pb.Model(name="two", version=7)]
+    places = [Place(3, 0, layouts[0]), Place(9, 2**40, layouts[1])]
+    pipelines = [pb.Model(name="both", version=1)]
     failures = {("three", 3): BundleError("broken.", reason="ODD")}
-    served = Served.unpack(Served(models, layouts, failures).pack())
+    served = Served.unpack(Served(5, models, places, pipelines, failures).pack())
+    assert served.number == 5
     assert list(served.models) == models
-    assert list(served.layouts) == layouts
+    assert list(served.places) == places
+    assert list(served.pipelines) == pipelines
     ((key, error),) = served.failures.items()
     assert (key, error.message, error.reason) == (("three", 3), "broken.", "ODD")

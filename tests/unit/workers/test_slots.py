@@ -1,12 +1,13 @@
 import os
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from retinue_server.batching.tickets import Priority
 from retinue_server.errors import OverloadedError
-from retinue_server.workers.slots import Layout, Lease, Row, SharedMemory, in_use
+from retinue_server.workers.slots import Layout, Lease, Place, Places, Row, SharedMemory, Slots, in_use
 
 _LAYOUT = Layout(
     5,
@@ -23,10 +24,27 @@ def _two_views() -> tuple[SharedMemory, SharedMemory]:
     return first, SharedMemory(os.dup(first.file))
 
 
+def _places(*layouts: Layout) -> list[Place]:
+    places = Places()
+    return [places.new(layout) for layout in layouts]
+
+
+def _slots(memory: SharedMemory) -> Slots:
+    (place,) = _places(_LAYOUT)
+    memory.grow(place)
+    return memory.map(place)
+
+
+def _held_bytes(memory: SharedMemory) -> int:
+    return os.fstat(memory.file).st_blocks * 512
+
+
 def test_what_one_writes_the_other_reads_and_nothing_overlaps() -> None:
     ours, theirs = _two_views()
-    ours.grow([_LAYOUT, _OTHER])
-    written, read = ours.map([_LAYOUT, _OTHER]), theirs.map([_LAYOUT, _OTHER])
+    places = _places(_LAYOUT, _OTHER)
+    for place in places:
+        ours.grow(place)
+    written, read = ([memory.map(place) for place in places] for memory in (ours, theirs))
     everything = [(place, name) for place, slots in enumerate(written) for name in slots.arrays]
     for value, (place, name) in enumerate(everything):
         written[place].arrays[name][...] = value
@@ -48,8 +66,7 @@ def test_a_layout_comes_out_of_json_as_it_went_in() -> None:
 
 def test_slots_are_each_given_once_until_they_are_back() -> None:
     memory = SharedMemory.new()
-    memory.grow([_LAYOUT])
-    (slots,) = memory.map([_LAYOUT])
+    slots = _slots(memory)
     first, numbers = slots.lease(3)
     second, more = slots.lease(2)
     assert sorted(numbers + more) == [0, 1, 2, 3, 4]
@@ -62,6 +79,50 @@ def test_slots_are_each_given_once_until_they_are_back() -> None:
     assert sorted(again) == sorted(numbers)
     second.end()
     assert slots.free == 2
+    memory.close()
+
+
+def test_no_model_has_anothers_number_or_place() -> None:
+    places = _places(*[_LAYOUT, _OTHER] * 20)
+    assert len({place.number for place in places}) == len(places)
+    for one, following in pairwise(places):
+        assert one.offset + one.layout.size_bytes <= following.offset
+
+
+def test_memory_of_a_model_is_given_back_and_others_keep_theirs() -> None:
+    memory, theirs = _two_views()
+    going, staying = _places(_LAYOUT, _OTHER)
+    for place in (staying, going):
+        memory.grow(place)
+    gone, kept, seen = memory.map(going), memory.map(staying), theirs.map(going)
+    kept.arrays["images"][...] = 7
+    before = _held_bytes(memory)
+    seen.arrays["boxes"][...] = 7
+    assert _held_bytes(memory) > before
+    gone.give_back()
+    assert _held_bytes(memory) == before
+    assert (kept.arrays["images"] == 7).all()
+    for view in (memory, theirs):
+        view.close()
+
+
+def test_who_waits_for_all_slots_is_told_once_when_they_are_back() -> None:
+    memory = SharedMemory.new()
+    slots = _slots(memory)
+    told: list[str] = []
+    slots.when_all_free(lambda: told.append("at once"))
+    assert told == ["at once"]
+    first, _ = slots.lease(2)
+    second, _ = slots.lease(1)
+    slots.when_all_free(lambda: told.append("all back"))
+    assert second.use()
+    first.end()
+    second.end()
+    assert told == ["at once"]
+    second.leave()
+    assert told == ["at once", "all back"]
+    slots.lease(1)[0].end()
+    assert told == ["at once", "all back"]
     memory.close()
 
 

@@ -46,7 +46,9 @@ def _ends() -> tuple[FakeQueue, Submissions, list[tuple[Kind, bytes]]]:
     queue = FakeQueue()
     said: list[tuple[Kind, bytes]] = []
     _, slots = shared_slots(8)
-    submissions = Submissions([ModelEnd(queue, slots)], lambda frame: said.extend(FrameReader().feed(frame)))
+    submissions = Submissions(
+        {0: ModelEnd(queue, slots)}, lambda frame: said.extend(FrameReader().feed(frame))
+    )
     return queue, submissions, said
 
 
@@ -95,12 +97,12 @@ async def test_an_unexpected_failure_is_told_without_its_insides() -> None:
 async def test_a_request_that_is_cancelled_at_once_is_told_to_have_ended() -> None:
     _, submissions, said = _ends()
     submissions.submit(_submission())
-    submissions.cancel(frames.pack_request_id(1))
+    submissions.cancel(frames.pack_number(1))
     # Of one that has ended before, nothing more is said.
-    submissions.cancel(frames.pack_request_id(2))
+    submissions.cancel(frames.pack_number(2))
     await submissions.answered()
     await asyncio.sleep(0)
-    assert said == [(Kind.ENDED, frames.pack_request_id(1))]
+    assert said == [(Kind.ENDED, frames.pack_number(1))]
 
 
 async def test_nothing_is_said_to_a_front_end_that_is_gone() -> None:

@@ -156,12 +156,6 @@ def index(entries: Sequence[IndexEntry], *, ready_only: bool) -> list[pb.Reposit
     ]
 
 
-def served_index(models: Sequence[ServedModel]) -> list[pb.RepositoryIndexResponse.ModelIndex]:
-    """The models that are served, where no more is known."""
-    entries = [IndexEntry(model.name, model.version, ModelState.READY, "") for model in models]
-    return index(entries, ready_only=False)
-
-
 def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 

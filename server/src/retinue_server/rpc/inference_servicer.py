@@ -8,14 +8,14 @@ from retinue.inference import grpc_service_pb2_grpc
 
 from retinue_server import __version__, inference, steps
 from retinue_server.catalog import ServedModel
-from retinue_server.errors import InvalidRequestError, ModelControlError, UnsupportedError
+from retinue_server.errors import InvalidRequestError, UnsupportedError
 from retinue_server.inference import Limits
-from retinue_server.lifecycle import Repository
 from retinue_server.metrics import Metrics
 from retinue_server.results import TensorWork, Work
 from retinue_server.rpc import inference_replies as replies
 from retinue_server.rpc import inference_requests as requests
 from retinue_server.rpc.calls import Context, current_call, metadata_of
+from retinue_server.rpc.model_control import Control
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
@@ -45,7 +45,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         metrics: Has what was counted of models.
         provider: What runs the models, for the descriptions.
         settings: Limits of images and replies.
-        repository: Loads and unloads models; None in a front-end process, where they stay as they are.
+        control: Lists, loads and unloads models.
         regions: Of shared memory; None where it is not served.
     """
 
@@ -55,14 +55,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         metrics: Metrics,
         provider: Provider,
         settings: Settings,
+        control: Control,
         *,
-        repository: Repository | None = None,
         regions: SharedMemoryRegions | None = None,
     ) -> None:
         self._service = service
         self._metrics = metrics
         self._provider = provider
-        self._repository = repository
+        self._control = control
         self._regions = regions
         self._max_request_bytes = settings.max_request_bytes
         self._limits = Limits(
@@ -173,28 +173,19 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """Lists the models that there are."""
-        _check_repository(request.repository_name)
-        if self._repository is None:
-            return pb.RepositoryIndexResponse(models=replies.served_index(self._service.catalog.models))
-        entries = await self._repository.index()
-        return pb.RepositoryIndexResponse(models=replies.index(entries, ready_only=request.ready))
+        return await self._control.index(request)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Loads a model, or what is new of it; `config` says how its versions are served until it is loaded again."""
-        _check_repository(request.repository_name)
-        policy = requests.serving_policy(request.parameters)
-        await self._controlled().load(request.model_name, policy)
-        return pb.RepositoryModelLoadResponse()
+        """Loads a model, or what is new of it."""
+        return await self._control.load(request)
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Takes a model away. The parameters say nothing: Triton has one, for an ensemble's models, which stay here."""
-        _check_repository(request.repository_name)
-        await self._controlled().unload(request.model_name)
-        return pb.RepositoryModelUnloadResponse()
+        """Takes a model away."""
+        return await self._control.unload(request)
 
     async def SystemSharedMemoryStatus(
         self, request: pb.SystemSharedMemoryStatusRequest, context: Context
@@ -274,23 +265,10 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         current_call.get().name_model(model)
         return model
 
-    def _controlled(self) -> Repository:
-        if self._repository is None:
-            raise ModelControlError("models stay as they are with --workers; start the server without.")
-        return self._repository
-
     def _shared(self) -> SharedMemoryRegions:
         if self._regions is None:
             raise requests.not_served()
         return self._regions
-
-
-def _check_repository(name: str) -> None:
-    if name:
-        raise InvalidRequestError(
-            f"there is no repository '{name[:128]}', but one without a name; leave repository_name empty.",
-            reason="REPOSITORY_UNKNOWN",
-        )
 
 
 def _deadline(arrived: float, remaining_seconds: float | None, timeout_seconds: float | None) -> float | None:

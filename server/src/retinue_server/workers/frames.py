@@ -15,6 +15,7 @@ from retinue_server.errors import (
     EngineError,
     ImageError,
     InvalidRequestError,
+    ModelControlError,
     ModelNotFoundError,
     OverloadedError,
     RetinueError,
@@ -31,7 +32,7 @@ class Kind(IntEnum):
     SETTINGS = 1
     """How to serve: JSON."""
     MODELS = 2
-    """What is served from now on."""
+    """What is served from now on, all of it."""
     REPLY = 3
     """What became of the images of a request; their outputs are in its slots."""
     REFUSED = 4
@@ -46,6 +47,10 @@ class Kind(IntEnum):
     """Take no more calls, finish those in flight, and say `DRAINED`; the body is the grace in seconds."""
     STOP = 9
     """All requests have been answered: end."""
+    ANSWER = 10
+    """The reply to a `CALL`."""
+    NO_ANSWER = 11
+    """Why a `CALL` has none."""
 
     # From a front-end.
     LISTENING = 32
@@ -53,7 +58,7 @@ class Kind(IntEnum):
     FAILED = 33
     """It cannot start, and why."""
     READY = 34
-    """It serves the models."""
+    """It serves the models of the `MODELS` of that number, and no others."""
     SUBMIT = 35
     """A request whose images are in its slots."""
     CANCEL = 36
@@ -62,6 +67,10 @@ class Kind(IntEnum):
     """What its metrics say: JSON."""
     DRAINED = 38
     """No call is in flight."""
+    RELEASED = 39
+    """It has no model of that number any more: no call holds it, and nothing touches its slots."""
+    CALL = 40
+    """A call that is the engine's process's to answer."""
 
 
 @dataclass(slots=True)
@@ -109,8 +118,9 @@ class FrameError(Exception):
 _HEAD = struct.Struct("<IB")
 _LONGEST_BODY_BYTES = 256 * 1024 * 1024
 
-_SUBMISSION = struct.Struct("<QHBBddHI")
-_REQUEST_ID = struct.Struct("<Q")
+_SUBMISSION = struct.Struct("<QIBBddHI")
+_NUMBER = struct.Struct("<Q")
+_CALL = struct.Struct("<QB")
 _REPLY = struct.Struct("<QI")
 _IMAGE = struct.Struct("<ddI")
 _ERROR = struct.Struct("<BdHI")
@@ -127,6 +137,7 @@ _ERRORS: tuple[type[RetinueError], ...] = (
     UnavailableError,
     DeadlineExpiredError,
     EngineError,
+    ModelControlError,
 )
 _ERROR_NUMBERS = {error: number for number, error in enumerate(_ERRORS)}
 
@@ -207,22 +218,22 @@ def unpack_submission(body: bytes) -> Submission:
         raise FrameError("no submission") from error
 
 
-def pack_request_id(request_id: int) -> bytes:
-    """The body of `CANCEL` and `ENDED`."""
-    return _REQUEST_ID.pack(request_id)
+def pack_number(number: int) -> bytes:
+    """The body of what says no more than a number: of a request, a model, or one of `MODELS`."""
+    return _NUMBER.pack(number)
 
 
-def unpack_request_id(body: bytes) -> int:
-    """Reads the body of `CANCEL` and `ENDED`.
+def unpack_number(body: bytes) -> int:
+    """Reads what `pack_number` gave.
 
     Raises:
         FrameError: It is none.
     """
     try:
-        (request_id,) = _REQUEST_ID.unpack(body)
+        (number,) = _NUMBER.unpack(body)
     except struct.error as error:
-        raise FrameError("no request's number") from error
-    return int(request_id)
+        raise FrameError("no number") from error
+    return int(number)
 
 
 def pack_reply(request_id: int, outcomes: Sequence[Outcome[Ran]]) -> bytes:
@@ -271,7 +282,7 @@ def unpack_reply(body: bytes) -> tuple[int, list[Outcome[Ran]]]:
 
 def pack_refusal(request_id: int, error: RetinueError) -> bytes:
     """The body of `REFUSED`."""
-    return _REQUEST_ID.pack(request_id) + _pack_error(error)
+    return _NUMBER.pack(request_id) + _pack_error(error)
 
 
 def unpack_refusal(body: bytes) -> tuple[int, RetinueError]:
@@ -281,11 +292,45 @@ def unpack_refusal(body: bytes) -> tuple[int, RetinueError]:
         FrameError: It is none.
     """
     try:
-        (request_id,) = _REQUEST_ID.unpack_from(body)
-        error, _ = _unpack_error(body, _REQUEST_ID.size)
+        (request_id,) = _NUMBER.unpack_from(body)
+        error, _ = _unpack_error(body, _NUMBER.size)
     except (struct.error, ValueError, IndexError) as error_:
         raise FrameError("no refusal") from error_
     return request_id, error
+
+
+def pack_call(call_id: int, method: str, request: bytes) -> bytes:
+    """The body of `CALL`."""
+    name = method.encode()
+    return _CALL.pack(call_id, len(name)) + name + request
+
+
+def unpack_call(body: bytes) -> tuple[int, str, bytes]:
+    """Reads the body of `CALL`: its number, the method, and the request.
+
+    Raises:
+        FrameError: It is none.
+    """
+    try:
+        call_id, name_bytes = _CALL.unpack_from(body)
+        end = _CALL.size + name_bytes
+        return call_id, body[_CALL.size : end].decode(), body[end:]
+    except (struct.error, ValueError) as error:
+        raise FrameError("no call") from error
+
+
+def pack_answer(call_id: int, reply: bytes) -> bytes:
+    """The body of `ANSWER`."""
+    return _NUMBER.pack(call_id) + reply
+
+
+def unpack_answer(body: bytes) -> tuple[int, bytes]:
+    """Reads the body of `ANSWER`: the call's number, and the reply.
+
+    Raises:
+        FrameError: It is none.
+    """
+    return unpack_number(body[: _NUMBER.size]), body[_NUMBER.size :]
 
 
 def pack_seconds(seconds: float) -> bytes:

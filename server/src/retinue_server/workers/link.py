@@ -42,7 +42,7 @@ class EngineLink:
             return await future
         except asyncio.CancelledError:
             if one.request_id in self._waiting:
-                self._send(frames.frame(Kind.CANCEL, frames.pack_request_id(one.request_id)))
+                self._send(frames.frame(Kind.CANCEL, frames.pack_number(one.request_id)))
             raise
 
     def take(self, kind: Kind, body: bytes) -> None:
@@ -58,7 +58,7 @@ class EngineLink:
         elif kind is Kind.REFUSED:
             number, error = frames.unpack_refusal(body)
         else:
-            number = frames.unpack_request_id(body)
+            number = frames.unpack_number(body)
         if number not in self._waiting:
             raise FrameError(f"what became of request {number}, which does not wait")
         future, lease = self._waiting.pop(number)

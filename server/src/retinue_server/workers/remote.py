@@ -1,6 +1,6 @@
 """The front-end's end of a model: decodes, has the engine's process run the network, and makes the results."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from retinue_server.batching.batcher import Batcher
@@ -35,6 +35,9 @@ class RemoteBatcher:
         feeds: Makes what it takes beside images.
         postprocess: Makes a result of a row of its outputs.
         name: Of the model, for the log.
+
+    Attributes:
+        number: As given.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class RemoteBatcher:
         postprocess: Postprocess,
         name: str,
     ) -> None:
-        self._number = number
+        self.number = number
         self._slots = slots
         self._link = link
         self._extra_bits = {row.name: 1 << bit for bit, row in enumerate(slots.layout.extra_outputs)}
@@ -63,6 +66,14 @@ class RemoteBatcher:
         self._finishing: Batcher[Unfinished, Answer] = Batcher(
             self._finish, engine, capacity=capacity, item_seconds=_FIRST_FINISH_SECONDS, name=name
         )
+
+    def when_unused(self, call: Callable[[], object]) -> None:
+        """Has a function called, once, when neither process touches the slots; to be asked when no call comes any more.
+
+        Args:
+            call: Called at once, or by any thread.
+        """
+        self._slots.when_all_free(call)
 
     def __len__(self) -> int:
         """Images that this front-end holds."""
@@ -106,7 +117,7 @@ class RemoteBatcher:
                 options = items[0].options
                 submission = Submission(
                     request_id=0,
-                    model=self._number,
+                    model=self.number,
                     priority=priority,
                     deadline=deadline,
                     caller=str(caller),
@@ -124,6 +135,15 @@ class RemoteBatcher:
             return outcomes
         finally:
             lease.end()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Takes no more images, and answers those that a thread here would have been next to see to with UNAVAILABLE.
+
+        Args:
+            timeout_seconds: How long to wait for what threads are at.
+        """
+        self._decoding.close(timeout_seconds)
+        self._finishing.close(timeout_seconds)
 
     async def _decode_all(
         self, images: Sequence[Undecoded], caller: Hashable, priority: Priority, deadline: float | None

@@ -1,4 +1,4 @@
-"""How to serve, and what: the engine's process tells each front-end when it starts and when the models are loaded."""
+"""How to serve, and what: the engine's process tells each front-end when it starts, and whenever models come or go."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue_server.errors import BundleError
 from retinue_server.runtime.providers import Provider
 from retinue_server.settings import Settings
-from retinue_server.workers.slots import Layout
+from retinue_server.workers.slots import Layout, Place
 
 _LENGTH = struct.Struct("<I")
 
@@ -67,33 +67,44 @@ class Served:
     """What is served.
 
     Attributes:
-        models: Their descriptions, by their numbers.
-        layouts: What the slots of each hold.
+        number: Which state of it this is; each is higher than the one before.
+        models: The descriptions of those that have slots.
+        places: Of each of them, where its slots are.
+        pipelines: The descriptions of those that lead to others.
         failures: Why bundles that were found are not served, by (name, version).
     """
 
+    number: int
     models: Sequence[pb.Model]
-    layouts: Sequence[Layout]
+    places: Sequence[Place]
+    pipelines: Sequence[pb.Model]
     failures: dict[tuple[str, int], BundleError]
 
     def pack(self) -> bytes:
         """The body of `MODELS`."""
-        models = pb.ListModelsResponse(models=self.models).SerializeToString()
+        described = pb.ListModelsResponse(models=[*self.models, *self.pipelines]).SerializeToString()
         more = {
-            "layouts": [layout.to_json() for layout in self.layouts],
+            "number": self.number,
+            "places": [[place.number, place.offset, place.layout.to_json()] for place in self.places],
             "failures": [[*key, error.message, error.reason] for key, error in self.failures.items()],
         }
-        return _LENGTH.pack(len(models)) + models + json.dumps(more).encode()
+        return _LENGTH.pack(len(described)) + described + json.dumps(more).encode()
 
     @classmethod
     def unpack(cls, body: bytes) -> "Served":
         """Reads what `pack` gave."""
         (length,) = _LENGTH.unpack_from(body)
-        models_end = _LENGTH.size + length
-        more = json.loads(body[models_end:])
+        described_end = _LENGTH.size + length
+        described = pb.ListModelsResponse.FromString(body[_LENGTH.size : described_end]).models
+        more = json.loads(body[described_end:])
+        places = [
+            Place(number, offset, Layout.from_json(layout)) for number, offset, layout in more["places"]
+        ]
         return cls(
-            list(pb.ListModelsResponse.FromString(body[_LENGTH.size : models_end]).models),
-            [Layout.from_json(layout) for layout in more["layouts"]],
+            more["number"],
+            described[: len(places)],
+            places,
+            described[len(places) :],
             {
                 (name, version): BundleError(message, reason=reason)
                 for name, version, message, reason in more["failures"]

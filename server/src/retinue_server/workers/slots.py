@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,38 @@ class Layout:
         return offsets
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model's slots lie in the memory of every front-end.
+
+    Attributes:
+        number: Of the model.
+        offset: Where they begin.
+        layout: What they hold.
+    """
+
+    number: int
+    offset: int
+    layout: Layout
+
+
+class Places:
+    """Gives each model a number and a place. Neither is ever another's: what is said late of one that went is of it.
+
+    That costs nothing, since memory that nobody writes to is only an offset.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._end = 0
+
+    def new(self, layout: Layout) -> Place:
+        """The next one."""
+        place = Place(next(self._numbers), self._end, layout)
+        self._end += layout.size_bytes
+        return place
+
+
 class Slots:
     """The slots of one model that one front-end shares with the engine's process.
 
@@ -115,7 +148,9 @@ class Slots:
         self.layout = layout
         self.arrays: Mapping[str, npt.NDArray[Any]] = layout.arrays(memory)
         self.load = Load(memoryview(memory)[:LOAD_BYTES])
+        self._memory = memory
         self._free = list(range(layout.slots - 1, -1, -1))
+        self._when_all_free: Callable[[], object] | None = None
         self._lock = threading.Lock()
 
     def lease(self, count: int) -> "tuple[Lease, list[int]]":
@@ -143,9 +178,26 @@ class Slots:
         """How many are free."""
         return len(self._free)
 
+    def when_all_free(self, call: Callable[[], object]) -> None:
+        """Has a function called, once, when all are: at once, or by whichever thread puts the last ones back."""
+        with self._lock:
+            if len(self._free) < self.layout.slots:
+                self._when_all_free = call
+                return
+        call()
+
+    def give_back(self) -> None:
+        """Gives the memory back to the system; to be asked when neither process uses it any more."""
+        self._memory.madvise(mmap.MADV_REMOVE)
+
     def _put_back(self, taken: Sequence[int]) -> None:
+        call = None
         with self._lock:
             self._free.extend(taken)
+            if len(self._free) == self.layout.slots:
+                call, self._when_all_free = self._when_all_free, None
+        if call is not None:
+            call()
 
 
 class Lease:
@@ -216,18 +268,15 @@ class SharedMemory:
         """Memory that nobody else has yet."""
         return cls(os.memfd_create("retinue-slots"))
 
-    def grow(self, layouts: Sequence[Layout]) -> None:
-        """Makes room for the slots of all models."""
-        os.ftruncate(self.file, sum(layout.size_bytes for layout in layouts))
+    def grow(self, place: Place) -> None:
+        """Makes room for the slots of a model."""
+        end = place.offset + place.layout.size_bytes
+        if end > os.fstat(self.file).st_size:
+            os.ftruncate(self.file, end)
 
-    def map(self, layouts: Sequence[Layout]) -> list[Slots]:
-        """The slots of each model, in memory that has room for them."""
-        mapped = []
-        offset = 0
-        for layout in layouts:
-            mapped.append(Slots(layout, mmap.mmap(self.file, layout.size_bytes, offset=offset)))
-            offset += layout.size_bytes
-        return mapped
+    def map(self, place: Place) -> Slots:
+        """The slots of a model, in memory that has room for them."""
+        return Slots(place.layout, mmap.mmap(self.file, place.layout.size_bytes, offset=place.offset))
 
     def close(self) -> None:
         """Closes the file; what is mapped stays so until nothing refers to it."""

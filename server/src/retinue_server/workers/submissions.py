@@ -1,7 +1,7 @@
 """The engine's end of one front-end: takes its requests, and says what became of them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +30,14 @@ class Submissions:
     """The requests of one front-end that are in the engine's process.
 
     Args:
-        models: By their numbers.
+        models: By their numbers; they come and go.
         send: Sends a frame to the front-end.
         on_change: Told the number of a model of which a request has come or gone, before anything is said of it.
     """
 
     def __init__(
         self,
-        models: Sequence[ModelEnd],
+        models: Mapping[int, ModelEnd],
         send: Callable[[bytes], None],
         on_change: Callable[[int], None] = lambda model: None,
     ) -> None:
@@ -53,14 +53,14 @@ class Submissions:
             FrameError: It is none.
         """
         one = frames.unpack_submission(body)
-        if one.model >= len(self._models) or one.request_id in self._tasks:
+        model = self._models.get(one.model)
+        if model is None or one.request_id in self._tasks:
             raise FrameError(f"request {one.request_id} for model {one.model}")
-        model = self._models[one.model]
         layout = model.slots.layout
         if not one.slots or max(one.slots) >= layout.slots:
             raise FrameError("slots that there are not")
         loop = asyncio.get_running_loop()
-        ended = frames.frame(Kind.ENDED, frames.pack_request_id(one.request_id))
+        ended = frames.frame(Kind.ENDED, frames.pack_number(one.request_id))
         # The last to use the slots may be a thread of the engine.
         lease = Lease(lambda: loop.call_soon_threadsafe(self._say, ended))
         extra = frozenset(
@@ -86,7 +86,7 @@ class Submissions:
         Raises:
             FrameError: It names none.
         """
-        task = self._tasks.get(frames.unpack_request_id(body))
+        task = self._tasks.get(frames.unpack_number(body))
         if task is not None:
             task.cancel()
 
