@@ -21,6 +21,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     living_bundles.put(folder, "colours", 1)
     living_bundles.put(folder, "colours", 2, inverted=True)
+    shares = [{"label": "stable", "percent": 90}, {"version": 2, "percent": 10}]
+    policy = {"labels": {"stable": 1}, "split": shares, "shadow": {"version": 2, "percent": 100}}
+    (folder / "colours" / "serving.json").write_text(json.dumps(policy))
     living_bundles.put(folder, "others", 1)
     return folder
 
@@ -72,7 +75,7 @@ def test_versions_are_compared_by_what_they_say_and_what_they_answer(
     picture.write_bytes(pictures.png(pictures.RED))
     same = retinue("diff", "colours", 2, 2, picture)
     assert same.returncode == 0
-    assert "colours says the same of versions 2 and 2." in same.stdout
+    assert "colours says the same of version 2 and version 2." in same.stdout
     assert "100.0%" in same.stdout
     other = retinue("diff", "colours", 1, 2, picture)
     assert other.returncode == 0
@@ -83,6 +86,29 @@ def test_versions_are_compared_by_what_they_say_and_what_they_answer(
     assert told["agreement"] == {str(picture): 0.0}
     assert "red-1" in told["fields"]["labels"]["old"]
     assert "sha256" in told["fields"]
+
+
+def test_labels_name_versions_and_folders_name_images(retinue: Command, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "reds").mkdir(parents=True)
+    for name in ("a.png", "reds/b.png"):
+        (tmp_path / "photos" / name).write_bytes(pictures.png(pictures.RED))
+    (tmp_path / "photos" / "notes.txt").touch()
+    told = retinue("diff", "colours", "stable", 2, tmp_path / "photos")
+    assert told.returncode == 0
+    assert "version 1 (stable)" in told.stdout
+    assert "mean of 2: 0.0%" in told.stdout
+    rows = {line.split()[0]: line for line in told.stdout.splitlines()}
+    # Labels say where requests go, and not what a model is.
+    assert {"sha256", "labels"} <= rows.keys()
+    assert rows.keys().isdisjoint({"version_labels", "traffic_percent", "shadow_percent", "sticky_key"})
+    assert "[" not in told.stdout
+    numbers = json.loads(retinue("diff", "colours", "stable", "2", "--json").stdout)
+    assert (numbers["old"], numbers["new"]) == (1, 2)
+    unknown = retinue("diff", "colours", "stable", "canary")
+    assert (unknown.returncode, "'canary'" in unknown.stderr) == (2, True)
+    (tmp_path / "none").mkdir()
+    nothing = retinue("diff", "colours", 1, 2, tmp_path / "none")
+    assert (nothing.returncode, "the folder has no images" in nothing.stderr) == (2, True)
 
 
 def test_an_image_that_cannot_be_compared_fails_alone(retinue: Command, tmp_path: Path) -> None:

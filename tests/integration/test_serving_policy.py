@@ -21,6 +21,7 @@ from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess, running_server
 from typer.testing import CliRunner
 
+from retinue_client.cli import _promote
 from retinue_client.cli._app import app
 
 _RED = flat(255, 0, 0)
@@ -252,36 +253,80 @@ def test_a_server_whose_only_model_has_a_broken_policy_says_so(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_label_is_promoted_where_the_server_can_load_it(tmp_path: Path) -> None:
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    models.mkdir()
+    elsewhere.mkdir()
     for version in (1, 2, 3):
-        living_bundles.put(tmp_path, "colours", version)
-    (tmp_path / "colours" / "3" / "model.onnx").write_bytes(b"no model")
-    write(tmp_path, "colours", {"latest": 1, "labels": {"stable": 1}})
+        living_bundles.put(models, "colours", version)
+    (models / "colours" / "3" / "model.onnx").write_bytes(b"no model")
+    write(models, "colours", {"latest": 1, "labels": {"stable": 1}})
     with (
         running_server(
-            tmp_path, "--provider", "cpu", "--model-control", "explicit", "--load-models", "all"
+            models, "--provider", "cpu", "--model-control", "explicit", "--load-models", "all"
         ) as server,
         connected(server.grpc_address) as connection,
     ):
         assert told_version(connection, version_label="stable") == 1
 
-        def promote(version: int) -> Any:
-            told = ["models", "promote", "colours", str(version), "--models", str(tmp_path)]
+        def promote(version: int, folder: Path = models) -> Any:
+            told = ["models", "promote", "colours", str(version), "--models", str(folder)]
             return CliRunner().invoke(app, [*told, "--server", server.grpc_address])
 
         assert promote(3).exit_code == 2
         assert told_version(connection, version_label="stable") == 1
-        assert json.loads((tmp_path / "colours" / "serving.json").read_text())["labels"] == {"stable": 1}
-        living_bundles.put(tmp_path, "colours", 3)
-        assert promote(3).exit_code == 0
+        assert json.loads((models / "colours" / "serving.json").read_text())["labels"] == {"stable": 1}
+        living_bundles.put(models, "colours", 3)
+        promoted = promote(3)
+        assert (promoted.exit_code, promoted.stdout) == (
+            0,
+            f"stable of colours is version 3; it was 1.\n{server.grpc_address} has taken it up.\n",
+        )
         assert told_version(connection, version_label="stable") == 3
         # One that is left out holds up no other.
-        write(tmp_path, "colours", {"labels": {"stable": 3}})
-        (tmp_path / "colours" / "1" / "model.onnx").write_bytes(b"no model")
+        write(models, "colours", {"labels": {"stable": 3}})
+        (models / "colours" / "1" / "model.onnx").write_bytes(b"no model")
         done = promote(2)
-        assert (done.exit_code, done.stdout) == (0, "stable of colours is version 2.\n")
-        assert "version 1: " in done.stderr
-        assert done.stderr.endswith("The label was moved all the same.\n")
+        assert done.exit_code == 0
+        assert f"{server.grpc_address} has taken it up, but: " in done.stdout
+        assert "version 1: " in done.stdout
         assert told_version(connection, version_label="stable") == 2
+        living_bundles.put(models, "colours", 1)
+        living_bundles.put(elsewhere, "colours", 3)
+        write(elsewhere, "colours", {"labels": {"stable": 1}})
+        missed = promote(3, elsewhere)
+        assert (missed.exit_code, missed.stdout) == (2, "")
+        assert "it serves another folder than that of" in missed.stderr
+        assert json.loads((elsewhere / "colours" / "serving.json").read_text()) == {"labels": {"stable": 1}}
+        assert server.terminate() == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_watches_takes_a_promotion_up_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    for folder in (models, elsewhere):
+        folder.mkdir()
+        living_bundles.put(folder, "colours", 1)
+    with running_server(models, "--provider", "cpu", "--model-control", "watch") as server:
+
+        def promote(folder: Path, version: int) -> Any:
+            told = ["models", "promote", "colours", str(version), "--models", str(folder)]
+            return CliRunner().invoke(app, [*told, "--server", server.grpc_address])
+
+        promoted = promote(models, 1)
+        assert promoted.exit_code == 0
+        new, taken_up = promoted.stdout.splitlines()
+        assert new.startswith("stable is new: ")
+        assert taken_up == f"{server.grpc_address} watches its models folder and has taken it up."
+        with connected(server.grpc_address) as connection:
+            assert told_version(connection, version_label="stable") == 1
+        # The edit is right, and perhaps somebody takes it up.
+        monkeypatch.setattr(_promote, "_MOST_WAIT_SECONDS", 0.5)
+        living_bundles.put(elsewhere, "colours", 2)
+        missed = promote(elsewhere, 2)
+        assert (missed.exit_code, "does not have it yet" in missed.stderr) == (1, True)
+        assert json.loads((elsewhere / "colours" / "serving.json").read_text()) == {"labels": {"stable": 2}}
         assert server.terminate() == 0
 
 

@@ -6,6 +6,7 @@ import sys
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from PIL import Image
 from retinue.v1 import vision_service_pb2 as pb
 from typer.testing import CliRunner
@@ -176,12 +177,15 @@ def test_what_a_classifier_says_of_each_detection_is_a_column(retinue, server, p
     assert request.classify_with == pb.ClassifyWith(model="colours", top_k=2, min_score=0.5, context=0.25)
 
 
-@pytest.mark.parametrize("flag", ["--top-k", "--min-score", "--context"])
-def test_there_must_be_a_classifier_to_be_asked(retinue, server, photos, flag):
-    result = retinue("detect", photos / "a.png", flag, "1")
-    assert result.exit_code == 2
-    assert f"{flag} belongs to --classify-with" in result.stderr
-    assert not server.service.requests
+def test_the_classifier_that_is_asked_may_be_a_pipelines_own(retinue, server, photos, failure):
+    asked = ("--top-k", "1", "--min-score", "0.5", "--context", "0.25")
+    assert retinue("detect", photos / "a.png", "--model", "find-and-name", *asked).exit_code == 0
+    (request,) = server.service.requests
+    assert request.classify_with == pb.ClassifyWith(top_k=1, min_score=0.5, context=0.25)
+    text = "which classifier? Name one of 2."
+    server.service.failures.append(failure(grpc.StatusCode.INVALID_ARGUMENT, text, "MODEL_UNNAMED"))
+    result = retinue("detect", photos / "a.png", "--top-k", "1")
+    assert (result.exit_code, result.stderr) == (2, f"retinue: {text}\n")
 
 
 def test_an_image_comes_from_standard_input(retinue, photos, server):
@@ -351,18 +355,73 @@ def test_the_table_of_models_says_what_a_detector_can_do(retinue):
     assert "segment  " in segmenter
 
 
-def test_the_table_of_models_says_which_requests_a_version_answers(retinue, server):
-    assert "requests" not in retinue("models").stdout
-    changed = type(server.service.models[0])()
-    changed.CopyFrom(server.service.models[0])
-    serving = changed.serving
-    serving.labels["stable"] = 3
-    serving.split.add(label="stable", percent=100)
-    server.service.models[0] = changed
-    heading, classifier, detector, *_ = retinue("models").stdout.splitlines()
+def served(server, *versions, **policy):
+    """Has the server serve these versions of its first model so, and nothing else."""
+    models = []
+    for version in versions:
+        models.append(pb.Model())
+        models[-1].CopyFrom(server.service.models[0])
+        models[-1].version = version
+        json_format.ParseDict(policy, models[-1].serving)
+    server.service.models[:] = models
+
+
+@pytest.mark.parametrize(
+    ("versions", "policy", "told"),
+    [
+        ((4, 3), {}, ["newest", ""]),
+        ((3,), {"labels": {"stable": 3}}, ["stable, newest"]),
+        ((4, 3), {"labels": {"stable": 3}}, ["newest", "stable"]),
+        (
+            (4, 3),
+            {
+                "labels": {"stable": 3, "canary": 4},
+                "split": [{"label": "stable", "percent": 90}, {"label": "canary", "percent": 10}],
+                "shadow": {"label": "canary", "percent": 25},
+            },
+            ["canary, 10 %, copies of 25 %", "stable, 90 %"],
+        ),
+        # What is missing leaves its share to the others.
+        (
+            (4, 3),
+            {"split": [{"version": n, "percent": p} for n, p in ((2, 70), (3, 20), (4, 10))]},
+            ["33.3 %", "66.7 %"],
+        ),
+        ((4, 3), {"split": [{"version": 2, "percent": 100}]}, ["newest", ""]),
+        (
+            (3,),
+            {
+                "split": [{"version": 3, "percent": 50}, {"version": 2, "percent": 50}],
+                "shadow": {"version": 3, "percent": 25},
+            },
+            ["100 %"],
+        ),
+    ],
+)
+def test_the_table_of_models_says_which_requests_a_version_answers(retinue, server, versions, policy, told):
+    served(server, *versions, **policy)
+    heading, *rows = retinue("models").stdout.splitlines()
     assert heading.rstrip().endswith("requests")
-    assert classifier.rstrip().endswith("stable, 100 %")
-    assert "stable" not in detector
+    place = heading.index("requests")
+    assert [row[place:].rstrip() for row in rows[: len(told)]] == told
+
+
+def test_where_no_version_is_chosen_the_table_of_models_has_no_column_for_it(retinue):
+    assert "requests" not in retinue("models").stdout
+
+
+def test_pipelines_are_told_from_models(retinue, server):
+    for number in (0, 1):
+        changed = pb.Model()
+        changed.CopyFrom(server.service.models[number])
+        changed.manifest.pipeline.steps.add(model="one")
+        changed.manifest.pipeline.steps.add(model="other")
+        server.service.models[number] = changed
+    _, first, second, *_ = retinue("models").stdout.splitlines()
+    assert "classify (pipeline)  " in first
+    assert "detect (pipeline, regions, masks, keypoints)" in second
+    steps = [line["steps"] for line in lines(retinue("models", "--json"))]
+    assert steps == [["one", "other"], ["one", "other"], []]
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "1.5", "_x", "²"])

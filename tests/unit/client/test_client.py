@@ -219,8 +219,10 @@ def test_a_version_is_named_by_its_number_or_its_label(ask, server):
     ask("detect", [b"x"], version=4)
     ask("segment", b"x")
     ask("get_model", "a-classifier", "stable")
+    ask("classify", b"x", version="9")
+    ask("get_model", "a-classifier", "9")
     named = [(request.version, request.version_label) for request in server.service.requests]
-    assert named == [(0, "canary"), (4, ""), (0, ""), (0, "stable")]
+    assert named == [(0, "canary"), (4, ""), (0, ""), (0, "stable"), (9, ""), (9, "")]
 
 
 def test_metadata_goes_beside_each_request(ask, server):
@@ -258,8 +260,18 @@ def test_models_tell_which_requests_each_version_answers(ask, server):
 
 
 def test_an_unknown_option_is_a_type_error(ask):
-    with pytest.raises(TypeError, match="topk"):
+    with pytest.raises(TypeError, match=r"^classify\(\) has no option 'topk'; it has .*, top_k, version\.$"):
         ask("classify", b"x", topk=3)
+    with pytest.raises(TypeError, match=r"^segment\(\) has no option 'top_k'"):
+        ask("segment", b"x", top_k=3)
+
+
+@pytest.mark.parametrize("option", ["top_k", "min_score", "context"])
+def test_what_is_asked_of_the_classifier_of_objects_is_said_with_it(ask, option):
+    with pytest.raises(
+        TypeError, match=rf"classify_with=retinue_client\.ClassifyWith\(model, {option}=\.\.\.\)"
+    ):
+        ask("detect", b"x", classify_with="x", **{option: 1})
 
 
 def test_long_lists_become_several_requests_and_stay_in_order(ask, server):

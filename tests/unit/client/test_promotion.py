@@ -32,7 +32,14 @@ def written(models: Path) -> object:
 
 def test_the_file_is_made_where_there_is_none(retinue, models):
     result = retinue("models", "promote", "a", "2", "--models", models)
-    assert (result.exit_code, result.stdout) == (0, "stable of a is version 2.\n")
+    assert result.exit_code == 0
+    new, no_requests, who = result.stdout.splitlines()
+    assert new == "stable is new: a had no such label, and now it names version 2."
+    assert no_requests == (
+        "Requests that name no version go to version 3, the newest: have them name stable, or give it the split with "
+        "--split."
+    )
+    assert who.startswith(f"{models / 'a' / 'serving.json'} is written: a server that watches the folder")
     assert written(models) == {"labels": {"stable": 2}}
 
 
@@ -56,6 +63,77 @@ def test_all_else_stays_as_it_is(retinue, models):
     assert written(models) == content
 
 
+def test_fields_stay_in_their_order_and_as_they_were_written(retinue, models):
+    path = models / "a" / "serving.json"
+    path.write_text('{"stickyKey": "user-id", "split": [{"percent": 100, "label": "é"}], "labels": {"é": 1}}')
+    assert retinue("models", "promote", "a", "2", "--models", models).exit_code == 2
+    path.write_text('{"stickyKey": "user-id", "split": [{"percent": 100, "label": "b"}], "labels": {"b": 1}}')
+    assert retinue("models", "promote", "a", "2", "--models", models).exit_code == 0
+    told = """{
+  "stickyKey": "user-id",
+  "split": [
+    {
+      "percent": 100,
+      "label": "b"
+    }
+  ],
+  "labels": {
+    "b": 1,
+    "stable": 2
+  }
+}
+"""
+    assert path.read_text() == told
+
+
+@pytest.mark.parametrize(
+    ("policy", "version", "said"),
+    [
+        ({"labels": {"stable": 1}}, 3, "stable of a is version 3; it was 1."),
+        ({"labels": {"stable": 3}}, 3, "stable of a is version 3, as it was."),
+        ({"labels": {"stable": 1}, "list": {"versions": [1]}}, 2, "stable of a is version 2; it was 1."),
+        (
+            {"labels": {"stable": 1}, "split": [{"label": "stable", "percent": 100}]},
+            2,
+            "stable of a is version 2; it was 1.",
+        ),
+    ],
+)
+def test_a_version_that_answers_requests_without_one_needs_no_advice(policy, version, said, retinue, models):
+    (models / "a" / "serving.json").write_text(json.dumps(policy))
+    result = retinue("models", "promote", "a", version, "--models", models)
+    first, second = result.stdout.splitlines()
+    assert first == said
+    assert " is written: " in second
+
+
+def test_who_is_not_in_the_split_gets_it_when_asked(retinue, models):
+    policy = {"split": [{"version": 1, "percent": 100}], "labels": {"stable": 1}}
+    (models / "a" / "serving.json").write_text(json.dumps(policy))
+    result = retinue("models", "promote", "a", "2", "--models", models)
+    assert "Requests that name no version go by the split, which does not have it: " in result.stdout
+    result = retinue("models", "promote", "a", "2", "--split", "--models", models)
+    assert "Requests that name no version" not in result.stdout
+    assert written(models) == {"split": [{"label": "stable", "percent": 100}], "labels": {"stable": 2}}
+
+
+def test_a_pipeline_has_labels_without_a_graph(retinue, models):
+    (models / "a" / "4").mkdir()
+    (models / "a" / "4" / "manifest.json").touch()
+    assert retinue("models", "promote", "a", "4", "--models", models).exit_code == 0
+    assert written(models) == {"labels": {"stable": 4}}
+
+
+@pytest.mark.parametrize("address", ["s3://models/served", "http://host/models"])
+def test_only_folders_can_be_changed(address, retinue):
+    result = retinue("models", "promote", "a", "2", "--models", address)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "retinue: --models: only a folder can be changed here; put the changed serving.json to "
+        f"{address}/a/serving.json by other means.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -75,7 +153,24 @@ def test_what_cannot_be_is_said_and_changes_nothing(arguments, said, retinue, mo
     assert [one for one in (models / "a").iterdir() if not one.is_dir()] == []
 
 
-@pytest.mark.parametrize("content", ["{", '{"lables": {}}', "\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        " ",
+        "[]",
+        "{",
+        '{"lables": {}}',
+        '{"labels": {"stable": 1}, "labels": {}}',
+        '{"labels": [1]}',
+        '{"split": [{"version": 1, "percent": 50}]}',
+        '{"split": [{"label": "canary", "percent": 100}]}',
+        '{"labels": {"canary": 3}, "list": {"versions": [2]}}',
+        '{"latest": 0}',
+        '{"sticky_key": "' + "x" * (64 << 10) + '"}',
+        "\xff",
+    ],
+)
 def test_a_file_that_does_not_hold_is_left_alone(content, retinue, models):
     path = models / "a" / "serving.json"
     path.write_bytes(content.encode("latin-1"))

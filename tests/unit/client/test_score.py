@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_every_file_has_one_row_in_the_order_of_its_path(score, folder, tmp_path
     assert result.stdout.startswith("scored 100 of 100 images in ")
     assert "latency p50" in result.stdout
     assert not (tmp_path / "results.parquet.partial").exists()
+
+
+def test_rows_of_several_versions_are_said_to_be(score, server, folder):
+    assert "The rows are of" not in score(folder).stdout
+    versions = itertools.cycle((3, 4))
+
+    def shared_out(response):
+        response.version = next(versions)
+
+    server.service.alter_response = shared_out
+    told = score(folder, "--overwrite").stdout
+    # Requests are of eight images, and the last one of four.
+    assert (
+        ". The rows are of several versions, 52 of version 3, 48 of version 4; --model-version has all"
+        in told
+    )
 
 
 def test_answers_that_come_out_of_order_are_written_in_order(score, server, folder, tmp_path):

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import numpy as np
 from retinue.v1 import image_pb2
@@ -14,7 +14,7 @@ from retinue_client._checks import check_classification, check_detections, check
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._detections import Detections, Keypoint
 from retinue_client._errors import ImageError, InvalidRequestError, ResponseError, image_error_from_status
-from retinue_client._options import ClassifyWith, Priority
+from retinue_client._options import ClassifyOptions, ClassifyWith, DetectOptions, Priority, SegmentOptions
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
 
@@ -27,6 +27,10 @@ _PRIORITIES: dict[Priority, pb.Priority.ValueType] = {
 }
 _METADATA_NAME = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
 _METADATA_VALUE = re.compile(r"[ -~]+")
+# A label begins with a letter. More digits than these no version has.
+_VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+# Options of ClassifyWith that are taken for options of `detect`.
+_OF_THE_CLASSIFIER = ("top_k", "min_score", "context")
 _MASK_FORMATS: dict[MaskFormat, pb.MaskFormat.ValueType] = {
     "png": pb.MASK_FORMAT_PNG,
     "coco_rle": pb.MASK_FORMAT_COCO_RLE,
@@ -113,12 +117,15 @@ def classify_call(
     top_k: int | None = None,
     min_score: float | None = None,
     heatmap: bool = False,
+    **unknown: object,
 ) -> Call[Classification]:
     """Which class does an image show? Options as in `ClassifyOptions`.
 
     Raises:
         InvalidRequestError: An option is of the wrong type or too large a number to be sent.
+        TypeError: There is no such option.
     """
+    _refuse_unknown("classify", ClassifyOptions, unknown)
     template = make_request(
         pb.ClassifyRequest,
         model=model,
@@ -151,12 +158,15 @@ def detect_call(  # noqa: PLR0913 (a question's options are its parameters)
     iou_threshold: float | None = None,
     masks: bool = False,
     classify_with: str | ClassifyWith | None = None,
+    **unknown: object,
 ) -> Call[Detections]:
     """Which objects are where? Options as in `DetectOptions`.
 
     Raises:
         InvalidRequestError: An option is of the wrong type or too large a number to be sent.
+        TypeError: There is no such option.
     """
+    _refuse_unknown("detect", DetectOptions, unknown)
     template = make_request(
         pb.DetectRequest,
         model=model,
@@ -183,13 +193,16 @@ def segment_call(
     mask_format: MaskFormat = "png",
     mask_size: MaskSize = "original",
     classes: str | Iterable[str] = (),
+    **unknown: object,
 ) -> Call[Segmentation]:
     """Which class has each pixel? Options as in `SegmentOptions`.
 
     Raises:
         InvalidRequestError: An option is of the wrong type, too large a number to be sent, or an unknown
             word.
+        TypeError: There is no such option.
     """
+    _refuse_unknown("segment", SegmentOptions, unknown)
     if mask_format not in _MASK_FORMATS or mask_size not in _MASK_SIZES:
         raise InvalidRequestError(
             f"mask_format is {' or '.join(_MASK_FORMATS)} and mask_size {' or '.join(_MASK_SIZES)}, "
@@ -208,8 +221,23 @@ def segment_call(
     return Call("Segment", template, timeout_seconds, read_result, check_segmentation, _entries(metadata))
 
 
+def _refuse_unknown(question: str, options: type, unknown: Mapping[str, object]) -> None:
+    """Says which options there are where one is given that is none."""
+    for name in unknown:
+        if question == "detect" and name in _OF_THE_CLASSIFIER:
+            raise TypeError(
+                f"detect() has no option {name!r}; ask the classifier with it: "
+                f"classify_with=retinue_client.ClassifyWith(model, {name}=...)."
+            )
+        raise TypeError(
+            f"{question}() has no option {name!r}; it has {', '.join(sorted(get_type_hints(options)))}."
+        )
+
+
 def version_fields(version: int | str | None) -> dict[str, Any]:
-    """The fields of a request that name a model's version, by its number or by its label."""
+    """The fields of a request that name a model's version, by its number, also as text, or by its label."""
+    if isinstance(version, str) and _VERSION_NUMBER.fullmatch(version):
+        version = int(version)
     return {"version_label": version} if isinstance(version, str) else {"version": version or 0}
 
 

@@ -93,6 +93,7 @@ class ModelInfo:
             shares none out, so that all go to the newest.
         sticky_key: The entry of a request's metadata that decides which version answers; empty where chance does.
         shadow_percent: How many of a hundred requests that other versions answer are copied to it, to be compared.
+        steps: Of a pipeline, the models that run one after the other; empty for every other model.
     """
 
     name: str
@@ -135,6 +136,7 @@ class ModelInfo:
     traffic_percent: int | None
     sticky_key: str
     shadow_percent: int
+    steps: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""
@@ -142,6 +144,7 @@ class ModelInfo:
         fields["labels"] = list(self.labels)
         fields["keypoint_names"] = list(self.keypoint_names)
         fields["version_labels"] = list(self.version_labels)
+        fields["steps"] = list(self.steps)
         fields["quality"] = list(fields["quality"])
         return fields
 
@@ -215,6 +218,7 @@ def model_info(model: vision_service_pb2.Model) -> ModelInfo:
         traffic_percent=_percent(model, *serving.split) if serving.split else None,
         sticky_key=serving.sticky_key,
         shadow_percent=_percent(model, serving.shadow),
+        steps=tuple(step.model for step in manifest.pipeline.steps),
     )
 
 

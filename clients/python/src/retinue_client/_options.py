@@ -14,8 +14,8 @@ class CallOptions(TypedDict, total=False):
 
     Attributes:
         model: The model's name. May be left out where the server has exactly one model for the task.
-        version: The model's version, at least 1, or its label, such as "canary". Left out means what the server's split
-            of requests says, or the newest. A server older than labels ignores one and does not say so.
+        version: The model's version, at least 1, also as text, or its label, such as "canary". Left out means what the
+            server's split of requests says, or the newest. A server older than labels ignores one and does not say so.
         timeout_seconds: How long one request may take; a long list of images takes several. Left out means
             the client's own timeout.
         priority: When the images' turn is: "high" before all others', "normal", or "low" when nothing else waits.
@@ -77,8 +77,9 @@ class DetectOptions(CallOptions, total=False):
             out means the model's own; a model whose graph has it fixed takes no other. A server older than
             this option ignores it and does not say so.
         masks: Whether to say which pixels show each object, for models that can.
-        classify_with: A classifier that says more of each detection, by name or as `ClassifyWith`: the server cuts
-            the detections out of the image and asks it. Left out means none; a pipeline has its own.
+        classify_with: A classifier that says more of each detection, by name or, with options of its own, as
+            `retinue_client.ClassifyWith(model, top_k=1)`: the server cuts the detections out of the image and asks it.
+            Left out means none; a pipeline has its own.
     """
 
     score_threshold: float | None

@@ -69,6 +69,7 @@ class Summary:
         scored: Files with a result.
         failed: Files with an error.
         reasons: How often each reason of an error occurred.
+        versions: How many files each version of the model has answered.
         seconds: From the first file to the last.
         latencies: From sending a request until its answer, once for each of its images.
     """
@@ -76,6 +77,7 @@ class Summary:
     scored: int = 0
     failed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    versions: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
 
@@ -174,6 +176,7 @@ class Job:
             reason = row.get("error_reason")
             if reason is None:
                 self.summary.scored += 1
+                self.summary.versions[row["version"]] += 1
             else:
                 self.summary.failed += 1
                 self.summary.reasons[reason] += 1

@@ -20,12 +20,11 @@ from retinue_client._bench.requests import Prepared, photo, prepare
 from retinue_client._bench.result import Row
 from retinue_client._bench.worker import Equipment
 from retinue_client._calls import classify_call, detect_call, segment_call
-from retinue_client._score.files import walk
 from retinue_client._score.job import find_model
 from retinue_client.cli._bench_screen import BenchScreen, figures_table, remarks, server_table
 from retinue_client.cli._console import console_for, named
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, complain, fail
-from retinue_client.cli._files import read_image
+from retinue_client.cli._files import images_inside, read_image
 from retinue_client.cli._show import print_json
 
 STANDARD_OUTPUT = "-"
@@ -108,7 +107,7 @@ def read_images(names: list[str]) -> list[bytes]:
     """
     files = []
     for name in names:
-        inside = _images_inside(name) if Path(name).is_dir() else [name]
+        inside = images_inside(name) if Path(name).is_dir() else [name]
         for path in inside:
             content = read_image(path)
             if isinstance(content, ImageError):
@@ -298,18 +297,3 @@ def _settings(question: Question, plan: Plan, rules: Rules, timeout_seconds: flo
 def _requests(equipment: Equipment) -> dict[str, Any]:
     sizes = [len(request.body) for request in equipment.requests]
     return {"distinct": len(sizes), "mean_bytes": round(sum(sizes) / len(sizes)), "largest_bytes": max(sizes)}
-
-
-def _images_inside(folder: str) -> list[str]:
-    """The images in a folder.
-
-    Raises:
-        typer.Exit: It cannot be listed, or has none.
-    """
-    try:
-        entries = list(walk(Path(folder), all_files=False, leave_out=frozenset()))
-    except OSError as exc:
-        fail(f"{folder}: {exc.strerror or exc}.")
-    if not entries:
-        fail(f"{folder}: the folder has no images.")
-    return [str(Path(folder) / entry.path) for entry in entries]

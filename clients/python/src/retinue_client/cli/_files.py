@@ -10,6 +10,7 @@ from PIL import Image
 
 from retinue_client._errors import ImageError, RetinueError
 from retinue_client._images import file_error, read_file, read_stream
+from retinue_client._score.files import walk
 from retinue_client.cli._exit import complain, fail
 
 STANDARD_INPUT = "-"
@@ -21,6 +22,21 @@ def read_image(name: str) -> bytes | ImageError:
         return _read_standard_input() if name == STANDARD_INPUT else read_file(name)
     except ImageError as error:
         return error
+
+
+def images_inside(folder: str) -> list[str]:
+    """The images in a folder.
+
+    Raises:
+        typer.Exit: It cannot be listed, or has none.
+    """
+    try:
+        entries = list(walk(Path(folder), all_files=False, leave_out=frozenset()))
+    except OSError as exc:
+        fail(f"{folder}: {exc.strerror or exc}.")
+    if not entries:
+        fail(f"{folder}: the folder has no images.")
+    return [str(Path(folder) / entry.path) for entry in entries]
 
 
 def _read_standard_input() -> bytes:

@@ -35,6 +35,7 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Which model; not needed where the server has one for the task."),
 ]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 ModelVersion = Annotated[
     Any,
     typer.Option(
@@ -100,7 +101,9 @@ PriorityOption = Annotated[
 ClassifyWithModel = Annotated[
     str | None,
     typer.Option(
-        "--classify-with", metavar="MODEL", help="Ask this classifier, too, what each detection shows."
+        "--classify-with",
+        metavar="MODEL",
+        help="Ask this classifier, too, what each detection shows; a pipeline has its own.",
     ),
 ]
 Context = Annotated[
@@ -109,7 +112,7 @@ Context = Annotated[
         "--context",
         min=0,
         max=1,
-        help="Show --classify-with so much of what surrounds a box, as a share of its width and height; 0 by default.",
+        help="Show the classifier so much of what surrounds a box, as a share of its width and height; 0 by default.",
     ),
 ]
 Masks = Annotated[
@@ -127,6 +130,8 @@ Regions = Annotated[
 
 DEFAULT_SERVER = DEFAULT_ADDRESS
 DEFAULT_TIMEOUT = DEFAULT_TIMEOUT_SECONDS
+LOAD_TIMEOUT_SECONDS = 600.0
+"""To load a model may take minutes: it is optimised and measured first."""
 
 
 class TaskName(StrEnum):
@@ -140,17 +145,10 @@ class TaskName(StrEnum):
 def classify_with(
     model: str | None, *, top_k: int | None, min_score: float | None, context: float | None
 ) -> ClassifyWith | None:
-    """The classifier that a command line names, and what it is asked.
-
-    Raises:
-        typer.Exit: There is something to ask and nobody to be asked.
-    """
-    if model is not None:
-        return ClassifyWith(model, top_k=top_k, min_score=min_score, context=context or 0.0)
-    for flag, value in {"--top-k": top_k, "--min-score": min_score, "--context": context}.items():
-        if value is not None:
-            fail(f"{flag} belongs to --classify-with; name a classifier.")
-    return None
+    """The classifier that a command line names, or means without a name, and what it is asked."""
+    if all(asked is None for asked in (model, top_k, min_score, context)):
+        return None
+    return ClassifyWith(model or "", top_k=top_k, min_score=min_score, context=context or 0.0)
 
 
 def parse_region(text: str) -> tuple[float, ...]:

@@ -203,5 +203,11 @@ def _finish(plan: _Plan, summary: Summary) -> None:
     p50, p99 = summary.latencies.percentile(0.5), summary.latencies.percentile(0.99)
     if p50 is not None and p99 is not None:
         text += f"; latency p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
-    console_for(sys.stdout).print(f"{text}; results in {plan.out}", soft_wrap=True)
+    text += f"; results in {plan.out}"
+    if len(summary.versions) > 1:
+        shares = ", ".join(
+            f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())
+        )
+        text += f". The rows are of several versions, {shares}; --model-version has all of them of one"
+    console_for(sys.stdout).print(text, soft_wrap=True)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_ANSWERED)

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from retinue_client import Classification, Detections, ImageError, ModelInfo, RetinueError, Segmentation
+from retinue_client import Classification, Detections, ImageError, RetinueError, Segmentation
 from retinue_client._palette import colour_of_class
 from retinue_client._segmentation import first_coloured_class
 from retinue_client.cli._console import named, plain
@@ -22,16 +22,6 @@ _BAR_WIDTH = 24
 _MOST_DETECTIONS = 5000
 # Of each detection, in a table.
 _MOST_CLASSES = 3
-_METRIC_NAMES = {
-    "top1_accuracy": "top-1",
-    "top5_accuracy": "top-5",
-    "map_50": "mAP@50",
-    "map_50_95": "mAP@50-95",
-    "mean_iou": "mIoU",
-    "top1_agreement": "top-1 as in FP32",
-    "pixel_agreement": "pixels as in FP32",
-    "detection_agreement": "detections as in FP32",
-}
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -84,89 +74,6 @@ def result_block(image: str, result: Result) -> RenderableType:
         ),
     )
     return Group(heading, Padding(table, (0, 0, 0, 2), expand=False))
-
-
-def models_table(models: list[ModelInfo]) -> RenderableType:
-    """What is served, a row for each model."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("name", style="cyan", no_wrap=True)
-    table.add_column("version", justify="right")
-    table.add_column("task")
-    table.add_column("input", no_wrap=True)
-    table.add_column("classes", justify="right")
-    table.add_column("quality")
-    table.add_column("provider", no_wrap=True)
-    table.add_column("max batch", justify="right")
-    table.add_column("memory", justify="right", no_wrap=True)
-    # Of no interest where all servers have is one version, or the newest.
-    shares = [_share(model) for model in models]
-    if any(shares):
-        table.add_column("requests")
-    for model, share in zip(models, shares, strict=True):
-        table.add_row(
-            named(model.name),
-            str(model.version),
-            _task(model),
-            _input(model),
-            f"{len(model.labels):,}",
-            _quality(model),
-            named(model.provider.removesuffix("ExecutionProvider")),
-            str(model.max_batch_size),
-            _memory(model),
-            *([share] if any(shares) else []),
-        )
-    fallbacks = {model.fallback_reason for model in models if model.fallback_reason}
-    legend = Text("memory: weights + ONNX Runtime's arena + buffers, at most", "dim")
-    reasons = (Text(f"fallback: {plain(reason)}", "yellow") for reason in sorted(fallbacks))
-    return Group(table, legend, *reasons)
-
-
-def _share(model: ModelInfo) -> str:
-    """Which requests a version answers, where its model has labels, a split or a shadow."""
-    parts = [named(label) for label in model.version_labels]
-    if model.traffic_percent is not None:
-        parts.append(f"{model.traffic_percent} %")
-    if model.shadow_percent:
-        parts.append(f"copies of {model.shadow_percent} %")
-    return ", ".join(parts)
-
-
-def _memory(model: ModelInfo) -> str:
-    """What it takes, and of that what for; a server may be too old to tell that."""
-    sizes_bytes = model.memory_bytes, model.weights_bytes, model.arena_bytes, model.buffers_bytes
-    total, *parts = (f"{size_bytes / 2**20:.1f}" for size_bytes in sizes_bytes)
-    return f"{total} MiB ({' + '.join(parts)})" if any(sizes_bytes[1:]) else f"{total} MiB"
-
-
-def _input(model: ModelInfo) -> str:
-    """The size and the colours of its images, rows first as where it is exported."""
-    if model.task == "tensor":
-        return "tensors"
-    order = "" if model.input_height == model.input_width else " (h x w)"
-    return f"{model.input_height}x{model.input_width}{order} {model.colour}"
-
-
-def _task(model: ModelInfo) -> str:
-    """What it answers, and of a detector whether it needs regions and what else it says of an object."""
-    features = {
-        "regions": model.max_regions > 0,
-        "masks": model.gives_masks,
-        "keypoints": bool(model.keypoint_names),
-    }
-    named = ", ".join(name for name, has in features.items() if has)
-    return f"{model.task} ({named})" if named else model.task
-
-
-def _quality(model: ModelInfo) -> str:
-    """The figures of the network as it is served; those of other precisions stand beside them in the manifest."""
-    served = [
-        entry
-        for entry in model.quality
-        if entry.engine == "onnxruntime" and entry.precision == model.precision
-    ] or list(model.quality)
-    return ", ".join(
-        f"{_METRIC_NAMES.get(entry.metric) or named(entry.metric)} {entry.value:.3f}" for entry in served
-    )
 
 
 def _classification_table(result: Classification) -> RenderableType:
