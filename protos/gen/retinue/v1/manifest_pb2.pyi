@@ -353,7 +353,9 @@ class PipelineStep(_message.Message):
     model: _builtins.str
     """Its name."""
     version: _builtins.int
-    """Its version, at least 1. 0 means the newest that is served."""
+    """Its version, at least 1. 0 means that of the largest share of the model's split, or the newest that is served: the same
+    for all requests.
+    """
     @_builtins.property
     def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Of TASK_TENSOR, from which output of the step before an input is taken, by the input's name. An input that is not named

@@ -425,7 +425,9 @@ class ClassifyWith(_message.Message):
     another task.
     """
     version: _builtins.int
-    """Its version, at least 1. 0 means what the classifier's `serving` says of requests that name none, or the newest."""
+    """Its version, at least 1. 0 means what the classifier's `serving` says of requests that name none, or the newest; of a
+    pipeline's own classifier, the version of its step.
+    """
     top_k: _builtins.int
     """How many classes to return for each detection: 1 to the classifier's number of classes. Absent means 5, or all where
     the classifier has fewer. INVALID_ARGUMENT, REPLY_TOO_LARGE, where the classes of as many detections as the request may
@@ -1159,7 +1161,7 @@ class Execution(_message.Message):
     memory_bytes: _builtins.int
     """Bytes that the model takes at most: the sum of what `memory` says."""
     images_per_second: _builtins.float
-    """Images a second of one instance at max_batch_size, decoding not counted."""
+    """Images a second of one instance at max_batch_size, decoding not counted; 0 for a pipeline of tensors, which is not measured."""
     lone_image_us: _builtins.int
     """What one image takes in microseconds that has the machine to itself, decoding not counted. 0 where it was not measured."""
     alone_on_all_cores: _builtins.bool
