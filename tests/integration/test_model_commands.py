@@ -57,6 +57,10 @@ def test_models_are_loaded_and_unloaded(retinue: Command) -> None:
     unloaded = retinue("unload", "others")
     assert (unloaded.returncode, unloaded.stdout) == (0, "others is no longer served.\n")
     assert "others" not in retinue("list").stdout
+    told = retinue("show", "others").stderr
+    assert (
+        "'others' is in the models folder but not loaded; load it with `retinue models load others`" in told
+    )
     row = next(line for line in retinue("list", "--all").stdout.splitlines() if line.startswith("others"))
     assert row.split(maxsplit=3)[1:3] == ["1", "unavailable"]
     missing = retinue("load", "nobody")
@@ -108,6 +112,10 @@ async def test_clients_load_and_unload(server: ServerProcess) -> None:
     async with AsyncClient(server.grpc_address) as client:
         await client.unload_model("others")
         assert "unavailable" in [one.state for one in await client.list_versions() if one.name == "others"]
+        with pytest.raises(ModelNotFoundError, match="not loaded; load it with `retinue models load others`"):
+            await client.get_model("others")
+        with pytest.raises(ModelNotFoundError, match="there is no model 'nobody'"):
+            await client.get_model("nobody")
 
 
 def test_a_server_that_loads_nothing_by_calls_says_so(colour_server: ServerProcess) -> None:
