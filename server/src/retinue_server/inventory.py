@@ -7,11 +7,10 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 import structlog
-from retinue.v1.serving_pb2 import TrafficShare
 
 from retinue_server.bundle import serving
 from retinue_server.bundle.repository import BundleFolder, BundleState
-from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy, version_of
+from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy, TrafficShare, version_of
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import BundleError, StartupError
 from retinue_server.loader import Loader, refuse

@@ -120,8 +120,11 @@ def _is_text(value: Any) -> bool:
 
 
 def _unfit(place: str, takes: str, value: Any) -> Unfit:
-    kinds = {dict: "an object", list: "a list"}
-    return Unfit(f"field `{place}` must be {takes}, not {kinds.get(type(value)) or _cut(json.dumps(value))}")
+    if isinstance(value, dict | list):
+        found = "an object" if isinstance(value, dict) else "a list"
+    else:
+        found = _cut(json.dumps(value))
+    return Unfit(f"field `{place}` must be {takes}, not {found}")
 
 
 def _names(kind: Descriptor) -> str:

@@ -59,9 +59,11 @@ def parse(text: str, message: AnyMessage, source: str, advice: str) -> AnyMessag
     """
     if not text.lstrip().startswith("{"):
         raise BundleError(f"{source} is no JSON object; {advice}.")
+    # Of a message its type is one of two.
+    kind: Any = message.DESCRIPTOR
     try:
         value = json.loads(text, object_pairs_hook=_once)
-        json_fields.check(value, message.DESCRIPTOR)
+        json_fields.check(value, kind)
         return json_format.ParseDict(value, message, max_recursion_depth=_MOST_LEVELS)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"

@@ -65,7 +65,9 @@ def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
     Raises:
         InvalidRequestError: There is no such field, or it does not take such a text.
     """
-    fields = _fields(message.DESCRIPTOR)
+    # Of a message its type is one of two.
+    kind: Any = message.DESCRIPTOR
+    fields = _fields(kind)
     for name, texts in options.items():
         field = fields.get(name)
         if field is None:
