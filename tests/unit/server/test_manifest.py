@@ -245,10 +245,10 @@ def test_a_file_that_is_no_manifest_is_refused(content: bytes, named: str, tmp_p
         ),
         ({"task": []}, "TASK_TENSOR, not a list."),
         ({"name": 5}, "field `name` must be text, not 5."),
-        ({"opset": True}, "field `opset` must be a whole number from -2147483648 to 2147483647, not true."),
+        ({"opset": True}, "field `opset` must be a whole number, not true."),
         (
             {"opset": 2**31},
-            "field `opset` must be a whole number from -2147483648 to 2147483647, not 2147483648.",
+            "field `opset` must be from -2147483648 to 2147483647, not 2147483648.",
         ),
         ({"labels": ["a", None]}, "field `labels[1]` must be text, not null."),
         ({"input": 5}, "field `input` must be an object with `height`, `width`, `colour`, `resize`, "),

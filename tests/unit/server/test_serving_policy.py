@@ -110,7 +110,7 @@ def test_the_example_of_the_documentation_holds(tmp_path: Path) -> None:
         ({"newest": 2}, "serving.json: field `newest` is unknown; there are `latest`, `list`, `labels`, "),
         (
             {"latest": "two"},
-            'serving.json: field `latest` must be a whole number from -2147483648 to 2147483647, not "two".',
+            'serving.json: field `latest` must be a whole number, not "two".',
         ),
         ({"latest": 1.5}, "latest"),
         ({"latest": True}, "latest"),

@@ -76,18 +76,20 @@ def _check_one(value: Any, field: FieldDescriptor, place: str) -> None:
             names = [one.name for one in field.enum_type.values if one.number]
             raise _unfit(place, f"one of {', '.join(names)}", value)
         return
+    if field.cpp_type in _RANGES:
+        low, end = _RANGES[field.cpp_type]
+        if not _is_whole(value):
+            raise _unfit(place, "a whole number", value)
+        if not low <= int(value) < end:
+            raise _unfit(place, f"from {low} to {end - 1}", value)
+        return
     fits, takes = _taken(field)
     if not fits(value):
         raise _unfit(place, takes, value)
 
 
 def _taken(field: FieldDescriptor) -> tuple[Callable[[Any], bool], str]:
-    """What a field takes that is a number, a truth value or text, and that in words."""
-    if field.cpp_type in _RANGES:
-        low, end = _RANGES[field.cpp_type]
-        return lambda value: _is_whole(value) and low <= int(value) < end, (
-            f"a whole number from {low} to {end - 1}"
-        )
+    """What a field takes that is a fraction, a truth value or text, and that in words."""
     if field.cpp_type in _FLOATS:
         return _is_number, "a number"
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
