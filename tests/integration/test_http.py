@@ -13,7 +13,7 @@ import pytest
 from retinue.inference import grpc_service_pb2 as inference
 from retinue.inference import grpc_service_pb2_grpc
 from retinue.v1 import vision_service_pb2 as pb
-from tests import pictures
+from tests import colour_bundles, pictures
 from tests.calls import Connection, encoded
 from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess
@@ -214,7 +214,16 @@ def test_the_protocols_questions_have_their_answers(curl: Curl) -> None:
     assert curl("/v2/models/stats").json()["model_stats"]
     index = curl("/v2/repository/index", "-X", "POST").json()
     assert {one["name"] for one in index} == {_CLASSIFIER, _DETECTOR, _SEGMENTER}
-    assert curl("/").json()["endpoints"] == ["/metrics", "/livez", "/readyz", "/v1/models", "/v2"]
+    assert {"/metrics", "/v1/models", "/v1/models/{model}:classify", "/v2"} <= set(
+        curl("/").json()["endpoints"]
+    )
+
+
+def _infer(curl: Curl, **changes: Any) -> Told:
+    """Asks with one element, which is too few for any shape."""
+    shape = [1, colour_bundles.SIDE, colour_bundles.SIDE, 3]
+    one = {"name": "images", "datatype": "UINT8", "shape": shape, "data": [1]} | changes
+    return curl(f"/v2/models/{_CLASSIFIER}/infer", "--data", json.dumps({"inputs": [one]}))
 
 
 def test_refusals_say_why_and_are_those_of_grpc(curl: Curl) -> None:
@@ -228,12 +237,27 @@ def test_refusals_say_why_and_are_those_of_grpc(curl: Curl) -> None:
         curl(f"/v2/models/{_CLASSIFIER}/infer", "--data", "{}"): (400, "JSON_INVALID"),
         curl("/v2/models/nobody/infer", "--data", '{"inputs": []}'): (404, "MODEL_NOT_FOUND"),
         curl("/v2", "-X", "DELETE"): (405, "NO_ENDPOINT"),
+        curl(f"/v1/models/{_CLASSIFIER}:classify"): (405, "NO_ENDPOINT"),
+        curl(f"/v1/models/{_CLASSIFIER}:clasify", "-X", "POST"): (404, "NO_ENDPOINT"),
+        curl(f"/v1/models/{_CLASSIFIER}:classify", "--data", "{}"): (400, "BODY_IS_JSON"),
+        curl(f"/v1/models/{_CLASSIFIER}:classify?timeout=0", "-F", "image=@red.png"): (400, "OPTION_INVALID"),
+        _infer(curl, name="pixels"): (400, "INPUT_UNKNOWN"),
+        _infer(curl, datatype="FP32"): (400, "INPUT_MISMATCH"),
+        _infer(curl, shape=[1, 9, 9, 3]): (400, "INPUT_MISMATCH"),
+        _infer(curl): (400, "TENSOR_SIZE_MISMATCH"),
     }
     for told, (status, reason) in refusals.items():
         assert (told.status, told.json()["reason"]) == (status, reason)
         assert told.json()["error"].endswith(".")
     only_bad = curl(f"/v1/models/{_CLASSIFIER}:classify", "-F", "image=@notes.txt")
     assert (only_bad.status, only_bad.json()["outcomes"][0]["error"]["reason"]) == (400, "IMAGE_UNDECODABLE")
+
+
+def test_an_answer_is_wanted_within_the_timeout(curl: Curl) -> None:
+    path = f"/v1/models/{_CLASSIFIER}:classify"
+    assert curl(path, "-F", "image=@red.png", "-F", "timeout=60").status == 200
+    # The queue would take longer, or it has passed already.
+    assert curl(f"{path}?timeout=1e-9", "-F", "image=@red.png").status in {429, 504}
 
 
 def test_calls_are_counted_beside_those_of_grpc(curl: Curl, colour_server: ServerProcess) -> None:

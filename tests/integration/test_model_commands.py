@@ -134,6 +134,10 @@ async def test_clients_load_and_unload(server: ServerProcess) -> None:
     async with AsyncClient(server.grpc_address) as client:
         await client.unload_model("others")
         assert "unavailable" in [one.state for one in await client.list_versions() if one.name == "others"]
+        with pytest.raises(ModelNotFoundError, match="not loaded; load it with `retinue models load others`"):
+            await client.get_model("others")
+        with pytest.raises(ModelNotFoundError, match="there is no model 'nobody'"):
+            await client.get_model("nobody")
 
 
 def test_a_server_that_loads_nothing_by_calls_says_so(colour_server: ServerProcess) -> None:

@@ -122,6 +122,14 @@ def test_outputs_of_a_step_are_inputs_of_the_next(connection: Connection) -> Non
     metadata = stub(connection).ModelMetadata(inference.ModelMetadataRequest(name="four-times"))
     assert [(one.name, list(one.shape)) for one in metadata.inputs] == [("a", [-1, 3]), ("b", [-1, 3])]
     assert [one.name for one in metadata.outputs] == ["sum"]
+    config = stub(connection).ModelConfig(inference.ModelConfigRequest(name="four-times")).config
+    assert [(dict(step.input_map), dict(step.output_map)) for step in config.ensemble_scheduling.step] == [
+        ({"a": "a", "b": "b"}, {"sum": "0.sum"}),
+        ({"a": "0.sum", "b": "0.sum"}, {"sum": "sum"}),
+    ]
+    detecting = stub(connection).ModelConfig(inference.ModelConfigRequest(name="find-and-name")).config
+    (step,) = detecting.ensemble_scheduling.step
+    assert (detecting.platform, step.model_name) == ("ensemble", "colour-detector")
 
 
 def test_pixels_that_a_network_makes_are_classified(connection: Connection) -> None:

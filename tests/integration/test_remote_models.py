@@ -89,6 +89,7 @@ def test_a_bucket_is_followed_and_its_copy_is_served_without_it(store: ObjectSto
     ):
         assert told_label(connection) == "red-2"
         assert MetricsPage(server.http_url).value("retinue_mirror_failed") == 1
+        assert [event["event"] for event in server.events].count("mirror_failed") == 1
         assert mirrored(server) == []
         assert server.terminate() == 0
 

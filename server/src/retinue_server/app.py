@@ -86,8 +86,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     Raises:
         StartupError: The server cannot start as told.
     """
-    _keep_wakeups_from_interrupting()
-    share_heaps(available_cores())
+    _prepare_process()
     loop = asyncio.get_running_loop()
     stop = _stop_signalled(loop)
 
@@ -108,10 +107,11 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     metrics = Metrics(triton_names=settings.triton_metrics == "on")
     engine, cutter = _engines(machine, settings, partial(loop.call_soon_threadsafe, close_health))
-    service = VisionService(engine, metrics, cutter)
+    folder = _models_folder(settings, metrics, cancelled=stop.is_set)
+    service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
     repository = Repository(
-        _models_folder(settings, metrics, cancelled=stop.is_set),
+        folder,
         Loader(
             engine,
             machine,
@@ -211,6 +211,11 @@ def _check_control(settings: Settings) -> None:
         )
 
 
+def _prepare_process() -> None:
+    _keep_wakeups_from_interrupting()
+    share_heaps(available_cores())
+
+
 def _keep_wakeups_from_interrupting() -> None:
     """Lets a thread that has a request to read wait its turn instead of taking the core from a running network.
 
@@ -306,6 +311,11 @@ def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[
     mirror = Mirror(remote, folder, limit_bytes=settings.mirror_limit, cancelled=cancelled)
     metrics.publish_mirror(mirror.state)
     return MirroredFolder(mirror, ModelsFolder(mirror.models), settings.model_control)
+
+
+def _could_be_loaded(settings: Settings, folder: ModelsFolder) -> Callable[[str], bool]:
+    """Whether a call can load a model. To look takes microseconds, and is for those who name what is not served."""
+    return folder.holds if settings.model_control == "explicit" else lambda name: False
 
 
 def _slot_plan(settings: Settings) -> SlotPlan | None:

@@ -8,6 +8,7 @@ from retinue_server import __version__
 from retinue_server.app import Ready
 from retinue_server.catalog import ServedModel
 from retinue_server.results import Task
+from retinue_server.steps import is_measured
 
 _COLUMNS = ("model", "version", "task", "input", "largest batch", "images/s an instance")
 _EXAMPLES = (
@@ -48,7 +49,7 @@ def _row(model: ServedModel) -> tuple[str, ...]:
     image = model.manifest.input
     order = "" if image.height == image.width else " (h x w)"
     taken = "tensors" if model.task is Task.TENSOR else f"{image.height}x{image.width}{order}"
-    rate = f"{model.profile.images_per_second:.0f}"
+    rate = f"{model.profile.images_per_second:.0f}" if is_measured(model) else "-"
     batch = str(model.profile.max_batch_size)
     return (
         model.name,

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinue.v1 import manifest_pb2 as pb
@@ -113,6 +113,7 @@ class Catalog:
         models: All of them, by name and then descending version.
         failures: As above.
         policy_failures: Likewise.
+        could_be_loaded: Whether there is a model of a name that is not served, to load by a call.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Catalog:
         self.models = sorted(models, key=lambda model: (model.name, -model.version))
         self.failures = failures
         self.policy_failures = dict(policy_failures or {})
+        self.could_be_loaded: Callable[[str], bool] = lambda name: False
         self._policies = dict(policies or {})
         self._draw = draw
         self._by_version = {(model.name, model.version): model for model in self.models}
@@ -245,6 +247,8 @@ class Catalog:
         versions = [str(model.version) for model in self.models if model.name == name]
         if versions:
             return f"model '{name}' has no version {version}; versions served: {_listed(versions)}."
+        if self.could_be_loaded(name):
+            return f"model '{name}' is in the models folder but not loaded; load it with `retinue models load {name}`."
         # The name is the caller's: cut what is long, so that an answer is never larger than its question deserves.
         shown = name if len(name) <= 128 else f"{name[:125]}..."
         return f"there is no model '{shown}'; models served: {_listed(sorted(self._newest))}."

@@ -87,13 +87,13 @@ def check_inputs(model: ServedModel, declared: Sequence[Declared], max_images: i
     """
     specs = model.interface.inputs
     for one in declared:
-        count_elements(one.name, one.datatype, one.shape)
         spec = specs.get(one.name)
         if spec is None:
             raise InvalidRequestError(
                 f"model '{model.name}' has no input '{one.name[:128]}'; it takes {_listed(specs)}.",
                 reason="INPUT_UNKNOWN",
             )
+        count_elements(one.name, one.datatype, one.shape)
         if not interface.takes(spec, one.datatype, one.shape):
             raise InvalidRequestError(
                 f"input '{one.name}' is {one.datatype[:32]} {list(one.shape)}, but model '{model.name}' takes {spec}"

@@ -10,7 +10,7 @@ import structlog
 
 from retinue_server.bundle import serving
 from retinue_server.bundle.repository import BundleFolder, BundleState
-from retinue_server.bundle.serving import ServingPolicy
+from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy, TrafficShare, version_of
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import BundleError, StartupError
 from retinue_server.loader import Loader, refuse
@@ -198,6 +198,18 @@ class Inventory:
             _log.error("serving_policy_refused", model=name, reason=refusal.message)
         return True
 
+    def audit(self, name: str, found: Catalog) -> dict[str, Any]:
+        """What a model's serving policy comes to, for the log: its versions, labels, split and shadow."""
+        policy = self.policies.get(name, EVERY_VERSION)
+        told: dict[str, Any] = {"versions": found.versions(name)}
+        if policy.labels:
+            told["labels"] = dict(sorted(policy.labels.items()))
+        if policy.split:
+            told["split"] = [_share(policy, share) for share in policy.split]
+        if policy.HasField("shadow"):
+            told["shadow"] = _share(policy, policy.shadow)
+        return told
+
     def entry(self, key: Key, leaving: Collection[Key], found: Catalog) -> IndexEntry:
         """What there is to say of a version.
 
@@ -239,6 +251,12 @@ class Inventory:
             error_id = secrets.token_hex(8)
             _log.exception("load_failed", model=bundle.name, version=bundle.version, error_id=error_id)
             return BundleError(f"it could not be loaded; the server logged why as {error_id}.")
+
+
+def _share(policy: ServingPolicy, share: TrafficShare) -> str:
+    """As in `canary=4 10%`."""
+    version = version_of(policy, share)
+    return f"{share.label}={version} {share.percent}%" if share.label else f"{version} {share.percent}%"
 
 
 def chosen(

@@ -294,7 +294,7 @@ class Repository:
         if changed or gone:
             await self._drop(gone, *replaced)
             if is_new and refusal is None:
-                _log.info("serving_policy_changed", model=name, versions=self.catalog.versions(name))
+                _log.info("serving_policy_changed", model=name, **inventory.audit(name, self.catalog))
             self._tell_of_missing(name)
 
     async def _prepare(

@@ -24,15 +24,23 @@ class VisionService:
         engine: Runs the models.
         metrics: Where images are counted.
         cutter: Whose threads cut out what was found in images; None for the engine's own.
+        could_be_loaded: What catalogs are told of models that they have not.
 
     Attributes:
         cutter: As given, or the engine.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, cutter: Engine | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        cutter: Engine | None = None,
+        could_be_loaded: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         self._engine = engine
         self.cutter = cutter or engine
         self._metrics = metrics
+        self._could_be_loaded = could_be_loaded
         self._catalog: Catalog | None = None
         self._draining = False
         self._shadow = Shadow(metrics)
@@ -68,11 +76,12 @@ class VisionService:
             catalog: The models.
             reachable: Whether there is anybody who brings requests.
         """
-        self._catalog = catalog
+        self.replace(catalog)
         self._reachable = reachable
 
     def replace(self, catalog: Catalog) -> None:
         """Finds models in another catalog from now on; calls that have found theirs keep it."""
+        catalog.could_be_loaded = self._could_be_loaded
         self._catalog = catalog
 
     def drain(self) -> None:

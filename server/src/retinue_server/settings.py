@@ -1,7 +1,10 @@
 """The server's settings: one frozen object, resolved once from defaults, file, environment and flags."""
 
+import difflib
 import json
+import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,11 +14,16 @@ from pydantic_settings import (
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from retinue_server.errors import StartupError
 
 MIB = 1024 * 1024
+
+_PREFIX = "RETINUE_"
+# A letter or two that are missing or in each other's place.
+_ALIKE = 0.8
 
 # As in `bundle.manifest`.
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -31,7 +39,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="RETINUE_",
+        env_prefix=_PREFIX,
         frozen=True,
         extra="forbid",
         cli_prog_name="retinue-server",
@@ -83,10 +91,10 @@ class Settings(BaseSettings):
         pattern=r"^(all|\d{1,4}(,\d{1,4})*)$",
         description="CUDA device numbers, such as 0,1, or all; each of them runs every model",
     )
-    gpu_memory_limit_bytes: int = Field(
-        0,
+    gpu_memory_limit_bytes: ByteSize = Field(
+        ByteSize(0),
         ge=0,
-        description="most device memory of each ONNX Runtime session; 0 means what the device has",
+        description="most device memory of each ONNX Runtime session, such as 4GiB; 0 means what the device has",
     )
     gpu_fp32: Literal["exact", "tf32"] = Field(
         "exact",
@@ -138,14 +146,16 @@ class Settings(BaseSettings):
         1024, ge=1, description="images that may wait for one model; more are refused"
     )
     max_images_per_request: int = Field(256, ge=1, description="images in one request")
-    max_request_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="bytes of one request")
-    max_bytes_in_flight: int = Field(
-        512 * MIB,
+    max_request_bytes: ByteSize = Field(
+        ByteSize(64 * MIB), ge=1024, le=2**31 - 1, description="bytes of one request, such as 10MB or 64MiB"
+    )
+    max_bytes_in_flight: ByteSize = Field(
+        ByteSize(512 * MIB),
         ge=1024,
         description="bytes of all requests being answered and of their replies; more are refused",
     )
-    max_reply_bytes: int = Field(
-        256 * MIB, ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
+    max_reply_bytes: ByteSize = Field(
+        ByteSize(256 * MIB), ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
     )
     max_concurrent_requests: int = Field(4096, ge=1, description="calls at once; more are refused")
     max_streams_per_connection: int = Field(
@@ -197,10 +207,15 @@ class Settings(BaseSettings):
             arguments: The command line without the program's name.
 
         Raises:
-            StartupError: A setting is unknown or out of its range, or the file cannot be read.
-            SystemExit: --help was asked for, or a flag is unknown.
+            StartupError: A setting is unknown or out of its range, a variable is nearly called like one, or the file
+                cannot be read.
+            SystemExit: --help was asked for.
         """
-        flags = CliSettingsSource[Any](cls, cli_parse_args=arguments)
+        _check_environment()
+        try:
+            flags = CliSettingsSource[Any](cls, cli_parse_args=arguments, cli_exit_on_error=False)
+        except SettingsError as error:
+            raise StartupError(_explain_flags(str(error))) from error
         try:
             settings = cls(_cli_settings_source=flags)  # type: ignore[call-arg]
             if settings.config is not None:
@@ -269,8 +284,49 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise StartupError(f"the settings file {path} is not valid TOML: {error}.") from error
     unknown = sorted(values.keys() - (Settings.model_fields.keys() - {"config", "print_config"}))
     if unknown:
-        raise StartupError(f"the settings file {path} has unknown settings: {', '.join(unknown)}.")
+        raise StartupError(
+            f"the settings file {path} has unknown settings: {', '.join(unknown)}"
+            f"{_did_you_mean(unknown[0], Settings.model_fields)}."
+        )
     return values
+
+
+def _check_environment() -> None:
+    """Refuses variables that nothing reads and that are nearly the server's; others may be of other programs.
+
+    Raises:
+        StartupError: There is one.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(_PREFIX)
+        if name != variable.upper() and name not in known and (nearest := _nearest(name, known)):
+            raise StartupError(
+                f"the environment has {variable}, which is no setting: the nearest one is {_PREFIX}{nearest}; correct "
+                "the name, or unset it."
+            )
+
+
+def _explain_flags(message: str) -> str:
+    """What argparse says of flags, in one sentence."""
+    message = message.removeprefix("error parsing CLI: ")
+    unknown = message.removeprefix("unrecognized arguments: ")
+    if unknown == message:
+        return f"{message}; --help lists all flags."
+    words = unknown.split()
+    flag = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
+    nearest = _did_you_mean(flag, [f"--{name.replace('_', '-')}" for name in Settings.model_fields])
+    return f"there is no flag '{flag[:64]}'{nearest}; --help lists all flags."
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    nearest = _nearest(name, known)
+    return f" (the nearest is {nearest})" if nearest else ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """What is so like a name that it may be meant; empty where nothing is."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)), "")
 
 
 def _explain(error: ValidationError) -> str:

@@ -87,6 +87,19 @@ class Step:
     sources: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """What a step's tensors are called in its pipeline.
+
+    Attributes:
+        inputs: By the step's names.
+        outputs: Likewise.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
 class TensorSteps:
     """Runs tensors through several models' queues; what is between them stays here.
 
@@ -95,10 +108,14 @@ class TensorSteps:
 
     Attributes:
         row_bytes: What a row takes between two steps at most, as far as sizes are known.
+        wires: What the tensors of each step are called; between two steps, with the number of that which gives them.
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = steps
+        self.wires = [
+            _wires(number, step, last=number == len(steps) - 1) for number, step in enumerate(steps)
+        ]
         # Of one step at a time, and of the next one's while they are made.
         self.row_bytes = 2 * max(
             sum(inference.row_bytes(spec) for spec in _given(step.model).values()) for step in steps[:-1]
@@ -144,6 +161,24 @@ def between_bytes(model: ServedModel, count: int) -> int:
     if not isinstance(model.batcher, TensorSteps):
         return 0
     return count * model.batcher.row_bytes
+
+
+def wiring(pipeline: ServedModel) -> Sequence[Wires]:
+    """What the tensors of the steps of a pipeline are called that run for a request of tensors."""
+    if isinstance(pipeline.batcher, TensorSteps):
+        return pipeline.batcher.wires
+    found = pipeline.interface
+    return [Wires({name: name for name in found.inputs}, {name: name for name in found.outputs})]
+
+
+def is_measured(model: ServedModel) -> bool:
+    """Whether its profile is its own: that of a pipeline of tensors is its first step's."""
+    return not isinstance(model.batcher, TensorSteps)
+
+
+def _wires(number: int, step: Step, *, last: bool) -> Wires:
+    inputs = {name: f"{number - 1}.{source}" if number else source for name, source in step.sources.items()}
+    return Wires(inputs, {name: name if last else f"{number}.{name}" for name in _given(step.model)})
 
 
 def _outputs(model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> Mapping[str, Array]:

@@ -106,3 +106,20 @@ def test_a_model_of_another_task_is_told_with_those_of_the_task(catalog: Catalog
     told = message(WrongTaskError, catalog, Task.CLASSIFY, "boxes")
     assert told == "model 'boxes' serves detect, not classify; models for classify: 'cats', 'dogs'."
     assert "models for segment: none" in message(WrongTaskError, catalog, Task.SEGMENT, "cats", 2)
+
+
+def test_a_model_that_could_be_loaded_is_told_with_the_command_that_does(catalog: Catalog) -> None:
+    catalog.could_be_loaded = lambda name: name in {"fish", "birds"}
+    told = message(ModelNotFoundError, catalog, Task.CLASSIFY, "fish")
+    assert (
+        told
+        == "model 'fish' is in the models folder but not loaded; load it with `retinue models load fish`."
+    )
+    # Why it could not be says more.
+    assert "model.onnx cannot be read" in message(ModelNotFoundError, catalog, Task.CLASSIFY, "birds")
+    assert message(ModelNotFoundError, catalog, Task.CLASSIFY, "cats", 7).startswith(
+        "model 'cats' has no version 7"
+    )
+    assert message(ModelNotFoundError, catalog, Task.CLASSIFY, "foxes").startswith(
+        "there is no model 'foxes'"
+    )

@@ -210,7 +210,7 @@ def test_a_centre_crop_needs_a_shorter_side_that_holds_it(shorter_side: int, tmp
     [
         (b"", "JSON"),
         (b"{", "JSON"),
-        (b"null", "is no JSON object; copy or export the bundle again"),
+        (b"null", "is no JSON object; correct it, or copy or export the bundle again"),
         (b"5", "is no JSON object"),
         (b'"text"', "is no JSON object"),
         (b"[]", "is no JSON object"),
@@ -224,7 +224,7 @@ def test_a_centre_crop_needs_a_shorter_side_that_holds_it(shorter_side: int, tmp
         (b'{"task": "TASK_PAINT"}', "task"),
         (b'{"name": "\\ud800"}', "name"),
         (b'{"name": "a", "name": "b"}', "name"),
-        (b'{"detect": {}, "segment": {}}', "task_options"),
+        (b'{"detect": {}, "segment": {}}', "field `segment` cannot be set beside `detect`"),
         (b"\xff\xfe", "UTF-8"),
         (b" " * (manifest.MAX_MANIFEST_BYTES + 1), "larger than"),
     ],
@@ -232,6 +232,55 @@ def test_a_centre_crop_needs_a_shorter_side_that_holds_it(shorter_side: int, tmp
 def test_a_file_that_is_no_manifest_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     assert named in why_refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"steps": []}, "field `steps` is unknown; there are `format_version`, `name`, `task`, "),
+        ({"\x1b[31m" + "x" * 99: 1}, "field `[31mxxx"),
+        (
+            {"task": "DETECT"},
+            "field `task` must be one of TASK_CLASSIFY, TASK_DETECT, TASK_SEGMENT, TASK_TENSOR, not ",
+        ),
+        ({"task": []}, "TASK_TENSOR, not a list."),
+        ({"name": 5}, "field `name` must be text, not 5."),
+        ({"opset": True}, "field `opset` must be a whole number, not true."),
+        (
+            {"opset": 2**31},
+            "field `opset` must be from -2147483648 to 2147483647, not 2147483648.",
+        ),
+        ({"labels": ["a", None]}, "field `labels[1]` must be text, not null."),
+        ({"input": 5}, "field `input` must be an object with `height`, `width`, `colour`, `resize`, "),
+        ({"input": {"draft_decoding": 1}}, "field `input.draft_decoding` must be true or false, not 1."),
+        ({"detect": {"min_score": "low"}}, 'field `detect.min_score` must be a number, not "low".'),
+        (
+            {"pipeline": {"steps": ["a"]}},
+            'field `pipeline.steps[0]` must be an object with `model`, `version`, `inputs`, not "a".',
+        ),
+        ({"pipeline": {"steps": {}}}, "field `pipeline.steps` must be a list, not an object."),
+        (
+            {"pipeline": {"steps": [{"inputs": ["a"]}]}},
+            "field `pipeline.steps[0].inputs` must be an object of names ",
+        ),
+        (
+            {"pipeline": {"steps": [{"inputs": {"a": 1}}]}},
+            "field `pipeline.steps[0].inputs.a` must be text, not 1.",
+        ),
+    ],
+)
+def test_a_field_of_another_kind_is_named_with_what_it_takes(
+    content: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    message = why_refused(write(tmp_path, content))
+    assert f"{tmp_path / 'manifest.json'}: {told}" in message or message.endswith(told)
+    assert len(message) < len(str(tmp_path)) + 600
+    assert message.isprintable()
+
+
+def test_a_place_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "a",\n "task" 5}')
+    assert "is no JSON at line 2, column 9: expecting ':' delimiter; correct it" in why_refused(tmp_path)
 
 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:

@@ -286,6 +286,21 @@ def test_a_manifest_whose_graph_is_still_to_come_waits_for_it_quietly(
     assert here(mirror) == [("a", 1)]
 
 
+def test_a_first_look_that_fails_is_told_only_by_whoever_goes_on_without_it(
+    mirror: Mirror, elsewhere: Elsewhere
+) -> None:
+    elsewhere.trouble = "no route."
+    with capture_logs() as events:
+        with pytest.raises(MirrorError, match="no route"):
+            mirror.look()
+        assert (events, mirror.state().trouble) == ([], "no route.")
+        mirror.tell_of_trouble()
+        with pytest.raises(MirrorError):
+            mirror.look()
+        mirror.tell_of_trouble()
+    assert [event["event"] for event in events] == ["mirror_failed"]
+
+
 def test_what_cannot_be_reached_takes_nothing_away_and_is_told_once(
     mirror: Mirror, elsewhere: Elsewhere, bundle: Path, clock: Clock
 ) -> None:

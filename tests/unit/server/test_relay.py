@@ -28,7 +28,7 @@ ERRORS = [
 
 
 METADATA = [("user-id", "ann"), ("cookie", "a=b; c")]
-CONTEXT: Any = SimpleNamespace(invocation_metadata=lambda: METADATA)
+CONTEXT: Any = SimpleNamespace(invocation_metadata=lambda: METADATA, time_remaining=lambda: None)
 
 
 class Servicer(vision_service_pb2_grpc.VisionServiceServicer):
@@ -124,6 +124,16 @@ async def test_nobody_there_is_unavailable() -> None:
         await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     assert "127.0.0.1" not in raised.value.message
     await relay.close()
+
+
+async def test_a_timeout_goes_with_the_call_and_ends_it(front_end: tuple[Servicer, Relay]) -> None:
+    servicer, relay = front_end
+    context: Any = SimpleNamespace(invocation_metadata=list, time_remaining=lambda: 0.05)
+    with pytest.raises(
+        errors.DeadlineExpiredError, match="timeout passed before it was answered; allow it more time"
+    ):
+        await relay.methods["ListModels"](pb.ListModelsRequest(), context)
+    await asyncio.wait_for(servicer.ended.wait(), 5)
 
 
 async def test_a_caller_who_leaves_ends_the_call(front_end: tuple[Servicer, Relay]) -> None:

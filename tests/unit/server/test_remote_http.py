@@ -113,3 +113,18 @@ def test_a_server_that_fails_takes_no_model_away(
     with pytest.raises(MirrorError, match="no link on that page"):
         mirror.look()
     assert here(mirror) == [("a", 1)]
+
+
+def test_an_address_without_anything_is_not_found(web: ThreadingHTTPServer) -> None:
+    address = f"http://127.0.0.1:{web.server_port}/nowhere"
+    with pytest.raises(MirrorError) as refused:
+        RemoteModels(address, {}).listing()
+    assert f"the models at '{address}' cannot be listed: 404, not found; check" in refused.value.message
+
+
+def test_a_server_that_is_not_there_is_named_without_a_word_of_tls() -> None:
+    with pytest.raises(
+        MirrorError, match=r"cannot be listed: Cannot connect to host 127\.0\.0\.1:1 \["
+    ) as refused:
+        RemoteModels("http://127.0.0.1:1/models", {}).listing()
+    assert "ssl" not in refused.value.message

@@ -260,3 +260,31 @@ async def test_what_does_not_fit_beside_the_policy_before_is_tried_when_there_is
     (bench.models / "b").rename(bench.models.parent / "elsewhere")
     await bench.until(lambda: versions(repository) == [3, 2])
     assert len(bench.loader.events) > tried
+
+
+async def test_the_log_says_what_a_new_policy_comes_to(bench: Bench) -> None:
+    repository = bench.repository()
+    await repository.load("a")
+    with capture_logs() as logged:
+        bench.policy(
+            "a",
+            {
+                "labels": {"stable": 1, "canary": 3},
+                "split": [{"label": "stable", "percent": 90}, {"version": 3, "percent": 10}],
+                "shadow": {"label": "canary", "percent": 5},
+            },
+        )
+        await repository.load("a")
+        bench.policy("a", {"latest": 2})
+        await repository.load("a")
+    changes = [event for event in logged if event["event"] == "serving_policy_changed"]
+    assert [{key: one[key] for key in one.keys() - {"event", "log_level"}} for one in changes] == [
+        {
+            "model": "a",
+            "versions": [1, 2, 3],
+            "labels": {"canary": 3, "stable": 1},
+            "split": ["stable=1 90%", "3 10%"],
+            "shadow": "canary=3 5%",
+        },
+        {"model": "a", "versions": [2, 3]},
+    ]

@@ -107,12 +107,18 @@ def test_the_example_of_the_documentation_holds(tmp_path: Path) -> None:
         ({"shadow": {"label": "gold", "percent": 1}}, "`shadow.label` must be one of `labels`"),
         ({"shadow": {"label": "canary", "percent": 0}}, "`shadow.percent`"),
         ({"shadow": {}}, "`shadow`"),
-        ({"newest": 2}, '"newest"'),
-        ({"latest": "two"}, "latest"),
+        ({"newest": 2}, "serving.json: field `newest` is unknown; there are `latest`, `list`, `labels`, "),
+        (
+            {"latest": "two"},
+            'serving.json: field `latest` must be a whole number, not "two".',
+        ),
         ({"latest": 1.5}, "latest"),
         ({"latest": True}, "latest"),
         ({"labels": ["stable"]}, "labels"),
-        ({"list": {"versions": [1]}}, "versions"),
+        ({"labels": {"stable": "x", "canary": 4}}, "field `labels.stable` must be a whole number"),
+        ({"latest": None, "list": [1]}, "field `list` must be an object with `versions`, not a list."),
+        ({"split": {"label": "stable"}}, "field `split` must be a list, not an object."),
+        ({"list": {"versions": [1]}}, "field `list` cannot be set beside `latest`; leave one of them out."),
     ],
 )
 def test_a_field_that_does_not_hold_is_named(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -194,7 +200,10 @@ def test_a_call_may_say_it_as_triton_does(config: object, expected: object, tmp_
         ('{"version_policy": {"latest": {}, "all": {}}}', "`version_policy` must be"),
         ('{"version_policy": {"latest": {"num_versions": 0}}}', "`latest` must be at least 1"),
         ('{"version_policy": {"latest": {"num_versions": []}}}', "latest"),
-        ('{"version_policy": {"latest": {}}, "list": {"versions": [1]}}', "versions"),
+        (
+            '{"version_policy": {"latest": {}}, "list": {"versions": [1]}}',
+            "`latest` cannot be set beside `list`",
+        ),
         ("{", "no JSON"),
         ("[" * 30_000, "no JSON"),
         ("[]", "no JSON object"),

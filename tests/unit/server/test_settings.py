@@ -156,7 +156,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a folder": (lambda path: path.mkdir(), ("cannot read the settings file", "Is a directory")),
     "not TOML": (lambda path: path.write_text("grpc_port: 8001"), ("not valid TOML", "line 1")),
     "not text": (lambda path: path.write_bytes(b"host = '\xff'"), ("not valid TOML",)),
-    "an unknown key": (lambda path: path.write_text("grpc_prot = 1\n"), ("unknown settings: grpc_prot",)),
+    "an unknown key": (
+        lambda path: path.write_text("grpc_prot = 1\n"),
+        ("unknown settings: grpc_prot (the nearest is grpc_port).",),
+    ),
     "a flag's spelling": (lambda path: path.write_text("grpc-port = 1\n"), ("unknown settings: grpc-port",)),
     "a bad value": (lambda path: path.write_text("grpc_port = 'abc'\n"), ("--grpc-port", "'abc'")),
     "a number for a path": (lambda path: path.write_text("models = 3\n"), ("--models", "3")),
@@ -174,6 +177,74 @@ def test_a_bad_settings_file_is_named_with_what_is_wrong(what: str, tmp_path: Pa
     with pytest.raises(StartupError) as refused:
         Settings.resolve(["--config", str(path)])
     assert all(part in refused.value.message for part in named), refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--modles", "x"], "there is no flag '--modles' (the nearest is --models); --help lists all flags."),
+        (
+            ["--grpc-prot=1"],
+            "there is no flag '--grpc-prot' (the nearest is --grpc-port); --help lists all flags.",
+        ),
+        (["--colour"], "there is no flag '--colour'; --help lists all flags."),
+        (["serve", "--tune", "off"], "there is no flag 'serve'; --help lists all flags."),
+        (["--grpc-port"], "argument --grpc-port: expected one argument; --help lists all flags."),
+    ],
+)
+def test_a_flag_that_there_is_not_is_told_with_the_nearest(arguments: list[str], told: str) -> None:
+    with pytest.raises(StartupError) as refused:
+        Settings.resolve(arguments)
+    assert refused.value.message == told
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("RETINUE_GRPC_PROT", "RETINUE_GRPC_PORT"),
+        ("retinue_modles", "RETINUE_MODELS"),
+        ("RETINUE_MAX_QUEUE_IMAGE", "RETINUE_MAX_QUEUE_IMAGES"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_refused_with_it(
+    variable: str, nearest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(StartupError) as refused:
+        Settings.resolve([])
+    assert f"has {variable}, which is no setting: the nearest one is {nearest};" in refused.value.message
+
+
+def test_variables_of_clients_and_of_kubernetes_services_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SERVER", "PORT", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "SERVICE_PORT_HTTP"):
+        monkeypatch.setenv(f"RETINUE_{name}", "x")
+    for name in ("", "GRPC_", "HTTP_", "SERVER_"):
+        for rest in (
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "PORT_8001_TCP",
+            "PORT_8001_TCP_PORT",
+            "PORT_8001_TCP_ADDR",
+        ):
+            monkeypatch.setenv(f"RETINUE_{name}{rest}", "x")
+    assert Settings.resolve([]) == Settings()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["max_request_bytes", "max_bytes_in_flight", "max_reply_bytes", "gpu_memory_limit_bytes", "memory_limit"],
+)
+def test_bytes_may_have_a_unit(name: str, tmp_path: Path) -> None:
+    settings = Settings.resolve([f"--{name.replace('_', '-')}", "10MB"])
+    assert getattr(settings, name) == 10_000_000
+    assert f"\n{name} = 10000000\n" in settings.as_toml()
+    path = tmp_path / "retinue.toml"
+    path.write_text(f"{name} = '64MiB'\n")
+    assert getattr(Settings.resolve(["--config", str(path)]), name) == 64 * 1024**2
+    with pytest.raises(StartupError, match="'10 parrots'"):
+        Settings.resolve([f"--{name.replace('_', '-')}", "10 parrots"])
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

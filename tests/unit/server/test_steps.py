@@ -9,9 +9,10 @@ from retinue.v1 import manifest_pb2 as pb
 from tests.pipelines import declare
 from tests.unit.server.served import served_model
 
-from retinue_server import inference, steps
+from retinue_server import banner, inference, steps
 from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.bundle.repository import BundleFolder
+from retinue_server.bundle.serving import EVERY_VERSION
 from retinue_server.catalog import Catalog, Leases, ServedModel
 from retinue_server.errors import (
     BundleError,
@@ -23,9 +24,12 @@ from retinue_server.errors import (
 from retinue_server.inference import Limits
 from retinue_server.interface import Interface
 from retinue_server.results import Answer, Task, TensorOptions, TensorRows, Work
+from retinue_server.rpc import inference_replies, replies
+from retinue_server.runtime.providers import CPU, Provider
 from retinue_server.tensors import TensorSpec
 
 NONE = Catalog([], {})
+PROVIDER = Provider(CPU, "cpu", "", ((CPU, {}),))
 TURN: dict[str, Any] = {"caller": "me", "priority": Priority.HIGH, "deadline": 7.0}
 Shapes = Mapping[str, tuple[int, ...]]
 X: Shapes = {"x": (-1, 3)}
@@ -317,3 +321,34 @@ def test_a_graph_beside_a_pipeline_is_refused(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(b"graph")
     with pytest.raises(BundleError, match="is beside a manifest with `pipeline`"):
         BundleFolder("both", 1, folder).read()
+
+
+def test_over_the_open_inference_protocol_a_pipeline_is_an_ensemble(tmp_path: Path) -> None:
+    second = {"model": "second", "version": 1, "inputs": {"x": "y"}}
+    pipeline = resolve(tensors(tmp_path, "first", second), tensor_model("first"), tensor_model("second"))
+    told = inference_replies.config(pipeline, PROVIDER, 7)
+    assert (told.name, told.platform, told.backend, told.default_model_filename) == (
+        "both",
+        "ensemble",
+        "",
+        "",
+    )
+    assert (told.max_batch_size, len(told.instance_group), told.HasField("dynamic_batching")) == (7, 0, False)
+    assert [
+        (step.model_name, step.model_version, dict(step.input_map), dict(step.output_map))
+        for step in told.ensemble_scheduling.step
+    ] == [("first", -1, {"x": "x"}, {"y": "0.y"}), ("second", 1, {"x": "0.y"}, {"y": "y"})]
+    assert inference_replies.metadata(pipeline, [1]).platform == "ensemble"
+    alone = inference_replies.config(tensor_model("first"), PROVIDER, 7)
+    assert (alone.platform, alone.default_model_filename) == ("onnxruntime_onnx", "model.onnx")
+    assert not alone.HasField("ensemble_scheduling")
+
+
+def test_what_a_pipeline_of_tensors_costs_is_not_its_first_steps(tmp_path: Path) -> None:
+    first, second = tensor_model("first"), tensor_model("second")
+    pipeline = resolve(tensors(tmp_path, *TWICE), first, second)
+    execution = replies.model_message(pipeline, EVERY_VERSION, PROVIDER, "1").execution
+    assert (execution.images_per_second, execution.lone_image_us) == (0, 0)
+    execution = replies.model_message(first, EVERY_VERSION, PROVIDER, "1").execution
+    assert execution.images_per_second == pytest.approx(123.4)
+    assert banner._row(pipeline)[-1] == "-"

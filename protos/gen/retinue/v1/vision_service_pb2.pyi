@@ -1161,7 +1161,7 @@ class Execution(_message.Message):
     memory_bytes: _builtins.int
     """Bytes that the model takes at most: the sum of what `memory` says."""
     images_per_second: _builtins.float
-    """Images a second of one instance at max_batch_size, decoding not counted."""
+    """Images a second of one instance at max_batch_size, decoding not counted; 0 for a pipeline of tensors, which is not measured."""
     lone_image_us: _builtins.int
     """What one image takes in microseconds that has the machine to itself, decoding not counted. 0 where it was not measured."""
     alone_on_all_cores: _builtins.bool

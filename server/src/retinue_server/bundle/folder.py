@@ -7,6 +7,7 @@ from pathlib import Path
 from retinue.v1 import serving_pb2 as pb
 
 from retinue_server.bundle import serving
+from retinue_server.bundle.manifest import NAME_PATTERN
 from retinue_server.bundle.repository import BundleFolder, BundleState, FileState, find, scan
 from retinue_server.errors import StartupError
 
@@ -42,6 +43,13 @@ class ModelsFolder:
     def all(self, name: str | None = None) -> list[BundleFolder]:
         """Lists what there is, by name and then version, of one model or of all."""
         return find(self._path, name)
+
+    def holds(self, name: str) -> bool:
+        """Whether a bundle of a name, which may be anything, lies here; raises nothing."""
+        try:
+            return NAME_PATTERN.fullmatch(name) is not None and bool(find(self._path, name))
+        except StartupError:
+            return False
 
     def brought(self, name: str | None = None) -> list[BundleFolder]:
         """Lists what there is of one model or of all, once it is here."""

@@ -1,16 +1,18 @@
 """Reads files that hold one protobuf message as JSON, whoever wrote them."""
 
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from retinue_server.bundle import json_fields
 from retinue_server.errors import BundleError
 
 _MOST_LEVELS = 20
@@ -57,14 +59,39 @@ def parse(text: str, message: AnyMessage, source: str, advice: str) -> AnyMessag
     """
     if not text.lstrip().startswith("{"):
         raise BundleError(f"{source} is no JSON object; {advice}.")
+    # Of a message its type is one of two.
+    kind: Any = message.DESCRIPTOR
     try:
-        return json_format.Parse(text, message, max_recursion_depth=_MOST_LEVELS)
-    except (json_format.ParseError, RecursionError) as error:
+        value = json.loads(text, object_pairs_hook=_once)
+        json_fields.check(value, kind)
+        return json_format.ParseDict(value, message, max_recursion_depth=_MOST_LEVELS)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise BundleError(f"{source} is no JSON at {place}: {error.msg.lower()}; {advice}.") from error
+    except RecursionError as error:
+        raise BundleError(f"{source} is nested too deep; {advice}.") from error
+    except json_fields.Unfit as error:
+        raise BundleError(f"{source}: {error}.") from error
+    except (json_format.ParseError, ValueError) as error:
         # Further lines list what every such message may have.
         first_line = (str(error).splitlines() or [""])[0].rstrip(".")
         raise BundleError(
             f"{source} is not a {message.DESCRIPTOR.full_name}: {first_line}; {advice}."
         ) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which each name is there once.
+
+    Raises:
+        Unfit: One is there twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise json_fields.Unfit(f"field `{json_fields.shown(name)}` is there twice; give it once")
+        found[name] = value
+    return found
 
 
 @contextmanager

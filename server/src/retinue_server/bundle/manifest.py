@@ -24,8 +24,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # One line, without what steers a terminal: control characters and the separators of lines and paragraphs.
 LABEL_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,256}")
 LABEL_RULE = "1 to 256 characters, and no control characters"
-# What to do about a file that nobody can mend.
+# What to do about a file that nobody can mend, and about one that may be written by hand, as pipelines' are.
 _REPLACE = "copy or export the bundle again"
+_CORRECT = "correct it, or copy or export the bundle again"
 
 # Whether it holds, the field, and what that must be.
 _Check = tuple[bool, str, str]
@@ -55,7 +56,7 @@ def read(folder: Path) -> pb.ModelManifest:
         BundleError: The file is missing, is not a manifest, or a field is out of its range.
     """
     path = folder / MANIFEST_FILE
-    manifest = json_file.read(path, pb.ModelManifest(), MAX_MANIFEST_BYTES, _REPLACE)
+    manifest = json_file.read(path, pb.ModelManifest(), MAX_MANIFEST_BYTES, _CORRECT)
     _validate(manifest, path)
     return manifest
 

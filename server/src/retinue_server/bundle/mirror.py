@@ -88,7 +88,7 @@ class Mirror:
         self._limit_bytes = limit_bytes
         self._cancelled = cancelled
         self._clock = clock
-        self._trouble = ""
+        self._trouble, self._told = "", False
         self._looked_at: float | None = None
         self._refused: dict[Key, _Refusal] = {}
         # As the look before saw it.
@@ -158,6 +158,12 @@ class Mirror:
                     self._coming.pop(key, None)
             return any(pending)
 
+    def tell_of_trouble(self) -> None:
+        """Logs why the last look has failed, once until one succeeds."""
+        if not self._told and not self.stopping:
+            self._told = True
+            _log.error("mirror_failed", models=self.shown, reason=self._trouble)
+
     def follow(self) -> None:
         """Begins to look again and again, in a thread of its own."""
         # A store that does not answer must not hold up the process's end.
@@ -202,12 +208,14 @@ class Mirror:
                     "another with --cache-folder."
                 ) from error
         except MirrorError as error:
-            if not self._trouble and not self.stopping:
-                _log.error("mirror_failed", models=self.shown, reason=error.message)
             self._trouble = error.message
+            # Before a look has succeeded it may end the start, which says why, too.
+            if self._looked_at is not None:
+                self.tell_of_trouble()
             raise
         if self._trouble:
             _log.info("mirror_recovered", models=self.shown)
+            self._told = False
         self._trouble, self._looked_at = "", self._clock()
 
     def _follow_beside(self, there: Mapping[str, RemoteFile], name: str | None) -> list[bool]:

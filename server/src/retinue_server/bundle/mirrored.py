@@ -135,6 +135,7 @@ class MirroredFolder(ModelsFolder):
         except MirrorError:
             if not self._local.all(name):
                 raise
+            self._mirror.tell_of_trouble()
 
     def _why_refused(self, name: str | None = None) -> str:
         refused = self._mirror.state().refused

@@ -328,5 +328,10 @@ def _without_secrets(url: str) -> str:
 def _first_line(error: BaseException) -> str:
     """What an error says, without what steers a terminal."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, FileNotFoundError) and _URL.fullmatch(text):
+        # All that is said of a web server's answer.
+        text = "404, not found"
+    # What aiohttp says also of addresses without TLS.
+    text = text.replace(" ssl:default", "")
     line = "".join(character for character in text.splitlines()[0] if character.isprintable())
     return line[:_MOST_REASON_CHARACTERS].rstrip(".")

@@ -19,6 +19,7 @@ LABEL_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 LABEL_RULE = "begin with a letter and have at most 64 letters, digits, '.', '_' and '-'"
 
 ServingPolicy = pb.ServingPolicy
+TrafficShare = pb.TrafficShare
 EVERY_VERSION = ServingPolicy()
 
 _INVALID, _UNMET = "SERVING_POLICY_INVALID", "SERVING_POLICY_UNMET"

@@ -59,7 +59,9 @@ def build(
         count: Brings that up to date before.
         calls: The endpoints of calls.
     """
-    endpoints = ["/metrics", "/livez", "/readyz"] + (["/v1/models", "/v2"] if calls else [])
+    patterns = [route.path_format for route in calls if isinstance(route, Route)]
+    # Several have one pattern, for one method each.
+    endpoints = ["/metrics", "/livez", "/readyz", *sorted(set(patterns))]
 
     async def index(request: Request) -> Response:
         return JSONResponse({"name": "retinue", "version": __version__, "endpoints": endpoints})
@@ -97,7 +99,21 @@ def build(
 async def _no_endpoint(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}.get(error.status_code, "INVALID_ARGUMENT")
-    message = f"there is no {request.method} {request.url.path[:128]} here; GET / lists what is."
+    message = (
+        f"there is no {request.method} {request.url.path[:128]} here; {_advice(request.url.path, error)}."
+    )
     return JSONResponse(
         {"error": message, "status": status, "reason": "NO_ENDPOINT"}, error.status_code, error.headers
     )
+
+
+def _advice(path: str, error: HTTPException) -> str:
+    """What there is instead of a path, or of a method of it."""
+    allowed = sorted({*(error.headers or {}).get("Allow", "").split(", ")} - {"HEAD", ""})
+    if allowed:
+        return f"use {' or '.join(allowed)}"
+    if path.startswith("/v1/models/"):
+        return "models have :classify, :detect and :segment, as in POST /v1/models/NAME:classify"
+    if path.rstrip("/") == "/v2/models":
+        return "there are /v2/models/NAME and, of all models, POST /v2/repository/index"
+    return "GET / lists what is"

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -72,18 +73,27 @@ class Reply:
 
 
 class HttpContext:
-    """What servicers ask of whoever calls: see `rpc.calls.Context`. Deadlines are in the requests, if anywhere."""
+    """What servicers ask of whoever calls: see `rpc.calls.Context`. HTTP has no deadlines of its own.
+
+    Attributes:
+        timeout_seconds: Of the request from its arrival on, where something in it says so.
+    """
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self._arrived = time.monotonic()
+        self.timeout_seconds: float | None = None
 
     def peer(self) -> str:
         """The caller's address."""
         client = self._request.client
         return f"http:{client.host}:{client.port}" if client else "http"
 
-    def time_remaining(self) -> None:
-        """Nobody knows."""
+    def time_remaining(self) -> float | None:
+        """The seconds that are left of the timeout, 0 or more; None where there is none."""
+        if self.timeout_seconds is None:
+            return None
+        return max(0.0, self._arrived + self.timeout_seconds - time.monotonic())
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         """The headers that are not about the connection or the body, as far as a call over gRPC may bring them.

@@ -13,14 +13,14 @@ from pydantic_core import to_json as _to_json
 from retinue_server.errors import Code, InvalidRequestError
 from retinue_server.rpc.status import reason_of
 
-_NUMBERS = {
-    FieldDescriptor.CPPTYPE_INT32: int,
-    FieldDescriptor.CPPTYPE_INT64: int,
-    FieldDescriptor.CPPTYPE_UINT32: int,
-    FieldDescriptor.CPPTYPE_UINT64: int,
-    FieldDescriptor.CPPTYPE_FLOAT: float,
-    FieldDescriptor.CPPTYPE_DOUBLE: float,
+# Of integers, the lowest value and the highest.
+_RANGES = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+_FLOATS = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
 # COCO's run lengths are text.
 _TEXTS = frozenset({"counts", "mask_counts"})
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
@@ -65,7 +65,9 @@ def fill(message: Message, options: Mapping[str, Sequence[str]]) -> None:
     Raises:
         InvalidRequestError: There is no such field, or it does not take such a text.
     """
-    fields = _fields(message.DESCRIPTOR)
+    # Of a message its type is one of two.
+    kind: Any = message.DESCRIPTOR
+    fields = _fields(kind)
     for name, texts in options.items():
         field = fields.get(name)
         if field is None:
@@ -141,7 +143,9 @@ def _read(field: FieldDescriptor, text: str) -> Any:
         if text.lower() not in _BOOLS:
             raise ValueError(text)
         return _BOOLS[text.lower()]
-    return _NUMBERS.get(field.cpp_type, str)(text)
+    if field.cpp_type in _RANGES:
+        return int(text)
+    return float(text) if field.cpp_type in _FLOATS else text
 
 
 def _enum_names(enum: EnumDescriptor) -> dict[str, int]:
@@ -156,4 +160,7 @@ def _choices(field: FieldDescriptor) -> str:
         return f"; choose {' or '.join(_enum_names(field.enum_type))}"
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return "; it is true or false"
-    return "; it is a single number in its range" if field.cpp_type in _NUMBERS else "; give it once"
+    if field.cpp_type in _RANGES:
+        low, high = _RANGES[field.cpp_type]
+        return f"; it is a single whole number from {low} to {high}"
+    return "; it is a single number" if field.cpp_type in _FLOATS else "; give it once"

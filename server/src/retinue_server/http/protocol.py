@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from retinue_server.errors import InvalidRequestError
+from retinue_server.errors import InvalidRequestError, RetinueError
 from retinue_server.http.exchange import Exchanges, HttpContext, Reply, without_delay
 from retinue_server.http.messages import plain, to_json
 from retinue_server.http.tensors import HEADER_LENGTH, InferRequest
@@ -22,6 +22,18 @@ _MOST_JSON_BYTES = 1024 * 1024
 _JSON_OBJECT = TypeAdapter(dict[str, JsonValue])
 _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 _NOT_READY = 503
+
+# Reasons that say more than that the elements of a tensor are too many, or no numbers.
+_TOLD_FIRST = frozenset(
+    {
+        "MODEL_NOT_FOUND",
+        "INPUT_UNKNOWN",
+        "INPUT_MISMATCH",
+        "INPUT_TWICE",
+        "INPUT_MISSING",
+        "VERSION_OUT_OF_RANGE",
+    }
+)
 
 # Of an RPC's reply what goes into the JSON; elsewhere all of it.
 _SHOWN: dict[str, Callable[[Any], Any]] = {
@@ -74,6 +86,8 @@ def routes(exchanges: Exchanges, methods: Methods) -> list[Route]:
             asked = await without_delay(read, len(body))
             # What it has is in the message now, and the call may wait for long.
             del body, read
+            if asked.fault is not None:
+                raise await _told_first(asked.message, asked.fault, methods, context)
             answer = await methods["ModelInfer"](asked.message, context)
             return await without_delay(lambda: asked.reply(answer), answer.ByteSize())
 
@@ -113,6 +127,19 @@ def routes(exchanges: Exchanges, methods: Methods) -> list[Route]:
         made.append(call(path, method, _request_of(method)))
         made.append(call(path, method, _request_of(method), "POST"))
     return made
+
+
+async def _told_first(
+    message: pb.ModelInferRequest, fault: InvalidRequestError, methods: Methods, context: HttpContext
+) -> RetinueError:
+    """What to tell of tensors that do not hold: what their model has against their names and types comes first."""
+    # As many as no request may have, so that nothing runs.
+    message.raw_input_contents[:] = [b""] * (len(message.inputs) + 1)
+    try:
+        await methods["ModelInfer"](message, context)
+    except RetinueError as error:
+        return error if error.reason in _TOLD_FIRST else fault
+    return fault
 
 
 def _request_of(method: str) -> type[Message]:

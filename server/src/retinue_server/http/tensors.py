@@ -77,6 +77,7 @@ class InferRequest:
 
     Attributes:
         message: The same as gRPC has it, all tensors in bytes.
+        fault: Why the tensors are not in it: they do not hold.
 
     Raises:
         InvalidRequestError: It is none.
@@ -94,14 +95,22 @@ class InferRequest:
         for one in given.inputs:
             told = self.message.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
             _set(told.parameters, one.parameters, but=_BINARY_SIZE)
+        for output in given.outputs:
+            _set(self.message.outputs.add(name=output.name).parameters, output.parameters, but=_BINARY)
+        self.fault: InvalidRequestError | None = None
+        try:
+            self._add_contents(given.inputs, rest)
+        except InvalidRequestError as error:
+            self.fault = error
+
+    def _add_contents(self, inputs: list[_Input], rest: memoryview) -> None:
+        for one in inputs:
             rest = self._add_content(one, rest)
         if rest:
             raise InvalidRequestError(
                 f"{len(rest)} bytes follow those of the inputs; {_BINARY_SIZE} of each must say how many it has.",
                 reason="TENSOR_SIZE_MISMATCH",
             )
-        for output in given.outputs:
-            _set(self.message.outputs.add(name=output.name).parameters, output.parameters, but=_BINARY)
 
     def _add_content(self, one: _Input, rest: memoryview) -> memoryview:
         size = one.parameters.get(_BINARY_SIZE)

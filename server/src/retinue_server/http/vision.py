@@ -1,10 +1,12 @@
 """The endpoints of the typed API, below /v1: files of images in, JSON out."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
 from retinue.v1 import vision_service_pb2 as pb
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,7 +24,9 @@ _IMAGE = "image"
 _MOST_OPTIONS = 1000
 _MOST_OPTION_BYTES = 4096
 
-_MODEL = "/v1/models/{model}"
+_TIMEOUT = "timeout"
+
+_MODEL = "/v1/models/{model:before_colon}"
 _REQUESTS: dict[str, tuple[str, type[Any]]] = {
     "classify": ("Classify", pb.ClassifyRequest),
     "detect": ("Detect", pb.DetectRequest),
@@ -33,6 +37,23 @@ _REQUESTS: dict[str, tuple[str, type[Any]]] = {
 _VERSIONS = frozenset({"version", "version_label"})
 
 Options = dict[str, list[str]]
+
+
+class _BeforeColon(Convertor[str]):
+    """Of a path what has neither a slash nor a colon, as names of models and versions have none."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        """The text itself."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Likewise."""
+        return value
+
+
+register_url_convertor("before_colon", _BeforeColon())
 
 
 def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Route]:
@@ -51,6 +72,7 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
                 asked = kind(images=[{"encoded": file} for file in files])
                 # They are in memory once more now, and the call may wait for long.
                 del files, body
+                context.timeout_seconds = _timeout_seconds(options)
                 fill(asked, _named(request, options))
                 reply = await methods[method](asked, context)
                 content = await without_delay(lambda: to_json(plain(reply)), reply.ByteSize())
@@ -75,11 +97,11 @@ def routes(exchanges: Exchanges, methods: Methods, max_images: int) -> list[Rout
 
     made = [
         images(f"{model}:{action}", method, kind)
-        for model in (f"{_MODEL}/versions/{{version}}", _MODEL)
+        for model in (f"{_MODEL}/versions/{{version:before_colon}}", _MODEL)
         for action, (method, kind) in _REQUESTS.items()
     ]
     made.append(description("/v1/models", "ListModels", pb.ListModelsRequest))
-    for model in (_MODEL, f"{_MODEL}/versions/{{version}}"):
+    for model in (_MODEL, f"{_MODEL}/versions/{{version:before_colon}}"):
         made.append(description(model, "GetModel", pb.GetModelRequest))
     return made
 
@@ -89,6 +111,7 @@ def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], 
     options = _query(request)
     boundary = multipart.boundary(request.headers.get("content-type", ""))
     if boundary is None:
+        _check_no_json(request, body)
         return ([body] if body else []), options
     files = []
     for part in multipart.parts(body, boundary, max_parts=max_images + _MOST_OPTIONS):
@@ -106,6 +129,43 @@ def _form(request: Request, body: bytes, max_images: int) -> tuple[list[bytes], 
             f"the request has more than {max_images} images; split it into several.", reason="TOO_MANY_IMAGES"
         )
     return files, options
+
+
+def _check_no_json(request: Request, body: bytes) -> None:
+    """Refuses what somebody sends who takes this for an API of JSON: no file of an image begins so.
+
+    Raises:
+        InvalidRequestError: It is such.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "application/json" or body[:64].lstrip().startswith(b"{"):
+        raise InvalidRequestError(
+            "the body is JSON; send the image's file itself, as in curl --data-binary @cat.jpg, or a form, as in "
+            f"curl -F {_IMAGE}=@cat.jpg, and options in the query or the form.",
+            reason="BODY_IS_JSON",
+        )
+
+
+def _timeout_seconds(options: Options) -> float | None:
+    """Takes the timeout out of the options.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    texts = options.pop(_TIMEOUT, None)
+    if texts is None:
+        return None
+    try:
+        (text,) = texts
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequestError(
+            f"option '{_TIMEOUT}' cannot be '{', '.join(texts)[:128]}'; it is one number of seconds, over 0.",
+            reason="OPTION_INVALID",
+        )
+    return seconds
 
 
 def _named(request: Request, options: Options) -> Options:

@@ -9,11 +9,15 @@ from retinue_server.errors import RetinueError
 from retinue_server.inventory import IndexEntry, ModelState
 from retinue_server.runtime.providers import Provider
 from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.steps import wiring
 from retinue_server.tally import Statistics
 from retinue_server.tensors import BYTES, Array, TensorSpec, datatype_of, to_bytes
 
 # Clients take it for what reads the model's file.
 PLATFORM, BACKEND, MODEL_FILE = "onnxruntime_onnx", "onnxruntime", "model.onnx"
+ENSEMBLE = "ensemble"
+# Triton's version of a step that has none.
+_ANY_VERSION = -1
 
 _TYPES = {
     "BOOL": pb.TYPE_BOOL,
@@ -78,7 +82,7 @@ def metadata(model: ServedModel, versions: Sequence[int]) -> pb.ModelMetadataRes
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=[str(version) for version in versions],
-        platform=PLATFORM,
+        platform=_platform(model),
         inputs=[_tensor(one) for one in model.interface.inputs.values()],
         outputs=[_tensor(one) for one in model.interface.outputs.values()],
     )
@@ -86,12 +90,10 @@ def metadata(model: ServedModel, versions: Sequence[int]) -> pb.ModelMetadataRes
 
 def config(model: ServedModel, provider: Provider, max_images: int) -> pb.ModelConfig:
     """How a model is run. A request may have more images than a batch: they are split."""
-    kind = pb.ModelInstanceGroup.KIND_GPU if provider.on_gpu else pb.ModelInstanceGroup.KIND_CPU
     first = 1 if model.interface.batched else 0
     told = pb.ModelConfig(
         name=model.name,
-        platform=PLATFORM,
-        backend=BACKEND,
+        platform=_platform(model),
         max_batch_size=max_images if model.interface.batched else 0,
         input=[
             pb.ModelInput(
@@ -103,21 +105,39 @@ def config(model: ServedModel, provider: Provider, max_images: int) -> pb.ModelC
             pb.ModelOutput(name=one.name, data_type=_TYPES[one.datatype], dims=one.shape[first:])
             for one in model.interface.outputs.values()
         ],
-        instance_group=[
-            pb.ModelInstanceGroup(
-                name=model.name,
-                count=model.threads.instances,
-                kind=kind,
-                gpus=provider.devices if provider.on_gpu else (),
-            )
-        ],
-        default_model_filename=MODEL_FILE,
+    )
+    told.parameters["task"].string_value = str(model.task)
+    if model.manifest.HasField("pipeline"):
+        told.ensemble_scheduling.step.extend(_ensemble_steps(model))
+        return told
+    told.backend, told.default_model_filename = BACKEND, MODEL_FILE
+    told.instance_group.add(
+        name=model.name,
+        count=model.threads.instances,
+        kind=pb.ModelInstanceGroup.KIND_GPU if provider.on_gpu else pb.ModelInstanceGroup.KIND_CPU,
+        gpus=provider.devices if provider.on_gpu else (),
     )
     if model.interface.batched:
         told.dynamic_batching.preferred_batch_size.append(model.profile.max_batch_size)
         told.dynamic_batching.priority_levels, told.dynamic_batching.default_priority_level = 3, 2
-    told.parameters["task"].string_value = str(model.task)
     return told
+
+
+def _platform(model: ServedModel) -> str:
+    return ENSEMBLE if model.manifest.HasField("pipeline") else PLATFORM
+
+
+def _ensemble_steps(model: ServedModel) -> list[pb.ModelEnsembling.Step]:
+    """What a pipeline runs for a request of this protocol: of one that detects, the detector."""
+    return [
+        pb.ModelEnsembling.Step(
+            model_name=step.model,
+            model_version=step.version or _ANY_VERSION,
+            input_map=wires.inputs,
+            output_map=wires.outputs,
+        )
+        for step, wires in zip(model.manifest.pipeline.steps, wiring(model), strict=False)
+    ]
 
 
 def statistics(model: ServedModel, counted: Statistics) -> pb.ModelStatistics:

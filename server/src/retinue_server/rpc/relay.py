@@ -48,7 +48,11 @@ class Relay:
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
         try:
-            return await call(request, metadata=tuple(context.invocation_metadata() or ()))
+            return await call(
+                request,
+                timeout=context.time_remaining(),
+                metadata=tuple(context.invocation_metadata() or ()),
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 

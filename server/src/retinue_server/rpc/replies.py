@@ -13,6 +13,7 @@ from retinue_server.errors import RetinueError
 from retinue_server.results import Answer, Classification, DetectionList, MaskFormat, Segmentation
 from retinue_server.rpc.status import to_status
 from retinue_server.runtime.providers import Provider
+from retinue_server.steps import is_measured
 
 Outcomes = Sequence[Outcome[Answer]]
 
@@ -85,8 +86,8 @@ def model_message(
                 arena_bytes=model.memory.arena_bytes,
                 buffers_bytes=model.memory.buffers_bytes,
             ),
-            images_per_second=model.profile.images_per_second,
-            lone_image_us=_microseconds(model.profile.lone_seconds),
+            images_per_second=model.profile.images_per_second if is_measured(model) else 0,
+            lone_image_us=_microseconds(model.profile.lone_seconds) if is_measured(model) else 0,
             alone_on_all_cores=model.profile.alone_on_all_cores,
         ),
     )

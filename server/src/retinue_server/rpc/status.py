@@ -70,6 +70,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> RetinueError:
     reason = reason_of(status) or None
     # Without one it is the grpc library's own, of what lies between the processes.
     lost = f"the process that was to answer ended the call with {error.code().name}; retry later."
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        lost = "the request's timeout passed before it was answered; allow it more time."
     message = status.message if reason else lost
     kind = _ERRORS.get(error.code().value[0], EngineError)
     if kind is OverloadedError:

@@ -265,6 +265,48 @@ async def test_what_is_not_there_is_told_as_json(
     assert served.counted() == []
 
 
+@pytest.mark.parametrize(
+    ("verb", "path", "status", "told"),
+    [
+        ("GET", "/v1/models/m:classify", 405, "there is no GET /v1/models/m:classify here; use POST."),
+        ("GET", "/v1/models/m/versions/2:detect", 405, "use POST."),
+        ("POST", "/v1/models/m", 405, "use GET."),
+        (
+            "POST",
+            "/v1/models/m:clasify",
+            404,
+            "models have :classify, :detect and :segment, as in POST /v1/models/",
+        ),
+        ("GET", "/v1/models/m:clasify", 404, ":classify, :detect and :segment"),
+        ("POST", "/v1/models/m/classify", 404, ":classify, :detect and :segment"),
+        (
+            "GET",
+            "/v2/models",
+            404,
+            "there are /v2/models/NAME and, of all models, POST /v2/repository/index.",
+        ),
+        ("GET", "/v2/nothing", 404, "GET / lists what is."),
+    ],
+)
+async def test_what_is_not_there_is_told_with_what_is(
+    verb: str, path: str, status: int, told: str, served: ServedApp
+) -> None:
+    refused = await served.ask(verb, path)
+    assert (refused.status_code, refused.json()["reason"]) == (status, "NO_ENDPOINT")
+    assert told in refused.json()["error"]
+
+
+async def test_the_endpoints_are_listed_by_their_patterns(served: ServedApp) -> None:
+    listed = (await served.ask("GET", "/")).json()["endpoints"]
+    assert listed[:3] == ["/metrics", "/livez", "/readyz"]
+    assert {
+        "/v1/models/{model}:classify",
+        "/v1/models/{model}/versions/{version}",
+        "/v2/models/{name}/infer",
+    } <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
 def beside(*headers: tuple[str, str]) -> list[tuple[str, str]]:
     """What a servicer finds beside a request with these headers."""
     sent = [(name.encode(), value.encode("latin-1")) for name, value in headers]
@@ -306,7 +348,10 @@ async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_th
     relay = Relay(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", 1)
     await server.start()
     for entries in (found, large):
-        context: Any = SimpleNamespace(invocation_metadata=lambda: entries)  # noqa: B023
+        context: Any = SimpleNamespace(
+            invocation_metadata=lambda: entries,  # noqa: B023
+            time_remaining=lambda: None,
+        )
         # That of a method which nobody has written: it has come there.
         with pytest.raises(errors.UnsupportedError):
             await relay.methods["GetModel"](vision_service_pb2.GetModelRequest(), context)

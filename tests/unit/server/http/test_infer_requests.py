@@ -35,7 +35,10 @@ def read(*inputs: Any, rest: bytes = b"", length: str | None = None, **more: Any
     header = json.dumps({"inputs": inputs, **more}).encode()
     if rest and length is None:
         length = str(len(header))
-    return InferRequest(header + rest, length, "a-model", "3")
+    request = InferRequest(header + rest, length, "a-model", "3")
+    if request.fault is not None:
+        raise request.fault
+    return request
 
 
 def refused(reason: str, *inputs: Any, **more: Any) -> str:

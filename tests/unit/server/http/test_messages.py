@@ -155,7 +155,7 @@ def test_dotted_names_set_the_fields_of_a_message_within() -> None:
         assert request.HasField("classify_with")
         assert request == pb.DetectRequest(classify_with=pb.ClassifyWith())
     message = refusal("OPTION_INVALID", lambda: fill(pb.DetectRequest(), {"classify_with.top_k": ["many"]}))
-    assert message.startswith("option 'classify_with.top_k' cannot be 'many'; it is a single number")
+    assert message.startswith("option 'classify_with.top_k' cannot be 'many'; it is a single whole number")
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_a_dotted_name_that_leads_nowhere_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "texts", "says"),
     [
-        ("top_k", ["many"], "it is a single number in its range"),
-        ("top_k", [""], "a single number"),
-        ("top_k", ["1.5"], "a single number"),
-        ("top_k", ["1", "2"], "cannot be '1, 2'; it is a single number"),
-        ("top_k", ["99999999999"], "in its range"),
-        ("top_k", ["9" * 5000], "in its range"),
-        ("min_score", ["half"], "a single number"),
+        ("top_k", ["many"], "it is a single whole number from -2147483648 to 2147483647."),
+        ("top_k", [""], "a single whole number"),
+        ("top_k", ["1.5"], "a single whole number"),
+        ("top_k", ["1", "2"], "cannot be '1, 2'; it is a single whole number"),
+        ("top_k", ["99999999999"], "from -2147483648 to 2147483647."),
+        ("top_k", ["9" * 5000], "from -2147483648 to 2147483647."),
+        ("min_score", ["half"], "it is a single number."),
         ("heatmap", ["perhaps"], "it is true or false"),
         ("heatmap", [], "it is true or false"),
         ("priority", ["urgent"], "choose high or normal or low"),

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from retinue.inference import grpc_service_pb2 as pb
 from tests.unit.server.http.served_app import ServedApp
 
-from retinue_server.errors import ModelNotFoundError, UnavailableError
+from retinue_server.errors import InvalidRequestError, ModelNotFoundError, RetinueError, UnavailableError
 
 M, V = "/v2/models/m", "/v2/models/m/versions/3"
 SYSTEM, CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
@@ -307,3 +307,26 @@ async def test_names_are_passed_on_as_they_are_to_be_refused(name: str, served: 
     served.answer("ModelMetadata", ModelNotFoundError("no."))
     assert (await served.ask("GET", f"/v2/models/{name}")).status_code == 404
     assert len(served.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (InvalidRequestError("it takes others.", reason="INPUT_UNKNOWN"), "INPUT_UNKNOWN"),
+        (InvalidRequestError("it takes others.", reason="INPUT_MISMATCH"), "INPUT_MISMATCH"),
+        (ModelNotFoundError("there is none."), "MODEL_NOT_FOUND"),
+        # What is wrong with the message that it is asked by is not the caller's.
+        (InvalidRequestError("it has 2 contents.", reason="CONTENTS_MISSING"), "TENSOR_SIZE_MISMATCH"),
+    ],
+)
+async def test_a_model_that_takes_other_tensors_says_so_before_their_elements_are_counted(
+    refusal: RetinueError, told: str, served: ServedApp
+) -> None:
+    served.answer("ModelInfer", refusal)
+    wrong = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1]}
+    answer = await served.ask("POST", f"{M}/infer", json={"inputs": [wrong]})
+    assert answer.json()["reason"] == told
+    (asked,) = served.asked
+    assert [(one.name, one.datatype, list(one.shape)) for one in asked.inputs] == [("x", "FP32", [2, 2])]
+    # Contents for as many inputs as no request has: none would be answered.
+    assert list(asked.raw_input_contents) == [b"", b""]

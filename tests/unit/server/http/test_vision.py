@@ -117,6 +117,46 @@ async def test_what_is_no_such_request_is_refused(how: Any, reason: str, served:
     assert served.asked == []
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"json": {"image": "AAAA"}},
+        {"json": []},
+        {"content": b' \n{"image": "AAAA"}'},
+        {"content": b'{"image'},
+    ],
+)
+async def test_json_is_refused_with_what_to_send_instead(how: Any, served: ServedApp) -> None:
+    told = await served.ask("POST", CLASSIFY, **how)
+    assert (told.status_code, told.json()["reason"]) == (400, "BODY_IS_JSON")
+    assert (
+        "send the image's file itself, as in curl --data-binary @cat.jpg, or a form" in told.json()["error"]
+    )
+    assert served.asked == []
+
+
+@pytest.mark.parametrize("how", [{"params": {"timeout": "2.5"}}, {"data": {"timeout": "2.5"}}])
+async def test_a_timeout_is_the_calls_deadline(how: Any, served: ServedApp) -> None:
+    left = []
+
+    async def classify(request: Any, context: Any) -> Any:
+        left.append(context.time_remaining())
+        return pb.ClassifyResponse(outcomes=[GOOD])
+
+    served.methods["Classify"] = classify
+    assert (await served.ask("POST", CLASSIFY, files={"image": b"x"}, **how)).status_code == 200
+    assert (await served.ask("POST", CLASSIFY, files={"image": b"x"})).status_code == 200
+    assert 0 < left[0] <= 2.5
+    assert left[1] is None
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "inf", ""])
+async def test_a_timeout_that_is_none_is_refused(text: str, served: ServedApp) -> None:
+    told = await served.ask("POST", CLASSIFY, content=b"x", params={"timeout": text})
+    assert told.json()["reason"] == "OPTION_INVALID"
+    assert "it is one number of seconds, over 0." in told.json()["error"]
+
+
 async def test_a_path_may_name_a_version_by_its_label(served: ServedApp) -> None:
     path = "/v1/models/a-model/versions/canary"
     await served.ask("POST", f"{path}:classify?version=9", content=b"x")
