@@ -2,13 +2,19 @@
 
 import os
 import re
-from contextlib import suppress
+import stat
 from pathlib import Path
 
 from google.protobuf import json_format
 from retinue.v1 import serving_pb2
 
 SERVING_FILE = "serving.json"
+# Whoever has made it changes the file.
+_COMING = f".{SERVING_FILE}.coming"
+# More than servers read.
+_MOST_BYTES = 64 * 1024
+# Where a platform has none, it has no pipes that wait for ever either.
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 
 # As servers have it: no way out of the folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -44,13 +50,7 @@ class ServingFile:
         self._path = self._folder / SERVING_FILE
         if self._path.is_symlink():
             raise PromotionError(f"{self._path} is a link; change the file that it leads to.")
-        self._before: str | None = None
-        try:
-            self._before = self._path.read_text()
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as exc:
-            raise PromotionError(f"{self._path} cannot be read: {exc}.") from exc
+        self._before = self._written = self._read()
 
     def promote(self, version: int, label: str) -> None:
         """Has a label name a version, which is served from then on; the rest of the file stays as it is.
@@ -58,7 +58,9 @@ class ServingFile:
         Raises:
             PromotionError: There is no such version, or the file does not hold or cannot be written.
         """
-        if not (self._folder / str(version) / "model.onnx").exists():
+        # A pipeline has no graph of its own.
+        files = (self._folder / str(version) / file for file in ("model.onnx", "manifest.json"))
+        if not any(file.exists() for file in files):
             raise PromotionError(f"{self._folder} has no version {version}; put it there first.")
         try:
             policy = json_format.Parse(self._before or "{}", serving_pb2.ServingPolicy())
@@ -74,23 +76,48 @@ class ServingFile:
         """Makes the file what it was.
 
         Raises:
-            PromotionError: It cannot be written.
+            PromotionError: It cannot be written, or was changed by somebody else meanwhile.
         """
-        if self._before is None:
-            self._path.unlink(missing_ok=True)
-        else:
-            self._write(self._before)
+        self._write(self._before)
 
-    def _write(self, text: str) -> None:
-        """By rename, so that nobody ever reads a half."""
-        aside = self._folder / f".{SERVING_FILE}.{os.getpid()}"
+    def _read(self) -> str | None:
         try:
-            with aside.open("x") as file:
-                file.write(text)
+            with open(self._path, opener=lambda path, flags: os.open(path, flags | _AT_ONCE)) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise PromotionError(f"{self._path} is no regular file; put one there.")
+                content = file.read(_MOST_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as exc:
+            raise PromotionError(f"{self._path} cannot be read: {exc}.") from exc
+        if len(content) > _MOST_BYTES:
+            raise PromotionError(f"{self._path} is larger than servers read; make it smaller.")
+        return content
+
+    def _write(self, text: str | None) -> None:
+        """By rename, so that nobody ever reads a half, and only where nobody else has changed it; None for no file."""
+        coming = self._folder / _COMING
+        try:
+            file = coming.open("x")
+        except FileExistsError as exc:
+            raise PromotionError(
+                f"{self._path} is being changed by somebody else; try again, or remove {coming} if nobody does."
+            ) from exc
+        except OSError as exc:
+            raise PromotionError(f"{self._path} cannot be written: {exc.strerror}.") from exc
+        try:
+            with file:
+                file.write(text or "")
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(self._path)
+            if self._read() != self._written:
+                raise PromotionError(f"{self._path} was changed by somebody else meanwhile; try again.")
+            if text is None:
+                self._path.unlink(missing_ok=True)
+            else:
+                coming.replace(self._path)
+            self._written = text
         except OSError as exc:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
             raise PromotionError(f"{self._path} cannot be written: {exc.strerror}.") from exc
+        finally:
+            coming.unlink(missing_ok=True)

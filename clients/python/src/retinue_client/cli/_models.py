@@ -141,6 +141,8 @@ def diff_versions(
     with connect(server, timeout) as client:
         try:
             versions = client.get_model(name, old), client.get_model(name, new)
+            if images and versions[0].task != versions[1].task:
+                fail(f"{name} answers another question in version {new} than in {old}: leave the images out.")
             differences = _differences(*versions)
             agreements, failed = _ask_both(client, versions, images or [])
         except RetinueError as error:
@@ -175,7 +177,7 @@ def promote(
             help="Also have this server load the model, where calls control it; where it cannot, nothing is changed.",
         ),
     ] = None,
-    timeout: Timeout = DEFAULT_TIMEOUT,
+    timeout: Timeout = _LOAD_TIMEOUT_SECONDS,
 ) -> None:
     """Have a label name another version, in the model's serving.json, which is made where there is none.
 
