@@ -20,6 +20,7 @@ from retinue_server.errors import (
     InvalidRequestError,
     ModelControlError,
     ModelNotFoundError,
+    RetinueError,
     StartupError,
     UnavailableError,
 )
@@ -371,17 +372,25 @@ class Repository:
 
     async def _finished(self, work: Coroutine[Any, Any, Value]) -> Value:
         """Waits for something that goes on when its caller leaves."""
-        return await asyncio.shield(self._spawn(work))
-
-    def _spawn(self, work: Coroutine[Any, Any, Value]) -> asyncio.Task[Value]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell_of_failure)
+            raise
 
     async def _in_thread(self, work: Callable[..., Value], *arguments: Any) -> Value:
         """Runs what blocks, after what was given to the thread before."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
+
+
+def _tell_of_failure(task: asyncio.Task[Any]) -> None:
+    """Logs why something has failed whose caller has left, unless that is its caller's alone to know."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, RetinueError):
+        _log.error("repository_failed", exc_info=error)
 
 
 def _not_found(name: str) -> ModelNotFoundError:
