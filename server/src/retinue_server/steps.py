@@ -32,6 +32,7 @@ _log = structlog.get_logger(__name__)
 
 # What one call's tensors may take between two steps.
 _MOST_BYTES = 256 * MIB
+_NAMES_IN_MESSAGES = 10
 _NOT_RUN = Profile((1,), (0.01,), lone_seconds=0.0)
 
 
@@ -325,7 +326,7 @@ def _sources(number: int, named: Mapping[str, str], models: Sequence[ServedModel
             raise _unfit(
                 f"{number}].inputs",
                 f"must say where '{name}', {spec}, comes from: '{models[number - 1].name}' gives no '{source}', but "
-                f"{', '.join(given)}.",
+                f"{', '.join(list(given)[:_NAMES_IN_MESSAGES])}.",
             )
         if not _fits(output, spec):
             raise _unfit(

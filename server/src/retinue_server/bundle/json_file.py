@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from retinue_server.errors import BundleError
 
 _MOST_LEVELS = 20
+_MOST_REASON_CHARACTERS = 300
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -61,10 +62,20 @@ def parse(text: str, message: AnyMessage, source: str, advice: str) -> AnyMessag
         return json_format.Parse(text, message, max_recursion_depth=_MOST_LEVELS)
     except (json_format.ParseError, RecursionError) as error:
         # Further lines list what every such message may have.
-        first_line = (str(error).splitlines() or [""])[0].rstrip(".")
         raise BundleError(
-            f"{source} is not a {message.DESCRIPTOR.full_name}: {first_line}; {advice}."
+            f"{source} is not a {message.DESCRIPTOR.full_name}: {first_line(error)}; {advice}."
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for one line: it may quote what came from outside, of any length and of any characters."""
+    text = str(error).strip() or type(error).__name__
+    return printable(text.splitlines()[0])[:_MOST_REASON_CHARACTERS].rstrip(".")
+
+
+def printable(text: str) -> str:
+    """The text without what steers a terminal, and without halves of characters, which no reply can hold."""
+    return "".join(character for character in text if character.isprintable())
 
 
 @contextmanager
