@@ -1,5 +1,6 @@
 """A mirror has what there is elsewhere, whole, and keeps it when that cannot be reached."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,13 +10,13 @@ from structlog.testing import capture_logs
 from tests import colour_bundles, plain_models
 
 from retinue_server.bundle import mirror as mirrors
-from retinue_server.bundle import mirror_folder
+from retinue_server.bundle import mirror_folder, serving
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
 from retinue_server.bundle.mirrored import MirroredFolder
 from retinue_server.bundle.remote import Key, Listing, RemoteFile, RemoteModels
 from retinue_server.bundle.repository import scan
-from retinue_server.errors import MirrorError, ModelControlError, StartupError, UnavailableError
+from retinue_server.errors import BundleError, MirrorError, ModelControlError, StartupError, UnavailableError
 
 
 class Elsewhere(RemoteModels):
@@ -235,9 +236,43 @@ def test_what_lies_beside_the_versions_comes_changes_and_goes(
     elsewhere.remove("a/serving.json")
     mirror.look()
     assert not (mirror.models / "a" / "serving.json").exists()
-    elsewhere.put("a/serving.json", b"[" * 70_000)
-    mirror.look()
-    assert not (mirror.models / "a" / "serving.json").exists()
+    assert here(mirror) == [("a", 1)]
+
+
+@pytest.mark.parametrize("trouble", ["too large", "unreadable", "not written"])
+def test_a_policy_that_cannot_be_copied_is_not_none(
+    trouble: str,
+    mirror: Mirror,
+    elsewhere: Elsewhere,
+    bundle: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without one all versions would be served."""
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    policy = mirror.models / "a" / "serving.json"
+    elsewhere.upload(bundle, "a", 1)
+    for before in (b"", b'{"latest": 1}'):
+        elsewhere.put("a/serving.json", b"{}" if trouble != "too large" else b" " * 70_000)
+        elsewhere.unreadable = {"serving.json"} if trouble == "unreadable" else set()
+        with monkeypatch.context() as patch:
+            if trouble == "not written":
+                patch.setattr(mirror_folder, "_onto_the_disk", full)
+            mirror.look()
+        assert policy.read_bytes() == before
+        assert ("a", 0) in mirror.state().refused
+        if not before:
+            with pytest.raises(BundleError, match="no JSON object"):
+                serving.read(policy.parent)
+        elsewhere.unreadable = set()
+        elsewhere.put("a/serving.json", b'{"latest": 1}')
+        clock.now += 60
+        mirror.look()
+        assert policy.read_bytes() == b'{"latest": 1}'
+        assert not mirror.state().refused
     assert here(mirror) == [("a", 1)]
 
 
@@ -396,6 +431,24 @@ def test_a_mirror_that_cannot_be_written_is_told(mirror: Mirror, tmp_path: Path)
     (tmp_path / "mirror").write_text("")
     with pytest.raises(MirrorError, match="cannot be kept in the cache folder"):
         mirror.look()
+
+
+def test_a_mirror_that_goes_while_it_is_looked_at_is_told(
+    mirror: Mirror, elsewhere: Elsewhere, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.upload(bundle, "a", 1)
+    listing = elsewhere.listing
+
+    def gone(name: str | None = None) -> Listing:
+        shutil.rmtree(mirror.models.parent)
+        return listing(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(elsewhere, "listing", gone)
+        with pytest.raises(MirrorError, match="cannot be kept in the cache folder"):
+            mirror.look()
+    mirror.look()
+    assert here(mirror) == [("a", 1)]
 
 
 def test_looks_go_on_whatever_has_happened_to_one(

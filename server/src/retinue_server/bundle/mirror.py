@@ -13,8 +13,8 @@ import structlog
 from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle.mirror_folder import MirrorFolder, Record, Source
 from retinue_server.bundle.remote import Key, RemoteFile, RemoteModels
-from retinue_server.bundle.serving import SERVING_FILE
-from retinue_server.errors import BundleError, MirrorError
+from retinue_server.bundle.serving import MAX_SERVING_BYTES, SERVING_FILE
+from retinue_server.errors import BundleError, MirrorError, StartupError
 
 _log = structlog.get_logger(__name__)
 
@@ -26,6 +26,7 @@ _REFUSED_SECONDS = 30.0
 # Of one update, for what still changes.
 _MOST_LOOKS = 4
 _LOCK_SECONDS = 0.05
+_NOT_AS_LISTED = "is not as long as listed, or longer than there is room for."
 # In place of a version's number: what lies beside the versions.
 _BESIDE = 0
 
@@ -192,7 +193,9 @@ class Mirror:
         try:
             try:
                 yield
-            except OSError as error:
+            except MirrorError:
+                raise
+            except (OSError, StartupError) as error:
                 raise MirrorError(
                     f"copies of '{self.shown}' cannot be kept in the cache folder: {error}; correct that, or name "
                     "another with --cache-folder."
@@ -216,12 +219,31 @@ class Mirror:
             if self._folder.record_beside(of) == record or self._is_refused((of, _BESIDE), record.source):
                 continue
             try:
-                with self._folder.aside() as aside:
-                    if self._download(file, aside / SERVING_FILE, self._room({SERVING_FILE: file})):
-                        self._folder.put_beside(aside, of, record)
-                        self._refused.pop((of, _BESIDE), None)
+                self._bring_beside(of, file, record)
             except MirrorError as error:
                 self._refuse((of, _BESIDE), record.source, error.message)
+            except OSError as error:
+                self._refuse((of, _BESIDE), record.source, _why_unwritten(error))
+            else:
+                self._refused.pop((of, _BESIDE), None)
+            if not self._folder.has_beside(of, SERVING_FILE):
+                # Else all versions would be served, which may be more than is meant.
+                self._folder.put_nothing_beside(of, SERVING_FILE)
+
+    def _bring_beside(self, of: str, file: RemoteFile, record: Record) -> None:
+        """Copies what lies beside a model's versions.
+
+        Raises:
+            MirrorError: It cannot be read, or is too large.
+            OSError: It cannot be written.
+        """
+        room_bytes = min(self._room({SERVING_FILE: file}), MAX_SERVING_BYTES)
+        if (file.size_bytes or 0) > MAX_SERVING_BYTES:
+            raise MirrorError(f"'{SERVING_FILE}' is larger than {MAX_SERVING_BYTES} bytes; correct it.")
+        with self._folder.aside() as aside:
+            if not self._download(file, aside / SERVING_FILE, room_bytes):
+                raise MirrorError(f"'{SERVING_FILE}' {_NOT_AS_LISTED}")
+            self._folder.put_beside(aside, of, record)
 
     def _follow_version(self, key: Key, files: dict[str, RemoteFile]) -> bool:
         """Makes a version what it is elsewhere, or notes why it cannot be; true where it is to be looked at again."""
@@ -242,7 +264,7 @@ class Mirror:
             self._refuse(key, source, error.message)
             return False
         except OSError as error:
-            self._refuse(key, source, f"it cannot be written to the disk: {error.strerror}.")
+            self._refuse(key, source, _why_unwritten(error))
             return False
         if brought:
             self._refused.pop(key, None)
@@ -272,9 +294,7 @@ class Mirror:
             for name, file in files.items():
                 if not self._download(file, aside / name, room_bytes):
                     if settled and not self.stopping:
-                        raise MirrorError(
-                            f"'{name}' is not as long as listed, or longer than there is room for."
-                        )
+                        raise MirrorError(f"'{name}' {_NOT_AS_LISTED}")
                     return False
                 room_bytes -= (aside / name).stat().st_size
             whole = self._is_whole(aside, key, files, settled=settled)
@@ -330,6 +350,10 @@ def _needed(files: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]:
         return dict(files)
     # The small one first.
     return {name: files[name] for name in (manifests.MANIFEST_FILE, manifests.MODEL_FILE) if name in files}
+
+
+def _why_unwritten(error: OSError) -> str:
+    return f"it cannot be written to the disk: {error.strerror}."
 
 
 def _source(files: Mapping[str, RemoteFile]) -> Source:

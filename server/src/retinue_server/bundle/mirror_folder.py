@@ -125,6 +125,15 @@ class MirrorFolder:
         for file in (*record.source, _RECORD):
             (aside / file).replace(self.models / name / file)
 
+    def has_beside(self, name: str, file: str) -> bool:
+        """Whether a file of that name lies beside a model's versions."""
+        return (self.models / name / file).exists()
+
+    def put_nothing_beside(self, name: str, file: str) -> None:
+        """Puts an empty file beside a model's versions, without a record: one that could not be copied."""
+        (self.models / name).mkdir(exist_ok=True)
+        (self.models / name / file).touch()
+
     def remove_beside(self, name: str, file: str) -> None:
         """Takes a file beside a model's versions away."""
         for gone in (file, _RECORD):

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from fsspec.core import url_to_fs
 
+from retinue_server.bundle.json_file import first_line
 from retinue_server.bundle.manifest import MODEL_FILE, NAME_PATTERN
 from retinue_server.bundle.repository import VERSION_PATTERN
 from retinue_server.bundle.serving import SERVING_FILE
@@ -29,12 +30,10 @@ _EXTRAS = {
 _FLAT = {protocol for protocol, extra in _EXTRAS.items() if extra != "http"}
 # More is no models repository, but a lake that was named by mistake.
 _MOST_OBJECTS = 100_000
-_MOST_SERVING_BYTES = 64 * 1024
 _CHUNK_BYTES = 8 * 1024 * 1024
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 10
 _TRIES = 2
-_MOST_REASON_CHARACTERS = 300
 
 # One segment of a path that is no hidden file, no folder's name for itself or its parent, and steers no terminal.
 _FILE_PATTERN = re.compile(r"[^\x00-\x20\x7f-\x9f\u2028\u2029/\\.][^\x00-\x1f\x7f-\x9f\u2028\u2029/\\]*")
@@ -118,7 +117,7 @@ class RemoteModels:
         except ImportError as error:
             extra = _EXTRAS.get(protocol)
             advice = (
-                f"install retinue-server[{extra}]" if extra else f"install what it says: {_first_line(error)}"
+                f"install retinue-server[{extra}]" if extra else f"install what it says: {first_line(error)}"
             )
             raise StartupError(
                 f"--models is '{self.shown}', which needs a package more: {advice}."
@@ -126,7 +125,7 @@ class RemoteModels:
         except Exception as error:
             # Each filesystem has its own.
             raise StartupError(
-                f"--models is '{self.shown}', which cannot be opened: {_first_line(error)}; correct it or "
+                f"--models is '{self.shown}', which cannot be opened: {first_line(error)}; correct it or "
                 "--models-options."
             ) from error
         if _EXTRAS.get(protocol) == "s3":
@@ -251,7 +250,7 @@ class RemoteModels:
             return
         if len(parts) == 2 and parts[1] == SERVING_FILE:
             file = self._file(path, info)
-            if file is not None and (file.size_bytes or 0) <= _MOST_SERVING_BYTES:
+            if file is not None:
                 listing.serving[parts[0]] = file
         elif len(parts) == 3 and VERSION_PATTERN.fullmatch(parts[1]) and _is_file_name(parts[2]):
             file = self._file(path, info)
@@ -286,7 +285,7 @@ def _told(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         advice = "check the address, the network and the credentials"
-        raise MirrorError(f"{what}: {_first_line(error)}; {advice}.") from error
+        raise MirrorError(f"{what}: {first_line(error)}; {advice}.") from error
 
 
 def _patience(protocol: str) -> dict[str, Any]:
@@ -298,9 +297,11 @@ def _patience(protocol: str) -> dict[str, Any]:
         # It comes with an extra.
         import aiohttp  # noqa: PLC0415
 
+        from retinue_server.bundle.index_page import IndexPage  # noqa: PLC0415
+
         # By default a download that takes five minutes fails.
         timeout = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
-        return {"client_kwargs": {"timeout": timeout}}
+        return {"client_kwargs": {"timeout": timeout, "response_class": IndexPage}}
     return {}
 
 
@@ -320,10 +321,3 @@ def _without_secrets(url: str) -> str:
     """The address without a password or signature."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, without what steers a terminal."""
-    text = str(error).strip() or type(error).__name__
-    line = "".join(character for character in text.splitlines()[0] if character.isprintable())
-    return line[:_MOST_REASON_CHARACTERS].rstrip(".")
