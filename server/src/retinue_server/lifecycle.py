@@ -24,7 +24,7 @@ from retinue_server.errors import (
     StartupError,
     UnavailableError,
 )
-from retinue_server.inventory import IndexEntry, Inventory, Key, chosen
+from retinue_server.inventory import IndexEntry, Inventory, Key, chosen, incomplete
 from retinue_server.loader import Loader
 from retinue_server.steps import resolved
 from retinue_server.watch import watch
@@ -33,8 +33,6 @@ _log = structlog.get_logger(__name__)
 
 # As long as any call may hold a model that nobody finds any more.
 _LONGEST_LEASE_SECONDS = 60.0
-# What a message names of several versions that failed.
-_FAILURES_IN_MESSAGES = 3
 
 Control = Literal["none", "explicit", "watch"]
 Value = TypeVar("Value")
@@ -140,21 +138,19 @@ class Repository:
             UnavailableError: The server is stopping.
         """
         self._check_call(name)
-        failures, refusal = await self._finished(
-            self._follow(name, again=True, must_exist=True, given=policy)
-        )
-        if failures or refusal:
-            shown = [
-                f"version {version}: {error.message}"
-                for version, error in sorted(failures.items(), reverse=True)[:_FAILURES_IN_MESSAGES]
-                if error is not refusal
-            ]
-            if refusal is not None:
-                shown.insert(0, refusal.message)
-            raise ModelControlError(
-                f"model '{name}' cannot be loaded as a whole: {' '.join(shown)}",
-                reason=(refusal or failures[max(failures)]).reason,
+        try:
+            failures, refusal = await self._finished(
+                self._follow(name, again=True, must_exist=True, given=policy)
             )
+        except StartupError as error:
+            _log.error("models_unreadable", reason=error.message)
+            # Where it lies is not the caller's to know.
+            raise ModelControlError(
+                f"the folder of '{name}' cannot be read; let the server's user read it.",
+                reason="MODELS_UNREADABLE",
+            ) from error
+        if failures or refusal:
+            raise incomplete(name, failures, refusal)
 
     async def unload(self, name: str) -> None:
         """Takes all versions of a model away, and waits until nothing of them is left.
@@ -171,7 +167,11 @@ class Repository:
 
     async def index(self) -> list[IndexEntry]:
         """Everything that is on disk, served, refused or on its way, by name and version."""
-        found = await asyncio.to_thread(self._folder.all)
+        try:
+            found = await asyncio.to_thread(self._folder.all)
+        except StartupError as error:
+            _log.error("models_unreadable", reason=error.message)
+            found = []
         leaving = {(model.name, model.version) for model in self._departures.models()}
         inventory = self._inventory
         keys = {(bundle.name, bundle.version) for bundle in found}

@@ -117,6 +117,18 @@ def test_what_is_no_file_that_a_server_reads_is_left_alone(odd, retinue, models)
     assert "serving.json" in result.stderr
 
 
+def test_a_folder_that_cannot_be_entered_is_told(retinue, models, monkeypatch):
+    """Python's own questions about paths raise errors, and root may enter any."""
+
+    def forbidden(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for ask in ("lstat", "stat", "open"):
+        monkeypatch.setattr(os, ask, forbidden)
+    with pytest.raises(PromotionError, match="has no model"):
+        ServingFile(models, "a")
+
+
 def test_of_two_who_change_a_file_at_once_the_second_is_told(models):
     first, second = ServingFile(models, "a"), ServingFile(models, "a")
     first.promote(1, "stable")

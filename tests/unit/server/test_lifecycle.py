@@ -123,6 +123,25 @@ async def test_a_load_whose_caller_has_left_is_finished(bench: Bench) -> None:
     assert bench.catalogs == [[("a", 1)]]
 
 
+async def test_a_folder_that_cannot_be_read_takes_nothing_away_and_is_not_shown(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.put("a", 1)
+    repository = bench.repository()
+    await repository.load("a")
+
+    def unreadable(*_: object) -> list[BundleFolder]:
+        raise StartupError(f"'{bench.models}' cannot be read: Permission denied.")
+
+    monkeypatch.setattr(ModelsFolder, "all", unreadable)
+    assert await states(repository) == {("a", 1): ModelState.READY}
+    with capture_logs() as logs, pytest.raises(ModelControlError, match="cannot be read") as refused:
+        await repository.load("a")
+    assert str(bench.models) in logs[0]["reason"]
+    assert str(bench.models) not in refused.value.message
+    assert await states(repository) == {("a", 1): ModelState.READY}
+
+
 async def test_a_refusal_whose_caller_has_left_troubles_nobody(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

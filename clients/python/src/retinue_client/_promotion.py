@@ -45,10 +45,10 @@ class ServingFile:
 
     def __init__(self, models: Path, name: str) -> None:
         self._folder = models / name
-        if not _NAME.fullmatch(name) or not self._folder.is_dir():
+        if not _NAME.fullmatch(name) or not os.path.isdir(self._folder):
             raise PromotionError(f"{models} has no model {name!r}; correct the name, or --models.")
         self._path = self._folder / SERVING_FILE
-        if self._path.is_symlink():
+        if os.path.islink(self._path):
             raise PromotionError(f"{self._path} is a link; change the file that it leads to.")
         self._before = self._written = self._read()
 
@@ -60,7 +60,7 @@ class ServingFile:
         """
         # A pipeline has no graph of its own.
         files = (self._folder / str(version) / file for file in ("model.onnx", "manifest.json"))
-        if not any(file.exists() for file in files):
+        if not any(map(os.path.exists, files)):
             raise PromotionError(f"{self._folder} has no version {version}; put it there first.")
         try:
             policy = json_format.Parse(self._before or "{}", serving_pb2.ServingPolicy())

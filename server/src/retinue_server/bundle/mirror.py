@@ -196,8 +196,9 @@ class Mirror:
             except MirrorError:
                 raise
             except (OSError, StartupError) as error:
+                why = str(error).rstrip(".")
                 raise MirrorError(
-                    f"copies of '{self.shown}' cannot be kept in the cache folder: {error}; correct that, or name "
+                    f"copies of '{self.shown}' cannot be kept in the cache folder: {why}; correct that, or name "
                     "another with --cache-folder."
                 ) from error
         except MirrorError as error:
