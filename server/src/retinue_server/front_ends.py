@@ -281,10 +281,11 @@ class FrontEnds(Collector):
 
     def note_change(self, number: int) -> None:
         """Tells the front-ends at once how many images wait for a model, and of all queues soon."""
-        waiting = len(self._models[number].batcher)
+        batcher = self._models[number].batcher
+        assert isinstance(batcher, Batcher)
         for process in self._processes.values():
             if process.slots:
-                process.slots[number].load.publish_waiting(waiting)
+                process.slots[number].load.publish_waiting(batcher.requested)
         self._publishing.ring_in(_PUBLISH_SECONDS)
 
     @property
@@ -376,7 +377,7 @@ class FrontEnds(Collector):
             waits = {priority: batcher.wait_seconds(priority) for priority in Priority}
             for process in self._processes.values():
                 if process.slots:
-                    process.slots[number].load.publish(len(batcher), batcher.capacity, waits)
+                    process.slots[number].load.publish(batcher.requested, batcher.capacity, waits)
 
     def _all_counts(self) -> Iterator[Counts]:
         yield self._lost_counts
