@@ -302,6 +302,10 @@ BOTH = [{"model": "a"}, {"model": "b"}]
             {"pipeline": {"steps": [{"model": "a", "inputs": {"x": "y"}}, BOTH[1]]}},
             r"steps\[0\].inputs` must be empty",
         ),
+        (
+            {"pipeline": {"steps": [BOTH[0], {"model": "b", "inputs": {"x": "y" * 60_000}}]}},
+            r"steps\[1\].inputs` must be names",
+        ),
         ({"name": "other"}, "name` is 'other', but its folder is called 'both'"),
     ],
 )
