@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests import living_bundles, pictures
+from tests import colour_bundles, living_bundles, pictures
 from tests.server_process import ServerProcess, running_server
 
 from retinue_client import AsyncClient, Client, ModelControlError, ModelNotFoundError, ModelState
@@ -109,6 +109,24 @@ def test_labels_name_versions_and_folders_name_images(retinue: Command, tmp_path
     (tmp_path / "none").mkdir()
     nothing = retinue("diff", "colours", 1, 2, tmp_path / "none")
     assert (nothing.returncode, "the folder has no images" in nothing.stderr) == (2, True)
+
+
+def test_versions_that_answer_different_questions_are_not_asked(
+    retinue: Command, models: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "red.png"
+    picture.write_bytes(pictures.png(pictures.RED))
+    living_bundles.put(models, "mixed", 1)
+    colour_bundles.detector(models, "mixed", 2)
+    try:
+        assert retinue("load", "mixed").returncode == 0
+        assert "task" in retinue("diff", "mixed", 1, 2).stdout
+        asked = retinue("diff", "mixed", 1, 2, picture)
+        assert (asked.returncode, asked.stdout) == (2, "")
+        assert asked.stderr.startswith("retinue: mixed answers another question in version 2 than in 1")
+        assert retinue("unload", "mixed").returncode == 0
+    finally:
+        living_bundles.take_all_away(models, "mixed")
 
 
 def test_an_image_that_cannot_be_compared_fails_alone(retinue: Command, tmp_path: Path) -> None:

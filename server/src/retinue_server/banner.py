@@ -8,7 +8,7 @@ from retinue_server import __version__
 from retinue_server.app import Ready
 from retinue_server.catalog import ServedModel
 from retinue_server.results import Task
-from retinue_server.steps import is_measured
+from retinue_server.tensor_steps import is_measured
 
 _COLUMNS = ("model", "version", "task", "input", "largest batch", "images/s an instance")
 _EXAMPLES = (

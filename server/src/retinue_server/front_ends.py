@@ -184,7 +184,8 @@ class FrontEnds(Collector):
         for process in self._processes.values():
             end = process.models.get(number)
             if end is not None:
-                end.slots.load.publish_waiting(len(end.queue))
+                assert isinstance(end.queue, Batcher)
+                end.slots.load.publish_waiting(end.queue.requested)
         self._publishing.ring_in(_PUBLISH_SECONDS)
 
     def note_listening(self, process: FrontEndProcess) -> None:
@@ -328,7 +329,7 @@ class FrontEnds(Collector):
             for process in self._processes.values():
                 end = process.models.get(number)
                 if end is not None:
-                    end.slots.load.publish(len(batcher), batcher.capacity, waits)
+                    end.slots.load.publish(batcher.requested, batcher.capacity, waits)
         return any(map(len, queues.values()))
 
     def _all_counts(self) -> Iterator[Counts]:

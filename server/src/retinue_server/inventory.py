@@ -12,12 +12,15 @@ from retinue_server.bundle import serving
 from retinue_server.bundle.repository import BundleFolder, BundleState
 from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy, TrafficShare, version_of
 from retinue_server.catalog import Catalog, ServedModel
-from retinue_server.errors import BundleError, StartupError
+from retinue_server.errors import BundleError, ModelControlError, StartupError
 from retinue_server.loader import Loader, refuse
 
 _log = structlog.get_logger(__name__)
 
 Key = tuple[str, int]
+
+# What a message names of several versions that failed.
+_FAILURES_IN_MESSAGES = 3
 
 
 class ModelState(StrEnum):
@@ -265,3 +268,26 @@ def chosen(
     """The bundles of a model that a policy chooses, by version; `failed` as for `serving.chosen`."""
     versions = serving.chosen(policy, {bundle.version for bundle in bundles}, failed)
     return [bundle for bundle in bundles if bundle.version in versions]
+
+
+def incomplete(
+    name: str, failures: Mapping[int, BundleError], refusal: BundleError | None
+) -> ModelControlError:
+    """What a call is told that has loaded a model and not all of what was wanted.
+
+    Args:
+        name: The model's.
+        failures: Why versions are not served as they lie there.
+        refusal: Why the policy is not what was wanted; at least one of the two is there.
+    """
+    shown = [
+        f"version {version}: {error.message}"
+        for version, error in sorted(failures.items(), reverse=True)[:_FAILURES_IN_MESSAGES]
+        if error is not refusal
+    ]
+    if refusal is not None:
+        shown.insert(0, refusal.message)
+    return ModelControlError(
+        f"model '{name}' cannot be loaded as a whole: {' '.join(shown)}",
+        reason=(refusal or failures[max(failures)]).reason,
+    )

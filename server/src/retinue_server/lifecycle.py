@@ -20,10 +20,11 @@ from retinue_server.errors import (
     InvalidRequestError,
     ModelControlError,
     ModelNotFoundError,
+    RetinueError,
     StartupError,
     UnavailableError,
 )
-from retinue_server.inventory import IndexEntry, Inventory, Key, chosen
+from retinue_server.inventory import IndexEntry, Inventory, Key, chosen, incomplete
 from retinue_server.loader import Loader
 from retinue_server.steps import resolved
 from retinue_server.watch import watch
@@ -137,21 +138,19 @@ class Repository:
             UnavailableError: The server is stopping.
         """
         self._check_call(name)
-        failures, refusal = await self._finished(
-            self._follow(name, again=True, must_exist=True, given=policy)
-        )
-        if failures or refusal:
-            shown = [
-                f"version {version}: {error.message}"
-                for version, error in sorted(failures.items(), reverse=True)[:_FAILURES_IN_MESSAGES]
-                if error is not refusal
-            ]
-            if refusal is not None:
-                shown.insert(0, refusal.message)
-            raise ModelControlError(
-                f"model '{name}' cannot be loaded as a whole: {' '.join(shown)}",
-                reason=(refusal or failures[max(failures)]).reason,
+        try:
+            failures, refusal = await self._finished(
+                self._follow(name, again=True, must_exist=True, given=policy)
             )
+        except StartupError as error:
+            _log.error("models_unreadable", reason=error.message)
+            # Where it lies is not the caller's to know.
+            raise ModelControlError(
+                f"the folder of '{name}' cannot be read; let the server's user read it.",
+                reason="MODELS_UNREADABLE",
+            ) from error
+        if failures or refusal:
+            raise incomplete(name, failures, refusal)
 
     async def unload(self, name: str) -> None:
         """Takes all versions of a model away, and waits until nothing of them is left.
@@ -168,7 +167,11 @@ class Repository:
 
     async def index(self) -> list[IndexEntry]:
         """Everything that is on disk, served, refused or on its way, by name and version."""
-        found = await asyncio.to_thread(self._folder.all)
+        try:
+            found = await asyncio.to_thread(self._folder.all)
+        except StartupError as error:
+            _log.error("models_unreadable", reason=error.message)
+            found = []
         leaving = {(model.name, model.version) for model in self._departures.models()}
         inventory = self._inventory
         keys = {(bundle.name, bundle.version) for bundle in found}
@@ -369,17 +372,25 @@ class Repository:
 
     async def _finished(self, work: Coroutine[Any, Any, Value]) -> Value:
         """Waits for something that goes on when its caller leaves."""
-        return await asyncio.shield(self._spawn(work))
-
-    def _spawn(self, work: Coroutine[Any, Any, Value]) -> asyncio.Task[Value]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell_of_failure)
+            raise
 
     async def _in_thread(self, work: Callable[..., Value], *arguments: Any) -> Value:
         """Runs what blocks, after what was given to the thread before."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
+
+
+def _tell_of_failure(task: asyncio.Task[Any]) -> None:
+    """Logs why something has failed whose caller has left, unless that is its caller's alone to know."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, RetinueError):
+        _log.error("repository_failed", exc_info=error)
 
 
 def _not_found(name: str) -> ModelNotFoundError:

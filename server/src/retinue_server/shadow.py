@@ -139,7 +139,7 @@ class Shadow:
             answered = await candidate.batcher.submit(
                 [work for _, work in pairs],
                 caller=_CALLER,
-                priority=Priority.LOW,
+                priority=Priority.COPY,
                 deadline=time.monotonic() + _LONGEST_SECONDS,
             )
             dropped = sum(isinstance(one.value, _LACK_OF_ROOM) for one in answered)
@@ -183,7 +183,7 @@ def _kept_bytes(answer: Answer | RetinueError) -> int:
 
 def _has_room(candidate: ServedModel, count: int) -> bool:
     try:
-        candidate.batcher.check_room(count, caller=_CALLER, priority=Priority.LOW, deadline=None)
+        candidate.batcher.check_room(count, caller=_CALLER, priority=Priority.COPY, deadline=None)
     except RetinueError:
         return False
     return True

@@ -57,6 +57,31 @@ async def test_one_caller_cannot_fill_the_queue_of_all(
     await asyncio.gather(first, modest, *greedy)
 
 
+async def test_copies_take_neither_a_turn_nor_room_from_what_is_asked_for(
+    backend: FakeBackend, batcher: Batcher[int, int]
+) -> None:
+    first = await hold_engine(backend, batcher)
+    copies = [
+        asyncio.ensure_future(batcher.submit([9] * 4, caller="shadow", priority=Priority.COPY))
+        for _ in range(2)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="8 of 16"):
+        batcher.check_room(4, caller="shadow", priority=Priority.COPY, deadline=None)
+    asked = [
+        asyncio.ensure_future(batcher.submit([number] * 4, caller=number, priority=Priority.LOW))
+        for number in range(1, 5)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="16 of 16"):
+        batcher.check_room(1, caller="another", priority=Priority.HIGH, deadline=None)
+    assert len(batcher) == 24
+    backend.gate.set()
+    await asyncio.gather(first, *copies, *asked)
+    assert backend.batches[1:5] == [[1, 2, 3, 4]] * 4
+    assert backend.batches[5:] == [[9] * 4] * 2
+
+
 async def test_a_deadline_is_judged_by_the_turns_of_its_caller(
     backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
 ) -> None:

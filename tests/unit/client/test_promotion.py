@@ -1,11 +1,13 @@
 """`retinue models promote` moves a label to another version, in a file that is never half written."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from retinue_client._promotion import PromotionError, ServingFile
 from retinue_client.cli._app import app
 
 
@@ -198,3 +200,45 @@ def test_where_the_server_cannot_load_it_nothing_is_changed(before, retinue, mod
     assert result.exit_code == 2
     assert result.stderr.endswith("The label stays as it was.\n")
     assert (path.read_text() if path.exists() else None) == before
+
+
+def test_a_pipeline_has_no_graph_and_is_promoted(retinue, models):
+    (models / "a" / "2" / "model.onnx").rename(models / "a" / "2" / "manifest.json")
+    assert retinue("models", "promote", "a", "2", "--models", models).exit_code == 0
+    assert written(models) == {"labels": {"stable": 2}}
+
+
+@pytest.mark.parametrize(
+    "odd", [os.mkfifo, lambda path: path.mkdir(), lambda path: path.write_text(" " * 70_000)]
+)
+def test_what_is_no_file_that_a_server_reads_is_left_alone(odd, retinue, models):
+    odd(models / "a" / "serving.json")
+    result = retinue("models", "promote", "a", "2", "--models", models)
+    assert (result.exit_code, result.exception.__class__) == (2, SystemExit)
+    assert "serving.json" in result.stderr
+
+
+def test_a_folder_that_cannot_be_entered_is_told(retinue, models, monkeypatch):
+    """Python's own questions about paths raise errors, and root may enter any."""
+
+    def forbidden(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for ask in ("lstat", "stat", "open"):
+        monkeypatch.setattr(os, ask, forbidden)
+    with pytest.raises(PromotionError, match="has no model"):
+        ServingFile(models, "a")
+
+
+def test_of_two_who_change_a_file_at_once_the_second_is_told(models):
+    first, second = ServingFile(models, "a"), ServingFile(models, "a")
+    first.promote(1, "stable")
+    for change in (lambda: second.promote(2, "canary"), second.put_back):
+        with pytest.raises(PromotionError, match="was changed by somebody else meanwhile; try again"):
+            change()
+    assert written(models) == {"labels": {"stable": 1}}
+    coming = models / "a" / ".serving.json.coming"
+    coming.touch()
+    with pytest.raises(PromotionError, match="is being changed by somebody else"):
+        first.put_back()
+    assert coming.exists()

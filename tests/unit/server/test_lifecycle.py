@@ -1,6 +1,7 @@
 """Loads and unloads happen in turn, wait for the calls that hold a model, and never take away what works."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -120,6 +121,48 @@ async def test_a_load_whose_caller_has_left_is_finished(bench: Bench) -> None:
     held.set()
     await repository.load("a")
     assert bench.catalogs == [[("a", 1)]]
+
+
+async def test_a_folder_that_cannot_be_read_takes_nothing_away_and_is_not_shown(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.put("a", 1)
+    repository = bench.repository()
+    await repository.load("a")
+
+    def unreadable(*_: object) -> list[BundleFolder]:
+        raise StartupError(f"'{bench.models}' cannot be read: Permission denied.")
+
+    monkeypatch.setattr(ModelsFolder, "all", unreadable)
+    assert await states(repository) == {("a", 1): ModelState.READY}
+    with capture_logs() as logs, pytest.raises(ModelControlError, match="cannot be read") as refused:
+        await repository.load("a")
+    assert str(bench.models) in logs[0]["reason"]
+    assert str(bench.models) not in refused.value.message
+    assert await states(repository) == {("a", 1): ModelState.READY}
+
+
+async def test_a_refusal_whose_caller_has_left_troubles_nobody(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.put("a", 1)
+    bench.put("b", 1)
+    held = bench.hold_back("a", 1)
+    repository = bench.repository()
+    first = asyncio.ensure_future(repository.load("a"))
+    await bench.until(lambda: bench.loader.running)
+    calls = [asyncio.ensure_future(call("nothing")) for call in (repository.load, repository.unload)]
+    await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    with capture_logs() as logs:
+        held.set()
+        await first
+        await repository.load("b")
+        # Which is when asyncio tells of errors that nobody has asked for.
+        gc.collect()
+    assert caplog.records == logs == []
 
 
 async def test_a_model_is_unloaded_when_no_call_holds_it_any_more(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """A mirror has what there is elsewhere, whole, and keeps it when that cannot be reached."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -456,6 +457,24 @@ def test_a_mirror_that_cannot_be_written_is_told(mirror: Mirror, tmp_path: Path)
     (tmp_path / "mirror").write_text("")
     with pytest.raises(MirrorError, match="cannot be kept in the cache folder"):
         mirror.look()
+
+
+def test_a_mirror_that_goes_while_it_is_looked_at_is_told(
+    mirror: Mirror, elsewhere: Elsewhere, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.upload(bundle, "a", 1)
+    listing = elsewhere.listing
+
+    def gone(name: str | None = None) -> Listing:
+        shutil.rmtree(mirror.models.parent)
+        return listing(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(elsewhere, "listing", gone)
+        with pytest.raises(MirrorError, match="cannot be kept in the cache folder"):
+            mirror.look()
+    mirror.look()
+    assert here(mirror) == [("a", 1)]
 
 
 def test_looks_go_on_whatever_has_happened_to_one(

@@ -142,6 +142,16 @@ def test_what_is_no_policy_is_refused(content: str, tmp_path: Path) -> None:
     refused(tmp_path, content)
 
 
+@pytest.mark.parametrize("odd", ["\\ud800", "\\u001b[31m", "x" * 60_000])
+def test_what_is_odd_about_a_file_or_a_call_can_be_told(odd: str, tmp_path: Path) -> None:
+    for content in (f'{{"labels": "{odd}"}}', f'{{"{odd}": 1}}'):
+        told = [refused(tmp_path, content)]
+        with pytest.raises(BundleError) as raised:
+            serving.parse_config(content)
+        told.append(raised.value.message)
+        assert all(message.isprintable() and len(message) < 500 for message in told)
+
+
 def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
     assert "larger than 65536 bytes" in refused(tmp_path, "{" + " " * 70_000 + "}")
     (tmp_path / "a" / "serving.json").write_bytes(b'{"\xff": 1}')

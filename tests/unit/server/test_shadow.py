@@ -121,7 +121,7 @@ async def test_answers_are_compared_image_by_image_at_the_lowest_priority(bench:
     await bench.done()
     assert bench.counted() == {"compared": 3}
     assert bench.agreement() == (3, 2)
-    assert bench.queue.options["priority"] is Priority.LOW
+    assert bench.queue.options["priority"] is Priority.COPY
     assert bench.queue.options["deadline"] is not None
 
 

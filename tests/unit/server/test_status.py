@@ -45,6 +45,18 @@ def detail(status: Status, message: Message) -> bool:
     return any(packed.Unpack(message) for packed in status.details)
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("x" * 60_000, "x" * 1500 + " ..."),
+        ("\u6f22" * 60_000, "\u6f22" * 500 + " ..."),
+        ("half of a character: \ud800.", "half of a character: ?."),
+    ],
+)
+def test_a_message_is_text_that_fits_into_the_trailers(message: str, told: str) -> None:
+    assert to_status(RetinueError(message)).message == told
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 def test_every_error_has_its_code_and_a_stable_reason(kind: type[RetinueError]) -> None:
     error = made(kind)

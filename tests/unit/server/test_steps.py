@@ -9,7 +9,7 @@ from retinue.v1 import manifest_pb2 as pb
 from tests.pipelines import declare
 from tests.unit.server.served import served_model
 
-from retinue_server import banner, inference, steps
+from retinue_server import banner, inference, steps, tensor_steps
 from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.bundle.serving import EVERY_VERSION
@@ -190,8 +190,8 @@ def test_a_full_first_step_refuses_before_anything_is_read(tmp_path: Path) -> No
 def test_what_lies_between_two_steps_is_counted(tmp_path: Path) -> None:
     first, second = tensor_model("first"), tensor_model("second")
     both = resolve(tensors(tmp_path, *TWICE), first, second)
-    assert steps.between_bytes(both, 5) == 2 * 5 * 3 * 4
-    assert steps.between_bytes(first, 5) == 0
+    assert tensor_steps.between_bytes(both, 5) == 2 * 5 * 3 * 4
+    assert tensor_steps.between_bytes(first, 5) == 0
 
 
 def test_who_has_found_a_pipeline_holds_all_of_its_steps(tmp_path: Path) -> None:
@@ -305,6 +305,10 @@ BOTH = [{"model": "a"}, {"model": "b"}]
         (
             {"pipeline": {"steps": [{"model": "a", "inputs": {"x": "y"}}, BOTH[1]]}},
             r"steps\[0\].inputs` must be empty",
+        ),
+        (
+            {"pipeline": {"steps": [BOTH[0], {"model": "b", "inputs": {"x": "y" * 60_000}}]}},
+            r"steps\[1\].inputs` must be names",
         ),
         ({"name": "other"}, "name` is 'other', but its folder is called 'both'"),
     ],

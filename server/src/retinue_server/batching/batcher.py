@@ -150,8 +150,13 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def capacity(self) -> int:
-        """Items that may wait."""
+        """Items that may wait, but for copies."""
         return self._capacity
+
+    @property
+    def requested(self) -> int:
+        """Items that wait, but for copies. Called under the engine's lock, or where it may be out of date."""
+        return len(self._queue) - self._queue.waiting(Priority.COPY)
 
     def wait_seconds(self, priority: Priority) -> float:
         """How long one more item would wait, of a caller who has none waiting."""
@@ -349,9 +354,10 @@ class Batcher(Generic[Item, Result]):
         wait_seconds = engine.wait_seconds(self, priority, ahead_seconds, turns_seconds)
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
         own = queue.waiting_of(caller)
-        if own + count > self._capacity - len(queue):
+        waiting = len(queue) if priority is Priority.COPY else self.requested
+        if own + count > self._capacity - waiting:
             raise OverloadedError(
-                f"the model's queue holds {len(queue)} of {self._capacity} images, {own} of them this caller's, and a "
+                f"the model's queue holds {waiting} of {self._capacity} images, {own} of them this caller's, and a "
                 f"caller may add no more than leaves others as much room: {count} are too many; retry in "
                 f"{retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,

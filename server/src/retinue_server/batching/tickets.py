@@ -17,6 +17,8 @@ class Priority(IntEnum):
     HIGH = 0
     NORMAL = 1
     LOW = 2
+    # What no caller waits for. It takes no room from what callers ask for, either.
+    COPY = 3
 
 
 # Not frozen, as nothing is that is made for every item: that would take four times as long.

@@ -16,6 +16,7 @@ from retinue_server.bundle import json_fields
 from retinue_server.errors import BundleError
 
 _MOST_LEVELS = 20
+_MOST_REASON_CHARACTERS = 300
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -74,9 +75,8 @@ def parse(text: str, message: AnyMessage, source: str, advice: str) -> AnyMessag
         raise BundleError(f"{source}: {error}.") from error
     except (json_format.ParseError, ValueError) as error:
         # Further lines list what every such message may have.
-        first_line = (str(error).splitlines() or [""])[0].rstrip(".")
         raise BundleError(
-            f"{source} is not a {message.DESCRIPTOR.full_name}: {first_line}; {advice}."
+            f"{source} is not a {message.DESCRIPTOR.full_name}: {first_line(error)}; {advice}."
         ) from error
 
 
@@ -92,6 +92,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise json_fields.Unfit(f"field `{json_fields.shown(name)}` is there twice; give it once")
         found[name] = value
     return found
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for one line: it may quote what came from outside, of any length and of any characters."""
+    text = str(error).strip() or type(error).__name__
+    return printable(text.splitlines()[0])[:_MOST_REASON_CHARACTERS].rstrip(".")
+
+
+def printable(text: str) -> str:
+    """The text without what steers a terminal, and without halves of characters, which no reply can hold."""
+    return "".join(character for character in text if character.isprintable())
 
 
 @contextmanager

@@ -144,6 +144,11 @@ def _pipeline_checks(manifest: pb.ModelManifest) -> list[_Check]:
             (named, f"{field}.model", "must be letters, digits, '.', '_' and '-'"),
             (step.version >= 0, f"{field}.version", "must be at least 1, or 0 for any"),
             (takes or not step.inputs, f"{field}.inputs", "must be empty: they are the pipeline's own"),
+            (
+                all(map(LABEL_PATTERN.fullmatch, [*step.inputs, *step.inputs.values()])),
+                f"{field}.inputs",
+                f"must be names, of {LABEL_RULE}",
+            ),
         ]
     return checks
 

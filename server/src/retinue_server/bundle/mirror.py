@@ -14,7 +14,7 @@ from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle.mirror_folder import MirrorFolder, Record, Source
 from retinue_server.bundle.remote import Key, RemoteFile, RemoteModels
 from retinue_server.bundle.serving import MAX_SERVING_BYTES, SERVING_FILE
-from retinue_server.errors import BundleError, MirrorError
+from retinue_server.errors import BundleError, MirrorError, StartupError
 
 _log = structlog.get_logger(__name__)
 
@@ -26,6 +26,7 @@ _REFUSED_SECONDS = 30.0
 # Of one update, for what still changes.
 _MOST_LOOKS = 4
 _LOCK_SECONDS = 0.05
+_NOT_AS_LISTED = "is not as long as listed, or longer than there is room for."
 # In place of a version's number: what lies beside the versions.
 BESIDE = 0
 
@@ -202,9 +203,12 @@ class Mirror:
         try:
             try:
                 yield
-            except OSError as error:
+            except MirrorError:
+                raise
+            except (OSError, StartupError) as error:
+                why = str(error).rstrip(".")
                 raise MirrorError(
-                    f"copies of '{self.shown}' cannot be kept in the cache folder: {error}; correct that, or name "
+                    f"copies of '{self.shown}' cannot be kept in the cache folder: {why}; correct that, or name "
                     "another with --cache-folder."
                 ) from error
         except MirrorError as error:
@@ -248,6 +252,9 @@ class Mirror:
         except MirrorError as error:
             self._refuse(key, record.source, error.message)
             return False
+        except OSError as error:
+            self._refuse(key, record.source, _why_unwritten(error))
+            return False
         self._refused.pop(key, None)
         return False
 
@@ -270,7 +277,7 @@ class Mirror:
             self._refuse(key, source, error.message)
             return False
         except OSError as error:
-            self._refuse(key, source, f"it cannot be written to the disk: {error.strerror}.")
+            self._refuse(key, source, _why_unwritten(error))
             return False
         if brought:
             self._refused.pop(key, None)
@@ -300,9 +307,7 @@ class Mirror:
             for name, file in files.items():
                 if not self._download(file, aside / name, room_bytes):
                     if settled and not self.stopping:
-                        raise MirrorError(
-                            f"'{name}' is not as long as listed, or longer than there is room for."
-                        )
+                        raise MirrorError(f"'{name}' {_NOT_AS_LISTED}")
                     return False
                 room_bytes -= (aside / name).stat().st_size
             if manifests.MODEL_FILE not in files and not _is_pipeline(aside):
@@ -370,6 +375,10 @@ def _is_pipeline(folder: Path) -> bool:
         return manifests.read(folder).HasField("pipeline")
     except BundleError:
         return False
+
+
+def _why_unwritten(error: OSError) -> str:
+    return f"it cannot be written to the disk: {error.strerror}."
 
 
 def _source(files: Mapping[str, RemoteFile]) -> Source:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from fsspec.core import url_to_fs
 
+from retinue_server.bundle.json_file import first_line
 from retinue_server.bundle.manifest import MANIFEST_FILE, MODEL_FILE, NAME_PATTERN
 from retinue_server.bundle.repository import VERSION_PATTERN
 from retinue_server.bundle.serving import SERVING_FILE
@@ -33,7 +34,6 @@ _CHUNK_BYTES = 8 * 1024 * 1024
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 10
 _TRIES = 2
-_MOST_REASON_CHARACTERS = 300
 
 # A version has one of these at least: a bundle both, a pipeline a manifest only, and other models a graph.
 _TOLD_BY = (MANIFEST_FILE, MODEL_FILE)
@@ -301,9 +301,11 @@ def _patience(protocol: str) -> dict[str, Any]:
         # It comes with an extra.
         import aiohttp  # noqa: PLC0415
 
+        from retinue_server.bundle.index_page import IndexPage  # noqa: PLC0415
+
         # By default a download that takes five minutes fails.
         timeout = aiohttp.ClientTimeout(None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
-        return {"client_kwargs": {"timeout": timeout}}
+        return {"client_kwargs": {"timeout": timeout, "response_class": IndexPage}}
     return {}
 
 
@@ -326,12 +328,8 @@ def _without_secrets(url: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, without what steers a terminal."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, FileNotFoundError) and _URL.fullmatch(text):
+    if isinstance(error, FileNotFoundError) and _URL.fullmatch(str(error).strip()):
         # All that is said of a web server's answer.
-        text = "404, not found"
+        return "404, not found"
     # What aiohttp says also of addresses without TLS.
-    text = text.replace(" ssl:default", "")
-    line = "".join(character for character in text.splitlines()[0] if character.isprintable())
-    return line[:_MOST_REASON_CHARACTERS].rstrip(".")
+    return first_line(error).replace(" ssl:default", "")

@@ -49,7 +49,7 @@ class BundleFolder:
             BundleError: Something does not hold.
         """
         self._check_inside(self.path)
-        if not os.path.lexists(self.path / manifests.MANIFEST_FILE) and self.model_path.exists():
+        if not os.path.lexists(self.path / manifests.MANIFEST_FILE) and os.path.exists(self.model_path):
             self._check_inside(self.model_path)
             return plain.describe(self.name, self.model_path)
         manifest = manifests.read(self.path)

@@ -86,8 +86,8 @@ def parse_config(text: str) -> pb.ServingPolicy:
     for key in config:
         if key not in known:
             raise BundleError(
-                f"{source} has `{key[:64]}`, which this server does not take with a call: it takes "
-                f"{', '.join(fields)}, and Triton's {_VERSION_POLICY[0]}; leave the rest out.",
+                f"{source} has `{json_file.printable(key[:64])}`, which this server does not take with a call: it "
+                f"takes {', '.join(fields)}, and Triton's {_VERSION_POLICY[0]}; leave the rest out.",
                 reason=_INVALID,
             )
     for key in _VERSION_POLICY:

@@ -9,8 +9,8 @@ from retinue_server.errors import RetinueError
 from retinue_server.inventory import IndexEntry, ModelState
 from retinue_server.runtime.providers import Provider
 from retinue_server.shared_memory import SharedMemoryRegions
-from retinue_server.steps import wiring
 from retinue_server.tally import Statistics
+from retinue_server.tensor_steps import wiring
 from retinue_server.tensors import BYTES, Array, TensorSpec, datatype_of, to_bytes
 
 # Clients take it for what reads the model's file.

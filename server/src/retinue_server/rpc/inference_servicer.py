@@ -6,7 +6,7 @@ import time
 from retinue.inference import grpc_service_pb2 as pb
 from retinue.inference import grpc_service_pb2_grpc
 
-from retinue_server import __version__, inference, steps
+from retinue_server import __version__, inference, tensor_steps
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import InvalidRequestError, UnsupportedError
 from retinue_server.inference import Limits
@@ -151,7 +151,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         quick = count <= _QUICK_IMAGES and request_bytes <= _QUICK_BYTES
         items, copy = works() if quick else await asyncio.to_thread(works)
         holding.hold_reply(reply_bytes)
-        holding.hold_between(steps.between_bytes(model, count))
+        holding.hold_between(tensor_steps.between_bytes(model, count))
         outcomes = await self._service.answer(
             model, items, caller=caller, priority=priority, deadline=deadline, copy=copy
         )

@@ -168,6 +168,7 @@ def _read(data: bytes, method: str, check: Check, parse: Any) -> Any:
 
 
 async def _abort(context: GrpcContext, error: RetinueError) -> NoReturn:
-    details = to_status(error).SerializeToString()
-    await context.abort(grpc_code(error.code), error.message, trailing_metadata=((DETAILS_KEY, details),))
+    status = to_status(error)
+    details = ((DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(grpc_code(error.code), status.message, trailing_metadata=details)
     raise AssertionError("abort always raises")

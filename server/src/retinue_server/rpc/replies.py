@@ -13,7 +13,7 @@ from retinue_server.errors import RetinueError
 from retinue_server.results import Answer, Classification, DetectionList, MaskFormat, Segmentation
 from retinue_server.rpc.status import to_status
 from retinue_server.runtime.providers import Provider
-from retinue_server.steps import is_measured
+from retinue_server.tensor_steps import is_measured
 
 Outcomes = Sequence[Outcome[Answer]]
 

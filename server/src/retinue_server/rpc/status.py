@@ -24,6 +24,8 @@ DOMAIN = "retinue"
 DETAILS_KEY = "grpc-status-details-bin"
 
 _RETRY_SECONDS = 0.1
+# A call whose trailers are larger than 8 KiB is lost on its way, and they have the message twice.
+_MOST_MESSAGE_BYTES = 1500
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -47,7 +49,12 @@ _ERRORS: dict[int, type[RetinueError]] = {
 def to_status(error: RetinueError) -> Status:
     """The status of an error, for one image or for a whole call."""
     info = ErrorInfo(reason=error.reason, domain=DOMAIN)
-    status = Status(code=error.code.value, message=error.message, details=[_packed(info)])
+    # A name in it may be of any length, or no text.
+    text = error.message.encode(errors="replace")
+    if len(text) > _MOST_MESSAGE_BYTES:
+        text = text[:_MOST_MESSAGE_BYTES] + b" ..."
+    message = text.decode(errors="ignore")
+    status = Status(code=error.code.value, message=message, details=[_packed(info)])
     if isinstance(error, OverloadedError):
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))

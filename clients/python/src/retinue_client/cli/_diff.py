@@ -70,6 +70,8 @@ def diff(
     with connect(server, timeout) as client:
         try:
             versions = client.get_model(name, old), client.get_model(name, new)
+            if files and versions[0].task != versions[1].task:
+                fail(f"{name} answers another question in version {new} than in {old}: leave the images out.")
             differences = _differences(*versions)
             agreements, failed = _ask_both(client, versions, files)
         except RetinueError as error:
