@@ -46,6 +46,7 @@ from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.tls import IdentityFiles
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class Ready:
         catalog: Its models.
         provider: What runs them.
         start_seconds: From the process's start until then.
+        encrypted: Whether both ports speak TLS.
     """
 
     host: str
@@ -73,6 +75,7 @@ class Ready:
     catalog: Catalog
     provider: Provider
     start_seconds: float
+    encrypted: bool = False
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -90,7 +93,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     loop = asyncio.get_running_loop()
     stop = _stop_signalled(loop)
 
-    _check_control(settings)
+    identity = _checked_identity(settings)
     provider = _choose_provider(settings)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
@@ -109,7 +112,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     metrics = Metrics(triton_names=settings.triton_metrics == "on")
     engine, cutter = _engines(machine, settings, partial(loop.call_soon_threadsafe, close_health))
     service = VisionService(engine, metrics, cutter)
-    metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
+    metrics.publish_server(RUNTIME_VERSION, lambda: service.ready, identity)
     repository = Repository(
         _models_folder(settings, metrics, cancelled=stop.is_set),
         Loader(
@@ -126,8 +129,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=metrics.forget_model,
     )
-    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings)
-    http = HttpServer(pages, settings.host, settings.http_port)
+    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity)
+    http = HttpServer(pages, settings.host, settings.http_port, identity)
     await rpc.start()
     http.start()
     _start(engine, cutter)
@@ -137,7 +140,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             metrics.publish_models(lambda: repository.catalog, provider)
             await _open(service, rpc, catalog, stop)
             if not stop.is_set():
-                on_ready(_ready(settings.host, rpc.port, http.port, catalog, provider))
+                on_ready(_ready(settings, rpc.port, http.port, catalog, provider))
                 repository.follow()
             await stop.wait()
         _log.info("draining", grace_seconds=settings.drain_seconds)
@@ -186,10 +189,18 @@ def _stop_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return stop
 
 
-def _ready(host: str, grpc_port: int, http_port: int, catalog: Catalog, provider: Provider) -> Ready:
-    ready = Ready(host, grpc_port, http_port, catalog, provider, _process_age_seconds())
+def _ready(settings: Settings, grpc_port: int, http_port: int, catalog: Catalog, provider: Provider) -> Ready:
+    seconds = _process_age_seconds()
+    encrypted = bool(settings.tls_certificate)
+    ready = Ready(settings.host, grpc_port, http_port, catalog, provider, seconds, encrypted)
     _log.info("ready", grpc_port=grpc_port, http_port=http_port, seconds=round(ready.start_seconds, 3))
     return ready
+
+
+def _checked_identity(settings: Settings) -> IdentityFiles | None:
+    """Refuses settings that do not go together; who the server is to callers, None where nothing is encrypted."""
+    _check_control(settings)
+    return IdentityFiles.of(settings)
 
 
 def _check_control(settings: Settings) -> None:
@@ -245,6 +256,7 @@ def _plan_front(
     metrics: Metrics,
     provider: Provider,
     settings: Settings,
+    identity: IdentityFiles | None,
 ) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
     """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
@@ -262,7 +274,7 @@ def _plan_front(
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     pages = http_app.build(service, metrics.registry, calls=routes)
-    return RpcServer(vision, tensors, calls, settings), pages, calls
+    return RpcServer(vision, tensors, calls, settings, identity=identity), pages, calls
 
 
 def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:

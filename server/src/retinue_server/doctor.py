@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from retinue_server.runtime.cache import why_unusable
 from retinue_server.runtime.memory import control_group_limit_bytes
 from retinue_server.runtime.providers import available_cores, choose
 from retinue_server.settings import MIB, Settings
+from retinue_server.tls import IdentityFiles
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "grpcio", "protobuf", "uvloop")
 # What tells how fast networks of 8 bits are. Source: Linux, arch/x86/include/asm/cpufeatures.h.
@@ -32,6 +34,8 @@ _FEW_FILES = 4096
 _FEW_MEMORY_BYTES = 1024 * MIB
 # A front-end's libraries take about 95 MB.
 _FRONT_END_BYTES = 95 * MIB
+_DAY_SECONDS = 86400.0
+_FEW_DAYS = 14
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -76,6 +80,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _cache,
         _shared_memory,
         _ports,
+        _tls,
         _host,
         _models,
     ):
@@ -204,6 +209,22 @@ def _why_not_free(host: str, port: int) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    try:
+        identity = IdentityFiles.of(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "tls", error.message)
+        return
+    if identity is None:
+        return
+    days = (identity.current().expires_unix_seconds - time.time()) / _DAY_SECONDS
+    told = f"{settings.tls_certificate} is valid for {days:,.0f} days"
+    if days < _FEW_DAYS:
+        yield Finding(State.WARN, "tls", f"{told}; renew it, and a running server takes the new one up")
+    else:
+        yield Finding(State.OK, "tls", told)
 
 
 def _host(settings: Settings) -> Iterator[Finding]:

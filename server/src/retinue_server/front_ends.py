@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 import psutil
 import structlog
@@ -186,7 +188,11 @@ class FrontEnds(Collector):
         self._provider = provider
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
-        self.relay = Relay(address(settings.host, self.port), settings.workers)
+        # Callers may need a certificate, of which this process has none. It comes in by sockets, in a folder that is
+        # this user's alone.
+        self._private = TemporaryDirectory(prefix="retinue-") if settings.tls_certificate else None
+        shared = address(settings.host, self.port)
+        self.relay = Relay([self._private_address(n) or shared for n in range(settings.workers)])
         threads = settings.decode_threads or available_cores()
         self._plan = Plan(
             shared_among(settings, settings.workers, self.port), provider, -(-threads // settings.workers)
@@ -272,6 +278,8 @@ class FrontEnds(Collector):
             process.kill()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._shared_port.close()
+        if self._private is not None:
+            self._private.cleanup()
 
     async def count(self) -> None:
         """Brings `merged` up to date."""
@@ -312,7 +320,7 @@ class FrontEnds(Collector):
     async def _start(self, number: int) -> None:
         process = FrontEndProcess(self)
         try:
-            await process.start(self._plan)
+            await process.start(replace(self._plan, private_address=self._private_address(number)))
         except OSError:
             process.close()
             raise
@@ -321,6 +329,9 @@ class FrontEnds(Collector):
             self._give_models(process, self._served)
             if self._closed:
                 process.send(Kind.CLOSE)
+
+    def _private_address(self, number: int) -> str:
+        return f"unix:{self._private.name}/{number}.sock" if self._private is not None else ""
 
     def _give_models(self, process: FrontEndProcess, served: Served) -> None:
         process.open(served, self._models)

@@ -30,6 +30,7 @@ from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.runtime.session import Threads
 from retinue_server.service import VisionService
+from retinue_server.tls import IdentityFiles
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
@@ -76,7 +77,14 @@ class FrontEnd:
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
         tensors = InferenceServicer(self._service, self._metrics, plan.provider, plan.settings)
         try:
-            self._rpc = RpcServer(vision, tensors, Calls(self._metrics, plan.settings), plan.settings)
+            self._rpc = RpcServer(
+                vision,
+                tensors,
+                Calls(self._metrics, plan.settings),
+                plan.settings,
+                identity=IdentityFiles.of(plan.settings),
+                private_address=plan.private_address,
+            )
         except StartupError as error:
             self._channel.send(frame(Kind.FAILED, error.message.encode()))
             return

@@ -27,6 +27,7 @@ from retinue_server.results import Answer
 from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tally import Statistics, Tally
+from retinue_server.tls import IdentityFiles
 from retinue_server.triton_metrics import TritonCollector
 
 # The time at which each counter began: a third of all lines, and Prometheus finds resets without them.
@@ -143,9 +144,11 @@ class Metrics:
                 )
             )
 
-    def publish_server(self, runtime_version: str, ready: Callable[[], bool]) -> None:
+    def publish_server(
+        self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None = None
+    ) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
-        self.registry.register(_ServerCollector(runtime_version, ready))
+        self.registry.register(_ServerCollector(runtime_version, ready, identity))
 
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
@@ -251,9 +254,12 @@ def _statistics(meters: _ModelMeters) -> Statistics:
 class _ServerCollector(Collector):
     """Reads the gauges of the server when they are asked for."""
 
-    def __init__(self, runtime_version: str, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None
+    ) -> None:
         self._runtime_version = runtime_version
         self._ready = ready
+        self._identity = identity
 
     def collect(self) -> Iterator[Metric]:
         """Yields the gauges."""
@@ -268,6 +274,13 @@ class _ServerCollector(Collector):
         )
         build.add_metric([__version__, self._runtime_version, platform.python_version()], 1)
         yield build
+        if self._identity is not None:
+            expiry = GaugeMetricFamily(
+                "retinue_tls_certificate_expiry_seconds",
+                "When the certificate that callers are shown expires, as Unix time.",
+            )
+            expiry.add_metric([], self._identity.current().expires_unix_seconds)
+            yield expiry
 
 
 class _ModelCollector(Collector):

@@ -75,6 +75,18 @@ class Settings(BaseSettings):
         8080, ge=0, le=65535, description="HTTP port: calls, metrics and health; 0 picks a free one"
     )
 
+    tls_certificate: str = Field(
+        "",
+        description="PEM file of the server's certificate, with those between it and its authority: both ports then "
+        "speak TLS only; read again when it changes",
+    )
+    tls_key: str = Field("", description="PEM file of its private key; read again when it changes")
+    tls_client_ca: str = Field(
+        "",
+        description="PEM file of authorities: callers of both ports then need a certificate of one of them; read again "
+        "when it changes",
+    )
+
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="what runs the networks; auto takes CUDA where it works and the CPU otherwise"
     )

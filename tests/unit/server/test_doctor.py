@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests import colour_bundles
+from tests.certificates import Authority, Pair
 
 from retinue_server import doctor
 from retinue_server.cli import main
@@ -72,6 +73,21 @@ def test_a_port_that_is_taken_fails(tmp_path: Path) -> None:
 def test_an_address_that_others_reach_is_told(tmp_path: Path, host: str, state: State) -> None:
     (finding,) = found(settings(tmp_path, host=host), "host")
     assert finding.state is state
+
+
+def test_a_certificate_that_does_not_hold_or_not_for_long_is_told(tmp_path: Path) -> None:
+    authority = Authority()
+
+    def finding(pair: Pair) -> Finding:
+        certificate, key = map(str, pair.write(tmp_path))
+        (one,) = found(settings(tmp_path, tls_certificate=certificate, tls_key=key), "tls")
+        return one
+
+    assert finding(authority.sign(expires_days=30)).state is State.OK
+    assert finding(authority.sign(expires_days=3)).state is State.WARN
+    expired = finding(authority.sign(expires_days=-0.5))
+    assert (expired.state, "expired at" in expired.told) == (State.FAIL, True)
+    assert found(settings(tmp_path), "tls") == []
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_fails(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_th
     server = grpc.aio.server()
     servicer = vision_service_pb2_grpc.VisionServiceServicer()
     vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
-    relay = Relay(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", 1)
+    relay = Relay([f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"])
     await server.start()
     for entries in (found, large):
         context: Any = SimpleNamespace(invocation_metadata=lambda: entries)  # noqa: B023

@@ -1,0 +1,215 @@
+"""Who the server is, and whom it asks who they are: PEM files that are read again when they change."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from retinue_server.errors import StartupError
+from retinue_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+# A chain of certificates has some thousand bytes, a bundle of all public authorities a quarter of this.
+_MOST_BYTES = 1024 * 1024
+# A certificate may be refused because it is not valid yet, and files may be written in several steps.
+_RETRY_SECONDS = 1.0
+
+_State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identity:
+    """What the files held when they were read, all of one moment.
+
+    Attributes:
+        chain: The server's certificate and those between it and its authority, PEM.
+        key: Its private key, PEM.
+        client_ca: The authorities of callers' certificates, PEM; empty where callers need none.
+        expires_unix_seconds: When the server's certificate does.
+        context: The same for Python's connections.
+    """
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes
+    expires_unix_seconds: float
+    context: ssl.SSLContext
+
+
+class IdentityFiles:
+    """The files of the server's identity. Any thread may ask for what they hold now.
+
+    They are looked at whenever that is asked for, which is with each new connection, so that nothing need watch them.
+
+    Args:
+        certificate: The server's certificate, with those between it and its authority, PEM.
+        key: Its private key, PEM.
+        client_ca: The authorities of callers' certificates, PEM; None asks callers for none.
+        clock: Unix time.
+
+    Raises:
+        StartupError: A file cannot be read, or they do not fit each other, or the certificate is not valid now.
+    """
+
+    def __init__(
+        self,
+        certificate: Path,
+        key: Path,
+        client_ca: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._refused = ""
+        self._retry_at = 0.0
+        self._state = self._look()
+        self._identity = self._read()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self | None:
+        """Those that the settings name; None where connections are not encrypted.
+
+        Raises:
+            StartupError: As above, or one is named without another that it needs.
+        """
+        certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+        if not (certificate or key or client_ca):
+            return None
+        if not (certificate and key):
+            raise StartupError(
+                "--tls-certificate and --tls-key need each other, and --tls-client-ca needs both; name all of them."
+            )
+        return cls(Path(certificate), Path(key), Path(client_ca) if client_ca else None)
+
+    def current(self) -> Identity:
+        """What the files hold now, or what they held before where that cannot be used, which is logged once."""
+        with self._lock:
+            state, now = self._look(), self._clock()
+            if state != self._state and (not self._refused or now >= self._retry_at):
+                self._take(state, now)
+            return self._identity
+
+    def following_context(self) -> ssl.SSLContext:
+        """A context for a server's socket, of which each new connection begins with what the files hold then."""
+        context = _FollowingContext(ssl.PROTOCOL_TLS_SERVER)
+        context.current = self.current
+        return context
+
+    def _take(self, state: _State, now: float) -> None:
+        try:
+            self._identity = self._read()
+        except StartupError as error:
+            self._retry_at = now + _RETRY_SECONDS
+            if error.message != self._refused:
+                self._refused = error.message
+                _log.warning("tls_files_refused", reason=error.message)
+            return
+        self._state, self._refused = state, ""
+        _log.info("tls_files_read", expires=_shown(self._identity.expires_unix_seconds))
+
+    def _look(self) -> _State:
+        return tuple(map(_state_of, (self._certificate, self._key, self._client_ca)))
+
+    def _read(self) -> Identity:
+        before = self._look()
+        chain = _bytes_of("--tls-certificate", self._certificate)
+        key = _bytes_of("--tls-key", self._key)
+        client_ca = _bytes_of("--tls-client-ca", self._client_ca) if self._client_ca else b""
+        expires = self._check(chain, key)
+        if client_ca:
+            _certificates("--tls-client-ca", self._client_ca, client_ca)
+        context = self._context(client_ca)
+        if self._look() != before:
+            raise StartupError(
+                "the files of --tls-certificate and --tls-key change while they are read; try again."
+            )
+        return Identity(chain, key, client_ca, expires, context)
+
+    def _check(self, chain: bytes, key: bytes) -> float:
+        """Refuses a certificate that nobody would accept; returns when it expires."""
+        leaf = _certificates("--tls-certificate", self._certificate, chain)[0]
+        try:
+            fits = load_pem_private_key(key, None).public_key() == leaf.public_key()
+        except TypeError as error:
+            raise StartupError(
+                f"--tls-key '{self._key}' is encrypted, and nobody is there to ask; give one without a password."
+            ) from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise StartupError(f"--tls-key '{self._key}' is no private key in PEM.") from error
+        if not fits:
+            raise StartupError(
+                f"--tls-key '{self._key}' is not the key of the first certificate in '{self._certificate}'."
+            )
+        begins, expires = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        if expires <= self._clock():
+            raise StartupError(f"--tls-certificate '{self._certificate}' expired at {_shown(expires)}.")
+        if begins > self._clock():
+            raise StartupError(
+                f"--tls-certificate '{self._certificate}' is valid only from {_shown(begins)}."
+            )
+        return expires
+
+    def _context(self, client_ca: bytes) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self._certificate, self._key)
+            if client_ca:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(cadata=client_ca.decode())
+        except (OSError, ValueError) as error:
+            # An ssl.SSLError is an OSError.
+            raise StartupError(
+                f"--tls-certificate '{self._certificate}' cannot be used: {getattr(error, 'reason', None) or error}."
+            ) from error
+        return context
+
+
+class _FollowingContext(ssl.SSLContext):
+    """Event loops ask it for each connection's encryption, and it asks what holds now."""
+
+    current: Callable[[], Identity]
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        return self.current().context.wrap_bio(*arguments, **options)
+
+
+def _state_of(path: Path | None) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat() if path else None
+    except OSError:
+        return None
+    return (state.st_ino, state.st_mtime_ns, state.st_size) if state else None
+
+
+def _bytes_of(flag: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise StartupError(f"cannot read {flag} '{path}': {error.strerror}.") from error
+    if len(content) > _MOST_BYTES:
+        raise StartupError(f"{flag} '{path}' has more than {_MOST_BYTES} bytes.")
+    return content
+
+
+def _certificates(flag: str, path: Path | None, content: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise StartupError(f"{flag} '{path}' has no certificate in PEM that can be read.") from error
+
+
+def _shown(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="seconds")
