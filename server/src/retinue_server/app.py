@@ -33,6 +33,7 @@ from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import methods
+from retinue_server.rpc.access import Access
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
@@ -47,6 +48,7 @@ from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.tls import IdentityFiles
+from retinue_server.tokens import TokenFile
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -262,18 +264,20 @@ def _plan_front(
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings)
-        # Front-ends count these calls.
-        calls = Calls(Metrics(), settings)
+        # Front-ends count these calls, also those of each token.
+        calls = Calls(Metrics(), settings, Access(TokenFile.of(settings), among=0))
         exchanges = Exchanges(calls, settings.max_request_bytes)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
-        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes), calls
+        check = calls.check if calls.access.guarded else None
+        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes, check), calls
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, repository=repository, regions=regions)
-    calls = Calls(metrics, settings)
+    calls = Calls(metrics, settings, Access(TokenFile.of(settings)))
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
-    pages = http_app.build(service, metrics.registry, calls=routes)
+    check = calls.check if calls.access.guarded else None
+    pages = http_app.build(service, metrics.registry, calls=routes, check=check)
     return RpcServer(vision, tensors, calls, settings, identity=identity), pages, calls
 
 

@@ -25,6 +25,7 @@ from retinue_server.runtime.memory import control_group_limit_bytes
 from retinue_server.runtime.providers import available_cores, choose
 from retinue_server.settings import MIB, Settings
 from retinue_server.tls import IdentityFiles
+from retinue_server.tokens import TokenFile
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "grpcio", "protobuf", "uvloop")
 # What tells how fast networks of 8 bits are. Source: Linux, arch/x86/include/asm/cpufeatures.h.
@@ -81,6 +82,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _shared_memory,
         _ports,
         _tls,
+        _tokens,
         _host,
         _models,
     ):
@@ -225,6 +227,16 @@ def _tls(settings: Settings) -> Iterator[Finding]:
         yield Finding(State.WARN, "tls", f"{told}; renew it, and a running server takes the new one up")
     else:
         yield Finding(State.OK, "tls", told)
+
+
+def _tokens(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = TokenFile.of(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "tokens", error.message)
+        return
+    if found is not None:
+        yield Finding(State.OK, "tokens", f"{settings.tokens} has {len(found.tokens)}")
 
 
 def _host(settings: Settings) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
 from retinue_server.errors import StartupError
 from retinue_server.feeds import Feeds
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.access import Access
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.server import RpcServer
@@ -31,6 +32,7 @@ from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.runtime.session import Threads
 from retinue_server.service import VisionService
 from retinue_server.tls import IdentityFiles
+from retinue_server.tokens import TokenFile
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
@@ -80,7 +82,9 @@ class FrontEnd:
             self._rpc = RpcServer(
                 vision,
                 tensors,
-                Calls(self._metrics, plan.settings),
+                Calls(
+                    self._metrics, plan.settings, Access(TokenFile.of(plan.settings), plan.settings.workers)
+                ),
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
                 private_address=plan.private_address,

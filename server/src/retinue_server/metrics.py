@@ -95,6 +95,12 @@ class Metrics:
         self._requests = Counter(
             "retinue_requests", "Calls answered, by gRPC status code.", call, registry=self.registry
         )
+        self._token_requests = Counter(
+            "retinue_token_requests",
+            "Calls with a token, by its name in the file and gRPC status code.",
+            ("token", "code"),
+            registry=self.registry,
+        )
         self._request_seconds = Histogram(
             "retinue_request_duration_seconds",
             "From a call's arrival to its answer.",
@@ -171,6 +177,10 @@ class Metrics:
         request_seconds.observe(seconds)
         if tally is not None:
             tally.count_request(seconds, answered=code == "OK")
+
+    def count_token(self, name: str, code: str) -> None:
+        """Counts one call of whoever has the token of that name."""
+        self._token_requests.labels(name, code).inc()
 
     def batch_counter(self, model: str, version: int) -> Callable[[int, float], None]:
         """Begins to count for a model; returns what counts a batch by its size and the seconds it took.

@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     Every flag is also an environment variable (--grpc-port is RETINUE_GRPC_PORT) and a key of the TOML file that
     --config names (grpc_port). Flags win over the environment, the environment over the file.
 
-    `retinue-server doctor`, with the same flags, starts nothing and says what a server would find here.
+    `retinue-server doctor`, with the same flags, starts nothing and says what a server would find here;
+    `retinue-server token NAME` makes a token for the file of --tokens.
     """
 
     model_config = SettingsConfigDict(
@@ -85,6 +86,12 @@ class Settings(BaseSettings):
         "",
         description="PEM file of authorities: callers of both ports then need a certificate of one of them; read again "
         "when it changes",
+    )
+
+    tokens: str = Field(
+        "",
+        description="file of the tokens that callers need, JSON or TOML, read again when it changes; `retinue-server "
+        "token NAME` makes one; empty means that nobody needs any",
     )
 
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(

@@ -1,30 +1,23 @@
 """Who the server is, and whom it asks who they are: PEM files that are read again when they change."""
 
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from retinue_server.errors import StartupError
+from retinue_server.followed import Followed, bounded_bytes
 from retinue_server.settings import Settings
-
-_log = structlog.get_logger(__name__)
 
 # A chain of certificates has some thousand bytes, a bundle of all public authorities a quarter of this.
 _MOST_BYTES = 1024 * 1024
-# A certificate may be refused because it is not valid yet, and files may be written in several steps.
-_RETRY_SECONDS = 1.0
-
-_State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +63,8 @@ class IdentityFiles:
     ) -> None:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._clock = clock
-        self._lock = threading.Lock()
-        self._refused = ""
-        self._retry_at = 0.0
-        self._state = self._look()
-        self._identity = self._read()
+        paths = [certificate, key] + ([client_ca] if client_ca else [])
+        self._files = Followed("tls_files", paths, self._read, clock)
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
@@ -94,11 +84,7 @@ class IdentityFiles:
 
     def current(self) -> Identity:
         """What the files hold now, or what they held before where that cannot be used, which is logged once."""
-        with self._lock:
-            state, now = self._look(), self._clock()
-            if state != self._state and (not self._refused or now >= self._retry_at):
-                self._take(state, now)
-            return self._identity
+        return self._files.current()
 
     def following_context(self) -> ssl.SSLContext:
         """A context for a server's socket, of which each new connection begins with what the files hold then."""
@@ -106,35 +92,15 @@ class IdentityFiles:
         context.current = self.current
         return context
 
-    def _take(self, state: _State, now: float) -> None:
-        try:
-            self._identity = self._read()
-        except StartupError as error:
-            self._retry_at = now + _RETRY_SECONDS
-            if error.message != self._refused:
-                self._refused = error.message
-                _log.warning("tls_files_refused", reason=error.message)
-            return
-        self._state, self._refused = state, ""
-        _log.info("tls_files_read", expires=_shown(self._identity.expires_unix_seconds))
-
-    def _look(self) -> _State:
-        return tuple(map(_state_of, (self._certificate, self._key, self._client_ca)))
-
     def _read(self) -> Identity:
-        before = self._look()
-        chain = _bytes_of("--tls-certificate", self._certificate)
-        key = _bytes_of("--tls-key", self._key)
-        client_ca = _bytes_of("--tls-client-ca", self._client_ca) if self._client_ca else b""
+        chain = bounded_bytes("--tls-certificate", self._certificate, _MOST_BYTES)
+        key = bounded_bytes("--tls-key", self._key, _MOST_BYTES)
         expires = self._check(chain, key)
-        if client_ca:
+        client_ca = b""
+        if self._client_ca:
+            client_ca = bounded_bytes("--tls-client-ca", self._client_ca, _MOST_BYTES)
             _certificates("--tls-client-ca", self._client_ca, client_ca)
-        context = self._context(client_ca)
-        if self._look() != before:
-            raise StartupError(
-                "the files of --tls-certificate and --tls-key change while they are read; try again."
-            )
-        return Identity(chain, key, client_ca, expires, context)
+        return Identity(chain, key, client_ca, expires, self._context(client_ca))
 
     def _check(self, chain: bytes, key: bytes) -> float:
         """Refuses a certificate that nobody would accept; returns when it expires."""
@@ -185,26 +151,7 @@ class _FollowingContext(ssl.SSLContext):
         return self.current().context.wrap_bio(*arguments, **options)
 
 
-def _state_of(path: Path | None) -> tuple[int, int, int] | None:
-    try:
-        state = path.stat() if path else None
-    except OSError:
-        return None
-    return (state.st_ino, state.st_mtime_ns, state.st_size) if state else None
-
-
-def _bytes_of(flag: str, path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise StartupError(f"cannot read {flag} '{path}': {error.strerror}.") from error
-    if len(content) > _MOST_BYTES:
-        raise StartupError(f"{flag} '{path}' has more than {_MOST_BYTES} bytes.")
-    return content
-
-
-def _certificates(flag: str, path: Path | None, content: bytes) -> list[x509.Certificate]:
+def _certificates(flag: str, path: Path, content: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(content)
     except ValueError as error:

@@ -13,6 +13,7 @@ from retinue_server import doctor
 from retinue_server.cli import main
 from retinue_server.doctor import Finding, State, examine
 from retinue_server.settings import Settings
+from retinue_server.tokens import Scope, entry, new_token
 
 
 def settings(tmp_path: Path, **more: object) -> Settings:
@@ -88,6 +89,17 @@ def test_a_certificate_that_does_not_hold_or_not_for_long_is_told(tmp_path: Path
     expired = finding(authority.sign(expires_days=-0.5))
     assert (expired.state, "expired at" in expired.told) == (State.FAIL, True)
     assert found(settings(tmp_path), "tls") == []
+
+
+def test_tokens_are_counted_and_those_that_do_not_hold_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ann", new_token(), [Scope.INFER]))
+    path.chmod(0o600)
+    (tokens,) = found(settings(tmp_path, tokens=str(path)), "tokens")
+    assert (tokens.state, tokens.told) == (State.OK, f"{path} has 1")
+    path.chmod(0o644)
+    (tokens,) = found(settings(tmp_path, tokens=str(path)), "tokens")
+    assert (tokens.state, "others may read" in tokens.told) == (State.FAIL, True)
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_fails(tmp_path: Path) -> None:

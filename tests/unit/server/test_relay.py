@@ -18,6 +18,7 @@ ERRORS = [
     errors.InvalidRequestError("no, grün.", reason="OPTION_INVALID"),
     errors.ModelNotFoundError("no."),
     errors.WrongTaskError("no."),
+    errors.UnauthenticatedError("no."),
     errors.PermissionDeniedError("no."),
     errors.UnsupportedError("no."),
     errors.OverloadedError("no.", retry_after_seconds=1.25, reason="TOO_MANY_CALLS"),

@@ -172,7 +172,8 @@ def _credentials(identity: IdentityFiles) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(used),
-        changed,  # type: ignore[arg-type] (its stub has forgotten None)
+        # Its stub has forgotten that None may be given.
+        changed,  # type: ignore[arg-type]
         require_client_authentication=bool(used.client_ca),
     )
 
