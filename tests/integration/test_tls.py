@@ -1,7 +1,11 @@
 """TLS on both ports: who is let in, and certificates that change under traffic."""
 
 import http.client
+import json
+import re
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from tests.calls import Connection, flat
 from tests.certificates import Authority, Pair
 from tests.integration.test_bad_start import told_why
 from tests.metrics_page import wait_until
-from tests.server_process import ServerProcess, running_server
+from tests.server_process import ROOT, ServerProcess, running_server
 
 AUTHORITY, STRANGER = Authority(), Authority("a stranger")
 SERVER, CALLER = AUTHORITY.sign(), AUTHORITY.sign("caller")
@@ -229,6 +233,24 @@ def test_authorities_of_callers_change_without_restart(mutual: Served) -> None:
             get(mutual, "/livez", context(mutual.folder, caller=CALLER))
     finally:
         ca.write_bytes(AUTHORITY.certificate)
+
+
+def test_the_images_health_check_speaks_tls(served: Served) -> None:
+    lines = (ROOT / "server" / "Dockerfile").read_text().replace("\\\n", "")
+    found = re.search(r"HEALTHCHECK .* CMD (\[.*\])$", lines, re.MULTILINE)
+    assert found is not None
+    command = json.loads(found[1])
+
+    def code(**environment: str) -> int:
+        port = served.process.http_url.rpartition(":")[2]
+        environment = {"RETINUE_HTTP_PORT": port, **environment}
+        ran = subprocess.run(
+            [sys.executable, *command[1:]], env=environment, capture_output=True, check=False
+        )
+        return ran.returncode
+
+    assert code(RETINUE_TLS_CERTIFICATE="server.pem") == 0
+    assert code() == 1
 
 
 def test_the_way_between_processes_is_this_users_alone(mutual: Served) -> None:

@@ -17,7 +17,7 @@ import psutil
 import structlog
 from starlette.applications import Starlette
 
-from retinue_server import __version__
+from retinue_server import __version__, exposure
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
@@ -202,6 +202,7 @@ def _ready(settings: Settings, grpc_port: int, http_port: int, catalog: Catalog,
 def _checked_identity(settings: Settings) -> IdentityFiles | None:
     """Refuses settings that do not go together; who the server is to callers, None where nothing is encrypted."""
     _check_control(settings)
+    exposure.check(settings)
     return IdentityFiles.of(settings)
 
 

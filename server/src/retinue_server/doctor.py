@@ -10,12 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 
-from retinue_server import __version__
+from retinue_server import __version__, exposure
 from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.bundle.repository import BundleFolder, scan
 from retinue_server.errors import RetinueError, StartupError
@@ -240,15 +239,17 @@ def _tokens(settings: Settings) -> Iterator[Finding]:
 
 
 def _host(settings: Settings) -> Iterator[Finding]:
-    try:
-        inside = settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        inside = False
-    if inside:
+    if not exposure.is_reached_by_others(settings.host):
         yield Finding(State.OK, "host", f"{settings.host}: only this machine reaches it")
-    else:
-        told = f"{settings.host}: others reach it, and nobody is asked who they are; put a proxy with TLS in front"
-        yield Finding(State.WARN, "host", told)
+        return
+    try:
+        exposure.check(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "host", error.message)
+        return
+    told = exposure.in_the_clear(settings)
+    state = State.WARN if told else State.OK
+    yield Finding(state, "host", f"{settings.host}: others reach it; {told or 'they must say who they are'}")
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

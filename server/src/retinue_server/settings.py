@@ -70,7 +70,11 @@ class Settings(BaseSettings):
         pattern=rf"^(all|{_NAME}(,{_NAME})*)?$",
         description="models that --model-control explicit loads at the start: names separated by commas, or all",
     )
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; one that others reach needs --tokens, --tls-client-ca or --insecure",
+    )
+    insecure: bool = Field(False, description="whether anybody who reaches --host may ask anything")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     http_port: int = Field(
         8080, ge=0, le=65535, description="HTTP port: calls, metrics and health; 0 picks a free one"
@@ -268,7 +272,7 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name in {"config", "print_config"}:
                 continue
-            text = str(value) if isinstance(value, int | float) else _toml_string(str(value))
+            text = str(value).lower() if isinstance(value, int | float) else _toml_string(str(value))
             lines.append(f"# {field.description}\n{name} = {text}")
         return "\n".join(lines) + "\n"
 

@@ -69,11 +69,22 @@ def test_a_port_that_is_taken_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "state"), [("127.0.0.1", State.OK), ("localhost", State.OK), ("0.0.0.0", State.WARN)]
+    ("how", "state", "told"),
+    [
+        ({"host": "127.0.0.1"}, State.OK, "only this machine"),
+        ({"host": "localhost"}, State.OK, "only this machine"),
+        ({"host": "0.0.0.0"}, State.FAIL, "nothing says who may ask"),
+        ({"host": "0.0.0.0", "insecure": True}, State.WARN, "nobody is asked who they are"),
+        ({"host": "0.0.0.0", "tokens": "x"}, State.WARN, "tokens and images are not encrypted"),
+        ({"host": "0.0.0.0", "tokens": "x", "tls_certificate": "y"}, State.OK, "must say who they are"),
+        ({"host": "0.0.0.0", "tls_client_ca": "x"}, State.OK, "must say who they are"),
+    ],
 )
-def test_an_address_that_others_reach_is_told(tmp_path: Path, host: str, state: State) -> None:
-    (finding,) = found(settings(tmp_path, host=host), "host")
-    assert finding.state is state
+def test_an_address_that_others_reach_is_told(
+    tmp_path: Path, how: dict[str, object], state: State, told: str
+) -> None:
+    (finding,) = found(settings(tmp_path, **how), "host")
+    assert (finding.state, told in finding.told) == (state, True)
 
 
 def test_a_certificate_that_does_not_hold_or_not_for_long_is_told(tmp_path: Path) -> None:
