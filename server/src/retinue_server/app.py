@@ -69,6 +69,7 @@ class Ready:
         provider: What runs them.
         start_seconds: From the process's start until then.
         encrypted: Whether both ports speak TLS.
+        client_options: What the client's command needs before what it is to do.
     """
 
     host: str
@@ -78,6 +79,7 @@ class Ready:
     provider: Provider
     start_seconds: float
     encrypted: bool = False
+    client_options: str = ""
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -194,7 +196,13 @@ def _stop_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 def _ready(settings: Settings, grpc_port: int, http_port: int, catalog: Catalog, provider: Provider) -> Ready:
     seconds = _process_age_seconds()
     encrypted = bool(settings.tls_certificate)
-    ready = Ready(settings.host, grpc_port, http_port, catalog, provider, seconds, encrypted)
+    options = [
+        (encrypted, " --tls-ca CA.pem"),
+        (bool(settings.tls_client_ca), " --tls-certificate YOURS.pem --tls-key YOURS.key"),
+        (bool(settings.tokens), " --token-file TOKEN"),
+    ]
+    needed = "".join(option for is_needed, option in options if is_needed)
+    ready = Ready(settings.host, grpc_port, http_port, catalog, provider, seconds, encrypted, needed)
     _log.info("ready", grpc_port=grpc_port, http_port=http_port, seconds=round(ready.start_seconds, 3))
     return ready
 

@@ -42,7 +42,7 @@ def _lines(ready: Ready) -> Iterator[str]:
     yield "Try next, in another terminal:"
     at = "" if (host, ready.grpc_port) == ("localhost", 8001) else f" --server {host}:{ready.grpc_port}"
     for command in _commands(ready.catalog.models):
-        yield f"  {_client()} {command}{at}"
+        yield f"  {_client()}{ready.client_options} {command}{at}"
 
 
 def _row(model: ServedModel) -> tuple[str, ...]:
