@@ -266,13 +266,21 @@ def test_the_way_between_processes_is_this_users_alone(mutual: Served) -> None:
     assert len({one for one in sockets}) == workers
 
 
-def test_nothing_of_the_way_between_processes_stays(colour_models: Path, tmp_path: Path) -> None:
+def test_the_way_between_processes_outlives_one_and_leaves_nothing(
+    colour_models: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
     certificate, key = SERVER.write(tmp_path)
     flags = ("--workers", "1", "--tls-certificate", str(certificate), "--tls-key", str(key))
     with running_server(colour_models, *flags, environment={"TMPDIR": str(folder)}) as server:
         assert [one.name.startswith("retinue-") for one in folder.iterdir()] == [True]
+        one = Served(server, tmp_path)
+        assert get(one, "/v1/models", context(tmp_path))[0] == 200
+        (front_end,) = psutil.Process(server.process.pid).children()
+        front_end.kill()
+        server.wait_for_event("worker_died")
+        wait_until(lambda: get(one, "/v1/models", context(tmp_path))[0] == 200, "the next front-end")
         assert server.terminate() == 0
     assert list(folder.iterdir()) == []
 

@@ -20,9 +20,10 @@ from retinue_server.settings import Settings
 
 _FLAG = "--tokens"
 _MOST_BYTES = 1024 * 1024
-# Each is compared with at each call, in about 0.2 microseconds.
+# Each is compared with at each call.
 _MOST_TOKENS = 1000
-# 256 bits cannot be guessed, so that their hash needs neither salt nor slowness. Source: NIST SP 800-63B, 3.1.2.2.
+# 256 bits cannot be guessed, so that their hash needs neither salt nor slowness. Source: NIST SP
+# 800-63B (2017), 5.1.2.2, which asks for that below 112 bits.
 _RANDOM_BYTES = 32
 # By which scanners of published files can tell it.
 _PREFIX = "retinue_"

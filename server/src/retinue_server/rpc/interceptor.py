@@ -68,6 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 self.calls.check(method, handler_call_details.invocation_metadata or ())
             except RetinueError as error:
+                error.__traceback__ = None
                 return _refusing(error)
         check = self._services.get(service)
         if check is None:

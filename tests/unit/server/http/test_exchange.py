@@ -295,6 +295,11 @@ def test_headers_that_grpc_could_not_bring_are_not_beside_a_request(header: tupl
     assert beside(header, ("tenant", "a")) == [("tenant", "a")]
 
 
+def test_who_calls_is_beside_a_request_whatever_else_there_is() -> None:
+    many = [(f"cookie-{number}", "x" * 40) for number in range(500)]
+    assert beside(*many, ("authorization", "Bearer a"))[0] == ("authorization", "Bearer a")
+
+
 async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_there_are() -> None:
     found = beside(*((f"cookie-{number}", "x" * 40) for number in range(500)), ("user-id", "ann"))
     assert 50 < len(found) < 500
