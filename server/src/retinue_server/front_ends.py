@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from tempfile import TemporaryDirectory
 
 import psutil
 import structlog
@@ -21,7 +20,7 @@ from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import StartupError
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
-from retinue_server.rpc.port import SharedPort, address
+from retinue_server.rpc.port import PrivateSockets, SharedPort, address
 from retinue_server.rpc.relay import Relay
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
@@ -188,11 +187,10 @@ class FrontEnds(Collector):
         self._provider = provider
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
-        # Callers may need a certificate, of which this process has none. It comes in by sockets, in a folder that is
-        # this user's alone.
-        self._private = TemporaryDirectory(prefix="retinue-") if settings.tls_certificate else None
+        # Callers may need a certificate, of which this process has none.
+        self._private = PrivateSockets(wanted=bool(settings.tls_certificate))
         shared = address(settings.host, self.port)
-        self.relay = Relay([self._private_address(n) or shared for n in range(settings.workers)])
+        self.relay = Relay([self._private.address(number) or shared for number in range(settings.workers)])
         threads = settings.decode_threads or available_cores()
         self._plan = Plan(
             shared_among(settings, settings.workers, self.port), provider, -(-threads // settings.workers)
@@ -278,8 +276,7 @@ class FrontEnds(Collector):
             process.kill()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._shared_port.close()
-        if self._private is not None:
-            self._private.cleanup()
+        self._private.close()
 
     async def count(self) -> None:
         """Brings `merged` up to date."""
@@ -320,7 +317,7 @@ class FrontEnds(Collector):
     async def _start(self, number: int) -> None:
         process = FrontEndProcess(self)
         try:
-            await process.start(replace(self._plan, private_address=self._private_address(number)))
+            await process.start(replace(self._plan, private_address=self._private.address(number)))
         except OSError:
             process.close()
             raise
@@ -329,9 +326,6 @@ class FrontEnds(Collector):
             self._give_models(process, self._served)
             if self._closed:
                 process.send(Kind.CLOSE)
-
-    def _private_address(self, number: int) -> str:
-        return f"unix:{self._private.name}/{number}.sock" if self._private is not None else ""
 
     def _give_models(self, process: FrontEndProcess, served: Served) -> None:
         process.open(served, self._models)
