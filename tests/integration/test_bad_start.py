@@ -111,7 +111,17 @@ def test_the_ports_of_another_retinue_server_which_still_answers(
 def test_a_host_that_is_not_this_machine(colour_models: Path) -> None:
     # 192.0.2.0/24 is set aside for documentation (RFC 5737).
     ports = ("--grpc-port", "0", "--http-port", "0")
-    assert "--host" in told_why("--models", str(colour_models), "--host", "192.0.2.1", *ports)
+    assert "--host" in told_why("--models", str(colour_models), "--host", "192.0.2.1", "--insecure", *ports)
+
+
+def test_an_address_that_others_reach_without_credentials(colour_models: Path) -> None:
+    start = ("--models", str(colour_models))
+    for environment in (None, {"RETINUE_INSECURE": "false"}):
+        told = told_why(*start, "--host", "0.0.0.0", environment=environment)
+        for way in ("--host 0.0.0.0", "--tokens", "--tls-client-ca", "--insecure"):
+            assert way in told
+    # A certificate of the server alone says nothing of callers.
+    assert "--tokens" in told_why(*start, "--host", "::", "--tls-certificate", "x", "--tls-key", "y")
 
 
 @_WITHOUT_CUDA

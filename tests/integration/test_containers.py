@@ -101,7 +101,8 @@ def stack(podman: Podman, ports: dict[str, str]) -> Iterator[Stack]:
 @pytest.fixture
 def lone_server(podman: Podman) -> Iterator[str]:
     """A container of the image alone, with nothing mounted and nothing set; ready."""
-    container = podman("run", "--detach", "--read-only", "--network", "none", IMAGE)
+    alone = ("--network", "none", "--env", "RETINUE_INSECURE=true")
+    container = podman("run", "--detach", "--read-only", *alone, IMAGE)
     try:
         _wait_until_healthy(podman, container)
         yield container

@@ -17,7 +17,7 @@ import psutil
 import structlog
 from starlette.applications import Starlette
 
-from retinue_server import __version__
+from retinue_server import __version__, exposure
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
@@ -33,6 +33,7 @@ from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import methods
+from retinue_server.rpc.access import Access
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import ModelControl
@@ -47,6 +48,8 @@ from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.tls import IdentityFiles
+from retinue_server.tokens import TokenFile
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -66,6 +69,8 @@ class Ready:
         catalog: Its models.
         provider: What runs them.
         start_seconds: From the process's start until then.
+        encrypted: Whether both ports speak TLS.
+        client_options: What the client's command needs before what it is to do.
     """
 
     host: str
@@ -74,6 +79,8 @@ class Ready:
     catalog: Catalog
     provider: Provider
     start_seconds: float
+    encrypted: bool = False
+    client_options: str = ""
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -90,7 +97,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     loop = asyncio.get_running_loop()
     stop = _stop_signalled(loop)
 
-    _check_control(settings)
+    identity = _checked_identity(settings)
     provider = _choose_provider(settings)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
@@ -109,7 +116,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     engine, cutter = _engines(machine, settings, partial(loop.call_soon_threadsafe, close_health))
     folder = _models_folder(settings, metrics, cancelled=stop.is_set)
     service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
-    metrics.publish_server(RUNTIME_VERSION, lambda: service.ready)
+    metrics.publish_server(RUNTIME_VERSION, lambda: service.ready, identity)
     repository = Repository(
         folder,
         Loader(
@@ -126,8 +133,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
-    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings)
-    http = HttpServer(pages, settings.host, settings.http_port)
+    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity)
+    http = HttpServer(pages, settings.host, settings.http_port, identity)
     await rpc.start()
     http.start()
     _start(engine, cutter)
@@ -137,7 +144,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             metrics.publish_models(lambda: repository.catalog, provider)
             await _open(service, rpc, catalog, stop)
             if not stop.is_set():
-                on_ready(_ready(settings.host, rpc.port, http.port, catalog, provider))
+                on_ready(_ready(settings, rpc.port, http.port, catalog, provider))
                 repository.follow()
             await stop.wait()
         _log.info("draining", grace_seconds=settings.drain_seconds)
@@ -193,10 +200,25 @@ def _stop_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return stop
 
 
-def _ready(host: str, grpc_port: int, http_port: int, catalog: Catalog, provider: Provider) -> Ready:
-    ready = Ready(host, grpc_port, http_port, catalog, provider, _process_age_seconds())
+def _ready(settings: Settings, grpc_port: int, http_port: int, catalog: Catalog, provider: Provider) -> Ready:
+    seconds = _process_age_seconds()
+    encrypted = bool(settings.tls_certificate)
+    options = [
+        (encrypted, " --tls-ca CA.pem"),
+        (bool(settings.tls_client_ca), " --tls-certificate YOURS.pem --tls-key YOURS.key"),
+        (bool(settings.tokens), " --token-file TOKEN"),
+    ]
+    needed = "".join(option for is_needed, option in options if is_needed)
+    ready = Ready(settings.host, grpc_port, http_port, catalog, provider, seconds, encrypted, needed)
     _log.info("ready", grpc_port=grpc_port, http_port=http_port, seconds=round(ready.start_seconds, 3))
     return ready
+
+
+def _checked_identity(settings: Settings) -> IdentityFiles | None:
+    """Refuses settings that do not go together; who the server is to callers, None where nothing is encrypted."""
+    _check_control(settings)
+    exposure.check(settings)
+    return IdentityFiles.of(settings)
 
 
 def _check_control(settings: Settings) -> None:
@@ -252,25 +274,28 @@ def _plan_front(
     metrics: Metrics,
     provider: Provider,
     settings: Settings,
+    identity: IdentityFiles | None,
 ) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
     """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     control = ModelControl(repository)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control)
-        # Front-ends count these calls.
-        calls = Calls(Metrics(), settings)
+        # Front-ends count these calls, also those of each token.
+        calls = Calls(Metrics(), settings, Access(TokenFile.of(settings), among=0))
         exchanges = Exchanges(calls, settings.max_request_bytes)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
-        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes), calls
+        check = calls.check if calls.access.guarded else None
+        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes, check), calls
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, control, regions=regions)
-    calls = Calls(metrics, settings)
+    calls = Calls(metrics, settings, Access(TokenFile.of(settings)))
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
-    pages = http_app.build(service, metrics.registry, calls=routes)
-    return RpcServer(vision, tensors, calls, settings), pages, calls
+    check = calls.check if calls.access.guarded else None
+    pages = http_app.build(service, metrics.registry, calls=routes, check=check)
+    return RpcServer(vision, tensors, calls, settings, identity=identity), pages, calls
 
 
 def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:

@@ -27,8 +27,9 @@ def _lines(ready: Ready) -> Iterator[str]:
     host = "localhost" if ready.host in {"127.0.0.1", "::1", "0.0.0.0", "::"} else ready.host
     yield f"Retinue {__version__} is ready after {ready.start_seconds:.1f} s, on {ready.provider.name}."
     yield ""
-    yield f"  gRPC  {host}:{ready.grpc_port}"
-    yield f"  HTTP  http://{host}:{ready.http_port}  (/metrics, /livez, /readyz)"
+    yield f"  gRPC  {host}:{ready.grpc_port}{'  (TLS)' if ready.encrypted else ''}"
+    scheme = "https" if ready.encrypted else "http"
+    yield f"  HTTP  {scheme}://{host}:{ready.http_port}  (/metrics, /livez, /readyz)"
     yield ""
     if ready.catalog.models:
         yield from _table([_COLUMNS, *(_row(model) for model in ready.catalog.models)])
@@ -42,7 +43,7 @@ def _lines(ready: Ready) -> Iterator[str]:
     yield "Try next, in another terminal:"
     at = "" if (host, ready.grpc_port) == ("localhost", 8001) else f" --server {host}:{ready.grpc_port}"
     for command in _commands(ready.catalog.models):
-        yield f"  {_client()} {command}{at}"
+        yield f"  {_client()}{ready.client_options} {command}{at}"
 
 
 def _row(model: ServedModel) -> tuple[str, ...]:

@@ -10,16 +10,21 @@ from retinue_server.settings import Settings
 _STARTUP_EXIT_CODE = 2
 _UNSOUND_EXIT_CODE = 1
 _DOCTOR = "doctor"
+_TOKEN = "token"
 
 
 def main() -> None:
     """Runs the server; exits with 0 after a drained stop, with 2 and one sentence where it cannot start.
 
-    `retinue-server doctor`, with the same flags, only says what it would find.
+    `retinue-server doctor`, with the same flags, only says what it would find, and `retinue-server token NAME` makes a
+    token.
     """
     arguments = sys.argv[1:]
     examining = arguments[:1] == [_DOCTOR]
     try:
+        if arguments[:1] == [_TOKEN]:
+            _make_token(arguments[1:])
+            return
         settings = Settings.resolve(arguments[1:] if examining else arguments)
         if examining:
             _examine(settings)
@@ -43,6 +48,30 @@ def _examine(settings: Settings) -> None:
         unsound = unsound or finding.state is State.FAIL
     if unsound:
         raise SystemExit(_UNSOUND_EXIT_CODE)
+
+
+def _make_token(arguments: list[str]) -> None:
+    """Prints what a file for --tokens needs of a new token, and the token itself beside it, once."""
+    from argparse import ArgumentParser
+
+    from retinue_server.tokens import Scope, entry, new_token
+
+    parser = ArgumentParser(
+        "retinue-server token",
+        description="Makes a token: prints what the file of --tokens needs of it, to be appended there (TOML), and on "
+        "stderr the token, which is kept nowhere.",
+    )
+    parser.add_argument("name", metavar="NAME", help="whose it is")
+    parser.add_argument(
+        "scopes", metavar="SCOPE", nargs="*", help=f"what it is for: {', '.join(Scope)}; infer unless given"
+    )
+    given = parser.parse_args(arguments)
+    unknown = sorted(set(given.scopes) - set(Scope))
+    if unknown:
+        raise StartupError(f"there is no scope '{unknown[0]}'; there are {', '.join(Scope)}.")
+    secret = new_token()
+    print(entry(given.name, secret, [Scope(scope) for scope in given.scopes or ["infer"]]), flush=True)
+    print(secret, file=sys.stderr)
 
 
 def _run(settings: Settings) -> None:

@@ -4,17 +4,17 @@ import os
 import platform
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 
-from retinue_server import __version__
+from retinue_server import __version__, exposure
 from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.bundle.repository import BundleFolder, scan
 from retinue_server.errors import RetinueError, StartupError
@@ -23,6 +23,8 @@ from retinue_server.runtime.cache import why_unusable
 from retinue_server.runtime.memory import control_group_limit_bytes
 from retinue_server.runtime.providers import available_cores, choose
 from retinue_server.settings import MIB, Settings
+from retinue_server.tls import IdentityFiles
+from retinue_server.tokens import TokenFile
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "grpcio", "protobuf", "uvloop")
 # What tells how fast networks of 8 bits are. Source: Linux, arch/x86/include/asm/cpufeatures.h.
@@ -32,6 +34,8 @@ _FEW_FILES = 4096
 _FEW_MEMORY_BYTES = 1024 * MIB
 # A front-end's libraries take about 95 MB.
 _FRONT_END_BYTES = 95 * MIB
+_DAY_SECONDS = 86400.0
+_FEW_DAYS = 14
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -76,6 +80,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _cache,
         _shared_memory,
         _ports,
+        _tls,
+        _tokens,
         _host,
         _models,
     ):
@@ -206,16 +212,44 @@ def _why_not_free(host: str, port: int) -> str:
     return ""
 
 
-def _host(settings: Settings) -> Iterator[Finding]:
+def _tls(settings: Settings) -> Iterator[Finding]:
     try:
-        inside = settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        inside = False
-    if inside:
-        yield Finding(State.OK, "host", f"{settings.host}: only this machine reaches it")
+        identity = IdentityFiles.of(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "tls", error.message)
+        return
+    if identity is None:
+        return
+    days = (identity.current().expires_unix_seconds - time.time()) / _DAY_SECONDS
+    told = f"{settings.tls_certificate} is valid for {days:,.0f} days"
+    if days < _FEW_DAYS:
+        yield Finding(State.WARN, "tls", f"{told}; renew it, and a running server takes the new one up")
     else:
-        told = f"{settings.host}: others reach it, and nobody is asked who they are; put a proxy with TLS in front"
-        yield Finding(State.WARN, "host", told)
+        yield Finding(State.OK, "tls", told)
+
+
+def _tokens(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = TokenFile.of(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "tokens", error.message)
+        return
+    if found is not None:
+        yield Finding(State.OK, "tokens", f"{settings.tokens} has {len(found.tokens)}")
+
+
+def _host(settings: Settings) -> Iterator[Finding]:
+    if not exposure.is_reached_by_others(settings.host):
+        yield Finding(State.OK, "host", f"{settings.host}: only this machine reaches it")
+        return
+    try:
+        exposure.check(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "host", error.message)
+        return
+    told = exposure.in_the_clear(settings)
+    state = State.WARN if told else State.OK
+    yield Finding(state, "host", f"{settings.host}: others reach it; {told or 'they must say who they are'}")
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ RetinueError                     code                  when
 ├── ImageError                   INVALID_ARGUMENT      this one image cannot be read; its neighbours can
 ├── ModelNotFoundError           NOT_FOUND             no such model or version
 ├── ModelControlError            FAILED_PRECONDITION   a model cannot be loaded, or calls may not do so
+├── UnauthenticatedError         UNAUTHENTICATED       nobody knows who calls
 ├── PermissionDeniedError        PERMISSION_DENIED     this caller may not do it
 ├── UnsupportedError             UNIMPLEMENTED         what the protocol has and this server has not
 ├── WrongTaskError               FAILED_PRECONDITION   the model answers another kind of question
@@ -36,6 +37,7 @@ class Code(Enum):
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class RetinueError(Exception):
@@ -83,6 +85,13 @@ class ModelControlError(RetinueError):
 
     code = Code.FAILED_PRECONDITION
     reason = "MODEL_CONTROL_OFF"
+
+
+class UnauthenticatedError(RetinueError):
+    """Whoever calls has not said who that is, or nobody knows them."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
 
 
 class PermissionDeniedError(RetinueError):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 import structlog
@@ -19,7 +20,7 @@ from retinue_server.front_end_process import FrontEndProcess, Given
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
 from retinue_server.rpc.model_control import ModelControl
-from retinue_server.rpc.port import SharedPort, address
+from retinue_server.rpc.port import PrivateSockets, SharedPort, address
 from retinue_server.rpc.relay import Relay
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
@@ -68,7 +69,10 @@ class FrontEnds(Collector):
         self._control = control
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
-        self.relay = Relay(address(settings.host, self.port), settings.workers)
+        # Callers may need a certificate, of which this process has none.
+        self._private = PrivateSockets(wanted=bool(settings.tls_certificate))
+        shared = address(settings.host, self.port)
+        self.relay = Relay([self._private.address(number) or shared for number in range(settings.workers)])
         threads = settings.decode_threads or available_cores()
         self._plan = Plan(
             shared_among(settings, settings.workers, self.port), provider, -(-threads // settings.workers)
@@ -172,6 +176,7 @@ class FrontEnds(Collector):
             process.kill()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._shared_port.close()
+        self._private.close()
 
     async def count(self) -> None:
         """Brings `merged` up to date."""
@@ -231,7 +236,7 @@ class FrontEnds(Collector):
     async def _start(self, number: int) -> None:
         process = FrontEndProcess(self)
         try:
-            await process.start(self._plan)
+            await process.start(replace(self._plan, private_address=self._private.address(number)))
         except OSError:
             process.close()
             raise

@@ -19,6 +19,7 @@ from retinue_server.batching.engine import Engine
 from retinue_server.errors import StartupError
 from retinue_server.front_end_models import FrontEndModels
 from retinue_server.metrics import Metrics
+from retinue_server.rpc.access import Access
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import PassedOnControl
@@ -27,6 +28,8 @@ from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.memory import share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
+from retinue_server.tls import IdentityFiles
+from retinue_server.tokens import TokenFile
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
@@ -83,7 +86,16 @@ class FrontEnd:
         )
         self._models_stay = plan.settings.model_control == "none"
         try:
-            self._rpc = RpcServer(vision, tensors, Calls(self._metrics, plan.settings), plan.settings)
+            self._rpc = RpcServer(
+                vision,
+                tensors,
+                Calls(
+                    self._metrics, plan.settings, Access(TokenFile.of(plan.settings), plan.settings.workers)
+                ),
+                plan.settings,
+                identity=IdentityFiles.of(plan.settings),
+                private_address=plan.private_address,
+            )
         except StartupError as error:
             self._channel.send(frame(Kind.FAILED, error.message.encode()))
             return

@@ -27,6 +27,7 @@ from retinue_server.results import Answer
 from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tally import Statistics, Tally
+from retinue_server.tls import IdentityFiles
 from retinue_server.triton_metrics import TritonCollector
 
 # The time at which each counter began: a third of all lines, and Prometheus finds resets without them.
@@ -94,6 +95,12 @@ class Metrics:
         self._requests = Counter(
             "retinue_requests", "Calls answered, by gRPC status code.", call, registry=self.registry
         )
+        self._token_requests = Counter(
+            "retinue_token_requests",
+            "Calls with a token, by its name in the file and gRPC status code.",
+            ("token", "code"),
+            registry=self.registry,
+        )
         self._request_seconds = Histogram(
             "retinue_request_duration_seconds",
             "From a call's arrival to its answer.",
@@ -143,9 +150,11 @@ class Metrics:
                 )
             )
 
-    def publish_server(self, runtime_version: str, ready: Callable[[], bool]) -> None:
+    def publish_server(
+        self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None = None
+    ) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
-        self.registry.register(_ServerCollector(runtime_version, ready))
+        self.registry.register(_ServerCollector(runtime_version, ready, identity))
 
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
@@ -168,6 +177,10 @@ class Metrics:
         request_seconds.observe(seconds)
         if tally is not None:
             tally.count_request(seconds, answered=code == "OK")
+
+    def count_token(self, name: str, code: str) -> None:
+        """Counts one call of whoever has the token of that name."""
+        self._token_requests.labels(name, code).inc()
 
     def batch_counter(self, model: str, version: int) -> Callable[[int, float], None]:
         """Begins to count for a model; returns what counts a batch by its size and the seconds it took.
@@ -251,9 +264,12 @@ def _statistics(meters: _ModelMeters) -> Statistics:
 class _ServerCollector(Collector):
     """Reads the gauges of the server when they are asked for."""
 
-    def __init__(self, runtime_version: str, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None
+    ) -> None:
         self._runtime_version = runtime_version
         self._ready = ready
+        self._identity = identity
 
     def collect(self) -> Iterator[Metric]:
         """Yields the gauges."""
@@ -268,6 +284,13 @@ class _ServerCollector(Collector):
         )
         build.add_metric([__version__, self._runtime_version, platform.python_version()], 1)
         yield build
+        if self._identity is not None:
+            expiry = GaugeMetricFamily(
+                "retinue_tls_certificate_expiry_seconds",
+                "When the certificate that callers are shown expires, as Unix time.",
+            )
+            expiry.add_metric([], self._identity.current().expires_unix_seconds)
+            yield expiry
 
 
 class _ModelCollector(Collector):

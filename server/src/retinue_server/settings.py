@@ -35,7 +35,8 @@ class Settings(BaseSettings):
     Every flag is also an environment variable (--grpc-port is RETINUE_GRPC_PORT) and a key of the TOML file that
     --config names (grpc_port). Flags win over the environment, the environment over the file.
 
-    `retinue-server doctor`, with the same flags, starts nothing and says what a server would find here.
+    `retinue-server doctor`, with the same flags, starts nothing and says what a server would find here;
+    `retinue-server token NAME` makes a token for the file of --tokens.
     """
 
     model_config = SettingsConfigDict(
@@ -77,10 +78,32 @@ class Settings(BaseSettings):
         pattern=rf"^(all|{_NAME}(,{_NAME})*)?$",
         description="models that --model-control explicit loads at the start: names separated by commas, or all",
     )
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; one that others reach needs --tokens, --tls-client-ca or --insecure",
+    )
+    insecure: bool = Field(False, description="whether anybody who reaches --host may ask anything")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     http_port: int = Field(
         8080, ge=0, le=65535, description="HTTP port: calls, metrics and health; 0 picks a free one"
+    )
+
+    tls_certificate: str = Field(
+        "",
+        description="PEM file of the server's certificate, with those between it and its authority: both ports then "
+        "speak TLS only; read again when it changes",
+    )
+    tls_key: str = Field("", description="PEM file of its private key; read again when it changes")
+    tls_client_ca: str = Field(
+        "",
+        description="PEM file of authorities: callers of both ports then need a certificate of one of them; read again "
+        "when it changes",
+    )
+
+    tokens: str = Field(
+        "",
+        description="file of the tokens that callers need, JSON or TOML, read again when it changes; `retinue-server "
+        "token NAME` makes one; empty means that nobody needs any",
     )
 
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
@@ -264,7 +287,7 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name in {"config", "print_config"}:
                 continue
-            text = str(value) if isinstance(value, int | float) else _toml_string(str(value))
+            text = str(value).lower() if isinstance(value, int | float) else _toml_string(str(value))
             lines.append(f"# {field.description}\n{name} = {text}")
         return "\n".join(lines) + "\n"
 

@@ -43,6 +43,7 @@ def test_the_public_api_is_this_list():
         "ServerUnreachableError",
         "Task",
         "Timing",
+        "Tls",
         "UnavailableError",
         "WithRegions",
         "WrongTaskError",

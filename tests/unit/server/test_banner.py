@@ -79,3 +79,11 @@ def test_there_is_one_command_to_try_for_each_task_that_is_served(
     ]
     only_one = banner(replace(READY, catalog=Catalog(MODELS[:1], {})))
     assert commands(only_one) == ["retinue classify PHOTO.jpg --model cats"]
+
+
+def test_commands_have_what_a_server_asks_for() -> None:
+    guarded = replace(READY, encrypted=True, client_options=" --tls-ca CA.pem --token-file TOKEN")
+    told = banner(guarded)
+    assert "gRPC  localhost:8001  (TLS)" in told
+    assert "HTTP  https://localhost:8080" in told
+    assert " --tls-ca CA.pem --token-file TOKEN classify " in told

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from tests import colour_bundles
+from tests.certificates import Authority, Pair
 
 from retinue_server import doctor
 from retinue_server.cli import main
 from retinue_server.doctor import Finding, State, examine
 from retinue_server.settings import Settings
+from retinue_server.tokens import Scope, entry, new_token
 
 
 def settings(tmp_path: Path, **more: object) -> Settings:
@@ -67,11 +69,48 @@ def test_a_port_that_is_taken_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "state"), [("127.0.0.1", State.OK), ("localhost", State.OK), ("0.0.0.0", State.WARN)]
+    ("how", "state", "told"),
+    [
+        ({"host": "127.0.0.1"}, State.OK, "only this machine"),
+        ({"host": "localhost"}, State.OK, "only this machine"),
+        ({"host": "0.0.0.0"}, State.FAIL, "nothing says who may ask"),
+        ({"host": "0.0.0.0", "insecure": True}, State.WARN, "nobody is asked who they are"),
+        ({"host": "0.0.0.0", "tokens": "x"}, State.WARN, "tokens and images are not encrypted"),
+        ({"host": "0.0.0.0", "tokens": "x", "tls_certificate": "y"}, State.OK, "must say who they are"),
+        ({"host": "0.0.0.0", "tls_client_ca": "x"}, State.OK, "must say who they are"),
+    ],
 )
-def test_an_address_that_others_reach_is_told(tmp_path: Path, host: str, state: State) -> None:
-    (finding,) = found(settings(tmp_path, host=host), "host")
-    assert finding.state is state
+def test_an_address_that_others_reach_is_told(
+    tmp_path: Path, how: dict[str, object], state: State, told: str
+) -> None:
+    (finding,) = found(settings(tmp_path, **how), "host")
+    assert (finding.state, told in finding.told) == (state, True)
+
+
+def test_a_certificate_that_does_not_hold_or_not_for_long_is_told(tmp_path: Path) -> None:
+    authority = Authority()
+
+    def finding(pair: Pair) -> Finding:
+        certificate, key = map(str, pair.write(tmp_path))
+        (one,) = found(settings(tmp_path, tls_certificate=certificate, tls_key=key), "tls")
+        return one
+
+    assert finding(authority.sign(expires_days=30)).state is State.OK
+    assert finding(authority.sign(expires_days=3)).state is State.WARN
+    expired = finding(authority.sign(expires_days=-0.5))
+    assert (expired.state, "expired at" in expired.told) == (State.FAIL, True)
+    assert found(settings(tmp_path), "tls") == []
+
+
+def test_tokens_are_counted_and_those_that_do_not_hold_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry("ann", new_token(), [Scope.INFER]))
+    path.chmod(0o600)
+    (tokens,) = found(settings(tmp_path, tokens=str(path)), "tokens")
+    assert (tokens.state, tokens.told) == (State.OK, f"{path} has 1")
+    path.chmod(0o644)
+    (tokens,) = found(settings(tmp_path, tokens=str(path)), "tokens")
+    assert (tokens.state, "others may read" in tokens.told) == (State.FAIL, True)
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_fails(tmp_path: Path) -> None:

@@ -143,9 +143,11 @@ def test_a_machine_without_a_gpu_has_no_devices(library: Any, monkeypatch: pytes
 
 def test_the_server_is_there_before_its_models() -> None:
     metrics = Metrics()
-    metrics.publish_server("1.31.1", lambda: False)
+    identity: Any = SimpleNamespace(current=lambda: SimpleNamespace(expires_unix_seconds=1.8e9))
+    metrics.publish_server("1.31.1", lambda: False, identity)
     page = generate_latest(metrics.registry).decode()
     assert "retinue_ready 0.0" in page
+    assert "retinue_tls_certificate_expiry_seconds 1.8e+09" in page
     assert "retinue_build_info{" in page
 
 

@@ -18,6 +18,7 @@ ERRORS = [
     errors.InvalidRequestError("no, grün.", reason="OPTION_INVALID"),
     errors.ModelNotFoundError("no."),
     errors.WrongTaskError("no."),
+    errors.UnauthenticatedError("no."),
     errors.PermissionDeniedError("no."),
     errors.UnsupportedError("no."),
     errors.OverloadedError("no.", retry_after_seconds=1.25, reason="TOO_MANY_CALLS"),
@@ -67,7 +68,7 @@ async def front_end() -> AsyncIterator[tuple[Servicer, Relay]]:
     vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    relay = Relay(f"127.0.0.1:{port}", 2)
+    relay = Relay([f"127.0.0.1:{port}"] * 2)
     yield servicer, relay
     await relay.close()
     await server.stop(0)
@@ -119,7 +120,7 @@ async def test_what_the_library_says_by_itself_is_not_shown(
 
 
 async def test_nobody_there_is_unavailable() -> None:
-    relay = Relay("127.0.0.1:1", 1)
+    relay = Relay(["127.0.0.1:1"])
     with pytest.raises(errors.UnavailableError) as raised:
         await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     assert "127.0.0.1" not in raised.value.message

@@ -44,7 +44,21 @@ def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.M
     assert Settings.resolve([]).host == "0.0.0.0"
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"config", "print_config"}))
+def test_a_switch_can_come_from_flag_environment_and_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.resolve([]).insecure is False
+    assert Settings.resolve(["--insecure"]).insecure is True
+    path = tmp_path / "retinue.toml"
+    path.write_text("insecure = true\n")
+    assert Settings.resolve(["--config", str(path)]).insecure is True
+    monkeypatch.setenv("RETINUE_INSECURE", "true")
+    assert Settings.resolve([]).insecure is True
+
+
+@pytest.mark.parametrize(
+    "name", sorted(Settings.model_fields.keys() - {"config", "print_config", "insecure"})
+)
 def test_every_setting_can_come_from_flag_environment_and_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +113,9 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
     pixels=st.integers(min_value=1),
 )
 def test_printed_settings_are_valid_toml_whatever_they_are(models: str, seconds: float, pixels: int) -> None:
-    settings = Settings(models=models, drain_seconds=seconds, max_image_pixels=pixels)
+    settings = Settings(
+        models=models, drain_seconds=seconds, max_image_pixels=pixels, insecure=pixels % 2 == 0
+    )
     values = tomllib.loads(settings.as_toml())
     assert values["models"] == models
     assert (values["drain_seconds"], values["max_image_pixels"]) == (seconds, pixels)

@@ -24,6 +24,7 @@ CODES = {
     "ImageError": "INVALID_ARGUMENT",
     "ModelNotFoundError": "NOT_FOUND",
     "ModelControlError": "FAILED_PRECONDITION",
+    "UnauthenticatedError": "UNAUTHENTICATED",
     "PermissionDeniedError": "PERMISSION_DENIED",
     "UnsupportedError": "UNIMPLEMENTED",
     "WrongTaskError": "FAILED_PRECONDITION",

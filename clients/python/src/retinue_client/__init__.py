@@ -34,6 +34,7 @@ from retinue_client._options import (
     SegmentOptions,
 )
 from retinue_client._repository import ModelState
+from retinue_client._security import Tls
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
 
@@ -76,6 +77,7 @@ __all__ = [
     "ServerUnreachableError",
     "Task",
     "Timing",
+    "Tls",
     "UnavailableError",
     "WithRegions",
     "WrongTaskError",

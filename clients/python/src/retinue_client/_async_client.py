@@ -25,7 +25,6 @@ from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
-    channel_options,
     deadline_seconds,
 )
 from retinue_client._classification import Classification
@@ -43,6 +42,7 @@ from retinue_client._repository import (
     repository_stub,
     unload_request,
 )
+from retinue_client._security import Security, Tls
 from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
@@ -59,9 +59,14 @@ class AsyncClient:
             takes.
         max_request_images: A longer list of images becomes several requests.
         max_request_bytes: So does a list of more bytes than this.
+        tls: How the connection is encrypted. None means what RETINUE_TLS_CA, RETINUE_CLIENT_CERTIFICATE and
+            RETINUE_CLIENT_KEY name, or that it is not.
+        token: What says who calls. None means the environment variable RETINUE_TOKEN, or nothing. Without TLS it is
+            sent to this machine only.
 
     Raises:
-        ValueError: The address or a limit makes no sense.
+        ValueError: The address or a limit makes no sense, a file cannot be read, or the token would be sent without
+            TLS.
     """
 
     def __init__(
@@ -71,8 +76,11 @@ class AsyncClient:
         timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
         max_request_images: int = DEFAULT_MAX_REQUEST_IMAGES,
         max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+        tls: Tls | None = None,
+        token: str | None = None,
     ) -> None:
         self._address = resolve_address(address)
+        self._security = Security.resolve(self._address, tls, token)
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
         self._channel: grpc.aio.Channel | None = None
@@ -252,12 +260,13 @@ class AsyncClient:
         job = Job(call, sources, self._limits)
         method = self._method(call.method)
         timeout_seconds = self._timeout(call.timeout_seconds)
+        metadata = (*call.metadata, *self._security.metadata)
         requests = job.requests()
         under_way: deque[tuple[Request, Any]] = deque()
         try:
             while (request := await _next_request(requests, all_at_hand)) is not None:
                 with self._translating(timeout_seconds):
-                    answer = method(request.message, timeout=timeout_seconds, metadata=call.metadata)
+                    answer = method(request.message, timeout=timeout_seconds, metadata=metadata)
                     under_way.append((request, answer))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     await self._settle(job, *under_way.popleft(), timeout_seconds)
@@ -283,7 +292,7 @@ class AsyncClient:
     async def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
         call = self._method(method)
         with self._translating(timeout_seconds):
-            return await call(request, timeout=timeout_seconds)
+            return await call(request, timeout=timeout_seconds, metadata=self._security.metadata)
 
     @contextmanager
     def _translating(self, timeout_seconds: float | None) -> Iterator[None]:
@@ -307,7 +316,7 @@ class AsyncClient:
         if self._closed:
             raise RuntimeError("The client is closed.")
         if self._stub is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=channel_options(self._address))
+            self._channel = self._security.aio_channel(self._address)
             self._stub = pb_grpc.VisionServiceStub(self._channel)
         return getattr(self._stub, name, None) or getattr(repository_stub(self._channel), name)
 

@@ -23,6 +23,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 # https://github.com/grpc/grpc/blob/master/doc/naming.md
 _SCHEMES_OF_HOSTS = ("dns", "ipv4", "ipv6")
+_SCHEMES_OF_SOCKETS = ("unix:", "unix-abstract:")
 
 
 def channel_options(address: str) -> tuple[tuple[str, int], ...]:
@@ -31,6 +32,11 @@ def channel_options(address: str) -> tuple[tuple[str, int], ...]:
     A server of this machine is never asked through the proxy that `http_proxy` names, which would not find it.
     """
     return (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if _is_loopback(address) else _OPTIONS
+
+
+def is_local(address: str) -> bool:
+    """Whether what is sent to `address` stays on this machine."""
+    return address.startswith(_SCHEMES_OF_SOCKETS) or _is_loopback(address)
 
 
 def _is_loopback(address: str) -> bool:

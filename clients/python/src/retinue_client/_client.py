@@ -25,7 +25,6 @@ from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
-    channel_options,
     deadline_seconds,
 )
 from retinue_client._classification import Classification
@@ -43,6 +42,7 @@ from retinue_client._repository import (
     repository_stub,
     unload_request,
 )
+from retinue_client._security import Security, Tls
 from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
@@ -63,9 +63,14 @@ class Client:
             takes.
         max_request_images: A longer list of images becomes several requests.
         max_request_bytes: So does a list of more bytes than this.
+        tls: How the connection is encrypted. None means what RETINUE_TLS_CA, RETINUE_CLIENT_CERTIFICATE and
+            RETINUE_CLIENT_KEY name, or that it is not.
+        token: What says who calls. None means the environment variable RETINUE_TOKEN, or nothing. Without TLS it is
+            sent to this machine only.
 
     Raises:
-        ValueError: The address or a limit makes no sense.
+        ValueError: The address or a limit makes no sense, a file cannot be read, or the token would be sent without
+            TLS.
     """
 
     def __init__(
@@ -75,11 +80,14 @@ class Client:
         timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
         max_request_images: int = DEFAULT_MAX_REQUEST_IMAGES,
         max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+        tls: Tls | None = None,
+        token: str | None = None,
     ) -> None:
         self._address = resolve_address(address)
+        self._security = Security.resolve(self._address, tls, token)
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
-        self._channel = grpc.insecure_channel(self._address, options=channel_options(self._address))
+        self._channel = self._security.channel(self._address)
         self._stub = pb_grpc.VisionServiceStub(self._channel)
         self._closed = False
 
@@ -250,11 +258,12 @@ class Client:
         job = Job(call, many, self._limits)
         method = self._method(call.method)
         timeout_seconds = self._timeout(call.timeout_seconds)
+        metadata = (*call.metadata, *self._security.metadata)
         if is_one:
             for request in job.requests():
                 # A blocking call costs half of what a future does.
                 answer = functools.partial(
-                    method, request.message, timeout=timeout_seconds, metadata=call.metadata
+                    method, request.message, timeout=timeout_seconds, metadata=metadata
                 )
                 self._settle(job, request, answer, timeout_seconds)
             return job.outcome()
@@ -262,7 +271,7 @@ class Client:
         try:
             for request in job.requests():
                 with self._translating(timeout_seconds):
-                    future = method.future(request.message, timeout=timeout_seconds, metadata=call.metadata)
+                    future = method.future(request.message, timeout=timeout_seconds, metadata=metadata)
                     under_way.append((request, future))
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
                     oldest, future = under_way.popleft()
@@ -290,7 +299,7 @@ class Client:
     def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
         call = self._method(method)
         with self._translating(timeout_seconds):
-            return call(request, timeout=timeout_seconds)
+            return call(request, timeout=timeout_seconds, metadata=self._security.metadata)
 
     @contextmanager
     def _translating(self, timeout_seconds: float | None) -> Iterator[None]:

@@ -304,7 +304,9 @@ def _error_of_the_transport(
 def _no_connection(text: str, address: str) -> UnavailableError:
     """Tells a server that is not there from one that is not Retinue and one that went away."""
     lower = text.lower()
-    if "http1" in lower or "http/1" in lower or "http2" in lower:
+    if trouble := _trouble_with_tls(lower):
+        return ServerUnreachableError(f"{address} {trouble}", reason="TLS_FAILED")
+    if "http1" in lower or "http/1" in lower or "http2" in lower or "alpn" in lower:
         return ServerUnreachableError(
             f"{address} does not speak gRPC. Is it Retinue's HTTP port? The gRPC port is 8001 by default."
         )
@@ -319,6 +321,27 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     return UnavailableError(
         f"The connection to {address} was lost during the call ({text}).", reason="CONNECTION_LOST"
     )
+
+
+def _trouble_with_tls(lower: str) -> str:
+    """What keeps a connection from being encrypted, and what to do; empty where something else is the matter."""
+    if (
+        "certificate_verify_failed" in lower
+        or "peer certificate" in lower
+        or "hostname verification" in lower
+    ):
+        return (
+            "shows a certificate that this client does not trust. Name the authority that has signed it with tls, "
+            "--tls-ca or RETINUE_TLS_CA, and the server as the certificate names it."
+        )
+    if "wrong_version_number" in lower:
+        return "does not speak TLS. Leave tls, --tls-ca and RETINUE_TLS_CA away, or start it with --tls-certificate."
+    if "failed to connect" in lower and ("socket closed" in lower or "certificate_required" in lower):
+        return (
+            "closes connections before anything is said. It may speak TLS: name its authority with tls, --tls-ca or "
+            "RETINUE_TLS_CA; or want to see a certificate: name yours with --tls-certificate and --tls-key."
+        )
+    return ""
 
 
 def _cause(lower: str) -> str:

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from retinue_server import __version__
 from retinue_server.http import protocol, vision
 from retinue_server.http.exchange import Exchanges
+from retinue_server.http.guard import Check, Guard
 from retinue_server.rpc.methods import Methods
 from retinue_server.service import VisionService
 
@@ -44,6 +45,7 @@ def build(
     registry: CollectorRegistry | Collector,
     count: Callable[[], Awaitable[None]] = _nothing,
     calls: Sequence[BaseRoute] = (),
+    check: Check | None = None,
 ) -> Starlette:
     """The endpoints.
 
@@ -58,7 +60,9 @@ def build(
         registry: What `/metrics` prints.
         count: Brings that up to date before.
         calls: The endpoints of calls.
+        check: Refuses callers of paths; None lets everybody have all.
     """
+    guard = [Middleware(Guard, check=check)] if check is not None else []
     patterns = [route.path_format for route in calls if isinstance(route, Route)]
     # Several have one pattern, for one method each.
     endpoints = ["/metrics", "/livez", "/readyz", *sorted(set(patterns))]
@@ -90,7 +94,8 @@ def build(
             *calls,
         ],
         middleware=[
-            Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING_BYTES, compresslevel=_PACKING_LEVEL)
+            *guard,
+            Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING_BYTES, compresslevel=_PACKING_LEVEL),
         ],
         exception_handlers={HTTPException: _no_endpoint},
     )

@@ -24,6 +24,7 @@ from retinue_server.rpc.calls import Call, Calls
 _HTTP_STATUSES = {
     Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
@@ -44,6 +45,7 @@ _OF_THE_CONNECTION = re.compile(
 # gRPC takes 8 KiB, of which some are its own. Source: grpc_types.h, GRPC_ARG_MAX_METADATA_SIZE, and RFC 9113, 6.5.2.
 _MOST_METADATA_BYTES = 6 * 1024
 _ENTRY_BYTES = 32
+_WHO = "authorization"
 # More takes milliseconds to read or to write as JSON, as 200 detections do.
 _QUICK_BYTES = 8 * 1024
 # As much as may wait in a connection's buffers besides what they hold at most.
@@ -101,7 +103,8 @@ class HttpContext:
         So a request has the same ones in this process and in a front-end.
         """
         told, left_bytes = [], _MOST_METADATA_BYTES
-        for name, value in self._request.headers.items():
+        # There is room for who it is, whatever else there is.
+        for name, value in sorted(self._request.headers.items(), key=lambda entry: entry[0] != _WHO):
             size_bytes = len(name) + len(value) + _ENTRY_BYTES
             fits = size_bytes <= left_bytes and value.isascii() and value.isprintable()
             if fits and not _OF_THE_CONNECTION.fullmatch(name):
@@ -163,6 +166,9 @@ def refusal(error: RetinueError) -> Response:
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if error.code is Code.UNAUTHENTICATED:
+        # Source: RFC 6750, 3.
+        headers["WWW-Authenticate"] = "Bearer"
     content = to_json({"error": error.message, "status": error.code.name, "reason": error.reason})
     return Response(content, _HTTP_STATUSES[error.code], headers, _JSON)
 

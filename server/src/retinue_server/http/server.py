@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from retinue_server.errors import StartupError
+from retinue_server.tls import IdentityFiles
 
 _log = structlog.get_logger(__name__)
 
@@ -82,12 +83,13 @@ class HttpServer:
         app: The endpoints.
         host: Address to listen on.
         port: Port, 0 for a free one.
+        identity: Who the server is to callers; None speaks to them without encryption.
 
     Attributes:
         port: The port it listens on.
     """
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, host: str, port: int, identity: IdentityFiles | None = None) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,6 +112,9 @@ class HttpServer:
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
+        config.load()
+        # Its own options name files, which it would read once.
+        config.ssl = identity.following_context() if identity else None
         self._server = _QuietServer(config)
         self._task: asyncio.Task[None] | None = None
 

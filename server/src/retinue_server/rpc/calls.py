@@ -16,8 +16,10 @@ from retinue_server.catalog import Leases, ServedModel
 from retinue_server.errors import OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
 from retinue_server.routing import Metadata
+from retinue_server.rpc.access import SCOPES, Access
 from retinue_server.rpc.budget import ByteBudget, Holding
 from retinue_server.settings import Settings
+from retinue_server.tokens import Token
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Call:
     model: str = ""
     version: str = ""
     leases: list[Leases] = field(default_factory=list)
+    token: Token | None = None
     # What a caller knows it by among the messages of a stream.
     request_id: str = ""
 
@@ -85,9 +88,14 @@ class Calls:
     Args:
         metrics: Where they are counted.
         settings: How many are taken at once, and what they may hold together.
+        access: Who may make which; None lets everybody do everything.
+
+    Attributes:
+        access: That.
     """
 
-    def __init__(self, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings, access: Access | None = None) -> None:
+        self.access = access or Access(None)
         self._metrics = metrics
         self._max_calls = settings.max_concurrent_requests
         self._budget = ByteBudget(settings.max_bytes_in_flight)
@@ -107,6 +115,25 @@ class Calls:
         while time.perf_counter() < min(self._last_began + seconds, give_up):
             await asyncio.sleep(_POLL_SECONDS)
 
+    def check(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Turns away who may not make a call, before anything of it is read; `answer` asks again.
+
+        Args:
+            method: Its name, which may be anything.
+            metadata: What comes beside it.
+
+        Raises:
+            UnauthenticatedError: Nobody knows the caller.
+            PermissionDeniedError: Who calls may do other things only.
+        """
+        try:
+            self.access.identify(method, metadata)
+        except RetinueError as error:
+            # Labels are never what a stranger says.
+            known = method if method in SCOPES else "other"
+            self._metrics.count_call(known, "", "", error.code.name, 0.0)
+            raise
+
     async def answer(self, method: str, context: Context, work: Callable[[Call], Awaitable[Reply]]) -> Reply:
         """Answers one call, in a task that ends when the reply has been sent.
 
@@ -123,7 +150,10 @@ class Calls:
         current_call.set(call)
         code = _OK
         try:
+            if self.access.guarded:
+                call.token = self.access.identify(method, context.invocation_metadata() or ())
             self._check_room()
+            self.access.enter(call.token)
             self._running.add(call)
             _when_sent(partial(self._forget, call))
             return await work(call)
@@ -145,6 +175,8 @@ class Calls:
             raise RetinueError(f"internal error; the server logged it as {request_id}.") from None
         finally:
             self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
+            if call.token is not None:
+                self._metrics.count_token(call.token.name, code)
 
     def _check_room(self) -> None:
         if len(self._running) >= self._max_calls:
@@ -157,6 +189,7 @@ class Calls:
     def _forget(self, call: Call) -> None:
         self._running.discard(call)
         call.holding.release()
+        self.access.leave(call.token)
         # It has been counted, so that labels of a model that goes now do not come again.
         for leases in call.leases:
             leases.give_back()

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
+from grpc_health.v1 import health
 
 from retinue_server.errors import InvalidRequestError, RetinueError
 from retinue_server.rpc.calls import Call, Calls, current_call
@@ -16,6 +17,8 @@ from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+# What orchestrators ask, of whom nobody wants to hand a token to.
+_OPEN_SERVICES = frozenset({health.SERVICE_NAME})
 # Messages of one stream that are answered at once; further ones wait at the caller.
 _MOST_OF_A_STREAM = 64
 
@@ -61,6 +64,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Returns the method's handler, wrapped once and kept."""
         path = handler_call_details.method
         service, _, method = path.removeprefix("/").partition("/")
+        if self.calls.access.guarded and service not in _OPEN_SERVICES:
+            try:
+                self.calls.check(method, handler_call_details.invocation_metadata or ())
+            except RetinueError as error:
+                error.__traceback__ = None
+                return _refusing(error)
         check = self._services.get(service)
         if check is None:
             return await continuation(handler_call_details)
@@ -140,6 +149,15 @@ def check_size(size_bytes: int, max_bytes: int) -> None:
             f"the request has {size_bytes} bytes, but at most {max_bytes} are taken; send smaller or fewer images.",
             reason="REQUEST_TOO_LARGE",
         )
+
+
+def _refusing(error: RetinueError) -> Handler:
+    """Ends a call of any kind without reading a message of it: on the wire all kinds begin alike."""
+
+    async def run(messages: AsyncIterable[bytes], context: GrpcContext) -> None:
+        await _abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(run)
 
 
 def _or_abort(answer: Answer) -> Any:

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from tempfile import TemporaryDirectory
 
 from retinue_server.errors import StartupError
 
@@ -67,6 +68,26 @@ class SharedPort:
             alone.listen(1)
             self.port = int(alone.getsockname()[1])
         self._sockets.append(_bound(family, (where, self.port), shared=True))
+
+
+class PrivateSockets:
+    """Addresses that only this user's processes reach: sockets in a folder that nobody else may enter.
+
+    Args:
+        wanted: Whether there are to be any.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._folder = TemporaryDirectory(prefix="retinue-") if wanted else None
+
+    def address(self, number: int) -> str:
+        """One of them, as the grpc library reads it; empty where there are none."""
+        return f"unix:{self._folder.name}/{number}.sock" if self._folder else ""
+
+    def close(self) -> None:
+        """Removes them."""
+        if self._folder:
+            self._folder.cleanup()
 
 
 def _bound(family: int, where: tuple[str | int, int], *, shared: bool = False) -> socket.socket:

@@ -1,5 +1,6 @@
 """The methods of both services as front-end processes answer them, for callers of the engine's process."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -16,7 +17,7 @@ from retinue_server.rpc.status import from_rpc_error
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Each a connection, which the kernel gives to one of the front-ends.
+    # Each a connection; where several have the same target, the kernel gives each to one of the front-ends.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
@@ -26,13 +27,11 @@ class Relay:
     """Passes calls on over gRPC, with what came beside the requests, which must be what gRPC takes.
 
     Args:
-        target: Where they listen, as the grpc library reads it.
-        connections: How many to have, from the first call on.
+        targets: Where to have a connection to, each from the first call on, as the grpc library reads it.
     """
 
-    def __init__(self, target: str, connections: int) -> None:
-        self._target = target
-        self._connections = connections
+    def __init__(self, targets: Sequence[str]) -> None:
+        self._targets = targets
         self._open: list[grpc.aio.Channel] = []
         self.methods: Methods = {
             method.name: partial(self._call, method) for service in SERVICES for method in service.methods
@@ -40,7 +39,7 @@ class Relay:
 
     async def _call(self, method: MethodDescriptor, request: Any, context: Context) -> Any:
         if not self._open:
-            self._open = [grpc.aio.insecure_channel(self._target, _OPTIONS) for _ in range(self._connections)]
+            self._open = [grpc.aio.insecure_channel(target, _OPTIONS) for target in self._targets]
             self._turns = cycle(self._open)
         call = next(self._turns).unary_unary(
             f"/{method.containing_service.full_name}/{method.name}",

@@ -17,6 +17,7 @@ from retinue_server.rpc.port import address, cannot_listen
 from retinue_server.rpc.servicer import SERVICE, VisionServicer
 from retinue_server.runtime.providers import available_cores
 from retinue_server.settings import Settings
+from retinue_server.tls import Identity, IdentityFiles
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -50,13 +51,22 @@ class RpcServer:
         tensors: Answers those of the Open Inference Protocol.
         calls: Bounds and counts calls.
         settings: Host, port and limits.
+        identity: Who the server is to callers; None speaks to them without encryption.
+        private_address: Where calls of this server's own processes come in without encryption; empty for nowhere.
 
     Attributes:
         port: The port it listens on.
     """
 
     def __init__(
-        self, vision: VisionServicer, tensors: InferenceServicer, calls: Calls, settings: Settings
+        self,
+        vision: VisionServicer,
+        tensors: InferenceServicer,
+        calls: Calls,
+        settings: Settings,
+        *,
+        identity: IdentityFiles | None = None,
+        private_address: str = "",
     ) -> None:
         self._calls = calls
         # What no queue can hold would be told to retry for ever.
@@ -97,8 +107,16 @@ class RpcServer:
         reflection.enable_server_reflection(
             (SERVICE, inference_servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
+        self.port = self._listen(settings, identity)
+        if private_address:
+            self._server.add_insecure_port(private_address)
+
+    def _listen(self, settings: Settings, identity: IdentityFiles | None) -> int:
+        where = address(settings.host, settings.grpc_port)
         try:
-            self.port = self._server.add_insecure_port(address(settings.host, settings.grpc_port))
+            if identity is None:
+                return self._server.add_insecure_port(where)
+            return self._server.add_secure_port(where, _credentials(identity))
         except RuntimeError as error:
             raise cannot_listen(settings.host, settings.grpc_port) from error
 
@@ -137,6 +155,33 @@ class RpcServer:
         """
         await self._calls.quiet(_QUIET_SECONDS, timeout_seconds=_LONGEST_WAIT_FOR_QUIET_SECONDS)
         await self._server.stop(_CLOSING_SECONDS)
+
+
+def _credentials(identity: IdentityFiles) -> grpc.ServerCredentials:
+    """What encrypts connections: each new one with what the files hold then."""
+    used = identity.current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        """Called by gRPC in threads of its own, one at a time, with each new connection; None goes on as before."""
+        nonlocal used
+        now = identity.current()
+        if now is used:
+            return None
+        used = now
+        return _configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used),
+        # Its stub has forgotten that None may be given.
+        changed,  # type: ignore[arg-type]
+        require_client_authentication=bool(used.client_ca),
+    )
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.key, identity.chain)], identity.client_ca or None
+    )
 
 
 def _streams_per_connection(settings: Settings) -> int:

@@ -16,6 +16,7 @@ from retinue_server.errors import (
     OverloadedError,
     PermissionDeniedError,
     RetinueError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -36,6 +37,7 @@ _ERRORS: dict[int, type[RetinueError]] = {
         InvalidRequestError,
         DeadlineExpiredError,
         ModelNotFoundError,
+        UnauthenticatedError,
         PermissionDeniedError,
         OverloadedError,
         ModelControlError,

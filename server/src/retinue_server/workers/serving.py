@@ -24,11 +24,13 @@ class Plan:
         settings: Its own: the limits of the whole server are shared among all front-ends.
         provider: What runs the models.
         decode_threads: How many threads decode images.
+        private_address: Where it takes calls of the engine's process besides, without encryption; empty for nowhere.
     """
 
     settings: Settings
     provider: Provider
     decode_threads: int
+    private_address: str = ""
 
     def pack(self) -> bytes:
         """The body of `SETTINGS`."""
@@ -38,6 +40,7 @@ class Plan:
                 "settings": self.settings.as_toml(),
                 "provider": [provider.name, provider.requested, provider.fallback_reason],
                 "decode_threads": self.decode_threads,
+                "private_address": self.private_address,
             }
         ).encode()
 
@@ -48,7 +51,7 @@ class Plan:
         settings = Settings(**tomllib.loads(value["settings"]))
         name, requested, fallback_reason = value["provider"]
         provider = Provider(name, requested, fallback_reason, chain=())
-        return cls(settings, provider, value["decode_threads"])
+        return cls(settings, provider, value["decode_threads"], value["private_address"])
 
 
 def shared_among(settings: Settings, workers: int, grpc_port: int) -> Settings:

@@ -337,6 +337,11 @@ def test_headers_that_grpc_could_not_bring_are_not_beside_a_request(header: tupl
     assert beside(header, ("tenant", "a")) == [("tenant", "a")]
 
 
+def test_who_calls_is_beside_a_request_whatever_else_there_is() -> None:
+    many = [(f"cookie-{number}", "x" * 40) for number in range(500)]
+    assert beside(*many, ("authorization", "Bearer a"))[0] == ("authorization", "Bearer a")
+
+
 async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_there_are() -> None:
     found = beside(*((f"cookie-{number}", "x" * 40) for number in range(500)), ("user-id", "ann"))
     assert 50 < len(found) < 500
@@ -345,7 +350,7 @@ async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_th
     server = grpc.aio.server()
     servicer = vision_service_pb2_grpc.VisionServiceServicer()
     vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
-    relay = Relay(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", 1)
+    relay = Relay([f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"])
     await server.start()
     for entries in (found, large):
         context: Any = SimpleNamespace(

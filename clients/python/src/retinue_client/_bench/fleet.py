@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -186,13 +186,7 @@ class Fleet:
 
     def _start(self, index: int) -> None:
         connections = max(1, (self._equipment.connections + self._count - 1 - index) // self._count)
-        equipment = Equipment(
-            self._equipment.address,
-            self._equipment.task,
-            self._equipment.requests,
-            self._equipment.timeout_seconds,
-            connections,
-        )
+        equipment = replace(self._equipment, connections=connections)
         here, there = self._context.Pipe()
         process = self._context.Process(target=work, args=(there, equipment), daemon=True)
         process.start()

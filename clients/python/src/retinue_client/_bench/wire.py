@@ -8,8 +8,9 @@ from typing import Any, Protocol, Self, TypeAlias
 
 import grpc
 
-from retinue_client._channel import channel_options, deadline_seconds
+from retinue_client._channel import deadline_seconds
 from retinue_client._errors import RetinueError, error_from_call
+from retinue_client._security import PLAIN, Security
 
 _SERVICE = "/retinue.v1.VisionService/"
 
@@ -72,14 +73,23 @@ class GrpcWire:
         method: The RPC of VisionService.
         timeout_seconds: Each call's deadline, or None.
         connections: Over how many connections.
+        security: How they are encrypted, and what says who calls.
     """
 
-    def __init__(self, address: str, method: str, timeout_seconds: float | None, connections: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        method: str,
+        timeout_seconds: float | None,
+        connections: int,
+        security: Security = PLAIN,
+    ) -> None:
         self._address = address
         self._timeout_seconds = deadline_seconds(timeout_seconds)
         # Channels to one address would share a connection.
-        options = (*channel_options(address), ("grpc.use_local_subchannel_pool", 1))
-        self._channels = [grpc.insecure_channel(address, options=options) for _ in range(connections)]
+        alone = (("grpc.use_local_subchannel_pool", 1),)
+        self._channels = [security.channel(address, alone) for _ in range(connections)]
+        self._metadata = security.metadata
         calls: list[Any] = [channel.unary_unary(_SERVICE + method) for channel in self._channels]
         self._calls = itertools.cycle(calls)
         self._under_way: set[Any] = set()
@@ -98,14 +108,14 @@ class GrpcWire:
             RetinueError: It failed.
         """
         try:
-            reply: bytes = next(self._calls)(body, timeout=self._timeout_seconds)
+            reply: bytes = next(self._calls)(body, timeout=self._timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as exc:
             raise self._translated(exc) from exc
         return reply
 
     def send(self, body: bytes, done: Done) -> None:
         """Begins a call. `done` is called when it ends, from a thread of gRPC's."""
-        call: Any = next(self._calls).future(body, timeout=self._timeout_seconds)
+        call: Any = next(self._calls).future(body, timeout=self._timeout_seconds, metadata=self._metadata)
         self._under_way.add(call)
 
         def ended(_: Any) -> None:

@@ -12,6 +12,7 @@ from retinue_client._bench.reply import reader
 from retinue_client._bench.requests import Prepared
 from retinue_client._bench.wire import GrpcWire, SystemClock
 from retinue_client._models import Task
+from retinue_client._security import PLAIN, Security
 
 # gRPC's thread gets its turn this soon after an answer has come, not after Python's usual 5 ms.
 _SWITCH_SECONDS = 0.0005
@@ -27,6 +28,7 @@ class Equipment:
         requests: What is sent.
         timeout_seconds: Each request's deadline, or None.
         connections: Over how many connections.
+        security: How they are encrypted, and what says who calls.
     """
 
     address: str
@@ -34,10 +36,12 @@ class Equipment:
     requests: list[Prepared]
     timeout_seconds: float | None
     connections: int
+    security: Security = PLAIN
 
     def connect(self) -> GrpcWire:
         """The way to the server, which the first call opens."""
-        return GrpcWire(self.address, self.task.capitalize(), self.timeout_seconds, self.connections)
+        method = self.task.capitalize()
+        return GrpcWire(self.address, method, self.timeout_seconds, self.connections, self.security)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,14 @@ from retinue_client.cli._options import (
     Server,
     Threshold,
     Timeout,
+    TlsCa,
+    TlsCertificate,
+    TlsKey,
+    TokenFile,
     TopK,
     classify_with,
     connect,
+    note_credentials,
     parse_region,
 )
 from retinue_client.cli._score import score
@@ -59,11 +64,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options_of_the_program(
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
 ) -> None:
-    pass
+    note_credentials(tls_ca, tls_certificate, tls_key, token_file)
 
 
 @app.command(no_args_is_help=True)

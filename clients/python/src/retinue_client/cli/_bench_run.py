@@ -148,7 +148,12 @@ def measure(
     try:
         model = asyncio.run(_find(client, question))
         equipment = Equipment(
-            client.address, question.task, question.prepared(model.name), timeout_seconds, plan.connections
+            client.address,
+            question.task,
+            question.prepared(model.name),
+            timeout_seconds,
+            plan.connections,
+            client._security,
         )
         largest_bytes = max(len(request.body) for request in equipment.requests)
         rules = plan.rules(largest_bytes, timeout_seconds)

@@ -1,13 +1,17 @@
 """Options that several commands have, and what they mean together."""
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from retinue_client import AsyncClient, ClassifyWith, Client, Priority
-from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS
+from retinue_client import AsyncClient, ClassifyWith, Client, Priority, Tls
+from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS, resolve_address
 from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
+from retinue_client._security import CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE, PUBLIC
 from retinue_client.cli._exit import fail
 
 
@@ -30,6 +34,36 @@ Images = Annotated[
 Server = Annotated[
     str,
     typer.Option("--server", metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="Where the server is."),
+]
+TlsCa = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-ca",
+        metavar="FILE",
+        envvar=CA_VARIABLE,
+        help="Speak TLS, with a server whose certificate one of these authorities has signed (PEM); `public` for those "
+        "that everybody trusts.",
+    ),
+]
+TlsCertificate = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-certificate",
+        metavar="FILE",
+        envvar=CERTIFICATE_VARIABLE,
+        help="Your own certificate (PEM), for a server that wants one.",
+    ),
+]
+TlsKey = Annotated[
+    str | None, typer.Option("--tls-key", metavar="FILE", envvar=KEY_VARIABLE, help="Its private key (PEM).")
+]
+TokenFile = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="What holds your token; or put that into RETINUE_TOKEN. On a command line others would see it.",
+    ),
 ]
 Model = Annotated[
     str,
@@ -184,25 +218,69 @@ def options_of_task(task: TaskName, flags: dict[str, tuple[str, set[TaskName], o
     return options
 
 
-def connect(server: str, timeout_seconds: float) -> Client:
-    """A client of the server that the command line names.
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the options before the command say of TLS and of who calls, as `Client` takes it."""
+
+    tls: Tls | None = None
+    token: str | None = None
+
+
+_NOTHING = Credentials()
+# All commands have these options, and none of them has anything to do with them.
+_GIVEN: ContextVar[Credentials] = ContextVar("given", default=_NOTHING)
+
+
+def note_credentials(
+    ca: str | None, certificate: str | None, key: str | None, token_file: str | None
+) -> None:
+    """Notes what the options name, for `connect`.
 
     Raises:
-        typer.Exit: The address makes no sense.
+        typer.Exit: The file of the token cannot be read.
     """
+    tls = None
+    if ca is not None or certificate is not None or key is not None:
+        tls = Tls(None if ca == PUBLIC else ca, certificate, key)
+    token = None
     try:
-        return Client(server, timeout_seconds=timeout_seconds)
+        if token_file is not None:
+            token = Path(token_file).read_text(encoding="ascii").strip()
+    except OSError as exc:
+        fail(f"--token-file: {token_file!r} cannot be read: {exc.strerror}.")
+    except UnicodeDecodeError:
+        fail(f"--token-file: {token_file!r} has no token.")
+    _GIVEN.set(Credentials(tls, token))
+
+
+def connect(server: str, timeout_seconds: float) -> Client:
+    """A client of the server that the command line names, with what it says before the command.
+
+    Raises:
+        typer.Exit: The address makes no sense, or what was said does not do for it.
+    """
+    given, address = _GIVEN.get(), _address(server)
+    try:
+        return Client(address, timeout_seconds=timeout_seconds, tls=given.tls, token=given.token)
     except ValueError as exc:
-        fail(f"--server: {exc}")
+        fail(str(exc))
 
 
 def connect_async(server: str, timeout_seconds: float) -> AsyncClient:
     """The same for asyncio.
 
     Raises:
-        typer.Exit: The address makes no sense.
+        typer.Exit: As above.
     """
+    given, address = _GIVEN.get(), _address(server)
     try:
-        return AsyncClient(server, timeout_seconds=timeout_seconds)
+        return AsyncClient(address, timeout_seconds=timeout_seconds, tls=given.tls, token=given.token)
+    except ValueError as exc:
+        fail(str(exc))
+
+
+def _address(server: str) -> str:
+    try:
+        return resolve_address(server)
     except ValueError as exc:
         fail(f"--server: {exc}")
