@@ -15,6 +15,8 @@ from benchmarks.served import CLASSIFY, RetinueServer, Served
 
 _CALLERS = (1, 4, 16)
 _SIDE = 224
+# Of this the model's rule only cuts out the centre.
+_TYPED_SIDE = 256
 _MODEL = bundles.MOBILENET_V2
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _HEADER_LENGTH = "inference-header-content-length"
@@ -73,8 +75,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _calls(server: RetinueServer) -> dict[str, Call]:
-    """Requests for all probabilities of one image, in the size of the network's input: nothing is to be resized."""
-    pixels = photos.pixels(_SIDE, grey=False)
+    """Requests about one image of which nothing is to be resized: for the best classes, and for all probabilities."""
+    pixels, larger = photos.pixels(_SIDE, grey=False), photos.pixels(_TYPED_SIDE, grey=False)
     typed = vision_service_pb2.ClassifyRequest(
         model=_MODEL,
         images=[image_pb2.Image(raw=image_pb2.RawImage(data=pixels.tobytes(), height=_SIDE, width=_SIDE))],
