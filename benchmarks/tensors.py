@@ -79,7 +79,11 @@ def _calls(server: RetinueServer) -> dict[str, Call]:
     pixels, larger = photos.pixels(_SIDE, grey=False), photos.pixels(_TYPED_SIDE, grey=False)
     typed = vision_service_pb2.ClassifyRequest(
         model=_MODEL,
-        images=[image_pb2.Image(raw=image_pb2.RawImage(data=pixels.tobytes(), height=_SIDE, width=_SIDE))],
+        images=[
+            image_pb2.Image(
+                raw=image_pb2.RawImage(data=larger.tobytes(), height=_TYPED_SIDE, width=_TYPED_SIDE)
+            )
+        ],
     )
     tensors = pb.ModelInferRequest(
         model_name=_MODEL,
