@@ -1,12 +1,11 @@
 """`retinue models`: what the server has, and what becomes of it."""
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from retinue_client import Client, RetinueError
+from retinue_client import RetinueError
 from retinue_client.cli._console import console_for, named, plain
 from retinue_client.cli._diff import diff
 from retinue_client.cli._exit import fail
@@ -79,9 +78,9 @@ def load_model(
     timeout: Timeout = LOAD_TIMEOUT_SECONDS,
 ) -> None:
     """Load a model, or what is new of it, from the server's models folder."""
-    _control(server, timeout, lambda client: client.load_model(name))
     with connect(server, timeout) as client:
         try:
+            client.load_model(name)
             versions = [one.version for one in client.list_models() if one.name == name]
         except RetinueError as error:
             fail(error.message)
@@ -98,16 +97,12 @@ def unload_model(
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Take a model away, when what runs on it is done."""
-    _control(server, timeout, lambda client: client.unload_model(name))
-    console_for(sys.stdout).print(f"{plain(name)} is no longer served.")
-
-
-def _control(server: str, timeout: float, call: Callable[[Client], None]) -> None:
     with connect(server, timeout) as client:
         try:
-            call(client)
+            client.unload_model(name)
         except RetinueError as error:
             fail(error.message)
+    console_for(sys.stdout).print(f"{plain(name)} is no longer served.")
 
 
 models.command("diff")(diff)
