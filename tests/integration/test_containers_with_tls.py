@@ -1,4 +1,4 @@
-"""docker-compose.tls.yml, run for real with podman: from the first start to a call, a scrape, the rules and the panels."""
+"""docker-compose.tls.yml, run for real with podman: from the first start to a call, a scrape, rules and panels."""
 
 import json
 import os
