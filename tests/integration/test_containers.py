@@ -79,7 +79,7 @@ def stack(podman: Podman, ports: dict[str, str]) -> Iterator[Stack]:
         yield made
     finally:
         podman("rm", "--force", "--ignore", "--time", "0", made.server, made.prometheus)
-        podman("volume", "rm", "--force", f"{project}_prometheus-data")
+        podman("volume", "rm", "--force", f"{project}_prometheus-data", f"{project}_server-cache")
         podman("network", "rm", "--force", f"{project}_default")
 
 
