@@ -1,13 +1,17 @@
 """podman with settings and a storage of its own (scripts/make-container-base), and pip's settings for its builds."""
 
 import ast
+import fcntl
 import os
 import re
+import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.prometheus_process import wait_for
 from tests.server_process import ROOT
 from tests.system_packages import require, unavailable
 
@@ -16,6 +20,8 @@ PACKAGES = (
     *("mmdebstrap", "debian-archive-keyring"),
 )
 BUILD_TIMEOUT_SECONDS = 600
+START_TIMEOUT_SECONDS = 60
+_PORTS = ("GRPC_PORT", "HTTP_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
 _PIP_KEYS = (
     "index-url",
     "extra-index-url",
@@ -53,9 +59,16 @@ class Podman:
         """Whether podman exits with 0."""
         return self._start(["podman", *arguments]).returncode == 0
 
-    def compose(self, *arguments: str) -> str:
-        """Runs podman-compose on the repository's docker-compose.yml; fails where one of its podman commands does."""
-        done = self._start(["podman-compose", "-f", str(ROOT / "docker-compose.yml"), *arguments])
+    def compose(self, *arguments: str, tls: bool = False) -> str:
+        """Runs podman-compose on the repository's files; fails where one of its podman commands does.
+
+        Args:
+            arguments: Its arguments after those that name files.
+            tls: Whether docker-compose.tls.yml is taken besides docker-compose.yml.
+        """
+        names = ["docker-compose.yml", *(["docker-compose.tls.yml"] if tls else [])]
+        files = [argument for name in names for argument in ("-f", str(ROOT / name))]
+        done = self._start(["podman-compose", *files, *arguments])
         # It exits with 0 all the same, and says of each command how that ended.
         codes = re.findall(r"^exit code: (\d+)$", done.stdout + done.stderr, re.MULTILINE)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -79,6 +92,46 @@ class Podman:
             timeout=BUILD_TIMEOUT_SECONDS,
             check=False,
         )
+
+
+def free_ports() -> dict[str, str]:
+    """A free port for each that the compose file publishes, by its variable."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS]
+    free = {name: str(opened.getsockname()[1]) for name, opened in zip(_PORTS, sockets, strict=True)}
+    for opened in sockets:
+        opened.close()
+    return free
+
+
+def podman_with_image(ports: Mapping[str, str], folder: Path) -> Podman:
+    """podman, with the server's image built from this working tree as the compose file says.
+
+    Args:
+        ports: Those that the compose file publishes, by their variables.
+        folder: Where what the build needs is written.
+    """
+    podman = Podman(ports)
+    arguments = shlex.join(pip_build_arguments(folder))
+    # Another process of the tests that builds the same meanwhile would only do it twice.
+    with (ROOT / "server" / "Dockerfile").open() as turns:
+        fcntl.flock(turns, fcntl.LOCK_EX)
+        podman.compose(f"--podman-build-args={arguments}", "build", "server")
+        # What earlier builds left behind; the layers of this one stay, and make the next one quick.
+        podman("image", "prune", "--force", "--filter", "until=24h")
+    return podman
+
+
+def wait_until_healthy(podman: Podman, container: str) -> None:
+    """Runs the check that compose waits for. podman leaves that to systemd, which need not be here."""
+    try:
+        wait_for(
+            lambda: podman.succeeds("healthcheck", "run", container),
+            f"{container} to be healthy",
+            START_TIMEOUT_SECONDS,
+        )
+    except AssertionError as error:
+        error.add_note(podman("logs", container))
+        raise
 
 
 def pip_build_arguments(folder: Path) -> list[str]:

@@ -7,8 +7,6 @@ Grafana has no such package: tests/unit/deploy reads its provisioning, and test_
 import json
 import os
 import re
-import shlex
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import grpc
 import httpx
 import pytest
 from retinue.v1 import image_pb2, vision_service_pb2, vision_service_pb2_grpc
-from tests.containers import Podman, pip_build_arguments
+from tests.containers import Podman, free_ports, podman_with_image, wait_until_healthy
 from tests.prometheus_process import wait_for
 from tests.server_process import ROOT
 
@@ -26,7 +24,6 @@ pytestmark = [pytest.mark.container, pytest.mark.slow]
 
 IMAGE = "retinue-server:0.1.0"
 USER_ID = "10001"
-START_TIMEOUT_SECONDS = 60
 # More than the server takes to drain; docker-compose.yml grants as much.
 GRACE_SECONDS = 40
 PROMETHEUS_UP = 'up{job="retinue", instance="server:8080"}'
@@ -55,24 +52,12 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
-    """A free port for each that the compose file publishes, by its variable."""
-    names = ("GRPC_PORT", "HTTP_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    free = {name: str(opened.getsockname()[1]) for name, opened in zip(names, sockets, strict=True)}
-    for opened in sockets:
-        opened.close()
-    return free
+    return free_ports()
 
 
 @pytest.fixture(scope="module")
 def podman(ports: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Podman:
-    """podman, with the server's image built from this working tree as the compose file says."""
-    podman = Podman(ports)
-    arguments = shlex.join(pip_build_arguments(tmp_path_factory.mktemp("pip")))
-    podman.compose(f"--podman-build-args={arguments}", "build", "server")
-    # What earlier builds left behind; the layers of this one stay, and make the next one quick.
-    podman("image", "prune", "--force", "--filter", "until=24h")
-    return podman
+    return podman_with_image(ports, tmp_path_factory.mktemp("pip"))
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +75,11 @@ def stack(podman: Podman, ports: dict[str, str]) -> Iterator[Stack]:
     try:
         podman.compose("-p", project, "up", "--detach", "--no-build", "server", "prometheus")
         for container in (made.server, made.prometheus):
-            _wait_until_healthy(podman, container)
+            wait_until_healthy(podman, container)
         yield made
     finally:
         podman("rm", "--force", "--ignore", "--time", "0", made.server, made.prometheus)
-        podman("volume", "rm", "--force", f"{project}_prometheus-data")
+        podman("volume", "rm", "--force", f"{project}_prometheus-data", f"{project}_server-cache")
         podman("network", "rm", "--force", f"{project}_default")
 
 
@@ -104,23 +89,10 @@ def lone_server(podman: Podman) -> Iterator[str]:
     alone = ("--network", "none", "--env", "RETINUE_INSECURE=true")
     container = podman("run", "--detach", "--read-only", *alone, IMAGE)
     try:
-        _wait_until_healthy(podman, container)
+        wait_until_healthy(podman, container)
         yield container
     finally:
         podman("rm", "--force", "--time", "0", container)
-
-
-def _wait_until_healthy(podman: Podman, container: str) -> None:
-    """Runs the check that compose waits for. podman leaves that to systemd, which need not be here."""
-    try:
-        wait_for(
-            lambda: podman.succeeds("healthcheck", "run", container),
-            f"{container} to be healthy",
-            START_TIMEOUT_SECONDS,
-        )
-    except AssertionError as error:
-        error.add_note(podman("logs", container))
-        raise
 
 
 def test_the_image_runs_as_a_user_without_rights(stack: Stack) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.prometheus_process import PrometheusProcess, running_prometheus, wait_for
-from tests.server_process import ServerProcess, running_server
+from tests.server_process import ROOT, ServerProcess, running_server
 from tests.system_packages import require
 from tests.vision_calls import CALLS, call_everything
 
@@ -56,6 +57,25 @@ def test_the_alert_rules_are_loaded_and_quiet_on_a_healthy_server(prometheus: Pr
         "RetinueOverloaded",
     }
     assert {rule["name"]: rule["state"] for rule in rules} == {rule["name"]: "inactive" for rule in rules}
+
+
+def test_the_autoscalers_metric_is_there_while_images_are_asked_for(
+    colour_server: ServerProcess, prometheus: PrometheusProcess
+) -> None:
+    values = ROOT / "deploy" / "kubernetes" / "monitoring" / "prometheus-adapter-values.yaml"
+    (rule,) = yaml.safe_load(values.read_text())["rules"]["custom"]
+    # Here there are no pods: an instance stands for each.
+    query = (
+        rule["metricsQuery"]
+        .replace("<<.GroupBy>>", "instance")
+        .replace("<<.LabelMatchers>>", 'job="retinue"')
+    )
+    prometheus.wait_for_data(re.sub(r",namespace.*(?=})", "", rule["seriesQuery"]))
+    call_everything(colour_server.grpc_address)
+
+    waited = wait_for(lambda: prometheus.value(query), "a mean time in the queue")
+
+    assert 0 < waited < 10
 
 
 def test_a_server_that_is_gone_is_noticed(colour_models: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """docker-compose.yml and the Dockerfile agree with each other, with the settings and with what they mount."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from retinue_server.settings import Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+TLS: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "server" / "Dockerfile").read_text()
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
@@ -27,6 +29,7 @@ def test_an_image_is_pinned_to_a_version(name: str) -> None:
 def test_the_servers_image_carries_the_servers_version() -> None:
     assert SERVICES["server"]["image"] == f"retinue-server:{__version__}"
     assert GPU["services"]["server"]["image"] == f"retinue-server:{__version__}-gpu"
+    assert TLS["services"]["credentials"]["image"] == f"retinue-server:{__version__}"
 
 
 @every_service
@@ -92,3 +95,30 @@ def test_the_gpu_file_builds_the_gpu_runtime_and_refuses_to_fall_back() -> None:
     assert server["build"]["args"] == {"RUNTIME": "gpu"}
     assert server["environment"] == {"RETINUE_PROVIDER": "cuda"}
     assert server["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
+
+
+def test_the_tls_file_sets_settings_that_exist_to_files_that_are_made() -> None:
+    settings = {
+        name.removeprefix("RETINUE_").lower(): value
+        for name, value in TLS["services"]["server"]["environment"].items()
+    }
+    making = TLS["services"]["credentials"]["entrypoint"][-1]
+
+    assert settings.pop("insecure") == "false"
+    assert settings.keys() == {"tls_certificate", "tls_key", "tokens"} <= set(Settings.model_fields)
+    for path in map(Path, settings.values()):
+        assert f"server-credentials:{path.parent}:ro" in TLS["services"]["server"]["volumes"]
+        assert f" {path.name} " in making
+
+
+def test_prometheus_differs_with_tls_in_how_it_reaches_the_server_only() -> None:
+    secured = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus-tls.yml").read_text())
+    (scrape,) = secured["scrape_configs"]
+    reached = {key: scrape.pop(key) for key in ("scheme", "tls_config", "authorization")}
+
+    assert secured == PROMETHEUS
+    assert reached["scheme"] == "https"
+    (volume,) = TLS["services"]["prometheus"]["volumes"]
+    for file in (reached["tls_config"]["ca_file"], reached["authorization"]["credentials_file"]):
+        assert volume == f"prometheus-credentials:{Path(file).parent}:ro"
+    assert "--config.file=/etc/prometheus/prometheus-tls.yml" in TLS["services"]["prometheus"]["command"]

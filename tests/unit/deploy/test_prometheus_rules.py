@@ -22,6 +22,8 @@ def _promtool(*arguments: str) -> None:
 
 def test_prometheus_accepts_its_configuration() -> None:
     _promtool("check", "config", "prometheus.yml")
+    # Without the files of certificates and tokens, which are made when it is used.
+    _promtool("check", "config", "--syntax-only", "prometheus-tls.yml")
 
 
 def test_prometheus_accepts_the_rules() -> None:
