@@ -16,7 +16,7 @@ RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 # them anew, they make a step a sixth faster.
 KEEP_FREED_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456
 
-.PHONY: serve test develop check format proto contract readme models catalogue bench clean
+.PHONY: serve test develop check format proto contract readme models catalogue bench sbom audit clean
 
 ## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -77,6 +77,15 @@ catalogue: $(VENV)/.develop
 bench: $(VENV)/.develop
 	scripts/install-system-packages
 	$(BIN)/python -m benchmarks $(ARGS)
+
+## sbom: write what the server's image installs as CycloneDX into .work/sbom (PROVIDER=cuda for the GPU's; STORES as in
+## server/Dockerfile)
+sbom: $(VENV)/.develop
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/make-sbom .work/sbom/retinue-server.cdx.json $(RUNTIME) $(STORES)
+
+## audit: ask PyPI's database of advisories about every pinned version (ARGS for pip-audit's arguments)
+audit: $(VENV)/.develop
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/audit $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-proto .work

@@ -26,6 +26,11 @@ IMAGE = "retinue-server:0.1.0"
 USER_ID = "10001"
 # More than the server takes to drain; docker-compose.yml grants as much.
 GRACE_SECONDS = 40
+# As deploy/README.md has it, and without a temporary folder, too.
+FEWEST_RIGHTS = (
+    *("--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--pids-limit", "256", "--memory", "2g"),
+)
 PROMETHEUS_UP = 'up{job="retinue", instance="server:8080"}'
 
 
@@ -85,9 +90,9 @@ def stack(podman: Podman, ports: dict[str, str]) -> Iterator[Stack]:
 
 @pytest.fixture
 def lone_server(podman: Podman) -> Iterator[str]:
-    """A container of the image alone, with nothing mounted and nothing set; ready."""
+    """A container of the image alone, with nothing mounted, nothing set and as few rights as there can be; ready."""
     alone = ("--network", "none", "--env", "RETINUE_INSECURE=true")
-    container = podman("run", "--detach", "--read-only", *alone, IMAGE)
+    container = podman("run", "--detach", *alone, *FEWEST_RIGHTS, IMAGE)
     try:
         wait_until_healthy(podman, container)
         yield container
@@ -115,6 +120,25 @@ def test_the_image_holds_no_torch_no_compiler_and_no_installer(podman: Podman) -
     )
 
     assert podman("run", "--rm", "--network=none", "--entrypoint=python", IMAGE, "-c", asked) == "[] []"
+
+
+def test_nothing_in_the_image_gives_its_caller_other_rights(podman: Podman) -> None:
+    asked = ("/", "-xdev", "-perm", "/6000", "-type", "f")
+
+    assert podman("run", "--rm", "--network=none", "--user=0", "--entrypoint=find", IMAGE, *asked) == ""
+
+
+def test_the_image_has_a_bill_of_the_packages_that_it_holds(podman: Podman) -> None:
+    asked = (
+        "from importlib.metadata import distributions as d; print(*(f'{p.name}=={p.version}' for p in d()))"
+    )
+    run = ("run", "--rm", "--network=none")
+    holds = podman(*run, "--entrypoint=python", IMAGE, "-c", asked).split()
+    bill = json.loads(podman(*run, "--entrypoint=cat", IMAGE, "/usr/share/sbom/retinue-server.cdx.json"))
+
+    listed = {f"{one['name']}=={one['version']}" for one in bill["components"]}
+    assert listed == {package for package in holds if not package.startswith("retinue-")}
+    assert listed <= set((ROOT / "constraints.txt").read_text().splitlines())
 
 
 def test_the_image_is_of_sensible_size(
@@ -192,6 +216,19 @@ def test_the_image_serves_the_bundled_models_by_itself(podman: Podman, lone_serv
     bundles = sorted(path.parent.parent.name for path in (ROOT / "models").glob("*/*/manifest.json"))
     assert bundles
     assert sorted(re.findall(r'^retinue_model_info{.*\bmodel="([^"]*)"', metrics, re.MULTILINE)) == bundles
+
+
+def test_a_server_that_may_write_nothing_anywhere_is_ready(podman: Podman, lone_server: str) -> None:
+    asked = "import os, pathlib; print([p for p in ('/', '/tmp', '/models', '/home/retinue', '/var/cache/retinue') "
+    asked += "if os.access(p, os.W_OK)], pathlib.Path('/proc/1/status').read_text())"
+    written, _, status = podman("exec", lone_server, "python", "-c", asked).partition(" ")
+
+    assert written == "[]"
+    assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
+    ready = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080); c.request('GET', '/readyz'); "
+    assert (
+        podman("exec", lone_server, "python", "-c", f"{ready}print(c.getresponse().read())") == "b'ready\\n'"
+    )
 
 
 def test_the_health_check_fails_where_nothing_is_served(podman: Podman) -> None:

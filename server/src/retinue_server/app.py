@@ -48,6 +48,7 @@ from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.signers import SignerFile
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
 from retinue_server.workers.backend import SlotPlan
@@ -321,8 +322,10 @@ def _stop(engine: Engine, cutter: Engine) -> None:
 
 def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[[], bool]) -> ModelsFolder:
     """Where the models lie, or where copies of them do."""
+    signers = SignerFile.of(settings)
+    keys = signers.current if signers else None
     if not is_remote(settings.models):
-        return ModelsFolder(Path(settings.models))
+        return ModelsFolder(Path(settings.models), keys)
     mirrors = settings.expanded_cache_folder / "mirror"
     if why := why_unusable(mirrors):
         raise StartupError(
@@ -335,7 +338,7 @@ def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[
     folder = mirrors / hashlib.sha256(told.encode()).hexdigest()[:32]
     mirror = Mirror(remote, folder, limit_bytes=settings.mirror_limit, cancelled=cancelled)
     metrics.publish_mirror(mirror.state)
-    return MirroredFolder(mirror, ModelsFolder(mirror.models), settings.model_control)
+    return MirroredFolder(mirror, ModelsFolder(mirror.models, keys), settings.model_control, keys)
 
 
 def _could_be_loaded(settings: Settings, folder: ModelsFolder) -> Callable[[str], bool]:

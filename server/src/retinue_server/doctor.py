@@ -23,6 +23,7 @@ from retinue_server.runtime.cache import why_unusable
 from retinue_server.runtime.memory import control_group_limit_bytes
 from retinue_server.runtime.providers import available_cores, choose
 from retinue_server.settings import MIB, Settings
+from retinue_server.signers import SignerFile
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
 
@@ -83,6 +84,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _tls,
         _tokens,
         _host,
+        _signers,
         _models,
     ):
         yield from look(settings)
@@ -252,12 +254,27 @@ def _host(settings: Settings) -> Iterator[Finding]:
     yield Finding(state, "host", f"{settings.host}: others reach it; {told or 'they must say who they are'}")
 
 
+def _signers(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = SignerFile.of(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "signers", error.message)
+        return
+    if found is not None:
+        told = f"{settings.require_signature} has {len(found.current())}; only bundles that they signed are served"
+        yield Finding(State.OK, "signers", told)
+
+
 def _models(settings: Settings) -> Iterator[Finding]:
     if is_remote(settings.models):
         yield from _remote_models(settings)
         return
+    signers = None
+    # What is wrong with them is told already.
+    with suppress(StartupError):
+        signers = SignerFile.of(settings)
     try:
-        bundles = scan(Path(settings.models))
+        bundles = scan(Path(settings.models), signers.current if signers else None)
     except StartupError as error:
         yield Finding(State.FAIL, "models", error.message)
         return

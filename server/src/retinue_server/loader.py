@@ -176,24 +176,25 @@ class Loader:
         least = MemoryUse(weights_bytes, buffers_bytes=image_bytes * self._engine.instances)
         self._limit.check(str(bundle.model_path), least, measured=False)
 
-        held_bytes = self._held_bytes()
-        session = Session(bundle.model_path, manifest, self._machine)
-        try:
-            profile, arena_bytes = self._measure(bundle, manifest, session, held_bytes)
-            if was_changed():
-                raise _changed(bundle)
-            rows = profile.max_batch_size * self._threads(profile).instances
-            buffers_bytes = rows * (image_bytes + session.answer_bytes)
-            layout = None
-            if self._slots is not None:
-                layout = self._slots.layout(manifest, session.answer_rows)
-                buffers_bytes += self._slots.workers * layout.size_bytes
-            use = MemoryUse(session.weights_bytes, arena_bytes, buffers_bytes)
-            self._limit.check(str(bundle.model_path), use, measured=True)
-        except BaseException:
-            session.close()
-            _give_back()
-            raise
+        with bundle.graph(manifest) as graph:
+            held_bytes = self._held_bytes()
+            session = Session(bundle.model_path, manifest, self._machine, graph)
+            try:
+                profile, arena_bytes = self._measure(bundle, manifest, session, held_bytes)
+                if was_changed():
+                    raise _changed(bundle)
+                rows = profile.max_batch_size * self._threads(profile).instances
+                buffers_bytes = rows * (image_bytes + session.answer_bytes)
+                layout = None
+                if self._slots is not None:
+                    layout = self._slots.layout(manifest, session.answer_rows)
+                    buffers_bytes += self._slots.workers * layout.size_bytes
+                use = MemoryUse(session.weights_bytes, arena_bytes, buffers_bytes)
+                self._limit.check(str(bundle.model_path), use, measured=True)
+            except BaseException:
+                session.close()
+                _give_back()
+                raise
         model = self._serve(bundle, manifest, session, profile, use, layout)
         self._limit.take(use)
         _log.info(

@@ -106,6 +106,12 @@ class Settings(BaseSettings):
         "token NAME` makes one; empty means that nobody needs any",
     )
 
+    require_signature: str = Field(
+        "",
+        description="PEM file of public keys, Ed25519: only bundles that one of them has signed are served, see "
+        "retinue-export sign; read again when it changes; empty means that they need no signature",
+    )
+
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="what runs the networks; auto takes CUDA where it works and the CPU otherwise"
     )

@@ -11,9 +11,11 @@ from structlog.testing import capture_logs
 from tests import colour_bundles, gpu_stand_in
 from tests.colour_bundles import SIDE
 from tests.gpu_stand_in import StandInRuntime
+from tests.signers import Signer
 
 from retinue_server.batching.tickets import Stop
 from retinue_server.bundle import manifest as manifests
+from retinue_server.bundle.repository import scan
 from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline
 from retinue_server.postprocess import for_manifest
@@ -56,6 +58,30 @@ def new_slab(session: Session) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]
 def classes(session: Session, slab: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], rows: int) -> list[int]:
     found: list[int] = session.run(slab[:rows], {})["probabilities"].argmax(axis=1).tolist()
     return found
+
+
+@pytest.mark.parametrize("cuda_graphs", ["auto", "off"])
+def test_every_session_reads_the_copy_of_a_graph_that_was_checked(
+    cuda_graphs: str, runtime: StandInRuntime, tmp_path: Path
+) -> None:
+    signer = Signer()
+    models = tmp_path / "models"
+    signer.sign(colour_bundles.classifier(models))
+    (bundle,) = scan(models, lambda: frozenset({signer.raw}))
+    manifest = bundle.read()
+    machine = Machine(
+        gpu_stand_in.provider((0,)),
+        Threads(2, 1),
+        cuda_graphs=cuda_graphs,  # type: ignore[arg-type]
+    )
+    with bundle.graph(manifest) as graph:
+        bundle.model_path.write_bytes(b"another")
+        session = Session(bundle.model_path, manifest, machine, graph)
+        sizes = session.prepare(MEASURED, Feeds(manifest).typical)
+    slab = new_slab(session)
+    slab[:3] = COLOURS
+    for rows in sizes:
+        assert classes(session, slab, rows)[:3] == [0, 1, 2][:rows]
 
 
 def test_a_network_is_captured_for_every_slab_and_size(runtime: StandInRuntime, tmp_path: Path) -> None:

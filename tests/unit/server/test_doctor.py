@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests import colour_bundles
 from tests.certificates import Authority, Pair
+from tests.signers import Signer, write_keys
 
 from retinue_server import doctor
 from retinue_server.cli import main
@@ -162,3 +163,19 @@ def test_the_exit_code_says_whether_a_server_would_start(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
+
+
+def test_bundles_that_are_not_signed_are_named_where_they_must_be(tmp_path: Path) -> None:
+    signer = Signer()
+    keys = write_keys(tmp_path / "keys.pem", signer)
+    told = settings(tmp_path, require_signature=str(keys))
+    signer.sign(colour_bundles.classifier(Path(told.models), "signed"))
+    (signers,) = found(told, "signers")
+    assert (signers.state, "keys.pem has 1" in signers.told) == (State.OK, True)
+    unsigned, signed = found(told, "models")
+    assert (unsigned.state, signed.state) == (State.FAIL, State.OK)
+    assert "manifest.sig is missing" in unsigned.told
+    keys.write_bytes(signer.private)
+    (signers,) = found(told, "signers")
+    assert (signers.state, "private key" in signers.told) == (State.FAIL, True)
+    assert found(settings(tmp_path), "signers") == []

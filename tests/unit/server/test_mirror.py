@@ -9,6 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from structlog.testing import capture_logs
 from tests import colour_bundles, plain_models
 from tests.pipelines import declare
+from tests.signers import Signer
 
 from retinue_server.bundle import mirror as mirrors
 from retinue_server.bundle import mirror_folder
@@ -131,6 +132,20 @@ def test_bundles_come_change_and_go(mirror: Mirror, elsewhere: Elsewhere, bundle
     mirror.look()
     assert list(mirror.models.iterdir()) == []
     assert left_aside(mirror) == []
+
+
+def test_a_signature_is_copied_too_and_may_come_later(
+    mirror: Mirror, elsewhere: Elsewhere, bundle: Path
+) -> None:
+    signer = Signer()
+    elsewhere.upload(bundle, "a", 1)
+    mirror.look()
+    (copied,) = scan(mirror.models, lambda: frozenset({signer.raw}))
+    with pytest.raises(BundleError, match="a signature is required"):
+        copied.read()
+    elsewhere.upload(signer.sign(bundle), "a", 1)
+    mirror.look()
+    assert copied.read().name == "a"
 
 
 def test_what_is_here_and_unchanged_is_not_copied_again_after_a_restart(

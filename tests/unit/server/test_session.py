@@ -187,6 +187,22 @@ def threads_of_this_process() -> set[int]:
     return {thread.id for thread in psutil.Process().threads()}
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["as it is", "optimised"])
+def test_a_copy_is_read_in_place_of_the_graph_and_not_needed_any_more_afterwards(
+    kept: bool, tmp_path: Path
+) -> None:
+    bundle = colour_bundles.classifier(tmp_path / "models")
+    copy = (bundle / "model.onnx").rename(tmp_path / "copy")
+    machine = with_cache(tmp_path / "cache") if kept else Machine(ON_CPU, ONE_THREAD)
+    session = Session(bundle / "model.onnx", manifests.read(bundle), machine, copy)
+    assert session.can_run_alone is kept
+    copy.unlink()
+    for alone in (False, True):
+        np.testing.assert_allclose(
+            session.run(COLOURS, {}, alone=alone)["probabilities"], np.eye(3), atol=1e-6
+        )
+
+
 def test_a_session_that_stays_on_one_instance_takes_no_threads(tmp_path: Path) -> None:
     session = opened(colour_bundles.classifier(tmp_path), machine=with_cache(tmp_path / "cache"))
     before = threads_of_this_process()

@@ -14,6 +14,7 @@ from retinue_export.cli.features import features
 from retinue_export.cli.inspect import inspect
 from retinue_export.cli.module import module
 from retinue_export.cli.show import plain
+from retinue_export.cli.sign import sign
 from retinue_export.cli.timm import timm
 from retinue_export.cli.torchvision import torchvision
 from retinue_export.cli.train import train
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, torchvision, timm, module, adopt, verify, inspect, diff, features, catalogue):
+for command in (train, torchvision, timm, module, adopt, verify, sign, inspect, diff, features, catalogue):
     app.command()(command)
 
 

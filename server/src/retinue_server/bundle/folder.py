@@ -8,7 +8,7 @@ from retinue.v1 import serving_pb2 as pb
 
 from retinue_server.bundle import serving
 from retinue_server.bundle.manifest import NAME_PATTERN
-from retinue_server.bundle.repository import BundleFolder, BundleState, FileState, find, scan
+from retinue_server.bundle.repository import BundleFolder, BundleState, FileState, TrustedKeys, find, scan
 from retinue_server.errors import StartupError
 
 
@@ -30,6 +30,7 @@ class ModelsFolder:
 
     Args:
         path: Where it lies.
+        keys: Whose signature the bundles need; None where they need none.
 
     Attributes:
         look_seconds: How often to look, where it is followed.
@@ -37,12 +38,13 @@ class ModelsFolder:
 
     look_seconds = 0.5
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: TrustedKeys | None = None) -> None:
         self._path = path
+        self._keys = keys
 
     def all(self, name: str | None = None) -> list[BundleFolder]:
         """Lists what there is, by name and then version, of one model or of all."""
-        return find(self._path, name)
+        return find(self._path, name, self._keys)
 
     def holds(self, name: str) -> bool:
         """Whether a bundle of a name, which may be anything, lies here; raises nothing."""
@@ -61,7 +63,7 @@ class ModelsFolder:
         Raises:
             StartupError: There is nothing.
         """
-        return scan(self._path)
+        return scan(self._path, self._keys)
 
     def named(self, names: str) -> list[BundleFolder]:
         """Lists what there is of some models.

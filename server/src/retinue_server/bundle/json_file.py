@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -21,7 +21,13 @@ _MOST_REASON_CHARACTERS = 300
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
-def read(path: Path, message: AnyMessage, max_bytes: int, advice: str) -> AnyMessage:
+def read(
+    path: Path,
+    message: AnyMessage,
+    max_bytes: int,
+    advice: str,
+    check: Callable[[bytes], object] = lambda content: None,
+) -> AnyMessage:
     """Reads a file into a message, whose fields are not checked yet.
 
     Args:
@@ -29,6 +35,7 @@ def read(path: Path, message: AnyMessage, max_bytes: int, advice: str) -> AnyMes
         message: An empty one.
         max_bytes: The largest file that is read.
         advice: What to do about a file that does not hold.
+        check: Told the content before anything is made of it; what it raises is raised.
 
     Raises:
         BundleError: The file is missing, too large, or does not hold such a message.
@@ -39,6 +46,7 @@ def read(path: Path, message: AnyMessage, max_bytes: int, advice: str) -> AnyMes
         raise BundleError(
             f"{path} is larger than {max_bytes} bytes, which no {message.DESCRIPTOR.name} needs; {advice}."
         )
+    check(content)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

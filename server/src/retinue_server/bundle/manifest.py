@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -49,14 +50,18 @@ _RESAMPLING = {
 _PRECISIONS = frozenset(pb.Precision.values()) - {pb.PRECISION_UNSPECIFIED}
 
 
-def read(folder: Path) -> pb.ModelManifest:
+def read(folder: Path, check: Callable[[bytes], object] = lambda content: None) -> pb.ModelManifest:
     """Reads and validates the manifest of the bundle in `folder`.
+
+    Args:
+        folder: The bundle's.
+        check: Told the file's content before anything is made of it; what it raises is raised.
 
     Raises:
         BundleError: The file is missing, is not a manifest, or a field is out of its range.
     """
     path = folder / MANIFEST_FILE
-    manifest = json_file.read(path, pb.ModelManifest(), MAX_MANIFEST_BYTES, _CORRECT)
+    manifest = json_file.read(path, pb.ModelManifest(), MAX_MANIFEST_BYTES, _CORRECT, check)
     _validate(manifest, path)
     return manifest
 

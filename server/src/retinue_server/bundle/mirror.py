@@ -14,6 +14,7 @@ from retinue_server.bundle import manifest as manifests
 from retinue_server.bundle.mirror_folder import MirrorFolder, Record, Source
 from retinue_server.bundle.remote import Key, RemoteFile, RemoteModels
 from retinue_server.bundle.serving import MAX_SERVING_BYTES, SERVING_FILE
+from retinue_server.bundle.signature import SIGNATURE_FILE
 from retinue_server.errors import BundleError, MirrorError, StartupError
 
 _log = structlog.get_logger(__name__)
@@ -363,11 +364,12 @@ class Mirror:
 
 
 def _needed(files: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]:
-    """What a server reads of a version: two files of a bundle, and of other models weights beside the graph, too."""
+    """What a server reads of a version: a bundle's files, and of other models weights beside the graph, too."""
     if manifests.MANIFEST_FILE not in files:
         return dict(files)
-    # The small one first.
-    return {name: files[name] for name in (manifests.MANIFEST_FILE, manifests.MODEL_FILE) if name in files}
+    # The small ones first.
+    read = (manifests.MANIFEST_FILE, SIGNATURE_FILE, manifests.MODEL_FILE)
+    return {name: files[name] for name in read if name in files}
 
 
 def _is_pipeline(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from retinue.v1 import serving_pb2 as pb
 
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import BESIDE, Mirror
-from retinue_server.bundle.repository import BundleFolder
+from retinue_server.bundle.repository import BundleFolder, TrustedKeys
 from retinue_server.bundle.serving import SERVING_FILE
 from retinue_server.errors import BundleError, MirrorError, ModelControlError, StartupError, UnavailableError
 
@@ -23,15 +23,20 @@ class MirroredFolder(ModelsFolder):
         mirror: What copies.
         local: The folder that it keeps.
         control: Who says that models come and go.
+        keys: Whose signature the bundles need; None where they need none.
     """
 
     # What comes to the copy comes whole, and later than it came there.
     look_seconds = 0.25
 
     def __init__(
-        self, mirror: Mirror, local: ModelsFolder, control: Literal["none", "explicit", "watch"]
+        self,
+        mirror: Mirror,
+        local: ModelsFolder,
+        control: Literal["none", "explicit", "watch"],
+        keys: TrustedKeys | None = None,
     ) -> None:
-        super().__init__(mirror.models)
+        super().__init__(mirror.models, keys)
         self._mirror = mirror
         self._local = local
         self._by_calls = control == "explicit"
@@ -45,7 +50,8 @@ class MirroredFolder(ModelsFolder):
         except MirrorError:
             # It is in the log and in a metric.
             return self._local.all(name)
-        return [BundleFolder(of, version, self._mirror.models / of / str(version)) for of, version in keys]
+        models = self._mirror.models
+        return [BundleFolder(of, version, models / of / str(version), self._keys) for of, version in keys]
 
     def brought(self, name: str | None = None) -> list[BundleFolder]:
         """Copies and lists what is to be served.

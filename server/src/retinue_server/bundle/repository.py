@@ -2,31 +2,42 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.bundle import manifest as manifests
-from retinue_server.bundle import plain
+from retinue_server.bundle import plain, sealed, signature
 from retinue_server.errors import BundleError, StartupError
 
 VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
 
 # Of a file or folder: device, inode, size, and when content or rights changed last; None where there is none.
 FileState = tuple[int, int, int, int] | None
-BundleState = tuple[FileState, ...]
+# Of the folder and its files, and with whose signatures it holds, where it needs one.
+BundleState = tuple[FileState | signature.Keys, ...]
+# Tells those keys as they are now.
+TrustedKeys = Callable[[], signature.Keys]
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFolder:
-    """Where one version of one model lies; nothing in it is checked yet."""
+    """Where one version of one model lies; nothing in it is checked yet.
+
+    Attributes:
+        name: The model's.
+        version: Its version.
+        path: Where it lies.
+        keys: Whose signature it needs; None where it needs none.
+    """
 
     name: str
     version: int
     path: Path
+    keys: TrustedKeys | None = None
 
     @property
     def model_path(self) -> Path:
@@ -34,13 +45,13 @@ class BundleFolder:
         return self.path / manifests.MODEL_FILE
 
     def state(self) -> BundleState:
-        """What differs once a file of the bundle, or the bundle as a whole, was changed or replaced."""
-        return tuple(
-            file_state(path) for path in (self.path, self.path / manifests.MANIFEST_FILE, self.model_path)
-        )
+        """What differs once a file of the bundle, the bundle as a whole, or the keys were changed or replaced."""
+        files = (manifests.MANIFEST_FILE, manifests.MODEL_FILE, signature.SIGNATURE_FILE)
+        states = tuple(file_state(path) for path in (self.path, *(self.path / file for file in files)))
+        return states if self.keys is None else (*states, self.keys())
 
     def read(self) -> pb.ModelManifest:
-        """Reads the manifest and checks it against the folder's name and the file's hash.
+        """Reads the manifest and checks it against its signature, the folder's name and the file's hash.
 
         Of an ONNX model without one it is made up: the task is TASK_TENSOR, which no manifest on disk may have. Links
         may lead elsewhere in the models folder, which may itself be one, but not out of it.
@@ -50,9 +61,14 @@ class BundleFolder:
         """
         self._check_inside(self.path)
         if not os.path.lexists(self.path / manifests.MANIFEST_FILE) and os.path.exists(self.model_path):
+            if self.keys is not None:
+                raise signature.missing(
+                    self.path / manifests.MANIFEST_FILE,
+                    "make a bundle of it with retinue-export adopt, and sign that",
+                )
             self._check_inside(self.model_path)
             return plain.describe(self.name, self.model_path)
-        manifest = manifests.read(self.path)
+        manifest = manifests.read(self.path, self._check_signature)
         if manifest.name != self.name:
             raise BundleError(
                 f"{self.path / manifests.MANIFEST_FILE}: field `name` is '{manifest.name}', "
@@ -68,6 +84,26 @@ class BundleFolder:
         manifests.check_hash(self.path, manifest)
         self._check_inside(self.model_path)
         return manifest
+
+    @contextmanager
+    def graph(self, manifest: pb.ModelManifest) -> Iterator[Path]:
+        """What to load the graph from: where a signature is needed, a copy of it that nobody can change any more.
+
+        Args:
+            manifest: As it was read.
+
+        Raises:
+            BundleError: The file is not the one that it describes, or there is no memory for a copy.
+        """
+        if self.keys is None:
+            yield self.model_path
+            return
+        with sealed.copy(self.model_path, manifest.sha256) as path:
+            yield path
+
+    def _check_signature(self, manifest: bytes) -> None:
+        if self.keys is not None:
+            signature.check(self.path, self.name, self.version, manifest, self.keys())
 
     def _check_inside(self, path: Path) -> None:
         check_inside(path, self.path.parent.parent, "copy the bundle into it")
@@ -94,7 +130,7 @@ def check_inside(path: Path, models: Path, advice: str) -> None:
         )
 
 
-def find(models: Path, name: str | None = None) -> list[BundleFolder]:
+def find(models: Path, name: str | None = None, keys: TrustedKeys | None = None) -> list[BundleFolder]:
     """Lists the bundles under `models`, by name and then version.
 
     A version folder is a positive integer without leading zeros; other folders and files are passed over, so that
@@ -103,6 +139,7 @@ def find(models: Path, name: str | None = None) -> list[BundleFolder]:
     Args:
         models: The folder of all models.
         name: Of the one model that is meant, which must match `NAME_PATTERN`; None for all.
+        keys: Whose signature they need; None where they need none.
 
     Raises:
         StartupError: The folder does not exist or cannot be read.
@@ -112,7 +149,7 @@ def find(models: Path, name: str | None = None) -> list[BundleFolder]:
             what = "is a file" if models.exists() else "does not exist"
             raise StartupError(f"the models folder '{models}' {what}: name another with --models.")
         folders = models.iterdir() if name is None else [models / name]
-        found = [bundle for folder in folders for bundle in _versions(folder)]
+        found = [bundle for folder in folders for bundle in _versions(folder, keys)]
     except OSError as error:
         raise StartupError(
             f"'{error.filename}' cannot be read: {error.strerror}; let the server's user read the models folder."
@@ -120,13 +157,13 @@ def find(models: Path, name: str | None = None) -> list[BundleFolder]:
     return sorted(found, key=lambda bundle: (bundle.name, bundle.version))
 
 
-def scan(models: Path) -> list[BundleFolder]:
+def scan(models: Path, keys: TrustedKeys | None = None) -> list[BundleFolder]:
     """Lists what `find` does, at least one.
 
     Raises:
         StartupError: The folder does not exist, cannot be read or holds no bundle.
     """
-    found = find(models)
+    found = find(models, keys=keys)
     if not found:
         raise StartupError(
             f"the models folder '{models}' holds no bundle: expected NAME/VERSION/{manifests.MODEL_FILE} and "
@@ -135,14 +172,14 @@ def scan(models: Path) -> list[BundleFolder]:
     return found
 
 
-def _versions(model: Path) -> Iterator[BundleFolder]:
+def _versions(model: Path, keys: TrustedKeys | None) -> Iterator[BundleFolder]:
     if manifests.NAME_PATTERN.fullmatch(model.name) is None or not model.is_dir():
         return
     # It may go between two looks.
     with suppress(FileNotFoundError):
         for version in model.iterdir():
             if VERSION_PATTERN.fullmatch(version.name) and version.is_dir():
-                yield BundleFolder(model.name, int(version.name), version)
+                yield BundleFolder(model.name, int(version.name), version, keys)
 
 
 def file_state(path: Path) -> FileState:

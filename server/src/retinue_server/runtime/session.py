@@ -86,19 +86,23 @@ class Session:
         answer_rows: Of all of these, the element type and the shape for one image, once `check_answers` has seen them.
     """
 
-    def __init__(self, path: Path, manifest: pb.ModelManifest, machine: Machine) -> None:
+    def __init__(
+        self, path: Path, manifest: pb.ModelManifest, machine: Machine, graph: Path | None = None
+    ) -> None:
         """Loads a model.
 
         Args:
             path: Of model.onnx.
             manifest: What its bundle says of it.
             machine: What runs it.
+            graph: Of a copy to read in its place, which must be there until the model is prepared.
 
         Raises:
             BundleError: ONNX Runtime cannot read it, or it is not what the manifest says.
             StartupError: The provider cannot hold it.
         """
         self._path = path
+        self._graph = graph or path
         self._manifest = manifest
         self._provider = provider = machine.provider
         self.outputs: Sequence[str] = tuple(contract.outputs(manifest))
@@ -333,7 +337,7 @@ class Session:
         options.add_session_config_entry(*optimised.NO_WEIGHTS_OUTSIDE)
         half = providers.half_options() if self._manifest.precision == pb.PRECISION_FP16 else {}
         # ONNX Runtime would take the CPU where a provider fails, and say so to whoever reads its output.
-        opened = partial(ort.InferenceSession, self._path, options, enable_fallback=False)
+        opened = partial(ort.InferenceSession, self._graph, options, enable_fallback=False)
         if self._provider.name == TENSORRT:
             inputs = contract.inputs(self._manifest).items()
             rows = {name: [size for size, _ in tensor.sizes] for name, tensor in inputs if tensor.batched}
@@ -349,7 +353,7 @@ class Session:
         self, threads: int, graph_file: str = optimised.GRAPH_FILE, *, spinning: bool = False
     ) -> ort.InferenceSession:
         options = session_options(threads, spinning=spinning)
-        path = self._path
+        path = self._graph
         if self._optimised is not None:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             path = self._optimised / graph_file
@@ -358,7 +362,7 @@ class Session:
         return ort.InferenceSession(path, options, providers=list(self._provider.chain))
 
     def _write_optimised(self, folder: Path) -> None:
-        optimised.write(self._path, folder, session_options(1), self.extra_outputs)
+        optimised.write(self._graph, folder, session_options(1), self.extra_outputs)
 
 
 def _files_bytes(folder: Path) -> int:
