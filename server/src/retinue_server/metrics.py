@@ -28,6 +28,8 @@ from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tally import Statistics, Tally
 from retinue_server.tls import IdentityFiles
+from retinue_server.tracing.counts import SpanCounts
+from retinue_server.tracing.tracer import Tracer
 from retinue_server.triton_metrics import TritonCollector
 
 # The time at which each counter began: a third of all lines, and Prometheus finds resets without them.
@@ -163,6 +165,11 @@ class Metrics:
     def publish_mirror(self, state: Callable[[], MirrorState]) -> None:
         """Adds the gauges of the copy of models that are elsewhere."""
         self.registry.register(_MirrorCollector(state))
+
+    def publish_traces(self, tracer: Tracer | None) -> None:
+        """Adds how many spans there were, where calls are traced."""
+        if tracer is not None:
+            self.registry.register(SpanCounts(tracer.counts))
 
     def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
