@@ -296,7 +296,7 @@ def _plan_front(
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     control = ModelControl(repository)
     if settings.workers:
-        front_ends = FrontEnds(metrics, provider, settings, control)
+        front_ends = FrontEnds(metrics, provider, settings, control, tracer)
         # Front-ends count these calls, also those of each token.
         calls = Calls(
             Metrics(), settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None)

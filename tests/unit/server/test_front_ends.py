@@ -28,7 +28,7 @@ _REQUESTS = "retinue_requests", "retinue_requests_total"
 class FakeProcess:
     """A front-end that does as a test says."""
 
-    def __init__(self, owner: FrontEnds) -> None:
+    def __init__(self, owner: FrontEnds, tracer: object) -> None:
         self.owner = owner
         self.given: list[Served] = []
         self.models: dict[int, Any] = {}

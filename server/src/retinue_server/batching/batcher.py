@@ -136,8 +136,10 @@ class Batcher(Generic[Item, Result]):
         self._running: set[Batch] = set()
         self._most_running = min(plan.most_running or engine.instances, engine.instances)
         self._closed = False
-        # Whether any request ever was; where none was, batches need not look for those that are.
-        self._traced = False
+        # Whether batches are spans, where calls are traced that they run for.
+        self.trace_batches = True
+        # Whether any call ever was; where none was, batches need not look for those that are.
+        self._has_traced = False
         # Not the engine's, which wakes as many threads as there are items.
         self._batch_ended = threading.Condition(engine.lock)
         engine.add(self)
@@ -211,7 +213,7 @@ class Batcher(Generic[Item, Result]):
             if not self._queue:
                 self._engine.join(self)
             now = self._clock()
-            self._traced = self._traced or ticket.traced
+            self._has_traced |= self.trace_batches and ticket.traced
             self._queue.add(ticket, [Job(item, ticket, index, now) for index, item in enumerate(items)])
             self._engine.condition.notify(len(items))
         try:
@@ -303,7 +305,7 @@ class Batcher(Generic[Item, Result]):
         finally:
             ended = self._clock()
             seconds = (ended - began) / len(batch)
-            if self._traced:
+            if self._has_traced:
                 origins.trace_batch(self._name, batch.jobs, began, ended)
             # Where nothing was answered, the network may not have run, and the time says nothing of its cost.
             answered = not all(isinstance(value, RetinueError) for value in values)

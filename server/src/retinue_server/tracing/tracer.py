@@ -128,15 +128,22 @@ class CallTrace:
         tracer: Whose.
         name: Of the call's span.
         parent: The caller's.
+        context: Its place, where that is given: by the process that ends it.
 
     Attributes:
         tracer: As given.
         context: The place of the call's span.
     """
 
-    def __init__(self, tracer: Tracer, name: str, parent: SpanContext | None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        name: str = "",
+        parent: SpanContext | None = None,
+        context: SpanContext | None = None,
+    ) -> None:
         self.tracer = tracer
-        self.context = SpanContext.new(parent)
+        self.context = context or SpanContext.new(parent)
         self._name = name
         self._parent = parent
         self._began_ns = time.time_ns()
