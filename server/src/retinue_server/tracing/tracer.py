@@ -184,7 +184,7 @@ class CallTrace:
                 ("inference", inference_seconds),
                 ("postprocess", combine(postprocess)),
             )
-            attributes = {
+            attributes: dict[str, str | int] = {
                 "retinue.model": model,
                 "retinue.version": str(version),
                 "retinue.images": len(together),
