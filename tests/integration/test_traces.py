@@ -13,6 +13,7 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.message import Message
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from retinue.v1 import vision_service_pb2 as pb
 from tests.calls import TIMEOUT_SECONDS, Connection, connected, flat
 from tests.collector import Collector, Received, collecting
@@ -182,6 +183,21 @@ def test_the_classifier_of_what_was_found_has_stages_of_its_own(traced: Traced) 
     _, stages = traced.collector.wait_for_call(request_id)
     models = [one.attributes["retinue.model"] for one in stages]
     assert models == ["colour-detector"] * 4 + ["colour-classifier"] * 4
+
+
+def test_latencies_name_a_trace_where_they_are_asked_for_as_openmetrics(traced: Traced) -> None:
+    request = pb.ClassifyRequest(model="colour-classifier", images=[flat(255, 0, 0)])
+    _, request_id = told(traced.connection, "Classify", request)
+    call, _ = traced.collector.wait_for_call(request_id)
+    url = f"{traced.server.http_url}/metrics"
+    page = httpx.get(url, headers={"accept": "application/openmetrics-text; version=1.0.0"}).text
+    named = f'# {{trace_id="{call.trace_id}"}} '
+    lines = [line.split("_bucket{")[0] for line in page.splitlines() if named in line]
+    assert set(lines) == {"retinue_request_duration_seconds", "retinue_stage_duration_seconds"}
+    families = list(text_string_to_metric_families(page))
+    assert len(families) > 10
+    # Other formats have no place for it.
+    assert "trace_id" not in httpx.get(url).text
 
 
 def test_what_was_sent_is_counted(traced: Traced) -> None:

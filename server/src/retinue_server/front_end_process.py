@@ -74,7 +74,7 @@ class FrontEndProcess:
     """
 
     def __init__(self, owner: Owner, tracer: Tracer | None = None) -> None:
-        self.counts: Counts = {}
+        self.counts = Counts()
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
         self.current = asyncio.Event()

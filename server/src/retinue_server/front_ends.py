@@ -91,7 +91,7 @@ class FrontEnds(Collector):
         self._given: Given | None = None
         self._serving = self._closed = self._ending = False
         self._restarts = 0
-        self._lost_counts: Counts = {}
+        self._lost_counts = Counts()
         self._publishing = Alarm(self._publish_and_go_on)
         metrics.registry.register(self)
         self.merged = MergedMetrics(metrics.registry, self._all_counts)

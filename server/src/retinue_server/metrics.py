@@ -171,7 +171,9 @@ class Metrics:
         if tracer is not None:
             self.registry.register(SpanCounts(tracer.counts))
 
-    def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
+    def count_call(
+        self, method: str, model: str, version: str, code: str, seconds: float, trace_id: str = ""
+    ) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
         labels = method, model, version, code
         meters = self._call_meters.get(labels)
@@ -181,7 +183,7 @@ class Metrics:
             self._call_meters[labels] = meters
         requests, request_seconds, tally = meters
         requests.inc()
-        request_seconds.observe(seconds)
+        request_seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
         if tally is not None:
             tally.count_request(seconds, answered=code == "OK")
 
@@ -202,14 +204,16 @@ class Metrics:
 
         return count
 
-    def count_images(self, model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> None:
+    def count_images(
+        self, model: ServedModel, outcomes: Sequence[Outcome[Answer]], trace_id: str = ""
+    ) -> None:
         """Counts the images of a request and where their time went. Called by one thread only."""
         meters = self._meters_of(model.name, model.version)
-        meters.queue.add(one.queue_seconds for one in outcomes if one.queue_seconds is not None)
+        meters.queue.add((one.queue_seconds for one in outcomes if one.queue_seconds is not None), trace_id)
         answers = [one.value for one in outcomes if not isinstance(one.value, RetinueError)]
-        meters.decode.add(answer.decode_seconds for answer in answers)
-        meters.inference.add(answer.inference_seconds for answer in answers)
-        meters.postprocess.add(answer.postprocess_seconds for answer in answers)
+        meters.decode.add((answer.decode_seconds for answer in answers), trace_id)
+        meters.inference.add((answer.inference_seconds for answer in answers), trace_id)
+        meters.postprocess.add((answer.postprocess_seconds for answer in answers), trace_id)
         meters.answered.inc(len(answers))
         meters.failed.inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))

@@ -132,7 +132,8 @@ class VisionService:
             outcomes = [
                 next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
             ]
-        self._metrics.count_images(model, outcomes)
+        trace_id = trace.context.trace_name if trace is not None else ""
+        self._metrics.count_images(model, outcomes, trace_id)
         raise_if_lost(outcomes)
         if copy is not None and self._catalog is not None and not self._draining:
             candidate = self._catalog.shadow(model)

@@ -32,7 +32,7 @@ class FakeProcess:
         self.owner = owner
         self.given: list[Served] = []
         self.models: dict[int, Any] = {}
-        self.counts: Counts = {}
+        self.counts = Counts()
         self.process = None
         self.failure = ""
         self.obeys = True

@@ -185,7 +185,8 @@ class Calls:
             raise RetinueError(told) from None
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.count_call(method, call.model, call.version, code, seconds)
+            trace_id = call.origin.trace.context.trace_name if call.origin.trace is not None else ""
+            self._metrics.count_call(method, call.model, call.version, code, seconds, trace_id)
             self._records.end(method, call, code, seconds, context)
             if call.token is not None:
                 self._metrics.count_token(call.token.name, code)
