@@ -47,10 +47,13 @@ class Durations:
         """How many there were, and their sum in seconds."""
         return sum(self._counts), self._sum
 
-    def read(self) -> tuple[list[tuple[str, float, Exemplar | None]], float]:
+    def read(self) -> tuple[list[tuple[str, float] | tuple[str, float, Exemplar]], float]:
         """The buckets, each with its upper end, all that is in it and those before, and an example; and the sum."""
         names = [*map(floatToGoString, self._bounds), "+Inf"]
-        return list(zip(names, accumulate(self._counts), self._exemplars, strict=True)), self._sum
+        buckets = zip(names, accumulate(self._counts), self._exemplars, strict=True)
+        return [
+            (name, count) if example is None else (name, count, example) for name, count, example in buckets
+        ], self._sum
 
     def _keep_longest(self, seconds: Sequence[float], trace_id: str) -> None:
         if seconds:
