@@ -11,11 +11,13 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
-# Events of one name in a second; of libraries, of one logger. Further ones are counted.
-_MOST_A_SECOND = 50
-# Those of which an operator has said how many there are to be.
-_MOST_CALLS_A_SECOND = 1000
+# Events of one name, of libraries those of one logger: at once, and in a second from then on. Further ones are counted.
+# All models that a folder may have come and go in fewer.
+_MOST_AT_ONCE = 500
+_MOST_A_SECOND = 100
+# Of these an operator has said how many there are to be.
 _CALLS = "call"
+_MOST_CALLS_A_SECOND = 1000
 # Before each line of a traceback, so that none of what an exception says can begin a line.
 _MARGIN = "    | "
 
@@ -77,18 +79,20 @@ class Throttle(logging.Filter):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        # By logger and event, all of which are in code: what is left of this second's, when that was, and the left out.
+        # By logger and event, all of which are in code: how many may come, when that was so, and how many did not.
         self._rooms: dict[tuple[str, str], tuple[float, float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether an event has room; called by any thread."""
         fields: Any = record.msg
         event = str(fields.get("event", "")) if isinstance(fields, dict) else ""
-        most = _MOST_CALLS_A_SECOND if event == _CALLS else _MOST_A_SECOND
+        per_second, most = _MOST_A_SECOND, _MOST_AT_ONCE
+        if event == _CALLS:
+            per_second = most = _MOST_CALLS_A_SECOND
         with self._lock:
             now = self._clock()
             room, filled, left_out = self._rooms.get((record.name, event), (most, now, 0))
-            room = min(room + (now - filled) * most, most)
+            room = min(room + (now - filled) * per_second, most)
             has_room = room >= 1
             self._rooms[record.name, event] = (room - 1, now, 0) if has_room else (room, now, left_out + 1)
         if has_room and left_out:

@@ -137,24 +137,35 @@ def test_too_many_events_of_a_name_are_counted_instead() -> None:
         ]
         return [record.msg for record in records if throttle.filter(record)]  # type: ignore[misc]
 
-    assert len(let_through(500, "image_failed")) == 50
+    assert len(let_through(900, "image_failed")) == 500
     # Others have their own room.
     assert let_through(1, "batch_failed") == [{"event": "batch_failed"}]
-    clock.now = 0.1
-    assert let_through(1, "image_failed") == [{"event": "image_failed", "left_out": 450}]
+    clock.now = 0.05
+    assert let_through(1, "image_failed") == [{"event": "image_failed", "left_out": 400}]
     assert let_through(1, "image_failed") == [{"event": "image_failed"}]
-    # What nobody has used is not kept for later.
+    # What nobody has used is not kept for ever.
     clock.now = 3600
-    assert len(let_through(500, "image_failed")) == 50
+    assert len(let_through(900, "image_failed")) == 500
+    # Of calls an operator may want more.
+    assert len(let_through(1100, "call")) == 1000
+
+
+def test_the_log_has_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+    logger = structlog.get_logger("a.module")
+    for _ in range(2000):
+        logger.error("image_failed")
+    # Some of what came later, too, if that took a while.
+    assert 500 <= len(logged(capsys)) < 2000
 
 
 def test_a_library_that_says_too_much_is_cut_short_too() -> None:
     clock = FakeClock()
     throttle = log.Throttle(clock)
     records = [
-        logging.LogRecord("lib", logging.ERROR, "", 0, "bad request of %s", ("a",), None) for _ in range(51)
+        logging.LogRecord("lib", logging.ERROR, "", 0, "bad request of %s", ("a",), None) for _ in range(501)
     ]
-    assert sum(map(throttle.filter, records)) == 50
+    assert sum(map(throttle.filter, records)) == 500
     clock.now = 1
     (last,) = [logging.LogRecord("lib", logging.ERROR, "", 0, "bad request of %s", ("b",), None)]
     assert throttle.filter(last)

@@ -57,9 +57,15 @@ class OtlpExport:
 
     def put(self, made: Sequence[Span]) -> None:
         """Takes spans to send. Where too many wait, they are dropped and counted."""
+        # Nothing here may cost a call its answer.
+        try:
+            readable = [self._readable(span) for span in made]
+        except Exception:
+            _log.exception("spans_not_made")
+            return
         if self._sender.admit(len(made)):
-            for span in made:
-                self._processor.on_end(self._readable(span))
+            for span in readable:
+                self._processor.on_end(span)
 
     def counts(self) -> dict[str, int]:
         """Spans by what became of them."""
@@ -139,13 +145,15 @@ class _Sender(SpanExporter):
 
 
 class _LastWords(logging.Handler):
-    """Keeps the last of what OpenTelemetry has to say, which without it would be in the log at each attempt."""
+    """Keeps the last of what OpenTelemetry says of the collector, which would be in the log at each attempt."""
 
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
-        logger = logging.getLogger("opentelemetry")
+        logger = logging.getLogger("opentelemetry.exporter")
         logger.handlers, logger.propagate = [self], False
+        # It repeats what callers say of their traces.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.CRITICAL)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = record.getMessage()
