@@ -27,6 +27,8 @@ _ALIKE = 0.8
 
 # As in `bundle.manifest`.
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+# A name or an address, that of IPv6 in brackets.
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 
 
 class Settings(BaseSettings):
@@ -204,7 +206,7 @@ class Settings(BaseSettings):
 
     trace_endpoint: str = Field(
         "",
-        pattern=r"^(https?://[^/\s]+/?)?$",
+        pattern=rf"^(https?://{_HOST}:\d{{1,5}}/?)?$",
         description="OTLP collector that traces are sent to over gRPC, such as http://collector:4317; needs "
         "retinue-server[otel]; empty means none",
     )

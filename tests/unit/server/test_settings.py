@@ -296,7 +296,15 @@ def test_options_of_a_store_are_a_json_object() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["collector:4317", "ftp://collector", "http://", "http://collector/v1 traces"]
+    "endpoint",
+    [
+        "collector:4317",
+        "ftp://collector",
+        "http://",
+        "http://collector",
+        "http://a:b@c:4317",
+        "http://h:4317/v1",
+    ],
 )
 def test_a_collector_has_an_address_of_which_one_sees_whether_it_is_encrypted(endpoint: str) -> None:
     with pytest.raises(StartupError, match="--trace-endpoint"):
