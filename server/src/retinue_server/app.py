@@ -34,6 +34,7 @@ from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import methods
 from retinue_server.rpc.access import Access
+from retinue_server.rpc.call_records import CallRecords
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import ModelControl
@@ -51,6 +52,7 @@ from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.signers import SignerFile
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
+from retinue_server.tracing.tracer import LAST_SPANS_SECONDS, Tracer
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -99,6 +101,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     stop = _stop_signalled(loop)
 
     identity = _checked_identity(settings)
+    tracer = Tracer.of(settings)
     provider = _choose_provider(settings)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
@@ -113,7 +116,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         service.replace(catalog)
         await rpc.publish(catalog)
 
-    metrics = Metrics(triton_names=settings.triton_metrics == "on")
+    metrics = _metrics(settings, tracer)
     engine, cutter = _engines(machine, settings, partial(loop.call_soon_threadsafe, close_health))
     folder = _models_folder(settings, metrics, cancelled=stop.is_set)
     service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
@@ -134,7 +137,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
-    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity)
+    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity, tracer)
     http = HttpServer(pages, settings.host, settings.http_port, identity)
     await rpc.start()
     http.start()
@@ -162,8 +165,20 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         if decoders is not None:
             decoders.shutdown()
         await http.stop()
-        kept.close()
+        await _close(kept, tracer)
     _log.info("stopped")
+
+
+def _metrics(settings: Settings, tracer: Tracer | None) -> Metrics:
+    metrics = Metrics(triton_names=settings.triton_metrics == "on")
+    metrics.publish_traces(tracer)
+    return metrics
+
+
+async def _close(kept: ModelCache, tracer: Tracer | None) -> None:
+    kept.close()
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close, LAST_SPANS_SECONDS)
 
 
 async def _open(
@@ -276,14 +291,17 @@ def _plan_front(
     provider: Provider,
     settings: Settings,
     identity: IdentityFiles | None,
+    tracer: Tracer | None,
 ) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
     """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     control = ModelControl(repository)
     if settings.workers:
-        front_ends = FrontEnds(metrics, provider, settings, control)
+        front_ends = FrontEnds(metrics, provider, settings, control, tracer)
         # Front-ends count these calls, also those of each token.
-        calls = Calls(Metrics(), settings, Access(TokenFile.of(settings), among=0))
+        calls = Calls(
+            Metrics(), settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None)
+        )
         exchanges = Exchanges(calls, settings.max_request_bytes)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
@@ -291,7 +309,8 @@ def _plan_front(
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, control, regions=regions)
-    calls = Calls(metrics, settings, Access(TokenFile.of(settings)))
+    records = CallRecords(tracer, settings.access_log_share)
+    calls = Calls(metrics, settings, Access(TokenFile.of(settings)), records)
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None

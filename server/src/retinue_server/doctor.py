@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -26,6 +27,7 @@ from retinue_server.settings import MIB, Settings
 from retinue_server.signers import SignerFile
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
+from retinue_server.tracing.tracer import Tracer
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "grpcio", "protobuf", "uvloop")
 # What tells how fast networks of 8 bits are. Source: Linux, arch/x86/include/asm/cpufeatures.h.
@@ -36,6 +38,7 @@ _FEW_MEMORY_BYTES = 1024 * MIB
 # A front-end's libraries take about 95 MB.
 _FRONT_END_BYTES = 95 * MIB
 _DAY_SECONDS = 86400.0
+_COLLECTOR_SECONDS = 2.0
 _FEW_DAYS = 14
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -83,6 +86,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _ports,
         _tls,
         _tokens,
+        _traces,
         _host,
         _signers,
         _models,
@@ -238,6 +242,25 @@ def _tokens(settings: Settings) -> Iterator[Finding]:
         return
     if found is not None:
         yield Finding(State.OK, "tokens", f"{settings.tokens} has {len(found.tokens)}")
+
+
+def _traces(settings: Settings) -> Iterator[Finding]:
+    try:
+        tracer = Tracer.of(settings)
+    except StartupError as error:
+        yield Finding(State.FAIL, "traces", error.message)
+        return
+    if tracer is None:
+        return
+    tracer.close(0.0)
+    where = urlsplit(settings.trace_endpoint)
+    try:
+        socket.create_connection((where.hostname or "", where.port or 0), _COLLECTOR_SECONDS).close()
+    except (OSError, ValueError) as error:
+        told = f"{settings.trace_endpoint} is not reached: {error}; a server answers without it"
+        yield Finding(State.WARN, "traces", told)
+    else:
+        yield Finding(State.OK, "traces", f"{settings.trace_endpoint} is there")
 
 
 def _host(settings: Settings) -> Iterator[Finding]:

@@ -1,11 +1,13 @@
 """How long the stages of an image's way take, counted for many images at once."""
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 
@@ -21,10 +23,19 @@ class Durations:
     def __init__(self, bounds_seconds: Sequence[float]) -> None:
         self._bounds = bounds_seconds
         self._counts = [0] * (len(bounds_seconds) + 1)
+        self._exemplars: list[Exemplar | None] = [None] * len(self._counts)
         self._sum = 0.0
 
-    def add(self, seconds: Iterable[float]) -> None:
-        """Counts durations."""
+    def add(self, seconds: Iterable[float], trace_id: str = "") -> None:
+        """Counts durations.
+
+        Args:
+            seconds: Them.
+            trace_id: Of the trace that has more about them, where there is one.
+        """
+        if trace_id:
+            seconds = list(seconds)
+            self._keep_longest(seconds, trace_id)
         bounds, counts = self._bounds, self._counts
         total = 0.0
         for value in seconds:
@@ -36,10 +47,19 @@ class Durations:
         """How many there were, and their sum in seconds."""
         return sum(self._counts), self._sum
 
-    def read(self) -> tuple[list[tuple[str, float]], float]:
-        """The buckets, each with its upper end and all that is in it and those before, and the sum."""
+    def read(self) -> tuple[list[tuple[str, float] | tuple[str, float, Exemplar]], float]:
+        """The buckets, each with its upper end, all that is in it and those before, and an example; and the sum."""
         names = [*map(floatToGoString, self._bounds), "+Inf"]
-        return list(zip(names, accumulate(self._counts), strict=True)), self._sum
+        buckets = zip(names, accumulate(self._counts), self._exemplars, strict=True)
+        return [
+            (name, count) if example is None else (name, count, example) for name, count, example in buckets
+        ], self._sum
+
+    def _keep_longest(self, seconds: Sequence[float], trace_id: str) -> None:
+        if seconds:
+            longest = max(seconds)
+            example = Exemplar({"trace_id": trace_id}, longest, time.time())
+            self._exemplars[bisect_left(self._bounds, longest)] = example
 
 
 class StageDurations(Collector):

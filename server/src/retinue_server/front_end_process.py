@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from retinue_server.catalog import ServedModel
+from retinue_server.tracing.tracer import Tracer
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.counts import Counts
@@ -59,6 +60,7 @@ class FrontEndProcess:
 
     Args:
         owner: Those that it belongs to.
+        tracer: Makes spans of the batches that run for it; None makes none.
 
     Attributes:
         process: It; None until it is started.
@@ -71,8 +73,8 @@ class FrontEndProcess:
         failure: Why it cannot start, in its own words; else empty.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        self.counts: Counts = {}
+    def __init__(self, owner: Owner, tracer: Tracer | None = None) -> None:
+        self.counts = Counts()
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
         self.current = asyncio.Event()
@@ -83,7 +85,7 @@ class FrontEndProcess:
         self._memory = SharedMemory.new()
         self.models = HeldModels(self._memory)
         self._channel = Channel(self._on_frame, self._on_lost)
-        self._submissions = Submissions(self.models, self._channel.send, owner.note_change)
+        self._submissions = Submissions(self.models, self._channel.send, owner.note_change, tracer)
         self._answers = Answers(owner.answer, self._channel.send)
         self._given = 0
         self._counted: asyncio.Future[None] | None = None

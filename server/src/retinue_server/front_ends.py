@@ -24,6 +24,7 @@ from retinue_server.rpc.port import PrivateSockets, SharedPort, address
 from retinue_server.rpc.relay import Relay
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
+from retinue_server.tracing.tracer import Tracer
 from retinue_server.workers import frames
 from retinue_server.workers.alarm import Alarm
 from retinue_server.workers.counts import Counts, MergedMetrics
@@ -54,6 +55,7 @@ class FrontEnds(Collector):
         provider: What runs the models.
         settings: Of the whole server.
         control: Answers the calls about models that they pass on.
+        tracer: Makes spans of the batches that run for them; None makes none.
 
     Attributes:
         port: The port that they share.
@@ -62,8 +64,14 @@ class FrontEnds(Collector):
     """
 
     def __init__(
-        self, metrics: Metrics, provider: Provider, settings: Settings, control: ModelControl
+        self,
+        metrics: Metrics,
+        provider: Provider,
+        settings: Settings,
+        control: ModelControl,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._settings = settings
         self._provider = provider
         self._control = control
@@ -83,7 +91,7 @@ class FrontEnds(Collector):
         self._given: Given | None = None
         self._serving = self._closed = self._ending = False
         self._restarts = 0
-        self._lost_counts: Counts = {}
+        self._lost_counts = Counts()
         self._publishing = Alarm(self._publish_and_go_on)
         metrics.registry.register(self)
         self.merged = MergedMetrics(metrics.registry, self._all_counts)
@@ -234,7 +242,7 @@ class FrontEnds(Collector):
         yield from (memory, restarts)
 
     async def _start(self, number: int) -> None:
-        process = FrontEndProcess(self)
+        process = FrontEndProcess(self, self._tracer)
         try:
             await process.start(replace(self._plan, private_address=self._private.address(number)))
         except OSError:

@@ -20,6 +20,7 @@ from retinue_server.errors import StartupError
 from retinue_server.front_end_models import FrontEndModels
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.access import Access
+from retinue_server.rpc.call_records import CallRecords
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import PassedOnControl
@@ -30,6 +31,7 @@ from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
+from retinue_server.tracing.tracer import LAST_SPANS_SECONDS, Tracer
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
@@ -86,12 +88,14 @@ class FrontEnd:
         )
         self._models_stay = plan.settings.model_control == "none"
         try:
+            tracer = Tracer.of(plan.settings)
+            self._metrics.publish_traces(tracer)
+            access = Access(TokenFile.of(plan.settings), plan.settings.workers)
+            records = CallRecords(tracer, plan.settings.access_log_share)
             self._rpc = RpcServer(
                 vision,
                 tensors,
-                Calls(
-                    self._metrics, plan.settings, Access(TokenFile.of(plan.settings), plan.settings.workers)
-                ),
+                Calls(self._metrics, plan.settings, access, records),
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
                 private_address=plan.private_address,
@@ -107,6 +111,8 @@ class FrontEnd:
         self._channel.send(frame(Kind.LISTENING))
         while not self._ending:
             await self._obey(*await self._orders.get())
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close, LAST_SPANS_SECONDS)
         self._channel.close()
 
     async def _obey(self, kind: Kind, body: bytes) -> None:

@@ -28,6 +28,8 @@ from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tally import Statistics, Tally
 from retinue_server.tls import IdentityFiles
+from retinue_server.tracing.counts import SpanCounts
+from retinue_server.tracing.tracer import Tracer
 from retinue_server.triton_metrics import TritonCollector
 
 # The time at which each counter began: a third of all lines, and Prometheus finds resets without them.
@@ -164,7 +166,14 @@ class Metrics:
         """Adds the gauges of the copy of models that are elsewhere."""
         self.registry.register(_MirrorCollector(state))
 
-    def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
+    def publish_traces(self, tracer: Tracer | None) -> None:
+        """Adds how many spans there were, where calls are traced."""
+        if tracer is not None:
+            self.registry.register(SpanCounts(tracer.counts))
+
+    def count_call(
+        self, method: str, model: str, version: str, code: str, seconds: float, trace_id: str = ""
+    ) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
         labels = method, model, version, code
         meters = self._call_meters.get(labels)
@@ -174,7 +183,7 @@ class Metrics:
             self._call_meters[labels] = meters
         requests, request_seconds, tally = meters
         requests.inc()
-        request_seconds.observe(seconds)
+        request_seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
         if tally is not None:
             tally.count_request(seconds, answered=code == "OK")
 
@@ -195,14 +204,16 @@ class Metrics:
 
         return count
 
-    def count_images(self, model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> None:
+    def count_images(
+        self, model: ServedModel, outcomes: Sequence[Outcome[Answer]], trace_id: str = ""
+    ) -> None:
         """Counts the images of a request and where their time went. Called by one thread only."""
         meters = self._meters_of(model.name, model.version)
-        meters.queue.add(one.queue_seconds for one in outcomes if one.queue_seconds is not None)
+        meters.queue.add((one.queue_seconds for one in outcomes if one.queue_seconds is not None), trace_id)
         answers = [one.value for one in outcomes if not isinstance(one.value, RetinueError)]
-        meters.decode.add(answer.decode_seconds for answer in answers)
-        meters.inference.add(answer.inference_seconds for answer in answers)
-        meters.postprocess.add(answer.postprocess_seconds for answer in answers)
+        meters.decode.add((answer.decode_seconds for answer in answers), trace_id)
+        meters.inference.add((answer.inference_seconds for answer in answers), trace_id)
+        meters.postprocess.add((answer.postprocess_seconds for answer in answers), trace_id)
         meters.answered.inc(len(answers))
         meters.failed.inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))

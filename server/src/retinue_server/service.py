@@ -1,5 +1,6 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from retinue_server.errors import (
 from retinue_server.metrics import Metrics
 from retinue_server.results import Answer, TensorWork, Work
 from retinue_server.shadow import Copy, Shadow
+from retinue_server.tracing.origin import current_origin
+from retinue_server.tracing.tracer import CallTrace, Stages
 
 
 class VisionService:
@@ -117,20 +120,42 @@ class VisionService:
         """
         opened = [work for work in works if not isinstance(work, ImageError)]
         outcomes: list[Outcome[Answer]] = []
+        origin = current_origin.get()
+        trace = origin.trace if origin is not None else None
+        began = time.monotonic() if trace is not None else 0.0
         if opened:
             outcomes = await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
+        if trace is not None:
+            _trace(trace, model, began, outcomes)
         if len(opened) < len(works):
             ran = iter(outcomes)
             outcomes = [
                 next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
             ]
-        self._metrics.count_images(model, outcomes)
+        trace_id = trace.context.trace_name if trace is not None else ""
+        self._metrics.count_images(model, outcomes, trace_id)
         raise_if_lost(outcomes)
         if copy is not None and self._catalog is not None and not self._draining:
             candidate = self._catalog.shadow(model)
             if candidate is not None:
                 self._shadow.send(model, candidate, copy, outcomes)
         return outcomes
+
+
+def _trace(trace: CallTrace, model: ServedModel, began: float, outcomes: Sequence[Outcome[Answer]]) -> None:
+    """Takes down where the time of images went."""
+    images = [
+        Stages(
+            one.queue_seconds or 0.0,
+            one.value.decode_seconds,
+            one.value.inference_seconds,
+            one.value.postprocess_seconds,
+            one.value.batch_size,
+        )
+        for one in outcomes
+        if isinstance(one.value, Answer)
+    ]
+    trace.ran(model.name, model.version, began, images)
 
 
 def raise_if_lost(outcomes: Sequence[Outcome[Any]]) -> None:
@@ -144,5 +169,9 @@ def raise_if_lost(outcomes: Sequence[Outcome[Any]]) -> None:
         if not isinstance(error, ImageError | EngineError):
             raise error
     engine_errors = [error for error in errors if isinstance(error, EngineError)]
+    origin = current_origin.get()
+    if engine_errors and origin is not None:
+        for error in engine_errors:
+            origin.note_failure(error.message)
     if len(engine_errors) == len(outcomes):
         raise engine_errors[0]

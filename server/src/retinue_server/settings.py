@@ -27,6 +27,8 @@ _ALIKE = 0.8
 
 # As in `bundle.manifest`.
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+# A name or an address, that of IPv6 in brackets.
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 
 
 class Settings(BaseSettings):
@@ -206,6 +208,28 @@ class Settings(BaseSettings):
 
     triton_metrics: Literal["on", "off"] = Field(
         "off", description="whether /metrics has Triton's names, too, such as nv_inference_count"
+    )
+
+    trace_endpoint: str = Field(
+        "",
+        pattern=rf"^(https?://{_HOST}:\d{{1,5}}/?)?$",
+        description="OTLP collector that traces are sent to over gRPC, such as http://collector:4317; needs "
+        "retinue-server[otel]; empty means none",
+    )
+    trace_sample_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of calls that are traced where their callers say nothing of traces",
+    )
+    trace_callers_per_second: float = Field(
+        10, ge=0, description="calls a second that are traced because their callers keep the trace"
+    )
+    access_log_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of calls that the log has a line of; of those that fail here it has all",
     )
 
     drain_seconds: float = Field(30.0, ge=0, description="how long SIGTERM waits for work in flight")

@@ -36,6 +36,12 @@ class FakeContext:
     def time_remaining(self) -> None:
         return None
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def peer(self) -> str:
+        return "a caller"
+
     async def write(self, reply: bytes) -> None:
         self.written.append(pb.ModelStreamInferResponse.FromString(reply))
 
@@ -58,7 +64,7 @@ class Gates:
         self._gates: dict[str, asyncio.Event] = {}
 
     async def __call__(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
-        current_call.get().request_id = request.id
+        current_call.get().message_id = request.id
         current_call.get().name_model(self.model)
         self.begun.append(request.id)
         await self._gate(request.id).wait()
@@ -86,7 +92,7 @@ def answer_to(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
 
 
 async def at_once(request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
-    current_call.get().request_id = request.id
+    current_call.get().message_id = request.id
     return answer_to(request)
 
 

@@ -103,6 +103,16 @@ def test_a_certificate_that_does_not_hold_or_not_for_long_is_told(tmp_path: Path
     assert found(settings(tmp_path), "tls") == []
 
 
+def test_a_collector_of_traces_that_is_away_is_told_and_no_failure(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        endpoint = f"http://127.0.0.1:{collector.getsockname()[1]}"
+        (there,) = found(settings(tmp_path, trace_endpoint=endpoint), "traces")
+    (away,) = found(settings(tmp_path, trace_endpoint=endpoint), "traces")
+    assert (there.state, there.told) == (State.OK, f"{endpoint} is there")
+    assert (away.state, "Connection refused" in away.told) == (State.WARN, True)
+    assert found(settings(tmp_path), "traces") == []
+
+
 def test_tokens_are_counted_and_those_that_do_not_hold_are_told(tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text(entry("ann", new_token(), [Scope.INFER]))

@@ -28,11 +28,11 @@ _REQUESTS = "retinue_requests", "retinue_requests_total"
 class FakeProcess:
     """A front-end that does as a test says."""
 
-    def __init__(self, owner: FrontEnds) -> None:
+    def __init__(self, owner: FrontEnds, tracer: object) -> None:
         self.owner = owner
         self.given: list[Served] = []
         self.models: dict[int, Any] = {}
-        self.counts: Counts = {}
+        self.counts = Counts()
         self.process = None
         self.failure = ""
         self.obeys = True

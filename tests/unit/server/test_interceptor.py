@@ -38,15 +38,25 @@ class FakeContext:
         self.code: grpc.StatusCode | None = None
         self.message = ""
         self.status = Status()
+        self.metadata: tuple[tuple[str, str | bytes], ...] = ()
+        self.trailing: dict[str, Any] = {}
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self.metadata
+
+    def peer(self) -> str:
+        return "a caller"
+
+    def set_trailing_metadata(self, trailing: Any) -> None:
+        self.trailing = dict(trailing)
 
     def time_remaining(self) -> float | None:
         return self.remaining_seconds
 
     async def abort(self, code: grpc.StatusCode, message: str, trailing_metadata: Any) -> None:
         self.code, self.message = code, message
-        ((key, details),) = trailing_metadata
-        assert key == DETAILS_KEY
-        self.status = Status.FromString(details)
+        self.set_trailing_metadata(trailing_metadata)
+        self.status = Status.FromString(self.trailing[DETAILS_KEY])
         raise Aborted
 
     @property

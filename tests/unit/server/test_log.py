@@ -83,3 +83,90 @@ def test_where_there_is_no_terminal_auto_is_json(capsys: pytest.CaptureFixture[s
     log.configure("info", "auto")
     structlog.get_logger("a.module").info("ready")
     assert logged(capsys)[0]["event"] == "ready"
+
+
+def test_on_the_console_nothing_begins_a_line_or_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "console")
+    forged = "name\r\n2026-01-01T00:00:00Z [error    ] forged\x1b[2J\x9b2J\u2028\u202e"
+    structlog.get_logger("a.module").info("model_loaded", model=forged, names=[forged], path=b"\x1b\n")
+    logging.getLogger("a.library").warning("a name: %s", forged)
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        structlog.get_logger("a.module").exception("batch_failed", model=forged)
+    text = capsys.readouterr().err
+    assert set(text) & {"\r", "\x1b", "\x9b", "\u2028", "\u202e"} == set()
+    assert [
+        line for line in text.splitlines() if line.startswith("2026-01-01") and line.split()[3] == "forged"
+    ] == []
+    begun = [line for line in text.splitlines() if not line.startswith("    | ")]
+    assert len(begun) == 3
+
+
+def test_no_traceback_shows_what_variables_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    for log_format in ("console", "json"):
+        log.configure("info", log_format)  # type: ignore[arg-type]
+        token = "".join(["a", "-secret"])
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            structlog.get_logger("a.module").exception("call_failed")
+        text = capsys.readouterr().err
+        assert "ValueError: boom" in text
+        assert token not in text
+
+
+class FakeClock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_too_many_events_of_a_name_are_counted_instead() -> None:
+    clock = FakeClock()
+    throttle = log.Throttle(clock)
+
+    def let_through(count: int, event: str) -> list[dict[str, object]]:
+        records = [
+            logging.LogRecord("a.module", logging.ERROR, "", 0, {"event": event}, (), None)
+            for _ in range(count)
+        ]
+        return [record.msg for record in records if throttle.filter(record)]  # type: ignore[misc]
+
+    assert len(let_through(900, "image_failed")) == 500
+    # Others have their own room.
+    assert let_through(1, "batch_failed") == [{"event": "batch_failed"}]
+    clock.now = 0.05
+    assert let_through(1, "image_failed") == [{"event": "image_failed", "left_out": 400}]
+    assert let_through(1, "image_failed") == [{"event": "image_failed"}]
+    # What nobody has used is not kept for ever.
+    clock.now = 3600
+    assert len(let_through(900, "image_failed")) == 500
+    # Of calls an operator may want more.
+    assert len(let_through(1100, "call")) == 1000
+
+
+def test_the_log_has_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+    logger = structlog.get_logger("a.module")
+    for _ in range(2000):
+        logger.error("image_failed")
+    # Some of what came later, too, if that took a while.
+    assert 500 <= len(logged(capsys)) < 2000
+
+
+def test_a_library_that_says_too_much_is_cut_short_too() -> None:
+    clock = FakeClock()
+    throttle = log.Throttle(clock)
+    records = [
+        logging.LogRecord("lib", logging.ERROR, "", 0, "bad request of %s", ("a",), None) for _ in range(501)
+    ]
+    assert sum(map(throttle.filter, records)) == 500
+    clock.now = 1
+    (last,) = [logging.LogRecord("lib", logging.ERROR, "", 0, "bad request of %s", ("b",), None)]
+    assert throttle.filter(last)
+    assert last.getMessage() == "bad request of b (left out before: 1)"

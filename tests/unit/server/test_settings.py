@@ -80,6 +80,10 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "model_control": "watch",
         "system_shared_memory": "on",
         "triton_metrics": "on",
+        "trace_endpoint": "https://collector:4317",
+        "trace_sample_share": "0.5",
+        "trace_callers_per_second": "7.5",
+        "access_log_share": "0.5",
     }.get(name, "1024")
     default = getattr(Settings.resolve([]), name)
 
@@ -289,3 +293,26 @@ def test_options_of_a_store_are_a_json_object() -> None:
     for wrong in ("{", "[]", "1"):
         with pytest.raises(StartupError, match="--models-options"):
             _ = Settings(models_options=wrong).parsed_models_options
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "collector:4317",
+        "ftp://collector",
+        "http://",
+        "http://collector",
+        "http://a:b@c:4317",
+        "http://h:4317/v1",
+    ],
+)
+def test_a_collector_has_an_address_of_which_one_sees_whether_it_is_encrypted(endpoint: str) -> None:
+    with pytest.raises(StartupError, match="--trace-endpoint"):
+        Settings.resolve(["--trace-endpoint", endpoint])
+
+
+@pytest.mark.parametrize("share", ["1.1", "-0.1", "nan"])
+def test_a_share_is_of_a_whole(share: str) -> None:
+    for flag in ("--trace-sample-share", "--access-log-share"):
+        with pytest.raises(StartupError, match=flag):
+            Settings.resolve([flag, share])

@@ -112,7 +112,7 @@ async def test_an_error_is_a_message_with_the_requests_id_and_the_stream_goes_on
 ) -> None:
     async def behaviour(request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
         if request.model_name == "missing":
-            current_call.get().request_id = request.id
+            current_call.get().message_id = request.id
             raise ModelNotFoundError("there is no such model.")
         return answer_to(request)
 
@@ -128,7 +128,7 @@ async def test_errors_have_each_their_own_requests_id(interceptor: CallIntercept
     turn = asyncio.Event()
 
     async def behaviour(request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
-        current_call.get().request_id = request.id
+        current_call.get().message_id = request.id
         await turn.wait()
         raise ModelNotFoundError(f"no {request.model_name}.")
 
@@ -174,7 +174,7 @@ async def test_any_other_error_is_internal_shows_nothing_and_the_stream_goes_on(
     interceptor: CallInterceptor, metrics: Metrics
 ) -> None:
     async def behaviour(request: pb.ModelInferRequest, context: Any) -> pb.ModelStreamInferResponse:
-        current_call.get().request_id = request.id
+        current_call.get().message_id = request.id
         if request.id == "bad":
             raise KeyError("a secret of /etc/passwd")
         return answer_to(request)

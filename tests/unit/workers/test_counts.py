@@ -64,3 +64,18 @@ def test_every_metric_is_described_once() -> None:
     assert lines.count("# TYPE retinue_calls_total counter") == 1
     merged = MergedMetrics(Process().registry, list)
     assert exposition.generate_latest(merged).decode().endswith("# EOF\n")  # type: ignore[arg-type]
+
+
+def test_traces_that_say_more_are_named_whichever_process_has_them() -> None:
+    one, two = Process(), Process()
+    one.seconds.labels("OK").observe(0.5, {"trace_id": "of-one"})
+    two.seconds.labels("OK").observe(1.5, {"trace_id": "of-two"})
+    two.seconds.labels("INTERNAL").observe(1.5, {"trace_id": "failed"})
+    merged = MergedMetrics(one.registry, lambda: [counts.parse(counts.read(two.registry))])
+    page = exposition.generate_latest(merged).decode()  # type: ignore[no-untyped-call]
+    lines = [line.split(" # ") for line in page.splitlines() if " # " in line]
+    assert [(count, exemplar.split(" ")[:2]) for count, exemplar in lines] == [
+        ('retinue_seconds_bucket{code="OK",le="1.0"} 1.0', ['{trace_id="of-one"}', "0.5"]),
+        ('retinue_seconds_bucket{code="OK",le="2.0"} 2.0', ['{trace_id="of-two"}', "1.5"]),
+        ('retinue_seconds_bucket{code="INTERNAL",le="2.0"} 1.0', ['{trace_id="failed"}', "1.5"]),
+    ]

@@ -14,6 +14,7 @@ from retinue_server.errors import (
     RetinueError,
     UnavailableError,
 )
+from retinue_server.tracing.spans import SpanContext
 from retinue_server.workers import frames
 from retinue_server.workers.frames import FrameError, FrameReader, Kind, Ran, Submission
 
@@ -56,6 +57,8 @@ def _same(error: RetinueError, other: object) -> bool:
         {"caller": "unix:é"},
         {"slots": (1,)},
         {"priority": Priority.HIGH},
+        {"call_id": "a-call"},
+        {"call_id": "a-call", "trace": SpanContext(2**127 + 1, 2**63 + 1)},
     ],
 )
 def test_a_submission_comes_out_as_it_went_in(changes: dict[str, object]) -> None:

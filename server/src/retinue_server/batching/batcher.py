@@ -2,14 +2,12 @@
 
 import asyncio
 import math
-import secrets
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import structlog
-
+from retinue_server.batching import origins
 from retinue_server.batching.fair_queue import FairQueue
 from retinue_server.batching.tickets import Job, Outcome, Priority, Stop, Ticket
 from retinue_server.errors import (
@@ -22,8 +20,6 @@ from retinue_server.errors import (
 
 if TYPE_CHECKING:
     from retinue_server.batching.engine import Engine
-
-_log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item", contravariant=True)
 Result = TypeVar("Result", covariant=True)
@@ -140,6 +136,10 @@ class Batcher(Generic[Item, Result]):
         self._running: set[Batch] = set()
         self._most_running = min(plan.most_running or engine.instances, engine.instances)
         self._closed = False
+        # Whether batches are spans, where calls are traced that they run for.
+        self.trace_batches = True
+        # Whether any call ever was; where none was, batches need not look for those that are.
+        self._has_traced = False
         # Not the engine's, which wakes as many threads as there are items.
         self._batch_ended = threading.Condition(engine.lock)
         engine.add(self)
@@ -213,6 +213,7 @@ class Batcher(Generic[Item, Result]):
             if not self._queue:
                 self._engine.join(self)
             now = self._clock()
+            self._has_traced |= self.trace_batches and ticket.traced
             self._queue.add(ticket, [Job(item, ticket, index, now) for index, item in enumerate(items)])
             self._engine.condition.notify(len(items))
         try:
@@ -302,7 +303,10 @@ class Batcher(Generic[Item, Result]):
             if not isinstance(error, Exception):
                 raise
         finally:
-            seconds = (self._clock() - began) / len(batch)
+            ended = self._clock()
+            seconds = (ended - began) / len(batch)
+            if self._has_traced:
+                origins.trace_batch(self._name, batch.jobs, began, ended)
             # Where nothing was answered, the network may not have run, and the time says nothing of its cost.
             answered = not all(isinstance(value, RetinueError) for value in values)
             with self._engine.condition:
@@ -339,9 +343,7 @@ class Batcher(Generic[Item, Result]):
         """What the items of a batch get whose run has just raised."""
         if batch.stop.requested:
             return EngineError("the run was stopped, since no caller waited for it any more.")
-        error_id = secrets.token_hex(8)
-        _log.exception("batch_failed", model=self._name, batch_size=len(batch), error_id=error_id)
-        return EngineError(f"the model failed on this batch; the server logged it as {error_id}.")
+        return origins.failure(self._name, batch.jobs)
 
     def _check_room(self, count: int, caller: Hashable, priority: Priority, deadline: float | None) -> None:
         queue, engine = self._queue, self._engine

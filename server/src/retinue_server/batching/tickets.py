@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
 from retinue_server.errors import RetinueError
+from retinue_server.tracing.origin import current_origin
 
 Result = TypeVar("Result", covariant=True)
 
@@ -43,9 +44,12 @@ class Ticket:
         caller: Whose it is.
         priority: When its turn is.
         deadline: When its answers are worthless, on the batcher's clock; None for never.
+
+    Attributes:
+        origin: The call that it is for; None where there is none.
     """
 
-    __slots__ = ("_loop", "_missing", "_outcomes", "caller", "deadline", "future", "priority")
+    __slots__ = ("_loop", "_missing", "_outcomes", "caller", "deadline", "future", "origin", "priority")
 
     def __init__(self, size: int, caller: Hashable, priority: Priority, deadline: float | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -54,7 +58,13 @@ class Ticket:
         self.caller = caller
         self.priority = priority
         self.deadline = deadline
+        self.origin = current_origin.get()
         self._missing = size
+
+    @property
+    def traced(self) -> bool:
+        """Whether its call is."""
+        return self.origin is not None and self.origin.trace is not None
 
     def put(self, index: int, outcome: Outcome[Any]) -> None:
         """Stores one outcome, unless nobody waits for it any more. Called under the engine's lock."""

@@ -18,7 +18,8 @@ from retinue_server.errors import Code, OverloadedError, PermissionDeniedError, 
 from retinue_server.http import body
 from retinue_server.http.body import CallerLeft
 from retinue_server.http.messages import to_json
-from retinue_server.rpc.calls import Call, Calls
+from retinue_server.rpc.calls import Call, Calls, current_call
+from retinue_server.tracing.origin import REQUEST_ID_KEY
 
 # Source: google/rpc/code.proto, "HTTP Mapping".
 _HTTP_STATUSES = {
@@ -148,12 +149,15 @@ class Exchanges:
             call.holding.hold_reply(reply.size_bytes)
             return reply
 
+        response: Response
         try:
-            return _PacedResponse(await self._calls.answer(method, context, with_body))
+            response = _PacedResponse(await self._calls.answer(method, context, with_body))
         except RetinueError as error:
-            return refusal(error)
+            response = refusal(error)
         except CallerLeft:
             return Response(status_code=_LEFT)
+        response.headers[REQUEST_ID_KEY] = current_call.get().origin.request_id
+        return response
 
 
 async def without_delay(make: Callable[[], Made], size_bytes: int) -> Made:

@@ -47,6 +47,11 @@ class Holding:
         self._reply_bytes = 0
 
     @property
+    def request_bytes(self) -> int:
+        """What is held for the request."""
+        return self._request_bytes
+
+    @property
     def reply_bytes(self) -> int:
         """What is held for the reply."""
         return self._reply_bytes

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
@@ -10,18 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-import structlog
-
 from retinue_server.catalog import Leases, ServedModel
 from retinue_server.errors import OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
 from retinue_server.routing import Metadata
 from retinue_server.rpc.access import SCOPES, Access
 from retinue_server.rpc.budget import ByteBudget, Holding
+from retinue_server.rpc.call_records import CallRecords
 from retinue_server.settings import Settings
 from retinue_server.tokens import Token
-
-_log = structlog.get_logger(__name__)
+from retinue_server.tracing.origin import Origin, current_origin
 
 _POLL_SECONDS = 0.01
 _RETRY_SECONDS = 0.1
@@ -66,7 +63,9 @@ class Call:
     leases: list[Leases] = field(default_factory=list)
     token: Token | None = None
     # What a caller knows it by among the messages of a stream.
-    request_id: str = ""
+    message_id: str = ""
+    images: int = 0
+    origin: Origin = field(default_factory=lambda: Origin(""))
 
     def name_model(self, model: ServedModel) -> None:
         """Notes which model the call is for, and holds it until the call ends. Called once."""
@@ -89,13 +88,21 @@ class Calls:
         metrics: Where they are counted.
         settings: How many are taken at once, and what they may hold together.
         access: Who may make which; None lets everybody do everything.
+        records: What stays of them; None keeps no more than of those that fail.
 
     Attributes:
         access: That.
     """
 
-    def __init__(self, metrics: Metrics, settings: Settings, access: Access | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        settings: Settings,
+        access: Access | None = None,
+        records: CallRecords | None = None,
+    ) -> None:
         self.access = access or Access(None)
+        self._records = records or CallRecords()
         self._metrics = metrics
         self._max_calls = settings.max_concurrent_requests
         self._budget = ByteBudget(settings.max_bytes_in_flight)
@@ -146,8 +153,9 @@ class Calls:
             RetinueError: Why there is no answer.
         """
         began = self._last_began = time.perf_counter()
-        call = Call(Holding(self._budget))
+        call = Call(Holding(self._budget), origin=self._records.begin(method, context))
         current_call.set(call)
+        current_origin.set(call.origin)
         code = _OK
         try:
             if self.access.guarded:
@@ -159,6 +167,8 @@ class Calls:
             return await work(call)
         except RetinueError as error:
             code = error.code.name
+            if code == _INTERNAL:
+                call.origin.note_failure(error.message)
             # The frames of the error, and of the one that ends the call, would keep the request's bytes until the
             # next garbage collection.
             del work
@@ -170,11 +180,14 @@ class Calls:
             raise
         except Exception:
             code = _INTERNAL
-            request_id = secrets.token_hex(8)
-            _log.exception("call_failed", method=method, model=call.model, request_id=request_id)
-            raise RetinueError(f"internal error; the server logged it as {request_id}.") from None
+            self._records.fail(method, call, context)
+            told = f"internal error; the server logged it as {call.origin.request_id}."
+            raise RetinueError(told) from None
         finally:
-            self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            trace_id = call.origin.trace.context.trace_name if call.origin.trace is not None else ""
+            self._metrics.count_call(method, call.model, call.version, code, seconds, trace_id)
+            self._records.end(method, call, code, seconds, context)
             if call.token is not None:
                 self._metrics.count_token(call.token.name, code)
 

@@ -145,6 +145,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             )
             return inference.works(model, tensors, wanted, self._limits), copy
 
+        current_call.get().images = count
         holding = current_call.get().holding
         request_bytes = request.ByteSize() + requests.shared_bytes(request, self._max_request_bytes)
         holding.hold_request(request_bytes)
@@ -166,7 +167,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelStreamInferResponse:
         """Runs a model for one message of a stream."""
-        current_call.get().request_id = request.id
+        current_call.get().message_id = request.id
         return pb.ModelStreamInferResponse(infer_response=await self.ModelInfer(request, context))
 
     async def RepositoryIndex(
@@ -241,9 +242,11 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def TraceSetting(
         self, request: pb.TraceSettingRequest, context: Context
     ) -> pb.TraceSettingResponse:
-        """Tells that nothing is traced."""
+        """Tells that traces are not set by calls."""
         if any(value.value for value in request.settings.values()):
-            raise UnsupportedError("this server has no traces to set; leave the settings empty.")
+            raise UnsupportedError(
+                "this server's traces are set at its start, with --trace-endpoint; leave the settings empty."
+            )
         return pb.TraceSettingResponse()
 
     async def LogSettings(self, request: pb.LogSettingsRequest, context: Context) -> pb.LogSettingsResponse:

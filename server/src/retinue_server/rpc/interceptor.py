@@ -12,6 +12,7 @@ from grpc_health.v1 import health
 from retinue_server.errors import InvalidRequestError, RetinueError
 from retinue_server.rpc.calls import Call, Calls, current_call
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
+from retinue_server.tracing.origin import REQUEST_ID_KEY
 
 # Generic for the type checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -22,6 +23,7 @@ _OPEN_SERVICES = frozenset({health.SERVICE_NAME})
 # Messages of one stream that are answered at once; further ones wait at the caller.
 _MOST_OF_A_STREAM = 64
 
+Trailing: TypeAlias = tuple[tuple[str, str], ...]
 Answer: TypeAlias = Callable[[bytes, GrpcContext], Awaitable[bytes]]
 # Refuses the bytes of a method's request that would take many times their size once they are read.
 Check: TypeAlias = Callable[[bytes, str], None]
@@ -100,7 +102,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 reply = await answer(data, context)
             except RetinueError as error:
-                reply = self._stream_error(error, current_call.get().request_id)
+                reply = self._stream_error(error, current_call.get().message_id)
             del data
             try:
                 async with turn:
@@ -165,13 +167,20 @@ def _or_abort(answer: Answer) -> Any:
 
     async def run(data: bytes, context: GrpcContext) -> bytes:
         try:
-            return await answer(data, context)
+            reply = await answer(data, context)
         except RetinueError as error:
             del data
             error.__traceback__ = None
-            await _abort(context, error)
+            await _abort(context, error, _request_id())
+        context.set_trailing_metadata(_request_id())
+        return reply
 
     return run
+
+
+def _request_id() -> Trailing:
+    """Tells the caller the id of the call that has just been answered."""
+    return ((REQUEST_ID_KEY, current_call.get().origin.request_id),)
 
 
 def _read(data: bytes, method: str, check: Check, parse: Any) -> Any:
@@ -185,8 +194,8 @@ def _read(data: bytes, method: str, check: Check, parse: Any) -> Any:
         ) from error
 
 
-async def _abort(context: GrpcContext, error: RetinueError) -> NoReturn:
+async def _abort(context: GrpcContext, error: RetinueError, more: Trailing = ()) -> NoReturn:
     status = to_status(error)
-    details = ((DETAILS_KEY, status.SerializeToString()),)
+    details = ((DETAILS_KEY, status.SerializeToString()), *more)
     await context.abort(grpc_code(error.code), status.message, trailing_metadata=details)
     raise AssertionError("abort always raises")

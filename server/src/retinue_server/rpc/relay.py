@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from retinue_server.rpc.calls import Context
 from retinue_server.rpc.methods import SERVICES, Methods
 from retinue_server.rpc.status import from_rpc_error
+from retinue_server.tracing.origin import REQUEST_ID_KEY, current_origin
 
 # The front-ends hold each message against the limits.
 _OPTIONS = (
@@ -46,12 +47,14 @@ class Relay:
             request_serializer=type(request).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
+        told = tuple(context.invocation_metadata() or ())
+        origin = current_origin.get()
+        if origin is not None:
+            # The front-end that answers calls it the same.
+            others = (entry for entry in told if entry[0] != REQUEST_ID_KEY)
+            told = (*others, (REQUEST_ID_KEY, origin.request_id))
         try:
-            return await call(
-                request,
-                timeout=context.time_remaining(),
-                metadata=tuple(context.invocation_metadata() or ()),
-            )
+            return await call(request, timeout=context.time_remaining(), metadata=told)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 

@@ -149,6 +149,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model: ServedModel,
         options: PictureOptions,
     ) -> replies.Outcomes:
+        current_call.get().images = len(request.images)
         caller, priority, deadline = turn.caller, turn.priority, turn.deadline
         # Where a server has more to do than it can, most of it is to refuse: before images are looked at.
         model.batcher.check_room(len(request.images), caller=caller, priority=priority, deadline=deadline)

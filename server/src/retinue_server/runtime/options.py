@@ -2,6 +2,9 @@
 
 import onnxruntime as ort
 
+# Of ONNX Runtime's severities the highest.
+_FATAL = 4
+
 
 def session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
     """How all sessions run.
@@ -21,5 +24,6 @@ def session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptio
     else:
         # Spinning threads of one run would take the cores of the others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    # What fails is raised, and the log has it. A line of its own each time is as many as callers make it fail.
+    options.log_severity_level = _FATAL
     return options

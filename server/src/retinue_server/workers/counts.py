@@ -7,10 +7,23 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 # The metric's name, the line's, and its labels.
 Sample = tuple[str, str, tuple[tuple[str, str], ...]]
-Counts = dict[Sample, float]
+
+
+class Counts(dict[Sample, float]):
+    """What a process has counted.
+
+    Attributes:
+        exemplars: Traces that have more about some of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exemplars: dict[Sample, Exemplar] = {}
+
 
 # What only grows. Gauges are the engine's process's alone.
 _SUMMED = frozenset({"counter", "histogram"})
@@ -22,7 +35,10 @@ _TRITON_PREFIX = "nv_"
 def read(registry: CollectorRegistry) -> bytes:
     """The counters and histograms of this process, as JSON."""
     samples = [
-        [metric.name, sample.name, sorted(sample.labels.items()), sample.value]
+        [
+            *(metric.name, sample.name, sorted(sample.labels.items()), sample.value),
+            *([sample.exemplar] if sample.exemplar else []),
+        ]
         for metric in registry.collect()
         if (metric.type in _SUMMED and metric.name.startswith(_PREFIX))
         or metric.name.startswith(_TRITON_PREFIX)
@@ -37,10 +53,13 @@ def parse(body: bytes) -> Counts:
     Raises:
         ValueError: It gave something else.
     """
-    return {
-        (metric, name, tuple((key, text) for key, text in labels)): float(value)
-        for metric, name, labels, value in json.loads(body)
-    }
+    counts = Counts()
+    for metric, name, labels, value, *exemplars in json.loads(body):
+        sample = metric, name, tuple((key, text) for key, text in labels)
+        counts[sample] = float(value)
+        for exemplar in exemplars:
+            counts.exemplars[sample] = Exemplar(*exemplar)
+    return counts
 
 
 class MergedMetrics(Collector):
@@ -57,11 +76,13 @@ class MergedMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yields all of them; what only others have counted, too, where this process knows the metric."""
-        more: defaultdict[str, Counts] = defaultdict(dict)
+        more: defaultdict[str, Counts] = defaultdict(Counts)
         for counts in self._others():
             for sample, value in counts.items():
                 of_metric = more[sample[0]]
                 of_metric[sample] = of_metric.get(sample, 0.0) + value
+            for sample, exemplar in counts.exemplars.items():
+                more[sample[0]].exemplars[sample] = exemplar
         for metric in self._registry.collect():
             yield _with(metric, more[metric.name]) if metric.name in more else metric
 
@@ -69,10 +90,12 @@ class MergedMetrics(Collector):
 def _with(metric: Metric, more: Counts) -> Metric:
     """A metric with more counts. What was not counted before comes behind, in its order: a histogram stays together."""
     merged = Metric(metric.name, metric.documentation, metric.type, metric.unit)
-    left = dict(more)
+    left: dict[Sample, float] = dict(more)
     for sample in metric.samples:
         key = metric.name, sample.name, tuple(sorted(sample.labels.items()))
-        merged.add_sample(sample.name, sample.labels, sample.value + left.pop(key, 0.0))
-    for (_, name, labels), value in left.items():
-        merged.add_sample(name, dict(labels), value)
+        exemplar = more.exemplars.get(key, sample.exemplar)
+        merged.add_sample(sample.name, sample.labels, sample.value + left.pop(key, 0.0), exemplar=exemplar)
+    for key, value in left.items():
+        _, name, labels = key
+        merged.add_sample(name, dict(labels), value, exemplar=more.exemplars.get(key))
     return merged

@@ -22,6 +22,7 @@ from retinue_server.errors import (
     UnavailableError,
     WrongTaskError,
 )
+from retinue_server.tracing.spans import SpanContext
 
 
 @unique
@@ -86,6 +87,8 @@ class Submission:
         iou_threshold: Which overlap makes two boxes one object, for detectors that can be told.
         extra_outputs: Which of the model's extra outputs are wanted, as bits, the first the lowest.
         slots: Where its images are.
+        call_id: Of the call that it is for, in the log.
+        trace: The place of that call's span; None where it is not traced.
     """
 
     request_id: int
@@ -96,6 +99,8 @@ class Submission:
     iou_threshold: float
     extra_outputs: int
     slots: Sequence[int]
+    call_id: str = ""
+    trace: SpanContext | None = None
 
 
 @dataclass(slots=True)
@@ -118,7 +123,7 @@ class FrameError(Exception):
 _HEAD = struct.Struct("<IB")
 _LONGEST_BODY_BYTES = 256 * 1024 * 1024
 
-_SUBMISSION = struct.Struct("<QIBBddHI")
+_SUBMISSION = struct.Struct("<QIBBddHHI16sQ")
 _NUMBER = struct.Struct("<Q")
 _CALL = struct.Struct("<QB")
 _REPLY = struct.Struct("<QI")
@@ -126,6 +131,7 @@ _IMAGE = struct.Struct("<ddI")
 _ERROR = struct.Struct("<BdHI")
 _SECONDS = struct.Struct("<d")
 _NEVER = float("inf")
+_NO_TRACE = SpanContext(0, 0)
 
 _ERRORS: tuple[type[RetinueError], ...] = (
     RetinueError,
@@ -179,7 +185,8 @@ class FrameReader:
 
 def pack_submission(one: Submission) -> bytes:
     """The body of `SUBMIT`."""
-    caller = one.caller.encode()
+    caller, call_id = one.caller.encode(), one.call_id.encode()
+    trace = one.trace or _NO_TRACE
     head = _SUBMISSION.pack(
         one.request_id,
         one.model,
@@ -188,9 +195,12 @@ def pack_submission(one: Submission) -> bytes:
         _NEVER if one.deadline is None else one.deadline,
         one.iou_threshold,
         len(caller),
+        len(call_id),
         len(one.slots),
+        trace.trace_id.to_bytes(16, "big"),
+        trace.span_id,
     )
-    return b"".join((head, caller, struct.pack(f"<{len(one.slots)}I", *one.slots)))
+    return b"".join((head, caller, call_id, struct.pack(f"<{len(one.slots)}I", *one.slots)))
 
 
 def unpack_submission(body: bytes) -> Submission:
@@ -200,10 +210,10 @@ def unpack_submission(body: bytes) -> Submission:
         FrameError: It is none.
     """
     try:
-        request_id, model, priority, extra, deadline, iou_threshold, caller_bytes, count = (
-            _SUBMISSION.unpack_from(body)
-        )
+        *known, caller_bytes, call_id_bytes, count, trace_id, span_id = _SUBMISSION.unpack_from(body)
+        request_id, model, priority, extra, deadline, iou_threshold = known
         caller_end = _SUBMISSION.size + caller_bytes
+        call_id_end = caller_end + call_id_bytes
         return Submission(
             request_id,
             model,
@@ -212,7 +222,9 @@ def unpack_submission(body: bytes) -> Submission:
             body[_SUBMISSION.size : caller_end].decode(),
             iou_threshold,
             extra,
-            struct.unpack(f"<{count}I", body[caller_end:]),
+            struct.unpack(f"<{count}I", body[call_id_end:]),
+            body[caller_end:call_id_end].decode(),
+            SpanContext(int.from_bytes(trace_id, "big"), span_id) if span_id else None,
         )
     except (struct.error, ValueError, MemoryError) as error:
         raise FrameError("no submission") from error

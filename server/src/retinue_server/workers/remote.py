@@ -10,6 +10,7 @@ from retinue_server.errors import EngineError, ImageError, RetinueError
 from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
 from retinue_server.results import Answer, ClassifyOptions, DetectOptions, TensorOptions, Work
+from retinue_server.tracing.origin import current_origin
 from retinue_server.vision.spec import InputSpec
 from retinue_server.workers.frames import Ran, Submission
 from retinue_server.workers.link import EngineLink
@@ -66,6 +67,8 @@ class RemoteBatcher:
         self._finishing: Batcher[Unfinished, Answer] = Batcher(
             self._finish, engine, capacity=capacity, item_seconds=_FIRST_FINISH_SECONDS, name=name
         )
+        # What runs the network are the engine's process's batches.
+        self._decoding.trace_batches = self._finishing.trace_batches = False
 
     def when_unused(self, call: Callable[[], object]) -> None:
         """Has a function called, once, when neither process touches the slots; to be asked when no call comes any more.
@@ -115,6 +118,7 @@ class RemoteBatcher:
             good = [place for place, one in enumerate(outcomes) if isinstance(one.value, Decoded)]
             if good:
                 options = items[0].options
+                origin = current_origin.get()
                 submission = Submission(
                     request_id=0,
                     model=self.number,
@@ -126,6 +130,8 @@ class RemoteBatcher:
                     else 0.0,
                     extra_outputs=sum(self._extra_bits[name] for name in options.extra_outputs),
                     slots=[numbers[place] for place in good],
+                    call_id=origin.request_id if origin is not None else "",
+                    trace=origin.trace.context if origin is not None and origin.trace is not None else None,
                 )
                 ran = await self._link.run(submission, lease)
                 places, unfinished = _take_ran(undecoded, outcomes, good, ran)

@@ -60,6 +60,7 @@ def shared_among(settings: Settings, workers: int, grpc_port: int) -> Settings:
         update={
             "grpc_port": grpc_port,
             "max_concurrent_requests": -(-settings.max_concurrent_requests // workers),
+            "trace_callers_per_second": settings.trace_callers_per_second / workers,
             "max_bytes_in_flight": max(-(-settings.max_bytes_in_flight // workers), 1024),
         }
     )

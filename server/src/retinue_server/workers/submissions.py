@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import structlog
 from retinue_server.batching.queue import Queue
 from retinue_server.batching.tickets import Outcome
 from retinue_server.errors import EngineError, RetinueError
+from retinue_server.tracing.origin import Origin, current_origin
+from retinue_server.tracing.tracer import CallTrace, Tracer
 from retinue_server.workers import frames
 from retinue_server.workers.backend import SlotImage, SlotRequest
 from retinue_server.workers.frames import FrameError, Kind
@@ -33,6 +36,7 @@ class Submissions:
         models: By their numbers; they come and go.
         send: Sends a frame to the front-end.
         on_change: Told the number of a model of which a request has come or gone, before anything is said of it.
+        tracer: Makes spans of the batches that run for calls that the front-end traces; None makes none.
     """
 
     def __init__(
@@ -40,7 +44,9 @@ class Submissions:
         models: Mapping[int, ModelEnd],
         send: Callable[[bytes], None],
         on_change: Callable[[int], None] = lambda model: None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._models = models
         self._send: Callable[[bytes], None] | None = send
         self._on_change = on_change
@@ -67,13 +73,16 @@ class Submissions:
             row.name for bit, row in enumerate(layout.extra_outputs) if one.extra_outputs >> bit & 1
         )
         request = SlotRequest(model.slots, lease, one.iou_threshold, extra)
+        context = copy_context()
+        context.run(current_origin.set, self._origin(one))
         task = loop.create_task(
             model.queue.submit(
                 [SlotImage(request, slot) for slot in one.slots],
                 caller=one.caller,
                 priority=one.priority,
                 deadline=one.deadline,
-            )
+            ),
+            context=context,
         )
         self._tasks[one.request_id] = task
         task.add_done_callback(lambda task: self._answer(one, lease, task))
@@ -100,6 +109,12 @@ class Submissions:
         """Waits until what became of every request has been said."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
+
+    def _origin(self, one: frames.Submission) -> Origin:
+        """What a request is for, as far as this process knows: the front-end ends the trace."""
+        if self._tracer is None or one.trace is None:
+            return Origin(one.call_id)
+        return Origin(one.call_id, CallTrace(self._tracer, context=one.trace))
 
     def _answer(self, one: frames.Submission, lease: Lease, task: "asyncio.Task[list[Outcome[Any]]]") -> None:
         del self._tasks[one.request_id]
