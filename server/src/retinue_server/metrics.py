@@ -1,7 +1,6 @@
-"""Every metric, with its buckets. Gauges are read when Prometheus asks, so that they cost requests nothing."""
+"""What is counted of calls, images and batches, with its buckets."""
 
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -13,18 +12,14 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server import __version__
 from retinue_server.batching.tickets import Outcome
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
+from retinue_server.gauges import MirrorGauges, ModelGauges, ServerGauges
 from retinue_server.results import Answer
-from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tally import Statistics, Tally
 from retinue_server.tls import IdentityFiles
@@ -154,15 +149,15 @@ class Metrics:
         self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None = None
     ) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
-        self.registry.register(_ServerCollector(runtime_version, ready, identity))
+        self.registry.register(ServerGauges(runtime_version, ready, identity))
 
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
-        self.registry.register(_ModelCollector(catalog, provider))
+        self.registry.register(ModelGauges(catalog, provider))
 
     def publish_mirror(self, state: Callable[[], MirrorState]) -> None:
         """Adds the gauges of the copy of models that are elsewhere."""
-        self.registry.register(_MirrorCollector(state))
+        self.registry.register(MirrorGauges(state))
 
     def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
@@ -259,124 +254,3 @@ def _statistics(meters: _ModelMeters) -> Statistics:
     stages = {stage: getattr(meters, stage).total() for stage in _STAGES}
     tally = meters.tally
     return Statistics(tally.success, tally.fail, tally.images, tally.last_at, stages, tally.batches)
-
-
-class _ServerCollector(Collector):
-    """Reads the gauges of the server when they are asked for."""
-
-    def __init__(
-        self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None
-    ) -> None:
-        self._runtime_version = runtime_version
-        self._ready = ready
-        self._identity = identity
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the gauges."""
-        yield from _devices()
-        ready = GaugeMetricFamily("retinue_ready", "1 where the server takes requests.")
-        ready.add_metric([], float(self._ready()))
-        yield ready
-        build = GaugeMetricFamily(
-            "retinue_build_info",
-            "Always 1; the versions are labels.",
-            labels=["version", "onnxruntime", "python"],
-        )
-        build.add_metric([__version__, self._runtime_version, platform.python_version()], 1)
-        yield build
-        if self._identity is not None:
-            expiry = GaugeMetricFamily(
-                "retinue_tls_certificate_expiry_seconds",
-                "When the certificate that callers are shown expires, as Unix time.",
-            )
-            expiry.add_metric([], self._identity.current().expires_unix_seconds)
-            yield expiry
-
-
-class _ModelCollector(Collector):
-    """Reads the gauges of the models when they are asked for."""
-
-    def __init__(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
-        self._catalog = catalog
-        self._provider = provider
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the gauges."""
-        labels = ["model", "version"]
-        queue = GaugeMetricFamily("retinue_queue_images", "Images that wait for the engine.", labels=labels)
-        memory = GaugeMetricFamily(
-            "retinue_model_memory_bytes",
-            "What the model takes at most: weights, ONNX Runtime's arena (on a GPU: of the device), and buffers.",
-            labels=[*labels, "part"],
-        )
-        info = GaugeMetricFamily(
-            "retinue_model_info",
-            "Always 1; what the model is and what runs it are labels.",
-            labels=[*labels, "task", "precision", "provider", "fallback"],
-        )
-        catalog = self._catalog()
-        for model in catalog.models:
-            key = [model.name, str(model.version)]
-            queue.add_metric(key, len(model.batcher))
-            for part, size_bytes in model.memory.parts():
-                memory.add_metric([*key, part], size_bytes)
-            precision = pb.Precision.Name(model.manifest.precision).removeprefix("PRECISION_").lower()
-            fallback = str(bool(self._provider.fallback_reason)).lower()
-            info.add_metric([*key, str(model.task), precision, self._provider.name, fallback], 1)
-        failures = GaugeMetricFamily(
-            "retinue_model_load_failed", "Always 1; bundles that were found and refused.", labels=labels
-        )
-        for name, version in catalog.failures:
-            failures.add_metric([name, str(version)], 1)
-        refused = GaugeMetricFamily(
-            "retinue_serving_policy_failed",
-            "Always 1; models whose serving.json does not hold, or waits for a version that it names.",
-            labels=["model"],
-        )
-        for name in catalog.policy_failures:
-            refused.add_metric([name], 1)
-        missing = GaugeMetricFamily(
-            "retinue_serving_version_missing",
-            "Always 1; versions that labels, split or shadow name and that are not served.",
-            labels=labels,
-        )
-        for name, version in catalog.missing():
-            missing.add_metric([name, str(version)], 1)
-        yield from (queue, memory, info, failures, refused, missing)
-
-
-class _MirrorCollector(Collector):
-    """Reads the gauges of a mirror when they are asked for."""
-
-    def __init__(self, state: Callable[[], MirrorState]) -> None:
-        self._state = state
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the gauges."""
-        state = self._state()
-        failed = GaugeMetricFamily(
-            "retinue_mirror_failed", "1 where the models' address could not be listed at the latest look."
-        )
-        failed.add_metric([], float(bool(state.trouble)))
-        yield failed
-        if state.age_seconds is not None:
-            age = GaugeMetricFamily("retinue_mirror_age_seconds", "Since it was listed last.")
-            age.add_metric([], state.age_seconds)
-            yield age
-        refused = GaugeMetricFamily(
-            "retinue_mirror_refused",
-            "Always 1; versions that could not be copied, 0 where it is what lies beside them.",
-            labels=["model", "version"],
-        )
-        for name, version in state.refused:
-            refused.add_metric([name, str(version)], 1)
-        yield refused
-
-
-def _devices() -> Iterator[Metric]:
-    used = GaugeMetricFamily("retinue_gpu_memory_used_bytes", "Device memory in use, by all.", labels=["gpu"])
-    total = GaugeMetricFamily("retinue_gpu_memory_total_bytes", "Device memory there is.", labels=["gpu"])
-    for device in read_devices():
-        used.add_metric([str(device.device)], device.used_bytes)
-        total.add_metric([str(device.device)], device.total_bytes)
-    yield from (used, total)
