@@ -1,7 +1,8 @@
 """What is counted of calls, images and batches, with its buckets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,7 +14,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from retinue_server.batching.tickets import Outcome
+from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
@@ -54,6 +55,26 @@ _AGREEMENTS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 # The methods that answer with what a model says of images.
 _ANSWERING = frozenset({"Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"})
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_PRIORITIES = {Priority.HIGH: "high", Priority.NORMAL: "normal", Priority.LOW: "low"}
+
+
+class ImageOutcome(StrEnum):
+    """What becomes of an image that was received for a model: exactly one of these."""
+
+    ANSWERED = "answered"
+    # It could not be read, or the engine failed on it.
+    FAILED = "failed"
+    # It was not run: there was no room, the request asked for what there is not, or the server stops.
+    REFUSED = "refused"
+    # Nobody wants the answer any more: the caller left, or the deadline passed.
+    CANCELLED = "cancelled"
+
+    @classmethod
+    def of_code(cls, code: str) -> "ImageOutcome":
+        """That of all images of a call that ended with a gRPC status other than OK."""
+        if code in ("CANCELLED", "DEADLINE_EXCEEDED"):
+            return cls.CANCELLED
+        return cls.FAILED if code in ("INTERNAL", "UNKNOWN") else cls.REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +85,8 @@ class _ModelMeters:
     queue: Durations
     inference: Durations
     postprocess: Durations
-    answered: Counter
-    failed: Counter
+    received: Counter
+    images: Mapping[tuple[Priority, ImageOutcome], Counter]
     batch_size: Histogram
     tally: Tally
 
@@ -111,8 +132,14 @@ class Metrics:
         self.registry.register(self._stage_seconds)
         self._images = Counter(
             "retinue_images",
-            "Images, by outcome: answered or failed.",
-            (*model, "outcome"),
+            "Images, by what became of them: answered, failed, refused or cancelled.",
+            (*model, "priority", "outcome"),
+            registry=self.registry,
+        )
+        self._received = Counter(
+            "retinue_images_received",
+            "Images of requests for a served model. What is not in retinue_images_total yet is being answered.",
+            model,
             registry=self.registry,
         )
         self._batch_size = Histogram(
@@ -190,17 +217,49 @@ class Metrics:
 
         return count
 
-    def count_images(self, model: ServedModel, outcomes: Sequence[Outcome[Answer]]) -> None:
-        """Counts the images of a request and where their time went. Called by one thread only."""
+    def receive_images(self, name: str, version: int, count: int) -> None:
+        """Counts images whose outcome is counted later. Called by one thread only, like those that count outcomes."""
+        self._meters_of(name, version).received.inc(count)
+
+    def count_images(
+        self,
+        model: ServedModel,
+        outcomes: Sequence[Outcome[Answer]],
+        priority: Priority = Priority.NORMAL,
+        lost: RetinueError | None = None,
+    ) -> None:
+        """Counts what became of the images of a request, and where their time went.
+
+        Args:
+            model: Whose they are.
+            outcomes: Of each image.
+            priority: Of the request.
+            lost: Why the request has no answer, though some of its images may have one.
+        """
         meters = self._meters_of(model.name, model.version)
         meters.queue.add(one.queue_seconds for one in outcomes if one.queue_seconds is not None)
         answers = [one.value for one in outcomes if not isinstance(one.value, RetinueError)]
         meters.decode.add(answer.decode_seconds for answer in answers)
         meters.inference.add(answer.inference_seconds for answer in answers)
         meters.postprocess.add(answer.postprocess_seconds for answer in answers)
-        meters.answered.inc(len(answers))
-        meters.failed.inc(len(outcomes) - len(answers))
+        if lost is not None:
+            meters.images[priority, ImageOutcome.of_code(lost.code.name)].inc(len(outcomes))
+        else:
+            meters.images[priority, ImageOutcome.ANSWERED].inc(len(answers))
+            meters.images[priority, ImageOutcome.FAILED].inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))
+
+    def count_lost_images(self, name: str, version: int, priority: Priority, code: str, count: int) -> None:
+        """Counts images of a request that ended without an outcome of each.
+
+        Args:
+            name: Of the model whose they are.
+            version: Of it.
+            priority: Of the request.
+            code: The gRPC status that the request ended with.
+            count: Of the images.
+        """
+        self._meters_of(name, version).images[priority, ImageOutcome.of_code(code)].inc(count)
 
     def count_shadow(self, model: ServedModel, candidate: ServedModel, outcome: str, count: int) -> None:
         """Counts copies of images that `model` answered by what became of them: compared, dropped or failed."""
@@ -225,7 +284,13 @@ class Metrics:
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
         labels = {"model": name, "version": str(version)}
-        for meter in (self._requests, self._request_seconds, self._images, self._batch_size):
+        for meter in (
+            self._requests,
+            self._request_seconds,
+            self._images,
+            self._received,
+            self._batch_size,
+        ):
             meter.remove_by_labels(labels)
         for meter in (self._shadow_images, self._shadow_agreement):
             meter.remove_by_labels(labels)
@@ -241,8 +306,12 @@ class Metrics:
             stages = {stage: self._stage_seconds.of(stage, name, version) for stage in _STAGES}
             meters = _ModelMeters(
                 **stages,
-                answered=self._images.labels(name, version, "answered"),
-                failed=self._images.labels(name, version, "failed"),
+                received=self._received.labels(name, version),
+                images={
+                    (priority, outcome): self._images.labels(name, version, label, outcome)
+                    for priority, label in _PRIORITIES.items()
+                    for outcome in ImageOutcome
+                },
                 batch_size=self._batch_size.labels(name, version),
                 tally=Tally(),
             )

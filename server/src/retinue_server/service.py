@@ -1,5 +1,6 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,15 +118,26 @@ class VisionService:
         """
         opened = [work for work in works if not isinstance(work, ImageError)]
         outcomes: list[Outcome[Answer]] = []
+        self._metrics.receive_images(model.name, model.version, len(works))
         if opened:
-            outcomes = await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
+            try:
+                outcomes = await model.batcher.submit(
+                    opened, caller=caller, priority=priority, deadline=deadline
+                )
+            except BaseException as error:
+                self._metrics.count_lost_images(
+                    model.name, model.version, priority, _code_of(error), len(works)
+                )
+                raise
         if len(opened) < len(works):
             ran = iter(outcomes)
             outcomes = [
                 next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
             ]
-        self._metrics.count_images(model, outcomes)
-        raise_if_lost(outcomes)
+        lost = what_lost(outcomes)
+        self._metrics.count_images(model, outcomes, priority, lost)
+        if lost is not None:
+            raise lost
         if copy is not None and self._catalog is not None and not self._draining:
             candidate = self._catalog.shadow(model)
             if candidate is not None:
@@ -133,16 +145,29 @@ class VisionService:
         return outcomes
 
 
+def what_lost(outcomes: Sequence[Outcome[Any]]) -> RetinueError | None:
+    """What failed the request as a whole: an error of no single image, or the engine's on all of them; else None."""
+    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
+    for error in errors:
+        if not isinstance(error, ImageError | EngineError):
+            return error
+    engine_errors = [error for error in errors if isinstance(error, EngineError)]
+    return engine_errors[0] if engine_errors and len(engine_errors) == len(outcomes) else None
+
+
 def raise_if_lost(outcomes: Sequence[Outcome[Any]]) -> None:
-    """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them.
+    """Raises what failed the request as a whole.
 
     Raises:
         RetinueError: There is such an error.
     """
-    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
-    for error in errors:
-        if not isinstance(error, ImageError | EngineError):
-            raise error
-    engine_errors = [error for error in errors if isinstance(error, EngineError)]
-    if len(engine_errors) == len(outcomes):
-        raise engine_errors[0]
+    lost = what_lost(outcomes)
+    if lost is not None:
+        raise lost
+
+
+def _code_of(error: BaseException) -> str:
+    """The gRPC status of a request that ends so."""
+    if isinstance(error, asyncio.CancelledError):
+        return "CANCELLED"
+    return error.code.name if isinstance(error, RetinueError) else "INTERNAL"

@@ -74,14 +74,14 @@ def test_an_answered_image_is_counted_by_stage() -> None:
         labels = f'model="cats",stage="{stage}",version="2"'
         assert f"retinue_stage_duration_seconds_sum{{{labels}}} {seconds}" in page
         assert f"retinue_stage_duration_seconds_count{{{labels}}} 1.0" in page
-    assert 'retinue_images_total{model="cats",outcome="answered",version="2"} 1.0' in page
+    assert 'retinue_images_total{model="cats",outcome="answered",priority="normal",version="2"} 1.0' in page
 
 
 def test_a_failed_image_is_counted_as_failed() -> None:
     metrics, catalog = published()
     metrics.count_images(catalog.get("cats"), [Outcome(ImageError("cut off."), 0.06)])
     page = lines(metrics)
-    assert 'retinue_images_total{model="cats",outcome="failed",version="2"} 1.0' in page
+    assert 'retinue_images_total{model="cats",outcome="failed",priority="normal",version="2"} 1.0' in page
     assert 'retinue_stage_duration_seconds_count{model="cats",stage="decode",version="2"} 0.0' in page
 
 

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import Leases, ServedModel
 from retinue_server.errors import OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
@@ -58,7 +59,12 @@ def metadata_of(context: Context) -> Metadata:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """What is counted of a call. The model stays empty until the servicer has found one that is served."""
+    """What is counted of a call. The model stays empty until the servicer has found one that is served.
+
+    Attributes:
+        unqueued_images: Images for the model that no queue has taken; where the call ends before, they are lost.
+        priority: Theirs.
+    """
 
     holding: Holding
     model: str = ""
@@ -67,6 +73,8 @@ class Call:
     token: Token | None = None
     # What a caller knows it by among the messages of a stream.
     request_id: str = ""
+    unqueued_images: int = 0
+    priority: Priority = Priority.NORMAL
 
     def name_model(self, model: ServedModel) -> None:
         """Notes which model the call is for, and holds it until the call ends. Called once."""
@@ -174,9 +182,16 @@ class Calls:
             _log.exception("call_failed", method=method, model=call.model, request_id=request_id)
             raise RetinueError(f"internal error; the server logged it as {request_id}.") from None
         finally:
+            self._count_unqueued(call, code)
             self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
             if call.token is not None:
                 self._metrics.count_token(call.token.name, code)
+
+    def _count_unqueued(self, call: Call, code: str) -> None:
+        if call.unqueued_images:
+            model, version, count = call.model, int(call.version), call.unqueued_images
+            self._metrics.receive_images(model, version, count)
+            self._metrics.count_lost_images(model, version, call.priority, code, count)
 
     def _check_room(self) -> None:
         if len(self._running) >= self._max_calls:
