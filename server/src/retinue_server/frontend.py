@@ -85,13 +85,15 @@ class FrontEnd:
             released=lambda number: self._channel.send(frame(Kind.RELEASED, frames.pack_number(number))),
         )
         self._models_stay = plan.settings.model_control == "none"
+        access = Access(TokenFile.of(plan.settings), plan.settings.workers)
+        calls = Calls(self._metrics, plan.settings, access)
+        self._metrics.publish_pools({"front-ends": self._engine.usage})
+        self._metrics.publish_calls(calls.in_flight)
         try:
             self._rpc = RpcServer(
                 vision,
                 tensors,
-                Calls(
-                    self._metrics, plan.settings, Access(TokenFile.of(plan.settings), plan.settings.workers)
-                ),
+                calls,
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
                 private_address=plan.private_address,

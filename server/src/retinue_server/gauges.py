@@ -10,7 +10,7 @@ from retinue.v1 import manifest_pb2 as pb
 from retinue_server import __version__
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog
-from retinue_server.runtime.memory import read_devices
+from retinue_server.runtime.memory import MemoryLimit, read_devices
 from retinue_server.runtime.providers import Provider
 from retinue_server.tls import IdentityFiles
 
@@ -45,6 +45,31 @@ class ServerGauges(Collector):
             )
             expiry.add_metric([], self._identity.current().expires_unix_seconds)
             yield expiry
+
+
+class MemoryGauges(Collector):
+    """Reads what is reserved of the memory that models may take when it is asked for."""
+
+    def __init__(self, limit: MemoryLimit) -> None:
+        self._limit = limit
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the gauges."""
+        kind = "device" if self._limit.on_device else "process"
+        most = GaugeMetricFamily(
+            "retinue_memory_limit_bytes",
+            "What the server and its models may take together; none where there is no limit.",
+            labels=["memory"],
+        )
+        if self._limit.limit_bytes:
+            most.add_metric([kind], self._limit.limit_bytes)
+        reserved = GaugeMetricFamily(
+            "retinue_memory_reserved_bytes",
+            "What of the limit is taken, whether it is used already or not.",
+            labels=["memory"],
+        )
+        reserved.add_metric([kind], self._limit.taken_bytes)
+        yield from (most, reserved)
 
 
 class ModelGauges(Collector):

@@ -15,13 +15,16 @@ from prometheus_client import (
 )
 
 from retinue_server.batching.tickets import Outcome, Priority
+from retinue_server.batching.usage import Usage
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
-from retinue_server.gauges import MirrorGauges, ModelGauges, ServerGauges
+from retinue_server.gauges import MemoryGauges, MirrorGauges, ModelGauges, ServerGauges
 from retinue_server.results import Answer
+from retinue_server.runtime.memory import MemoryLimit
 from retinue_server.runtime.providers import Provider
+from retinue_server.saturation import InFlight, InFlightCollector, PoolCollector
 from retinue_server.tally import Statistics, Tally
 from retinue_server.tls import IdentityFiles
 from retinue_server.triton_metrics import TritonCollector
@@ -85,7 +88,7 @@ class _ModelMeters:
     queue: Durations
     inference: Durations
     postprocess: Durations
-    received: Counter
+    received: Mapping[Priority, Counter]
     images: Mapping[tuple[Priority, ImageOutcome], Counter]
     batch_size: Histogram
     tally: Tally
@@ -139,7 +142,7 @@ class Metrics:
         self._received = Counter(
             "retinue_images_received",
             "Images of requests for a served model. What is not in retinue_images_total yet is being answered.",
-            model,
+            (*model, "priority"),
             registry=self.registry,
         )
         self._batch_size = Histogram(
@@ -186,6 +189,18 @@ class Metrics:
         """Adds the gauges of the copy of models that are elsewhere."""
         self.registry.register(MirrorGauges(state))
 
+    def publish_memory(self, limit: MemoryLimit) -> None:
+        """Adds what models may take of memory, and what is taken."""
+        self.registry.register(MemoryGauges(limit))
+
+    def publish_pools(self, pools: Mapping[str, Callable[[], Usage]]) -> None:
+        """Adds what pools of threads do, by their names."""
+        self.registry.register(PoolCollector(pools))
+
+    def publish_calls(self, in_flight: Callable[[], InFlight] | None) -> None:
+        """Adds what the calls take that are being answered; None where other processes have them."""
+        self.registry.register(InFlightCollector(in_flight))
+
     def count_call(self, method: str, model: str, version: str, code: str, seconds: float) -> None:
         """Counts one call; `model` and `version` are of a served model or empty, never what a caller made up."""
         labels = method, model, version, code
@@ -217,9 +232,9 @@ class Metrics:
 
         return count
 
-    def receive_images(self, name: str, version: int, count: int) -> None:
-        """Counts images whose outcome is counted later. Called by one thread only, like those that count outcomes."""
-        self._meters_of(name, version).received.inc(count)
+    def receive_images(self, name: str, version: int, priority: Priority, count: int) -> None:
+        """Counts images whose outcome is counted later."""
+        self._meters_of(name, version).received[priority].inc(count)
 
     def count_images(
         self,
@@ -306,7 +321,10 @@ class Metrics:
             stages = {stage: self._stage_seconds.of(stage, name, version) for stage in _STAGES}
             meters = _ModelMeters(
                 **stages,
-                received=self._received.labels(name, version),
+                received={
+                    priority: self._received.labels(name, version, label)
+                    for priority, label in _PRIORITIES.items()
+                },
                 images={
                     (priority, outcome): self._images.labels(name, version, label, outcome)
                     for priority, label in _PRIORITIES.items()

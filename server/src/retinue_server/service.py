@@ -118,7 +118,7 @@ class VisionService:
         """
         opened = [work for work in works if not isinstance(work, ImageError)]
         outcomes: list[Outcome[Answer]] = []
-        self._metrics.receive_images(model.name, model.version, len(works))
+        self._metrics.receive_images(model.name, model.version, priority, len(works))
         if opened:
             try:
                 outcomes = await model.batcher.submit(

@@ -19,6 +19,7 @@ from retinue_server.metrics import Metrics
 from retinue_server.routing import Metadata
 from retinue_server.rpc.access import SCOPES, Access
 from retinue_server.rpc.budget import ByteBudget, Holding
+from retinue_server.saturation import InFlight
 from retinue_server.settings import Settings
 from retinue_server.tokens import Token
 
@@ -110,6 +111,11 @@ class Calls:
         self._running: set[Call] = set()
         self._last_began = -math.inf
 
+    def in_flight(self) -> InFlight:
+        """What the calls take that are being answered now."""
+        budget = self._budget
+        return InFlight(len(self._running), self._max_calls, budget.held_bytes, budget.max_bytes)
+
     async def finished(self, timeout_seconds: float) -> None:
         """Waits until the replies of the calls that run now are sent, or the timeout; not for those that come later."""
         running = set(self._running)
@@ -190,7 +196,7 @@ class Calls:
     def _count_unqueued(self, call: Call, code: str) -> None:
         if call.unqueued_images:
             model, version, count = call.model, int(call.version), call.unqueued_images
-            self._metrics.receive_images(model, version, count)
+            self._metrics.receive_images(model, version, call.priority, count)
             self._metrics.count_lost_images(model, version, call.priority, code, count)
 
     def _check_room(self) -> None:

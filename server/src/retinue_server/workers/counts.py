@@ -8,11 +8,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from retinue_server.saturation import SUMMED_GAUGES
+
 # The metric's name, the line's, and its labels.
 Sample = tuple[str, str, tuple[tuple[str, str], ...]]
 Counts = dict[Sample, float]
 
-# What only grows. Gauges are the engine's process's alone.
+# What only grows. Most gauges are the engine's process's alone.
 _SUMMED = frozenset({"counter", "histogram"})
 _PREFIX = "retinue_"
 # All that has Triton's names is counts, whatever its type is said to be.
@@ -20,11 +22,12 @@ _TRITON_PREFIX = "nv_"
 
 
 def read(registry: CollectorRegistry) -> bytes:
-    """The counters and histograms of this process, as JSON."""
+    """The counters and histograms of this process, and the gauges that are summed, as JSON."""
     samples = [
         [metric.name, sample.name, sorted(sample.labels.items()), sample.value]
         for metric in registry.collect()
         if (metric.type in _SUMMED and metric.name.startswith(_PREFIX))
+        or metric.name in SUMMED_GAUGES
         or metric.name.startswith(_TRITON_PREFIX)
         for sample in metric.samples
     ]
@@ -41,6 +44,11 @@ def parse(body: bytes) -> Counts:
         (metric, name, tuple((key, text) for key, text in labels)): float(value)
         for metric, name, labels, value in json.loads(body)
     }
+
+
+def lasting(counts: Counts) -> Counts:
+    """What of a process's counts still holds when it is gone."""
+    return {sample: value for sample, value in counts.items() if sample[0] not in SUMMED_GAUGES}
 
 
 class MergedMetrics(Collector):
