@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server import __version__
+from retinue_server.batching.batcher import Batcher
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog
 from retinue_server.runtime.memory import MemoryLimit, read_devices
@@ -83,6 +84,11 @@ class ModelGauges(Collector):
         """Yields the gauges."""
         labels = ["model", "version"]
         queue = GaugeMetricFamily("retinue_queue_images", "Images that wait for the engine.", labels=labels)
+        capacity = GaugeMetricFamily(
+            "retinue_queue_capacity_images",
+            "Images that may wait; calls with more are refused.",
+            labels=labels,
+        )
         memory = GaugeMetricFamily(
             "retinue_model_memory_bytes",
             "What the model takes at most: weights, ONNX Runtime's arena (on a GPU: of the device), and buffers.",
@@ -97,6 +103,9 @@ class ModelGauges(Collector):
         for model in catalog.models:
             key = [model.name, str(model.version)]
             queue.add_metric(key, len(model.batcher))
+            # Pipelines have none of their own.
+            if isinstance(model.batcher, Batcher):
+                capacity.add_metric(key, model.batcher.capacity)
             for part, size_bytes in model.memory.parts():
                 memory.add_metric([*key, part], size_bytes)
             precision = pb.Precision.Name(model.manifest.precision).removeprefix("PRECISION_").lower()
@@ -121,7 +130,7 @@ class ModelGauges(Collector):
         )
         for name, version in catalog.missing():
             missing.add_metric([name, str(version)], 1)
-        yield from (queue, memory, info, failures, refused, missing)
+        yield from (queue, capacity, memory, info, failures, refused, missing)
 
 
 class MirrorGauges(Collector):
