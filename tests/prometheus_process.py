@@ -1,11 +1,13 @@
 """Debian's Prometheus with this repository's configuration, in a process of its own, for tests."""
 
+import copy
 import json
 import math
+import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ TIMEOUT_SECONDS = 30
 # How long data may take to appear in a Prometheus that scrapes already.
 DATA_TIMEOUT_SECONDS = 10
 _INTERVAL = "1s"
+_QUICK_RANGE = "6s"
 _POLL_SECONDS = 0.1
 
 T = TypeVar("T")
@@ -30,17 +33,21 @@ Series = dict[str, Any]
 
 
 class PrometheusProcess:
-    """`prometheus` on a free port, scraping one server.
+    """`prometheus` on a free port, scraping servers.
 
     Args:
-        server_url: http://host:port of the server.
+        server_urls: http://host:port of each, or https.
         folder: Where its configuration and its data go.
+        quick: Whether its alerts are `quick_rules`.
+
+    Attributes:
+        target: The first server's host:port.
     """
 
-    def __init__(self, server_url: str, folder: Path) -> None:
-        self.target = urlsplit(server_url).netloc
+    def __init__(self, server_urls: Sequence[str], folder: Path, *, quick: bool = False) -> None:
+        self.target = urlsplit(server_urls[0]).netloc
         configuration = folder / "prometheus.yml"
-        configuration.write_text(yaml.safe_dump(_configuration_for(self.target)))
+        configuration.write_text(yaml.safe_dump(_configuration_for(server_urls, folder, quick=quick)))
         self._process = subprocess.Popen(
             [
                 "prometheus",
@@ -81,7 +88,7 @@ class PrometheusProcess:
 
     def rules(self) -> list[dict[str, Any]]:
         """The alert rules with their state."""
-        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+        return [rule for group in self._get("rules", type="alert")["groups"] for rule in group["rules"]]
 
     def wait_for_data(self, expression: str) -> list[Series]:
         """Waits until a query returns at least one finite value, and returns those series that have one."""
@@ -128,23 +135,50 @@ def wait_for(probe: Callable[[], T], what: str, timeout_seconds: float = TIMEOUT
 
 
 @contextmanager
-def running_prometheus(server_url: str, folder: Path) -> Iterator[PrometheusProcess]:
-    """A Prometheus that has scraped the server at least once; ended afterwards."""
-    prometheus = PrometheusProcess(server_url, folder)
+def running_prometheus(
+    server_url: str, folder: Path, *more_urls: str, quick: bool = False
+) -> Iterator[PrometheusProcess]:
+    """A Prometheus that has scraped the servers at least once; ended afterwards."""
+    urls = (server_url, *more_urls)
+    prometheus = PrometheusProcess(urls, folder, quick=quick)
     try:
         prometheus.wait_until_ready()
-        wait_for(lambda: prometheus.value(f'up{{job="{JOB}"}}') == 1, "the first scrape")
+        wait_for(lambda: prometheus.value(f'count(up{{job="{JOB}"}} == 1)') == len(urls), "the first scrape")
         yield prometheus
     finally:
         prometheus.close()
 
 
-def _configuration_for(target: str) -> dict[str, Any]:
-    """The repository's configuration with another target and a shorter interval."""
+def quick_rules(rules: dict[str, Any]) -> dict[str, Any]:
+    """The repository's alerts for tests that do not wait minutes: the same expressions over shorter times.
+
+    Each range, such as [2m], is one of a few scrapes, and what must hold for a time need hold for two evaluations.
+    """
+    quick = copy.deepcopy(rules)
+    for group in quick["groups"]:
+        for rule in group["rules"]:
+            rule["expr"] = re.sub(r"\[\d+[smh]\]", f"[{_QUICK_RANGE}]", rule["expr"])
+            if "for" in rule:
+                rule["for"] = _INTERVAL
+    return quick
+
+
+def _configuration_for(server_urls: Sequence[str], folder: Path, *, quick: bool) -> dict[str, Any]:
+    """The repository's configuration with other targets and a shorter interval."""
     configuration = yaml.safe_load(CONFIGURATION.read_text())
     configuration["global"] = dict.fromkeys(configuration["global"], _INTERVAL)
-    configuration["rule_files"] = [str(CONFIGURATION.parent / name) for name in configuration["rule_files"]]
+    rule_files = [CONFIGURATION.parent / name for name in configuration["rule_files"]]
+    if quick:
+        for number, file in enumerate(rule_files):
+            rule_files[number] = folder / file.name
+            rule_files[number].write_text(yaml.safe_dump(quick_rules(yaml.safe_load(file.read_text()))))
+    configuration["rule_files"] = list(map(str, rule_files))
     (scrape,) = configuration["scrape_configs"]
     assert scrape["job_name"] == JOB
-    scrape["static_configs"] = [{"targets": [target]}]
+    addresses = [urlsplit(url) for url in server_urls]
+    scrape["static_configs"] = [
+        {"targets": [address.netloc], "labels": {"__scheme__": address.scheme}} for address in addresses
+    ]
+    # The tests' certificates are of nobody that the system trusts.
+    scrape["tls_config"] = {"insecure_skip_verify": True}
     return configuration

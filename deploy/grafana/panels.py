@@ -9,6 +9,20 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SERVER = 'instance=~"$instance"'
 MODEL = f'{SERVER}, model=~"$model"'
 
+# The server's metrics.
+REQUESTS = "retinue_requests_total"
+SECONDS = "retinue_request_duration_seconds"
+STAGE_SECONDS = "retinue_stage_duration_seconds"
+BATCH_SIZE = "retinue_batch_size"
+IMAGES = "retinue_images_total"
+RECEIVED = "retinue_images_received_total"
+BUSY_SECONDS = "retinue_pool_busy_seconds_total"
+
+OK = f'{MODEL}, code="OK"'
+# Codes that are the server's fault or overload; the others are the caller's.
+FAULTS = f'{MODEL}, code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED"'
+PERCENTILES = (0.5, 0.95, 0.99)
+
 _COLUMNS = 24
 
 
@@ -21,6 +35,19 @@ def quantile(share: float, metric: str, by: str = "", selector: str = MODEL) -> 
     """A percentile of a histogram, over everything or by some labels."""
     labels = f"{by}, le" if by else "le"
     return f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{metric}_bucket', selector)}))"
+
+
+def utilisation(by: str, selector: str = SERVER) -> str:
+    """The share of their time that the threads of pools are busy."""
+    threads = f"sum by ({by}) (retinue_pool_threads{{{selector}}})"
+    return f"sum by ({by}) ({rate(BUSY_SECONDS, selector)}) / {threads}"
+
+
+def percentiles(metric: str, selector: str = MODEL) -> list[Json]:
+    """A query for each of the usual percentiles."""
+    return [
+        target(quantile(share, metric, selector=selector), f"p{round(share * 100)}") for share in PERCENTILES
+    ]
 
 
 def target(expression: str, legend: str, **more: object) -> Json:
@@ -48,9 +75,9 @@ def panel(kind: str, title: str, description: str, unit: str, targets: list[Json
     }
 
 
-def stat(title: str, description: str, unit: str, expression: str, **thresholds: float) -> Json:
+def stat(title: str, description: str, unit: str, expression: str, w: int = 3, **thresholds: float) -> Json:
     """A single figure; `orange` and `red` are the values from which it has that colour."""
-    made = panel("stat", title, description, unit, [target(expression, title)], w=3, h=4)
+    made = panel("stat", title, description, unit, [target(expression, title)], w=w, h=4)
     steps: list[Json] = [{"color": "green", "value": None}]
     steps += [{"color": color, "value": value} for color, value in thresholds.items()]
     made["fieldConfig"]["defaults"]["thresholds"] = {"mode": "absolute", "steps": steps}
@@ -95,14 +122,23 @@ def heatmap(title: str, description: str, unit: str, metric: str, selector: str 
     return made
 
 
-def table(title: str, description: str, expression: str, columns: list[str], **size: int) -> Json:
-    """The labels of info metrics, a row each."""
+def table(
+    title: str, description: str, expression: str, columns: list[str], links: Json | None = None, **size: int
+) -> Json:
+    """The labels of info metrics, a row each; `links` has the address that a column's values lead to, and its title."""
     query = target(expression, "", format="table", instant=True) | {"range": False}
     made = panel("table", title, description, "none", [query], **size)
     hidden = {"Time": True, "Value": True, "__name__": True, "job": True}
     order = {name: index for index, name in enumerate(columns)}
     made["transformations"] = [{"id": "organize", "options": {"excludeByName": hidden, "indexByName": order}}]
     made["options"] = {"showHeader": True, "cellHeight": "sm"}
+    made["fieldConfig"]["overrides"] = [
+        {
+            "matcher": {"id": "byName", "options": column},
+            "properties": [{"id": "links", "value": [{"title": name, "url": address}]}],
+        }
+        for column, (name, address) in (links or {}).items()
+    ]
     return made
 
 

@@ -53,7 +53,7 @@ def test_a_failing_batch_is_internal_and_the_log_says_why(
         after.total("retinue_requests_total", **calls) - before.total("retinue_requests_total", **calls) == 1
     )
     images = {"model": _MODEL, "outcome": "failed"}
-    assert after.value("retinue_images_total", **images) - before.value("retinue_images_total", **images) == 1
+    assert after.total("retinue_images_total", **images) - before.total("retinue_images_total", **images) == 1
     assert httpx.get(f"{fault_server.http_url}/readyz").status_code == 200
     assert httpx.get(f"{fault_server.http_url}/livez").status_code == 200
 

@@ -112,7 +112,7 @@ def test_what_a_classifier_cannot_be_asked_is_refused_before_anything_runs(
     asked: dict[str, object], code: str, reason: str, colour: Connection, colour_server: ServerProcess
 ) -> None:
     def images_answered() -> float:
-        return MetricsPage(colour_server.http_url).total("retinue_images_total")
+        return MetricsPage(colour_server.http_url).total("retinue_images_total", outcome="answered")
 
     before = images_answered()
     refusal = refused(
@@ -200,7 +200,7 @@ def test_what_is_found_in_several_images_is_classified_together(tmp_path: Path) 
         ]
         assert len(outcome.result.detections) == 2
     # Counted as images of the classifier.
-    assert page.value("retinue_images_total", model=CLASSIFIER, outcome="answered") == 4
+    assert page.total("retinue_images_total", model=CLASSIFIER, outcome="answered") == 4
 
 
 def test_the_classes_of_more_than_a_reply_may_hold_are_refused(tmp_path: Path) -> None:

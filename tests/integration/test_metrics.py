@@ -7,6 +7,8 @@ import grpc
 import httpx
 import onnxruntime
 import pytest
+from retinue.inference import grpc_service_pb2 as oip
+from retinue.inference import grpc_service_pb2_grpc
 from tests.calls import Connection, encoded, flat, refused
 from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess
@@ -96,6 +98,40 @@ def test_what_callers_make_up_never_becomes_a_label(
     said = {value for sample in page.samples for value in sample.labels.values()}
     assert "4711" not in said
     assert not re.search("made.?up", page.text, re.IGNORECASE)
+
+
+def test_however_many_names_callers_make_up_there_are_no_more_lines(
+    colour: Connection, colour_server: ServerProcess
+) -> None:
+    triton = grpc_service_pb2_grpc.GRPCInferenceServiceStub(colour.channel)
+
+    def make_up(number: int) -> None:
+        name = f"made-up-{number}"
+        refused(lambda: colour.classify(_RED, model=name))
+        refused(lambda: colour.classify(_RED, model="colour-classifier", version=4711 + number))
+        refused(lambda: colour.detect(_RED, classes=[name]))
+        for path in (f"/retinue.v1.VisionService/Method{number}", f"/made.up{number}.Service/Method"):
+            with pytest.raises(grpc.RpcError):
+                colour.channel.unary_unary(path)(b"")
+        with pytest.raises(grpc.RpcError):
+            triton.ModelInfer(oip.ModelInferRequest(model_name=name, model_version=str(number)))
+        with pytest.raises(grpc.RpcError):
+            triton.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name=name))
+        for path in (f"/{name}", f"/v1/models/{name}", f"/v2/models/{name}/versions/{number}", f"/v3/{name}"):
+            pages.get(path, headers={name: name})
+        for path in (f"/v1/models/{name}:classify", f"/v1/models/colour-classifier:method{number}"):
+            pages.post(path, content=b"no image", headers={"te": name})
+
+    def series() -> set[tuple[str, ...]]:
+        samples = MetricsPage(colour_server.http_url).samples
+        return {(sample.name, *sorted(sample.labels.values())) for sample in samples}
+
+    with httpx.Client(base_url=colour_server.http_url) as pages:
+        make_up(1)
+        before = series()
+        for number in range(2, 30):
+            make_up(number)
+    assert series() - before == set()
 
 
 def test_an_idle_server_has_empty_queues_and_is_ready(colour_server: ServerProcess) -> None:

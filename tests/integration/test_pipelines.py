@@ -152,7 +152,7 @@ def test_a_pipelines_images_are_its_own_and_take_no_memory(
 ) -> None:
     connection.detect(flat(255, 0, 0), model="find-and-name")
     page = MetricsPage(server.http_url)
-    assert page.value("retinue_images_total", model="find-and-name", outcome="answered") >= 1
+    assert page.total("retinue_images_total", model="find-and-name", outcome="answered") >= 1
     assert connection.get_model("find-and-name").execution.memory_bytes == 0
 
 

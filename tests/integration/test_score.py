@@ -192,7 +192,7 @@ def test_a_server_that_is_killed_and_started_again_costs_no_row(start: Start, tm
         process = start(first, made, "classify", "--max-in-flight", 16)
 
         def answered() -> float:
-            return MetricsPage(first.http_url).total("retinue_images_total")
+            return MetricsPage(first.http_url).total("retinue_images_total", outcome="answered")
 
         wait_until(lambda: answered() >= 32, "some images to be scored")
         first.process.kill()

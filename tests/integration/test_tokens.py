@@ -282,3 +282,28 @@ def test_a_server_does_not_start_with_tokens_that_do_not_hold(colour_models: Pat
         assert f"--tokens '{path}': tokens.0.scopes.1: " in told
     path.chmod(0o644)
     assert "others may read or change" in told_why(*start)
+
+
+def test_however_many_tokens_strangers_make_up_there_are_no_more_lines_of_metrics(
+    served: Served, connection: Connection
+) -> None:
+    def lines() -> int:
+        status, _, page = served.ask("GET /metrics", SECRETS["observe"])
+        assert status == 200
+        return sum(not line.startswith("#") for line in page.splitlines())
+
+    def make_up(number: int) -> None:
+        secret = f"made-up-{number}"
+        assert code(connection, "Classify", secret) == "UNAUTHENTICATED"
+        with pytest.raises(grpc.RpcError):
+            connection.channel.unary_unary(f"/retinue.v1.VisionService/Method{number}")(
+                b"", metadata=bearer(secret)
+            )
+        for request in ("GET /metrics", f"GET /{secret}", f"POST /v1/models/{secret}:classify"):
+            assert served.ask(request, secret)[0] == 401
+
+    make_up(0)
+    before = lines()
+    for number in range(1, 30):
+        make_up(number)
+    assert lines() == before

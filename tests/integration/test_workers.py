@@ -84,7 +84,7 @@ def test_connections_are_divided_and_counted_together(
     assert sum(held) == _CONNECTIONS
     page = MetricsPage(server.http_url)
     assert page.value("retinue_requests_total", method="Classify", code="OK") == 3 * _CONNECTIONS
-    assert page.value("retinue_images_total", model="colour-locator", outcome="answered") == 3 * _CONNECTIONS
+    assert page.total("retinue_images_total", model="colour-locator", outcome="answered") == 3 * _CONNECTIONS
     assert len(page.find("retinue_worker_resident_memory_bytes")) == 2
     assert page.value("retinue_worker_restarts_total") == 0
     health = [

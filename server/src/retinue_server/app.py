@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +18,13 @@ from starlette.applications import Starlette
 
 from retinue_server import __version__, exposure
 from retinue_server.batching.engine import Engine
+from retinue_server.batching.usage import Usage
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
 from retinue_server.bundle.mirrored import MirroredFolder
 from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.catalog import Catalog
+from retinue_server.decode_pool import DecodePool
 from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
 from retinue_server.http import app as http_app
@@ -121,6 +122,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     folder = _models_folder(settings, metrics, cancelled=stop.is_set)
     service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready, identity)
+    metrics.publish_pools(_pools(engine, cutter, decoders))
     repository = Repository(
         folder,
         Loader(
@@ -129,7 +131,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             max_queue_images=settings.max_queue_images,
             decoders=decoders,
             tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
-            limit=_memory_limit(settings, provider),
+            limit=_memory_limit(settings, provider, metrics),
             metrics=metrics,
             slots=_slot_plan(settings),
         ),
@@ -163,7 +165,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         # What runs has had its time.
         await repository.close()
         if decoders is not None:
-            decoders.shutdown()
+            decoders.close()
         await http.stop()
         await _close(kept, tracer)
     _log.info("stopped")
@@ -298,6 +300,7 @@ def _plan_front(
     control = ModelControl(repository)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control, tracer)
+        metrics.publish_calls(None)
         # Front-ends count these calls, also those of each token.
         calls = Calls(
             Metrics(), settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None)
@@ -311,6 +314,7 @@ def _plan_front(
     tensors = InferenceServicer(service, metrics, provider, settings, control, regions=regions)
     records = CallRecords(tracer, settings.access_log_share)
     calls = Calls(metrics, settings, Access(TokenFile.of(settings)), records)
+    metrics.publish_calls(calls.in_flight)
     exchanges = Exchanges(calls, settings.max_request_bytes)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None
@@ -327,6 +331,16 @@ def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], obje
     if not machine.provider.on_gpu:
         return engine, engine
     return engine, Engine(settings.decode_threads or available_cores(), on_failure)
+
+
+def _pools(engine: Engine, cutter: Engine, decoders: DecodePool | None) -> dict[str, Callable[[], Usage]]:
+    """What the threads do, by the names that metrics give them."""
+    pools = {"engine": engine.usage}
+    if cutter is not engine:
+        pools["cutter"] = cutter.usage
+    if decoders is not None:
+        pools["decoders"] = decoders.usage
+    return pools
 
 
 def _start(engine: Engine, cutter: Engine) -> None:
@@ -371,15 +385,18 @@ def _slot_plan(settings: Settings) -> SlotPlan | None:
     return SlotPlan(settings.max_queue_images, settings.max_images_per_request, settings.workers)
 
 
-def _decoders(settings: Settings) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(settings.decode_threads or available_cores(), "decode")
+def _decoders(settings: Settings) -> DecodePool:
+    return DecodePool(settings.decode_threads or available_cores())
 
 
-def _memory_limit(settings: Settings, provider: Provider) -> MemoryLimit:
+def _memory_limit(settings: Settings, provider: Provider, metrics: Metrics) -> MemoryLimit:
     """Of the process's memory, or of the device's where there is one."""
     if provider.on_gpu:
-        return MemoryLimit(settings.memory_limit, on_device=True)
-    return process_limit(settings.memory_limit, processes=1 + settings.workers)
+        limit = MemoryLimit(settings.memory_limit, on_device=True)
+    else:
+        limit = process_limit(settings.memory_limit, processes=1 + settings.workers)
+    metrics.publish_memory(limit)
+    return limit
 
 
 def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:

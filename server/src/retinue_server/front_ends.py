@@ -27,7 +27,7 @@ from retinue_server.settings import Settings
 from retinue_server.tracing.tracer import Tracer
 from retinue_server.workers import frames
 from retinue_server.workers.alarm import Alarm
-from retinue_server.workers.counts import Counts, MergedMetrics
+from retinue_server.workers.counts import Counts, MergedMetrics, lasting
 from retinue_server.workers.frames import Kind
 from retinue_server.workers.serving import Plan, Served, shared_among
 from retinue_server.workers.slots import Place, Places
@@ -299,7 +299,7 @@ class FrontEnds(Collector):
             began = time.monotonic()
             code = await process.gone()
             del self._processes[number]
-            _add(self._lost_counts, process.counts)
+            _add(self._lost_counts, lasting(process.counts))
             if self._ending:
                 return
             if not self._serving:

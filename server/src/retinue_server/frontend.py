@@ -87,15 +87,18 @@ class FrontEnd:
             released=lambda number: self._channel.send(frame(Kind.RELEASED, frames.pack_number(number))),
         )
         self._models_stay = plan.settings.model_control == "none"
+        self._metrics.publish_pools({"front-ends": self._engine.usage})
         try:
             tracer = Tracer.of(plan.settings)
             self._metrics.publish_traces(tracer)
             access = Access(TokenFile.of(plan.settings), plan.settings.workers)
             records = CallRecords(tracer, plan.settings.access_log_share)
+            calls = Calls(self._metrics, plan.settings, access, records)
+            self._metrics.publish_calls(calls.in_flight)
             self._rpc = RpcServer(
                 vision,
                 tensors,
-                Calls(self._metrics, plan.settings, access, records),
+                calls,
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
                 private_address=plan.private_address,

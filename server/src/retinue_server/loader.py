@@ -20,6 +20,7 @@ from retinue_server.batching.engine import Engine
 from retinue_server.bundle.manifest import MANIFEST_FILE, input_spec
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import TASKS, Catalog, ServedModel, ids_by_label
+from retinue_server.decode_pool import DecodePool
 from retinue_server.errors import BundleError, StartupError
 from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline, together
@@ -68,7 +69,7 @@ class Loader:
         machine: Machine,
         *,
         max_queue_images: int,
-        decoders: ThreadPoolExecutor | None,
+        decoders: DecodePool | None,
         tuner: Tuner,
         limit: MemoryLimit,
         metrics: ModelMetrics,

@@ -1,8 +1,8 @@
-"""Every metric, with its buckets. Gauges are read when Prometheus asks, so that they cost requests nothing."""
+"""What is counted of calls, images and batches, with its buckets."""
 
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,19 +13,18 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server import __version__
-from retinue_server.batching.tickets import Outcome
+from retinue_server.batching.tickets import Outcome, Priority
+from retinue_server.batching.usage import Usage
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
+from retinue_server.gauges import MemoryGauges, MirrorGauges, ModelGauges, ServerGauges
 from retinue_server.results import Answer
-from retinue_server.runtime.memory import read_devices
+from retinue_server.runtime.memory import MemoryLimit
 from retinue_server.runtime.providers import Provider
+from retinue_server.saturation import InFlight, InFlightCollector, PoolCollector
 from retinue_server.tally import Statistics, Tally
 from retinue_server.tls import IdentityFiles
 from retinue_server.tracing.counts import SpanCounts
@@ -61,6 +60,26 @@ _AGREEMENTS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 # The methods that answer with what a model says of images.
 _ANSWERING = frozenset({"Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"})
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_PRIORITIES = {Priority.HIGH: "high", Priority.NORMAL: "normal", Priority.LOW: "low"}
+
+
+class ImageOutcome(StrEnum):
+    """What becomes of an image that was received for a model: exactly one of these."""
+
+    ANSWERED = "answered"
+    # It could not be read, or the engine failed on it.
+    FAILED = "failed"
+    # It was not run: there was no room, the request asked for what there is not, or the server stops.
+    REFUSED = "refused"
+    # Nobody wants the answer any more: the caller left, or the deadline passed.
+    CANCELLED = "cancelled"
+
+    @classmethod
+    def of_code(cls, code: str) -> "ImageOutcome":
+        """That of all images of a call that ended with a gRPC status other than OK."""
+        if code in ("CANCELLED", "DEADLINE_EXCEEDED"):
+            return cls.CANCELLED
+        return cls.FAILED if code in ("INTERNAL", "UNKNOWN") else cls.REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +90,8 @@ class _ModelMeters:
     queue: Durations
     inference: Durations
     postprocess: Durations
-    answered: Counter
-    failed: Counter
+    received: Mapping[Priority, Counter]
+    images: Mapping[tuple[Priority, ImageOutcome], Counter]
     batch_size: Histogram
     tally: Tally
 
@@ -118,8 +137,14 @@ class Metrics:
         self.registry.register(self._stage_seconds)
         self._images = Counter(
             "retinue_images",
-            "Images, by outcome: answered or failed.",
-            (*model, "outcome"),
+            "Images, by what became of them: answered, failed, refused or cancelled.",
+            (*model, "priority", "outcome"),
+            registry=self.registry,
+        )
+        self._received = Counter(
+            "retinue_images_received",
+            "Images of requests for a served model. What is not in retinue_images_total yet is being answered.",
+            (*model, "priority"),
             registry=self.registry,
         )
         self._batch_size = Histogram(
@@ -156,15 +181,27 @@ class Metrics:
         self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None = None
     ) -> None:
         """Adds the gauges of the server itself, which are there before its models are."""
-        self.registry.register(_ServerCollector(runtime_version, ready, identity))
+        self.registry.register(ServerGauges(runtime_version, ready, identity))
 
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
-        self.registry.register(_ModelCollector(catalog, provider))
+        self.registry.register(ModelGauges(catalog, provider))
 
     def publish_mirror(self, state: Callable[[], MirrorState]) -> None:
         """Adds the gauges of the copy of models that are elsewhere."""
-        self.registry.register(_MirrorCollector(state))
+        self.registry.register(MirrorGauges(state))
+
+    def publish_memory(self, limit: MemoryLimit) -> None:
+        """Adds what models may take of memory, and what is taken."""
+        self.registry.register(MemoryGauges(limit))
+
+    def publish_pools(self, pools: Mapping[str, Callable[[], Usage]]) -> None:
+        """Adds what pools of threads do, by their names."""
+        self.registry.register(PoolCollector(pools))
+
+    def publish_calls(self, in_flight: Callable[[], InFlight] | None) -> None:
+        """Adds what the calls take that are being answered; None where other processes have them."""
+        self.registry.register(InFlightCollector(in_flight))
 
     def publish_traces(self, tracer: Tracer | None) -> None:
         """Adds how many spans there were, where calls are traced."""
@@ -204,19 +241,51 @@ class Metrics:
 
         return count
 
+    def receive_images(self, name: str, version: int, priority: Priority, count: int) -> None:
+        """Counts images whose outcome is counted later."""
+        self._meters_of(name, version).received[priority].inc(count)
+
     def count_images(
-        self, model: ServedModel, outcomes: Sequence[Outcome[Answer]], trace_id: str = ""
+        self,
+        model: ServedModel,
+        outcomes: Sequence[Outcome[Answer]],
+        priority: Priority = Priority.NORMAL,
+        lost: RetinueError | None = None,
+        trace_id: str = "",
     ) -> None:
-        """Counts the images of a request and where their time went. Called by one thread only."""
+        """Counts what became of the images of a request, and where their time went.
+
+        Args:
+            model: Whose they are.
+            outcomes: Of each image.
+            priority: Of the request.
+            lost: Why the request has no answer, though some of its images may have one.
+            trace_id: Of its trace, where it has one.
+        """
         meters = self._meters_of(model.name, model.version)
         meters.queue.add((one.queue_seconds for one in outcomes if one.queue_seconds is not None), trace_id)
         answers = [one.value for one in outcomes if not isinstance(one.value, RetinueError)]
         meters.decode.add((answer.decode_seconds for answer in answers), trace_id)
         meters.inference.add((answer.inference_seconds for answer in answers), trace_id)
         meters.postprocess.add((answer.postprocess_seconds for answer in answers), trace_id)
-        meters.answered.inc(len(answers))
-        meters.failed.inc(len(outcomes) - len(answers))
+        if lost is not None:
+            meters.images[priority, ImageOutcome.of_code(lost.code.name)].inc(len(outcomes))
+        else:
+            meters.images[priority, ImageOutcome.ANSWERED].inc(len(answers))
+            meters.images[priority, ImageOutcome.FAILED].inc(len(outcomes) - len(answers))
         meters.tally.count_images(len(outcomes))
+
+    def count_lost_images(self, name: str, version: int, priority: Priority, code: str, count: int) -> None:
+        """Counts images of a request that ended without an outcome of each.
+
+        Args:
+            name: Of the model whose they are.
+            version: Of it.
+            priority: Of the request.
+            code: The gRPC status that the request ended with.
+            count: Of the images.
+        """
+        self._meters_of(name, version).images[priority, ImageOutcome.of_code(code)].inc(count)
 
     def count_shadow(self, model: ServedModel, candidate: ServedModel, outcome: str, count: int) -> None:
         """Counts copies of images that `model` answered by what became of them: compared, dropped or failed."""
@@ -241,7 +310,13 @@ class Metrics:
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
         labels = {"model": name, "version": str(version)}
-        for meter in (self._requests, self._request_seconds, self._images, self._batch_size):
+        for meter in (
+            self._requests,
+            self._request_seconds,
+            self._images,
+            self._received,
+            self._batch_size,
+        ):
             meter.remove_by_labels(labels)
         for meter in (self._shadow_images, self._shadow_agreement):
             meter.remove_by_labels(labels)
@@ -257,8 +332,15 @@ class Metrics:
             stages = {stage: self._stage_seconds.of(stage, name, version) for stage in _STAGES}
             meters = _ModelMeters(
                 **stages,
-                answered=self._images.labels(name, version, "answered"),
-                failed=self._images.labels(name, version, "failed"),
+                received={
+                    priority: self._received.labels(name, version, label)
+                    for priority, label in _PRIORITIES.items()
+                },
+                images={
+                    (priority, outcome): self._images.labels(name, version, label, outcome)
+                    for priority, label in _PRIORITIES.items()
+                    for outcome in ImageOutcome
+                },
                 batch_size=self._batch_size.labels(name, version),
                 tally=Tally(),
             )
@@ -270,124 +352,3 @@ def _statistics(meters: _ModelMeters) -> Statistics:
     stages = {stage: getattr(meters, stage).total() for stage in _STAGES}
     tally = meters.tally
     return Statistics(tally.success, tally.fail, tally.images, tally.last_at, stages, tally.batches)
-
-
-class _ServerCollector(Collector):
-    """Reads the gauges of the server when they are asked for."""
-
-    def __init__(
-        self, runtime_version: str, ready: Callable[[], bool], identity: IdentityFiles | None
-    ) -> None:
-        self._runtime_version = runtime_version
-        self._ready = ready
-        self._identity = identity
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the gauges."""
-        yield from _devices()
-        ready = GaugeMetricFamily("retinue_ready", "1 where the server takes requests.")
-        ready.add_metric([], float(self._ready()))
-        yield ready
-        build = GaugeMetricFamily(
-            "retinue_build_info",
-            "Always 1; the versions are labels.",
-            labels=["version", "onnxruntime", "python"],
-        )
-        build.add_metric([__version__, self._runtime_version, platform.python_version()], 1)
-        yield build
-        if self._identity is not None:
-            expiry = GaugeMetricFamily(
-                "retinue_tls_certificate_expiry_seconds",
-                "When the certificate that callers are shown expires, as Unix time.",
-            )
-            expiry.add_metric([], self._identity.current().expires_unix_seconds)
-            yield expiry
-
-
-class _ModelCollector(Collector):
-    """Reads the gauges of the models when they are asked for."""
-
-    def __init__(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
-        self._catalog = catalog
-        self._provider = provider
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the gauges."""
-        labels = ["model", "version"]
-        queue = GaugeMetricFamily("retinue_queue_images", "Images that wait for the engine.", labels=labels)
-        memory = GaugeMetricFamily(
-            "retinue_model_memory_bytes",
-            "What the model takes at most: weights, ONNX Runtime's arena (on a GPU: of the device), and buffers.",
-            labels=[*labels, "part"],
-        )
-        info = GaugeMetricFamily(
-            "retinue_model_info",
-            "Always 1; what the model is and what runs it are labels.",
-            labels=[*labels, "task", "precision", "provider", "fallback"],
-        )
-        catalog = self._catalog()
-        for model in catalog.models:
-            key = [model.name, str(model.version)]
-            queue.add_metric(key, len(model.batcher))
-            for part, size_bytes in model.memory.parts():
-                memory.add_metric([*key, part], size_bytes)
-            precision = pb.Precision.Name(model.manifest.precision).removeprefix("PRECISION_").lower()
-            fallback = str(bool(self._provider.fallback_reason)).lower()
-            info.add_metric([*key, str(model.task), precision, self._provider.name, fallback], 1)
-        failures = GaugeMetricFamily(
-            "retinue_model_load_failed", "Always 1; bundles that were found and refused.", labels=labels
-        )
-        for name, version in catalog.failures:
-            failures.add_metric([name, str(version)], 1)
-        refused = GaugeMetricFamily(
-            "retinue_serving_policy_failed",
-            "Always 1; models whose serving.json does not hold, or waits for a version that it names.",
-            labels=["model"],
-        )
-        for name in catalog.policy_failures:
-            refused.add_metric([name], 1)
-        missing = GaugeMetricFamily(
-            "retinue_serving_version_missing",
-            "Always 1; versions that labels, split or shadow name and that are not served.",
-            labels=labels,
-        )
-        for name, version in catalog.missing():
-            missing.add_metric([name, str(version)], 1)
-        yield from (queue, memory, info, failures, refused, missing)
-
-
-class _MirrorCollector(Collector):
-    """Reads the gauges of a mirror when they are asked for."""
-
-    def __init__(self, state: Callable[[], MirrorState]) -> None:
-        self._state = state
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the gauges."""
-        state = self._state()
-        failed = GaugeMetricFamily(
-            "retinue_mirror_failed", "1 where the models' address could not be listed at the latest look."
-        )
-        failed.add_metric([], float(bool(state.trouble)))
-        yield failed
-        if state.age_seconds is not None:
-            age = GaugeMetricFamily("retinue_mirror_age_seconds", "Since it was listed last.")
-            age.add_metric([], state.age_seconds)
-            yield age
-        refused = GaugeMetricFamily(
-            "retinue_mirror_refused",
-            "Always 1; versions that could not be copied, 0 where it is what lies beside them.",
-            labels=["model", "version"],
-        )
-        for name, version in state.refused:
-            refused.add_metric([name, str(version)], 1)
-        yield refused
-
-
-def _devices() -> Iterator[Metric]:
-    used = GaugeMetricFamily("retinue_gpu_memory_used_bytes", "Device memory in use, by all.", labels=["gpu"])
-    total = GaugeMetricFamily("retinue_gpu_memory_total_bytes", "Device memory there is.", labels=["gpu"])
-    for device in read_devices():
-        used.add_metric([str(device.device)], device.used_bytes)
-        total.add_metric([str(device.device)], device.total_bytes)
-    yield from (used, total)

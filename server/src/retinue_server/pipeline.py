@@ -2,8 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +44,19 @@ class Network(Protocol):
         ...
 
 
+class Decoders(Protocol):
+    """What decodes the images of a batch at once."""
+
+    def map(
+        self,
+        decode: Callable[[Work, npt.NDArray[np.uint8]], tuple[Frame | RetinueError, float]],
+        items: Sequence[Work],
+        rows: npt.NDArray[np.uint8],
+    ) -> Iterable[tuple[Frame | RetinueError, float]]:
+        """Decodes each into its row, in order; with how long that took, in seconds."""
+        ...
+
+
 def together(first: Work, second: Work) -> bool:
     """Whether two images can be in one batch: a network takes one overlap threshold for all of them."""
     thresholds = DetectOptions | TensorOptions
@@ -80,7 +92,7 @@ class Pipeline:
         postprocess: Postprocess,
         *,
         batch_sizes: Sequence[int],
-        decoders: Executor | None = None,
+        decoders: Decoders | None = None,
         new_slab: Callable[[], npt.NDArray[np.uint8]] | None = None,
         name: str = "",
     ) -> None:

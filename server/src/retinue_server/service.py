@@ -1,5 +1,6 @@
 """What the server does, in its own terms: images and options in, outcomes out. `rpc` translates to and from it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,8 +124,17 @@ class VisionService:
         origin = current_origin.get()
         trace = origin.trace if origin is not None else None
         began = time.monotonic() if trace is not None else 0.0
+        self._metrics.receive_images(model.name, model.version, priority, len(works))
         if opened:
-            outcomes = await model.batcher.submit(opened, caller=caller, priority=priority, deadline=deadline)
+            try:
+                outcomes = await model.batcher.submit(
+                    opened, caller=caller, priority=priority, deadline=deadline
+                )
+            except BaseException as error:
+                self._metrics.count_lost_images(
+                    model.name, model.version, priority, _code_of(error), len(works)
+                )
+                raise
         if trace is not None:
             _trace(trace, model, began, outcomes)
         if len(opened) < len(works):
@@ -133,8 +143,11 @@ class VisionService:
                 next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
             ]
         trace_id = trace.context.trace_name if trace is not None else ""
-        self._metrics.count_images(model, outcomes, trace_id)
-        raise_if_lost(outcomes)
+        lost = what_lost(outcomes)
+        self._metrics.count_images(model, outcomes, priority, lost, trace_id)
+        _note_failures(outcomes)
+        if lost is not None:
+            raise lost
         if copy is not None and self._catalog is not None and not self._draining:
             candidate = self._catalog.shadow(model)
             if candidate is not None:
@@ -158,20 +171,39 @@ def _trace(trace: CallTrace, model: ServedModel, began: float, outcomes: Sequenc
     trace.ran(model.name, model.version, began, images)
 
 
+def what_lost(outcomes: Sequence[Outcome[Any]]) -> RetinueError | None:
+    """What failed the request as a whole: an error of no single image, or the engine's on all of them; else None."""
+    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
+    for error in errors:
+        if not isinstance(error, ImageError | EngineError):
+            return error
+    engine_errors = [error for error in errors if isinstance(error, EngineError)]
+    return engine_errors[0] if engine_errors and len(engine_errors) == len(outcomes) else None
+
+
 def raise_if_lost(outcomes: Sequence[Outcome[Any]]) -> None:
-    """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them.
+    """Raises what failed the request as a whole.
 
     Raises:
         RetinueError: There is such an error.
     """
-    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
-    for error in errors:
-        if not isinstance(error, ImageError | EngineError):
-            raise error
-    engine_errors = [error for error in errors if isinstance(error, EngineError)]
+    lost = what_lost(outcomes)
+    _note_failures(outcomes)
+    if lost is not None:
+        raise lost
+
+
+def _note_failures(outcomes: Sequence[Outcome[Any]]) -> None:
+    """Has the log name the call for which a model failed on images."""
     origin = current_origin.get()
-    if engine_errors and origin is not None:
-        for error in engine_errors:
-            origin.note_failure(error.message)
-    if len(engine_errors) == len(outcomes):
-        raise engine_errors[0]
+    if origin is not None:
+        for outcome in outcomes:
+            if isinstance(outcome.value, EngineError):
+                origin.note_failure(outcome.value.message)
+
+
+def _code_of(error: BaseException) -> str:
+    """The gRPC status of a request that ends so."""
+    if isinstance(error, asyncio.CancelledError):
+        return "CANCELLED"
+    return error.code.name if isinstance(error, RetinueError) else "INTERNAL"

@@ -1,4 +1,4 @@
-"""The dashboard and its provisioning: structure, and agreement with what they name elsewhere.
+"""The dashboards and their provisioning: structure, and agreement with what they name elsewhere.
 
 That the queries return data is tested in tests/integration/test_dashboard.py.
 """
@@ -16,11 +16,17 @@ import yaml
 from tests.server_process import ROOT
 
 GRAFANA = ROOT / "deploy" / "grafana"
-DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "retinue.json").read_text())
-PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
-SHOWN = [panel for panel in PANELS if panel["type"] != "row"]
-VARIABLES = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-BUILT_IN = {"__rate_interval"}
+DASHBOARDS: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").iterdir())
+}
+SHOWN = [
+    pytest.param(panel, id=f"{name}: {panel['title']}")
+    for name, dashboard in DASHBOARDS.items()
+    for panel in dashboard["panels"]
+    if panel["type"] != "row"
+]
+VARIABLES = {"datasource", "instance", "model"}
+BUILT_IN = {"__rate_interval", "__range", "__data", "__url_time_range"}
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 COLUMNS = 24
 
@@ -36,22 +42,46 @@ def _mounts() -> dict[str, Path]:
     return {target: ROOT / source for source, target, *_ in volumes if source.startswith("./")}
 
 
-def test_the_dashboard_is_what_its_program_writes(tmp_path: Path) -> None:
-    written = tmp_path / "retinue.json"
+def test_the_dashboards_are_what_their_program_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-B", GRAFANA / "make_dashboards.py", tmp_path], check=True)
 
-    subprocess.run([sys.executable, GRAFANA / "make_dashboard.py", written], check=True)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text() for path in (GRAFANA / "dashboards").iterdir()}
 
-    assert written.read_text() == (GRAFANA / "dashboards" / "retinue.json").read_text()
+
+def test_there_is_one_for_all_one_for_a_model_one_for_the_machine_and_one_for_batch_jobs() -> None:
+    assert DASHBOARDS.keys() == {"retinue", "retinue-model", "retinue-engine", "retinue-batch"}
+    assert {name: dashboard["uid"] for name, dashboard in DASHBOARDS.items()} == {
+        name: name for name in DASHBOARDS
+    }
 
 
-def test_no_two_panels_share_a_place_or_a_number() -> None:
-    for one, other in itertools.combinations(PANELS, 2):
+@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
+def test_a_dashboard_leads_to_the_others_and_keeps_what_was_chosen(dashboard: dict[str, Any]) -> None:
+    (link,) = dashboard["links"]
+
+    assert (link["type"], link["includeVars"], link["keepTime"]) == ("dashboards", True, True)
+    assert all(set(link["tags"]) <= set(other["tags"]) for other in DASHBOARDS.values())
+    assert {variable["name"] for variable in dashboard["templating"]["list"]} == VARIABLES
+
+
+def test_links_lead_to_dashboards_that_there_are() -> None:
+    linked = re.findall(r"/d/([\w-]+)", json.dumps(list(DASHBOARDS.values())))
+
+    assert linked
+    assert set(linked) <= DASHBOARDS.keys()
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
+def test_no_two_panels_share_a_place_or_a_number(dashboard: dict[str, Any]) -> None:
+    panels = dashboard["panels"]
+    for one, other in itertools.combinations(panels, 2):
         assert not _cells(one) & _cells(other), f"{one['title']} overlaps {other['title']}"
-    assert all(column < COLUMNS for panel in PANELS for column, _ in _cells(panel))
-    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    assert all(column < COLUMNS for panel in panels for column, _ in _cells(panel))
+    assert len({panel["id"] for panel in panels}) == len(panels)
 
 
-@pytest.mark.parametrize("panel", SHOWN, ids=lambda panel: panel["title"])
+@pytest.mark.parametrize("panel", SHOWN)
 def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> None:
     assert panel["description"]
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -60,7 +90,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> 
     assert len(set(references)) == len(references)
 
 
-@pytest.mark.parametrize("panel", SHOWN, ids=lambda panel: panel["title"])
+@pytest.mark.parametrize("panel", SHOWN)
 def test_a_panel_uses_only_variables_that_there_are(panel: dict[str, Any]) -> None:
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(panel)))
 

@@ -1,5 +1,6 @@
 """The scrape configuration and the alerts, checked by Prometheus's own tool."""
 
+import re
 import subprocess
 from typing import Any
 
@@ -10,8 +11,12 @@ from tests.system_packages import require
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = [
-    rule for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+    rule
+    for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
 ]
+RUNBOOK = (ROOT / "deploy" / "README.md").read_text()
 
 
 def _promtool(*arguments: str) -> None:
@@ -46,3 +51,9 @@ def test_every_rule_is_tested_to_fire() -> None:
 def test_a_rule_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_every_rule_is_in_the_runbook_and_no_other() -> None:
+    rows = re.findall(r"^\| `(Retinue\w+)` \|", RUNBOOK, re.MULTILINE)
+
+    assert rows == [rule["alert"] for rule in RULES]

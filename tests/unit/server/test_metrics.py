@@ -6,7 +6,7 @@ from prometheus_client import generate_latest
 from retinue.v1 import serving_pb2
 from tests.unit.server.served import served_model
 
-from retinue_server import metrics as metrics_module
+from retinue_server import gauges
 from retinue_server.batching.tickets import Outcome
 from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog
@@ -59,9 +59,7 @@ def test_a_model_tells_its_provider_and_whether_it_is_a_fallback(provider: Provi
 def test_gpus_are_listed_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, _ = published()
     assert not any(line.startswith("retinue_gpu_memory_used_bytes{") for line in lines(metrics))
-    monkeypatch.setattr(
-        metrics_module, "read_devices", lambda: [DeviceMemory(0, 10, 80), DeviceMemory(1, 2, 40)]
-    )
+    monkeypatch.setattr(gauges, "read_devices", lambda: [DeviceMemory(0, 10, 80), DeviceMemory(1, 2, 40)])
     page = lines(metrics)
     assert 'retinue_gpu_memory_used_bytes{gpu="0"} 10.0' in page
     assert 'retinue_gpu_memory_total_bytes{gpu="1"} 40.0' in page
@@ -76,14 +74,14 @@ def test_an_answered_image_is_counted_by_stage() -> None:
         labels = f'model="cats",stage="{stage}",version="2"'
         assert f"retinue_stage_duration_seconds_sum{{{labels}}} {seconds}" in page
         assert f"retinue_stage_duration_seconds_count{{{labels}}} 1.0" in page
-    assert 'retinue_images_total{model="cats",outcome="answered",version="2"} 1.0' in page
+    assert 'retinue_images_total{model="cats",outcome="answered",priority="normal",version="2"} 1.0' in page
 
 
 def test_a_failed_image_is_counted_as_failed() -> None:
     metrics, catalog = published()
     metrics.count_images(catalog.get("cats"), [Outcome(ImageError("cut off."), 0.06)])
     page = lines(metrics)
-    assert 'retinue_images_total{model="cats",outcome="failed",version="2"} 1.0' in page
+    assert 'retinue_images_total{model="cats",outcome="failed",priority="normal",version="2"} 1.0' in page
     assert 'retinue_stage_duration_seconds_count{model="cats",stage="decode",version="2"} 0.0' in page
 
 

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
     ImageError,
+    OverloadedError,
     RetinueError,
     UnavailableError,
 )
@@ -67,9 +69,11 @@ async def ask(service: VisionService, batcher: FakeBatcher, images: Sequence[Wor
 
 def images_counted(metrics: Metrics) -> dict[str, float]:
     samples: list[Sample] = [sample for family in metrics.registry.collect() for sample in family.samples]
-    return {
-        sample.labels["outcome"]: sample.value for sample in samples if sample.name == "retinue_images_total"
-    }
+    counted = [sample for sample in samples if sample.name == "retinue_images_total" and sample.value]
+    assert {sample.labels["priority"] for sample in counted} <= {"low"}
+    received = sum(sample.value for sample in samples if sample.name == "retinue_images_received_total")
+    assert received == sum(sample.value for sample in counted)
+    return {sample.labels["outcome"]: sample.value for sample in counted}
 
 
 def test_it_is_ready_between_loading_and_draining(service: VisionService) -> None:
@@ -123,10 +127,37 @@ async def test_an_image_that_could_not_be_decoded_fails_alone(service: VisionSer
     assert await ask(service, FakeBatcher(good, bad), [IMAGE, IMAGE]) == [good, bad]
 
 
-@pytest.mark.parametrize("error", [DeadlineExpiredError("too late."), UnavailableError("draining.")])
-async def test_what_is_no_images_fault_fails_the_request(error: RetinueError, service: VisionService) -> None:
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(DeadlineExpiredError("too late."), "cancelled"), (UnavailableError("draining."), "refused")],
+)
+async def test_what_is_no_images_fault_fails_the_request(
+    error: RetinueError, outcome: str, service: VisionService, metrics: Metrics
+) -> None:
     with pytest.raises(type(error)):
         await ask(service, FakeBatcher(answer("good"), error), [IMAGE, IMAGE])
+    assert images_counted(metrics) == {outcome: 2}
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (OverloadedError("full.", retry_after_seconds=1), "refused"),
+        (UnavailableError("unloading."), "refused"),
+        (asyncio.CancelledError(), "cancelled"),
+        (ZeroDivisionError(), "failed"),
+    ],
+)
+async def test_images_that_the_queue_gives_no_outcome_are_counted(
+    error: BaseException, outcome: str, service: VisionService, metrics: Metrics
+) -> None:
+    class Raising:
+        async def submit(self, *_: Any, **__: Any) -> list[Outcome[Any]]:
+            raise error
+
+    with pytest.raises(type(error)):
+        await ask(service, Raising(), [IMAGE, ImageError("empty."), IMAGE])  # type: ignore[arg-type]
+    assert images_counted(metrics) == {outcome: 3}
 
 
 async def test_an_engine_that_failed_on_every_image_fails_the_request(service: VisionService) -> None:

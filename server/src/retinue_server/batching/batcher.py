@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from retinue_server.batching import origins
 from retinue_server.batching.fair_queue import FairQueue
-from retinue_server.batching.tickets import Job, Outcome, Priority, Stop, Ticket
+from retinue_server.batching.tickets import BatchEnd, Job, Outcome, Priority, Stop, Ticket
 from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
@@ -293,11 +293,13 @@ class Batcher(Generic[Item, Result]):
         """
         began = self._clock()
         values: Sequence[Any] = ()
+        end = BatchEnd.RAN
         try:
             values = self._backend.run([job.item for job in batch.jobs], batch.stop, alone=batch.alone)
             if len(values) != len(batch):
                 raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
         except BaseException as error:
+            end = BatchEnd.STOPPED if batch.stop.requested else BatchEnd.FAILED
             values = [self._failure(batch)] * len(batch)
             # The next batch may be fine, unless the thread itself is to end.
             if not isinstance(error, Exception):
@@ -310,7 +312,7 @@ class Batcher(Generic[Item, Result]):
             # Where nothing was answered, the network may not have run, and the time says nothing of its cost.
             answered = not all(isinstance(value, RetinueError) for value in values)
             with self._engine.condition:
-                self._engine.finish()
+                self._engine.finish(end)
                 self._running.remove(batch)
                 self._batch_ended.notify_all()
                 if answered:

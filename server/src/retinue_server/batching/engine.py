@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 
 from retinue_server.batching.batcher import Batch, Batcher
-from retinue_server.batching.tickets import Priority
+from retinue_server.batching.tickets import BatchEnd, Priority
+from retinue_server.batching.usage import Usage
 from retinue_server.errors import UnavailableError
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +53,10 @@ class Engine:
         self._batchers: list[Batcher[Any, Any]] = []
         # When what a thread runs is done, and how many threads' time that takes.
         self._done_at: dict[threading.Thread, tuple[float, float]] = {}
+        # When each thread that runs something began to.
+        self._began: dict[threading.Thread, float] = {}
+        self._busy_seconds = 0.0
+        self._batches = dict.fromkeys(BatchEnd, 0)
         self._virtual_seconds = 0.0
         self._alone_in_a_row = 0
         self._stopping = False
@@ -140,9 +145,25 @@ class Engine:
         running_seconds = sum(max(0.0, done_at - now) * weight for done_at, weight in self._done_at.values())
         return (running_seconds + ahead_seconds + others_seconds) / self.instances
 
-    def finish(self) -> None:
+    def finish(self, end: BatchEnd) -> None:
         """Counts the calling thread as idle, before the answers of its batch are seen. Called under the lock."""
-        del self._done_at[threading.current_thread()]
+        thread = threading.current_thread()
+        del self._done_at[thread]
+        self._busy_seconds += self.clock() - self._began.pop(thread)
+        self._batches[end] += 1
+
+    def usage(self) -> Usage:
+        """What its threads do, with the time of what runs now."""
+        with self.lock:
+            now = self.clock()
+            running_seconds = sum(now - began for began in self._began.values())
+            return Usage(
+                threads=self.instances,
+                healthy=self.healthy,
+                waiting=sum(map(len, self._batchers)),
+                busy_seconds=self._busy_seconds + running_seconds,
+                batches=self._batches.copy(),
+            )
 
     def _work(self) -> None:
         try:
@@ -191,8 +212,9 @@ class Engine:
                     cost_seconds = len(batch) * batcher.item_seconds
                     self._virtual_seconds = max(self._virtual_seconds, batcher.virtual_seconds)
                     batcher.virtual_seconds += len(batch) * batcher.item_engine_seconds
-                    done_at = self.clock() + cost_seconds
-                    self._done_at[threading.current_thread()] = done_at, batcher.threads_a_batch
+                    now, thread = self.clock(), threading.current_thread()
+                    self._done_at[thread] = now + cost_seconds, batcher.threads_a_batch
+                    self._began[thread] = now
                     return batcher, batch
             return None
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Generic, TypeVar
 
 from retinue_server.errors import RetinueError
@@ -132,3 +132,13 @@ class Stop:
         self._act = act
         if self.requested:
             act()
+
+
+class BatchEnd(StrEnum):
+    """How the run of a batch ended."""
+
+    RAN = "ran"
+    # It raised: none of its items has an answer.
+    FAILED = "failed"
+    # Nobody waited for it any more.
+    STOPPED = "stopped"

@@ -10,11 +10,15 @@ class ByteBudget:
 
     Args:
         max_bytes: A call that wants more than is left is refused, unless no other holds anything.
+
+    Attributes:
+        max_bytes: As given.
+        held_bytes: What all calls hold now.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
 
     def resize(self, before: int, after: int) -> None:
         """Lets a call hold so many bytes instead of those it held before.
@@ -22,15 +26,15 @@ class ByteBudget:
         Raises:
             OverloadedError: It wants more than is left.
         """
-        others = self._held_bytes - before
-        if after > before and others and others + after > self._max_bytes:
+        others = self.held_bytes - before
+        if after > before and others and others + after > self.max_bytes:
             raise OverloadedError(
                 f"other calls hold {others} bytes of requests and replies, and the {after} bytes of this one would "
-                f"exceed {self._max_bytes}; retry later, send fewer images at once, or ask for smaller masks.",
+                f"exceed {self.max_bytes}; retry later, send fewer images at once, or ask for smaller masks.",
                 retry_after_seconds=_RETRY_SECONDS,
                 reason="TOO_MANY_BYTES_IN_FLIGHT",
             )
-        self._held_bytes = others + after
+        self.held_bytes = others + after
 
 
 class Holding:

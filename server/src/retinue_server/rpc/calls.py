@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
+from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import Leases, ServedModel
 from retinue_server.errors import OverloadedError, RetinueError
 from retinue_server.metrics import Metrics
@@ -16,6 +17,7 @@ from retinue_server.routing import Metadata
 from retinue_server.rpc.access import SCOPES, Access
 from retinue_server.rpc.budget import ByteBudget, Holding
 from retinue_server.rpc.call_records import CallRecords
+from retinue_server.saturation import InFlight
 from retinue_server.settings import Settings
 from retinue_server.tokens import Token
 from retinue_server.tracing.origin import Origin, current_origin
@@ -55,7 +57,12 @@ def metadata_of(context: Context) -> Metadata:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """What is counted of a call. The model stays empty until the servicer has found one that is served."""
+    """What is counted of a call. The model stays empty until the servicer has found one that is served.
+
+    Attributes:
+        unqueued_images: Images for the model that no queue has taken; where the call ends before, they are lost.
+        priority: Theirs.
+    """
 
     holding: Holding
     model: str = ""
@@ -66,6 +73,8 @@ class Call:
     message_id: str = ""
     images: int = 0
     origin: Origin = field(default_factory=lambda: Origin(""))
+    unqueued_images: int = 0
+    priority: Priority = Priority.NORMAL
 
     def name_model(self, model: ServedModel) -> None:
         """Notes which model the call is for, and holds it until the call ends. Called once."""
@@ -108,6 +117,11 @@ class Calls:
         self._budget = ByteBudget(settings.max_bytes_in_flight)
         self._running: set[Call] = set()
         self._last_began = -math.inf
+
+    def in_flight(self) -> InFlight:
+        """What the calls take that are being answered now."""
+        budget = self._budget
+        return InFlight(len(self._running), self._max_calls, budget.held_bytes, budget.max_bytes)
 
     async def finished(self, timeout_seconds: float) -> None:
         """Waits until the replies of the calls that run now are sent, or the timeout; not for those that come later."""
@@ -184,12 +198,19 @@ class Calls:
             told = f"internal error; the server logged it as {call.origin.request_id}."
             raise RetinueError(told) from None
         finally:
+            self._count_unqueued(call, code)
             seconds = time.perf_counter() - began
             trace_id = call.origin.trace.context.trace_name if call.origin.trace is not None else ""
             self._metrics.count_call(method, call.model, call.version, code, seconds, trace_id)
             self._records.end(method, call, code, seconds, context)
             if call.token is not None:
                 self._metrics.count_token(call.token.name, code)
+
+    def _count_unqueued(self, call: Call, code: str) -> None:
+        if call.unqueued_images:
+            model, version, count = call.model, int(call.version), call.unqueued_images
+            self._metrics.receive_images(model, version, call.priority, count)
+            self._metrics.count_lost_images(model, version, call.priority, code, count)
 
     def _check_room(self) -> None:
         if len(self._running) >= self._max_calls:

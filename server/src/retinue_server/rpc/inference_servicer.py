@@ -125,11 +125,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Runs a model."""
         arrived = time.monotonic()
         model = self._model(request.model_name, request.model_version, context)
+        call = current_call.get()
+        call.priority = requests.priority(request)
         count = inference.check_inputs(model, requests.declared(request), self._limits.max_images)
+        call.unqueued_images = count
         wanted = inference.check_outputs(model, requests.wanted(request))
         reply_bytes = inference.output_bytes(model, wanted, count, self._limits.max_reply_bytes)
         destinations = requests.destinations(request, self._regions)
-        priority = requests.priority(request)
+        priority = call.priority
         deadline = _deadline(arrived, context.time_remaining(), requests.timeout_seconds(request))
         caller = context.peer()
         # Where a server has more to do than it can, most of it is to refuse: before tensors are looked at.
@@ -145,14 +148,15 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             )
             return inference.works(model, tensors, wanted, self._limits), copy
 
-        current_call.get().images = count
-        holding = current_call.get().holding
+        call.images = count
+        holding = call.holding
         request_bytes = request.ByteSize() + requests.shared_bytes(request, self._max_request_bytes)
         holding.hold_request(request_bytes)
         quick = count <= _QUICK_IMAGES and request_bytes <= _QUICK_BYTES
         items, copy = works() if quick else await asyncio.to_thread(works)
         holding.hold_reply(reply_bytes)
         holding.hold_between(tensor_steps.between_bytes(model, count))
+        call.unqueued_images = 0
         outcomes = await self._service.answer(
             model, items, caller=caller, priority=priority, deadline=deadline, copy=copy
         )

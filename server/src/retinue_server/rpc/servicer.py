@@ -118,7 +118,10 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
     def _model(self, task: Task, request: ImagesRequest, context: Context) -> ServedModel:
         version = requests.version(request)
         model = self._service.catalog.for_task(task, request.model, version, metadata_of(context))
-        current_call.get().name_model(model)
+        call = current_call.get()
+        call.name_model(model)
+        call.unqueued_images = len(request.images)
+        call.priority = requests.priority(request)
         return model
 
     def _question(
@@ -163,6 +166,7 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
         current_call.get().holding.hold_reply(picture_bytes)
         copy = Copy(request.ByteSize, lambda candidate: self._open(request, candidate, options))
+        current_call.get().unqueued_images = 0
         return await self._service.answer(
             model, works, caller=caller, priority=priority, deadline=deadline, copy=copy
         )

@@ -63,16 +63,20 @@ class MemoryLimit:
         granted_by: What sets the limit, for messages.
         own_bytes: What is taken without any model.
         on_device: Whether the device's memory counts.
+
+    Attributes:
+        limit_bytes: As given.
+        on_device: Likewise.
     """
 
     def __init__(
         self, limit_bytes: int = 0, granted_by: str = "", own_bytes: int = 0, *, on_device: bool = False
     ) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._granted_by = granted_by
         self._own_bytes = own_bytes
         self._models_bytes = 0
-        self._on_device = on_device
+        self.on_device = on_device
 
     @property
     def taken_bytes(self) -> int:
@@ -90,18 +94,18 @@ class MemoryLimit:
         Raises:
             BundleError: It does not fit; the message has the arithmetic.
         """
-        if not self._limit_bytes or self.taken_bytes + self._counted(need) <= self._limit_bytes:
+        if not self.limit_bytes or self.taken_bytes + self._counted(need) <= self.limit_bytes:
             return
         parts = [f"weights {_mb(need.weights_bytes)}"]
         if measured:
             parts.append(f"arena {_mb(need.arena_bytes)}")
-        if not self._on_device:
+        if not self.on_device:
             parts.append(f"buffers {_mb(need.buffers_bytes)}")
         if not measured:
             parts.append("and its arena, which is measured where these fit")
         raise BundleError(
             f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
-            f"but of the {_mb(self._limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
+            f"but of the {_mb(self.limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
             f"({_mb(self._models_bytes)} by other models); raise the limit, serve fewer models or start fewer "
             "--instances.",
             reason="MEMORY_LIMIT",
@@ -116,7 +120,7 @@ class MemoryLimit:
         self._models_bytes -= self._counted(need)
 
     def _counted(self, need: MemoryUse) -> int:
-        return need.device_bytes if self._on_device else need.total_bytes
+        return need.device_bytes if self.on_device else need.total_bytes
 
 
 def process_limit(limit_bytes: int, processes: int = 1) -> MemoryLimit:

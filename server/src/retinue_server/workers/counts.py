@@ -9,6 +9,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from retinue_server.saturation import SUMMED_GAUGES
+
 # The metric's name, the line's, and its labels.
 Sample = tuple[str, str, tuple[tuple[str, str], ...]]
 
@@ -25,7 +27,7 @@ class Counts(dict[Sample, float]):
         self.exemplars: dict[Sample, Exemplar] = {}
 
 
-# What only grows. Gauges are the engine's process's alone.
+# What only grows. Most gauges are the engine's process's alone.
 _SUMMED = frozenset({"counter", "histogram"})
 _PREFIX = "retinue_"
 # All that has Triton's names is counts, whatever its type is said to be.
@@ -33,7 +35,7 @@ _TRITON_PREFIX = "nv_"
 
 
 def read(registry: CollectorRegistry) -> bytes:
-    """The counters and histograms of this process, as JSON."""
+    """The counters and histograms of this process, and the gauges that are summed, as JSON."""
     samples = [
         [
             *(metric.name, sample.name, sorted(sample.labels.items()), sample.value),
@@ -41,6 +43,7 @@ def read(registry: CollectorRegistry) -> bytes:
         ]
         for metric in registry.collect()
         if (metric.type in _SUMMED and metric.name.startswith(_PREFIX))
+        or metric.name in SUMMED_GAUGES
         or metric.name.startswith(_TRITON_PREFIX)
         for sample in metric.samples
     ]
@@ -60,6 +63,14 @@ def parse(body: bytes) -> Counts:
         for exemplar in exemplars:
             counts.exemplars[sample] = Exemplar(*exemplar)
     return counts
+
+
+def lasting(counts: Counts) -> Counts:
+    """What of a process's counts still holds when it is gone."""
+    kept = Counts()
+    kept.update((sample, value) for sample, value in counts.items() if sample[0] not in SUMMED_GAUGES)
+    kept.exemplars = counts.exemplars
+    return kept
 
 
 class MergedMetrics(Collector):
