@@ -85,11 +85,11 @@ class FrontEnd:
             released=lambda number: self._channel.send(frame(Kind.RELEASED, frames.pack_number(number))),
         )
         self._models_stay = plan.settings.model_control == "none"
-        access = Access(TokenFile.of(plan.settings), plan.settings.workers)
-        calls = Calls(self._metrics, plan.settings, access)
         self._metrics.publish_pools({"front-ends": self._engine.usage})
-        self._metrics.publish_calls(calls.in_flight)
         try:
+            access = Access(TokenFile.of(plan.settings), plan.settings.workers)
+            calls = Calls(self._metrics, plan.settings, access)
+            self._metrics.publish_calls(calls.in_flight)
             self._rpc = RpcServer(
                 vision,
                 tensors,
