@@ -90,6 +90,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             *("--tls-certificate", str(certificate), "--tls-key", str(key), "--tokens", str(tokens)),
             *("--mirror-limit", "1MB", "--memory-limit", "4GB"),
             *("--triton-metrics", "on", "--provider", "cpu", "--tune", "off"),
+            # Where nobody listens: spans are counted all the same.
+            *("--trace-endpoint", "http://127.0.0.1:9", "--trace-sample-share", "1"),
         ]
         environment = {**store.environment, "RETINUE_CACHE_FOLDER": str(folder / "cache")}
         with running_server("s3://models/served", *flags, environment=environment) as server:
