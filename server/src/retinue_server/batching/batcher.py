@@ -68,7 +68,6 @@ class Batcher(Generic[Item, Result]):
         self.recovery: Recovery | None = None
         self.lock = engine.lock
         self._runs = Runs(backend, engine.lock)
-        self._max_batch_size = backend.max_batch_size
         self._engine = engine
         self._capacity = capacity
         self._runs_with = runs_with
@@ -207,7 +206,7 @@ class Batcher(Generic[Item, Result]):
             return self._runs.begin([])
         queue = self._queue
         sharers = min(sharers, self._most_running - len(self._runs))
-        size = min(self._max_batch_size, -(-len(queue) // sharers))
+        size = min(self._runs.max_batch_size, -(-len(queue) // sharers))
         now = self._clock()
         taken: list[Job] = []
         left: list[Job] = []
@@ -303,7 +302,6 @@ class Batcher(Generic[Item, Result]):
     def accept(self, backend: Backend[Item, Result]) -> None:
         """Takes items again, for another backend. Called under the engine's lock."""
         self._runs.put(backend)
-        self._max_batch_size = backend.max_batch_size
         if self._closed:
             self._runs.retire()
         else:

@@ -38,6 +38,12 @@ class Runs:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._batches)
 
+    @property
+    def max_batch_size(self) -> int:
+        """The most items of one batch."""
+        assert self._current is not None
+        return self._current.backend.max_batch_size
+
     def begin(self, jobs: Sequence[Job]) -> Batch:
         """A batch that runs from now on."""
         assert self._current is not None
