@@ -23,6 +23,7 @@ from retinue_server.bundle.mirror import MirrorState
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
+from retinue_server.recovery_metrics import RecoveryCollector
 from retinue_server.results import Answer
 from retinue_server.runtime.memory import read_devices
 from retinue_server.runtime.providers import Provider
@@ -159,6 +160,7 @@ class Metrics:
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
         self.registry.register(_ModelCollector(catalog, provider))
+        self.registry.register(RecoveryCollector(catalog))
 
     def publish_mirror(self, state: Callable[[], MirrorState]) -> None:
         """Adds the gauges of the copy of models that are elsewhere."""

@@ -41,6 +41,7 @@ class Batcher(Generic[Item, Result]):
         on_batch: Called with the size of every batch that answered an item, and the seconds it took.
 
     Attributes:
+        capacity: Items that may wait, but for copies.
         cost: What an item costs.
         all_cores: As `plan` says.
         virtual_seconds: What it had of the engine: of several models, the one that had least is next.
@@ -69,7 +70,7 @@ class Batcher(Generic[Item, Result]):
         self.lock = engine.lock
         self._runs = Runs(backend, engine.lock)
         self._engine = engine
-        self._capacity = capacity
+        self.capacity = capacity
         self._runs_with = runs_with
         self._name = name
         self._on_batch = on_batch
@@ -91,9 +92,9 @@ class Batcher(Generic[Item, Result]):
         return len(self._queue)
 
     @property
-    def capacity(self) -> int:
-        """Items that may wait, but for copies."""
-        return self._capacity
+    def former_backends(self) -> int:
+        """How many backends were replaced and are not closed yet, since something is still in them."""
+        return self._runs.former
 
     @property
     def requested(self) -> int:
@@ -369,9 +370,9 @@ class Batcher(Generic[Item, Result]):
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
         own = queue.waiting_of(caller)
         waiting = len(queue) if priority is Priority.COPY else self.requested
-        if own + count > self._capacity - waiting:
+        if own + count > self.capacity - waiting:
             raise OverloadedError(
-                f"the model's queue holds {waiting} of {self._capacity} images, {own} of them this caller's, and a "
+                f"the model's queue holds {waiting} of {self.capacity} images, {own} of them this caller's, and a "
                 f"caller may add no more than leaves others as much room: {count} are too many; retry in "
                 f"{retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,

@@ -39,6 +39,11 @@ class Runs:
         return iter(self._batches)
 
     @property
+    def former(self) -> int:
+        """How many backends were replaced and are not closed yet."""
+        return len(self._former)
+
+    @property
     def max_batch_size(self) -> int:
         """The most items of one batch."""
         assert self._current is not None
