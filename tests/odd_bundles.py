@@ -14,7 +14,7 @@ _MATRIX_SIDE = 512
 _TURNS_A_LEVEL = 2
 _FAR_OUT_OF_BOUNDS = 1_000_000
 _LONG_SIDE = 500
-_LONG_PAD = 250
+_LONG_PAD = 200
 
 
 def edit_graph(bundle: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:

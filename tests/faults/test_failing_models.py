@@ -134,8 +134,13 @@ def test_a_model_that_answers_with_a_class_it_does_not_have(
 def test_a_model_whose_numbers_are_no_probabilities_or_boxes(
     model: str, connection: Connection, fault_server: ServerProcess
 ) -> None:
+    def failed() -> float:
+        return MetricsPage(fault_server.http_url).total("retinue_images_total", model=model, outcome="failed")
+
+    before = failed()
     ask = connection.detect if model.endswith("detector") else connection.classify
     refusal = refused(lambda: ask(flat(255, 0, 0), model=model))
+    assert failed() - before == 1
     assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
     assert "its bundle is broken" in refusal.message
     event = _logged(fault_server, refusal.message)
