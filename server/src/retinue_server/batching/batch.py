@@ -14,7 +14,7 @@ class Batch:
         tenure: Of the backend that runs it.
         alone: As for `Backend.run`.
         stop: Likewise.
-        watched_seconds: How long it runs, as far as somebody has watched.
+        watched_seconds: How long it runs, as far as somebody has watched; None where nobody has.
         hung: Whether it was stopped since that was too long.
     """
 
@@ -25,7 +25,7 @@ class Batch:
         self.tenure = tenure
         self.alone = False
         self.stop = Stop()
-        self.watched_seconds = 0.0
+        self.watched_seconds: float | None = None
         self.hung = False
 
     def __len__(self) -> int:

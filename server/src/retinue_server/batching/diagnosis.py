@@ -28,6 +28,10 @@ def watch(recovery: Recovery, batch: Batch, expected_seconds: float, elapsed_sec
     limits = recovery.limits
     if not limits.batch_seconds:
         return False
+    if batch.watched_seconds is None:
+        # It may have begun just now.
+        batch.watched_seconds = 0.0
+        return False
     batch.watched_seconds += elapsed_seconds
     over_seconds = batch.watched_seconds - limits.batch_may_take(expected_seconds)
     told = {"model": recovery.name, "batch_size": len(batch), "seconds": round(batch.watched_seconds, 3)}

@@ -1,5 +1,6 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
+import asyncio
 from functools import partial
 
 import grpc
@@ -104,6 +105,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._serving: set[str] = set()
         self._known: set[str] = set()
+        self._publishing = asyncio.Lock()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, inference_servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -132,15 +134,17 @@ class RpcServer:
 
     async def publish(self, catalog: Catalog) -> None:
         """Reports the models of a catalog that are ready as serving, and those that are not or are gone as not."""
-        ready = {model.name for model in catalog.models if model.ready} - _SERVICES
-        if catalog.works:
-            ready |= _SERVICES
-        before, self._serving = self._serving, ready
-        known, self._known = self._known, {model.name for model in catalog.models} - _SERVICES
-        for name in before - ready | (self._known - known - ready):
-            await self._health.set(name, _NOT_SERVING)
-        for name in ready - before:
-            await self._health.set(name, _SERVING)
+        # What is said last is what holds.
+        async with self._publishing:
+            names = {model.name for model in catalog.models} - _SERVICES
+            ready = {model.name for model in catalog.models if model.ready} & names
+            if catalog.works:
+                ready |= _SERVICES
+            for name in (self._known | names) - ready:
+                await self._health.set(name, _NOT_SERVING)
+            for name in ready - self._serving:
+                await self._health.set(name, _SERVING)
+            self._known, self._serving = names | _SERVICES, ready
 
     async def close(self) -> None:
         """Reports everything as not serving."""
