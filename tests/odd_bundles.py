@@ -13,6 +13,8 @@ from tests import colour_bundles
 _MATRIX_SIDE = 512
 _TURNS_A_LEVEL = 2
 _FAR_OUT_OF_BOUNDS = 1_000_000
+_LONG_SIDE = 500
+_LONG_PAD = 200
 
 
 def edit_graph(bundle: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
@@ -102,6 +104,72 @@ def failing_classifier(models: Path, name: str = "failing-classifier") -> Path:
         graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "zeros"))
 
     return edit_graph(bundle, edit)
+
+
+def hanging_classifier(models: Path, name: str = "hanging-classifier", *, in_one_node: bool = False) -> Path:
+    """The colour classifier, which does not end on a batch with a white image.
+
+    Args:
+        models: Where the bundle goes.
+        name: Its name.
+        in_one_node: Whether one operator takes half a minute, which ONNX Runtime cannot stop; else it is a loop of
+            2**40 turns, which it can.
+    """
+    bundle = colour_bundles.classifier(models, name)
+
+    def edit(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        white = [
+            *_brightness(),
+            helper.make_node("Equal", ["brightness", "white"], ["is_white"]),
+            helper.make_node("Cast", ["is_white"], ["zero_or_one"], to=TensorProto.INT64),
+        ]
+        graph.initializer.append(numpy_helper.from_array(np.array(255), "white"))
+        _insert_before_softmax(graph, [*white, *(_long_node(graph) if in_one_node else _long_loop(graph))])
+
+    return edit_graph(bundle, edit)
+
+
+def _long_loop(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that make `addend`, after 2**40 turns where `zero_or_one` is one."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["still_going"]),
+            helper.make_node("Mul", ["state", "half"], ["next_state"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("still_going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next_state", TensorProto.FLOAT, []),
+        ],
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array(2**40), "many"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    return [
+        helper.make_node("Mul", ["zero_or_one", "many"], ["turns"]),
+        helper.make_node("Loop", ["turns", "", "nothing"], ["addend"], body=body),
+    ]
+
+
+def _long_node(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that make `addend`, one of which is a huge convolution where `zero_or_one` is one."""
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1, 1]), "small"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0, 0, _LONG_SIDE, _LONG_SIDE]), "growth"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    return [
+        helper.make_node("Mul", ["zero_or_one", "growth"], ["grown"]),
+        helper.make_node("Add", ["grown", "small"], ["shape"]),
+        helper.make_node("Expand", ["nothing", "shape"], ["plane"]),
+        # Each of its outputs is a sum over as many products as there are outputs.
+        helper.make_node("Conv", ["plane", "plane"], ["summed"], pads=[_LONG_PAD] * 4),
+        helper.make_node("ReduceSum", ["summed"], ["addend"], keepdims=0),
+    ]
 
 
 def wide_classifier(models: Path, name: str = "wide-classifier") -> Path:

@@ -32,12 +32,16 @@ class ServerProcess:
     """
 
     def __init__(
-        self, models: Path | str, *arguments: str, environment: dict[str, str] | None = None
+        self,
+        models: Path | str,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        module: str = "retinue_server",
     ) -> None:
         ports = () if "--grpc-port" in arguments else ("--grpc-port", "0")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "retinue_server"),
+                *(sys.executable, "-m", module),
                 *("--models", str(models), "--http-port", "0", "--log-format", "json", *ports, *arguments),
             ],
             stdout=subprocess.PIPE,
@@ -132,10 +136,13 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    models: Path | str, *arguments: str, environment: dict[str, str] | None = None
+    models: Path | str,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    module: str = "retinue_server",
 ) -> Iterator[ServerProcess]:
-    """A server that is ready; ended afterwards."""
-    server = ServerProcess(models, *arguments, environment=environment)
+    """A server that is ready; ended afterwards. `module` is what is run, which may be a server made for a test."""
+    server = ServerProcess(models, *arguments, environment=environment, module=module)
     try:
         server.wait_until_ready()
         yield server

@@ -87,6 +87,24 @@ def test_other_models_answer_while_one_fails_again_and_again(connection: Connect
     assert connection.classify(_GOOD, model=_MODEL).outcomes[0].result.classes[0].label == "red"
 
 
+def test_images_that_a_model_fails_on_do_not_take_it_from_others(
+    connection: Connection, fault_server: ServerProcess
+) -> None:
+    probed = {"event": "model_state", "model": f"{_MODEL}/1", "reason": "probe_answered"}
+
+    def was_probed() -> bool:
+        return any(probed.items() <= event.items() for event in fault_server.events)
+
+    def fail() -> bool:
+        refusal = refused(lambda: connection.classify(_FAILS, model=_MODEL))
+        assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
+        return was_probed()
+
+    wait_until(fail, "a reason to probe the model")
+    assert connection.classify(_GOOD, model=_MODEL).outcomes[0].result.classes[0].label == "red"
+    assert MetricsPage(fault_server.http_url).value("retinue_model_ready", model=_MODEL) == 1
+
+
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_a_model_that_answers_with_a_class_it_does_not_have(
     task: str, connection: Connection, fault_server: ServerProcess
@@ -116,8 +134,13 @@ def test_a_model_that_answers_with_a_class_it_does_not_have(
 def test_a_model_whose_numbers_are_no_probabilities_or_boxes(
     model: str, connection: Connection, fault_server: ServerProcess
 ) -> None:
+    def failed() -> float:
+        return MetricsPage(fault_server.http_url).total("retinue_images_total", model=model, outcome="failed")
+
+    before = failed()
     ask = connection.detect if model.endswith("detector") else connection.classify
     refusal = refused(lambda: ask(flat(255, 0, 0), model=model))
+    assert failed() - before == 1
     assert (refusal.code, refusal.reason) == ("INTERNAL", "ENGINE_FAILED")
     assert "its bundle is broken" in refusal.message
     event = _logged(fault_server, refusal.message)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,9 @@ from starlette.applications import Starlette
 
 from retinue_server import __version__, exposure
 from retinue_server.batching.engine import Engine
+from retinue_server.batching.recovery import Limits
 from retinue_server.batching.usage import Usage
+from retinue_server.batching.watchdog import Watchdog
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
 from retinue_server.bundle.mirrored import MirroredFolder
@@ -27,12 +28,14 @@ from retinue_server.catalog import Catalog
 from retinue_server.decode_pool import DecodePool
 from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
+from retinue_server.healing import Healing
 from retinue_server.http import app as http_app
 from retinue_server.http.exchange import Exchanges
 from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
+from retinue_server.publisher import Publisher
 from retinue_server.rpc import methods
 from retinue_server.rpc.access import Access
 from retinue_server.rpc.call_records import CallRecords
@@ -60,6 +63,8 @@ _log = structlog.get_logger(__name__)
 
 # While the GPU runs one batch, the next one is decoded.
 _INSTANCES_ON_A_GPU = 2
+# For a batch that hangs and is told to stop.
+_LONGEST_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         StartupError: The server cannot start as told.
     """
     _prepare_process()
-    loop = asyncio.get_running_loop()
-    stop = _stop_signalled(loop)
+    stop = _stop_signalled(asyncio.get_running_loop())
 
     identity = _checked_identity(settings)
     tracer = Tracer.of(settings)
@@ -108,17 +112,11 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     machine = _plan_machine(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
 
-    closing: set[asyncio.Task[None]] = set()
-
-    def close_health() -> None:
-        closing.add(loop.create_task(rpc.close()))
-
-    async def publish(catalog: Catalog) -> None:
-        service.replace(catalog)
-        await rpc.publish(catalog)
-
+    publisher = Publisher(asyncio.get_running_loop())
     metrics = _metrics(settings, tracer)
-    engine, cutter = _engines(machine, settings, partial(loop.call_soon_threadsafe, close_health))
+    engine, cutter = _engines(machine, settings, publisher.engine_failed)
+    limit = _memory_limit(settings, provider, metrics)
+    watchdog = Watchdog(engine.watch)
     folder = _models_folder(settings, metrics, cancelled=stop.is_set)
     service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready, identity)
@@ -131,19 +129,21 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             max_queue_images=settings.max_queue_images,
             decoders=decoders,
             tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
-            limit=_memory_limit(settings, provider, metrics),
+            limit=limit,
             metrics=metrics,
             slots=_slot_plan(settings),
+            healing=Healing(limit, _ill_after(settings), publisher.readiness_changed),
         ),
         settings.model_control,
-        publish=publish,
+        publish=publisher.publish,
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
     rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity, tracer)
+    publisher.attach(service, rpc)
     http = HttpServer(pages, settings.host, settings.http_port, identity)
     await rpc.start()
     http.start()
-    _start(engine, cutter)
+    _start(engine, cutter, watchdog)
     try:
         catalog = await repository.start(settings.load_models, cancelled=stop.is_set)
         if not stop.is_set():
@@ -160,7 +160,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         # With front-ends, what they have answered may still be on its way over HTTP.
         await asyncio.gather(rpc.finish(settings.drain_seconds), calls.finished(settings.drain_seconds))
         # What still waits is answered with UNAVAILABLE before the connections close.
-        await asyncio.to_thread(_stop, engine, cutter)
+        await asyncio.to_thread(_stop, engine, cutter, watchdog)
         await rpc.stop()
         # What runs has had its time.
         await repository.close()
@@ -343,14 +343,16 @@ def _pools(engine: Engine, cutter: Engine, decoders: DecodePool | None) -> dict[
     return pools
 
 
-def _start(engine: Engine, cutter: Engine) -> None:
+def _start(engine: Engine, cutter: Engine, watchdog: Watchdog) -> None:
     for one in {engine, cutter}:
         one.start()
+    watchdog.start()
 
 
-def _stop(engine: Engine, cutter: Engine) -> None:
+def _stop(engine: Engine, cutter: Engine, watchdog: Watchdog) -> None:
     for one in {engine, cutter}:
         one.stop()
+    watchdog.stop()
 
 
 def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[[], bool]) -> ModelsFolder:
@@ -377,6 +379,12 @@ def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[
 def _could_be_loaded(settings: Settings, folder: ModelsFolder) -> Callable[[str], bool]:
     """Whether a call can load a model. To look takes microseconds, and is for those who name what is not served."""
     return folder.holds if settings.model_control == "explicit" else lambda name: False
+
+
+def _ill_after(settings: Settings) -> Limits:
+    """When a model is ill: one that may not take long need not be given long to stop."""
+    seconds = settings.batch_timeout_seconds
+    return Limits(batch_seconds=seconds, grace_seconds=min(seconds, _LONGEST_GRACE_SECONDS))
 
 
 def _slot_plan(settings: Settings) -> SlotPlan | None:

@@ -96,6 +96,11 @@ class ServedModel:
     layout: Layout | None = None
     leases: Leases = field(default_factory=Leases)
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests for it are taken."""
+        return self.batcher.refusal is None
+
 
 class Catalog:
     """Finds models by name, version or label, and task.
@@ -179,6 +184,11 @@ class Catalog:
         route = self._routes.get(model.name)
         version = route.shadow(model.version, self._draw) if route is not None else None
         return self._by_version[model.name, version] if version is not None else None
+
+    @property
+    def works(self) -> bool:
+        """Whether a model is ready, or there is none that could be."""
+        return not self.models or any(model.ready for model in self.models)
 
     def serves(self, name: str, version: int | str = 0) -> bool:
         """Whether `get` finds it."""

@@ -14,6 +14,7 @@ RetinueError                     code                  when
 ├── UnavailableError             UNAVAILABLE           loading or draining
 ├── DeadlineExpiredError         DEADLINE_EXCEEDED     the deadline passed in the queue
 ├── EngineError                  INTERNAL              the network or a worker failed
+│   └── DeviceError              INTERNAL              the GPU does nothing for this process any more
 └── StartupError                 (exit code 2)         the server cannot start as told
     ├── BundleError              (exit code 2)         a bundle that does not hold what it promises
     └── MirrorError              (exit code 2)         models elsewhere that cannot be listed or copied
@@ -149,6 +150,12 @@ class EngineError(RetinueError):
 
     code = Code.INTERNAL
     reason = "ENGINE_FAILED"
+
+
+class DeviceError(EngineError):
+    """The GPU has failed in a way that outlasts the batch: nothing that was opened on it works any more."""
+
+    reason = "DEVICE_FAILED"
 
 
 class StartupError(RetinueError):

@@ -64,6 +64,9 @@ class FrontEndModels:
             place.number: self._models.get(place.number) or self._model(description, place)
             for description, place in zip(served.models, served.places, strict=True)
         }
+        for number, model in models.items():
+            assert isinstance(model.batcher, RemoteBatcher)
+            model.batcher.refusal = served.unready.get(number)
         policies = {model.name: model.serving for model in (*served.models, *served.pipelines)}
         parts = Catalog(models.values(), {}, policies)
         pipelines, leases = [], {}

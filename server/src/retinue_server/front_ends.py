@@ -271,6 +271,11 @@ class FrontEnds(Collector):
             list(places.values()),
             [self._described(model, catalog) for model in pipelines],
             catalog.failures,
+            {
+                place.number: model.batcher.refusal
+                for model, place in places.items()
+                if model.batcher.refusal is not None
+            },
         )
         self._given = Given(number, places, served.pack())
         listening = [process for process in self._processes.values() if process.listening.is_set()]

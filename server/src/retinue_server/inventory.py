@@ -39,7 +39,7 @@ class IndexEntry:
     Attributes:
         name: Its model's name.
         version: Its number.
-        state: READY where requests find it.
+        state: READY where requests find it and it takes them.
         reason: Why it is not served, or is not served as it lies on the disk now; else empty.
     """
 
@@ -224,7 +224,9 @@ class Inventory:
         error = found.failures.get(key) or self.policy_failures.get(key[0])
         reason = error.message if error is not None else ""
         if found.serves(*key):
-            state = ModelState.READY
+            state, refusal = ModelState.READY, found.get(*key).batcher.refusal
+            if refusal is not None:
+                state, reason = ModelState.UNAVAILABLE, refusal.message
         elif key == self.loading:
             state, reason = ModelState.LOADING, ""
         elif key in leaving:

@@ -21,6 +21,7 @@ from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.durations import Durations, StageDurations
 from retinue_server.errors import RetinueError
 from retinue_server.gauges import MemoryGauges, MirrorGauges, ModelGauges, ServerGauges
+from retinue_server.recovery_metrics import RecoveryCollector
 from retinue_server.results import Answer
 from retinue_server.runtime.memory import MemoryLimit
 from retinue_server.runtime.providers import Provider
@@ -186,6 +187,7 @@ class Metrics:
     def publish_models(self, catalog: Callable[[], Catalog], provider: Provider) -> None:
         """Adds the gauges of the models, those of the catalog that is the current one whenever they are read."""
         self.registry.register(ModelGauges(catalog, provider))
+        self.registry.register(RecoveryCollector(catalog))
 
     def publish_mirror(self, state: Callable[[], MirrorState]) -> None:
         """Adds the gauges of the copy of models that are elsewhere."""

@@ -2,7 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,16 +121,33 @@ class Pipeline:
         Raises:
             Stopped: Nobody waits for the answers any more.
         """
-        slab = self._slabs.pop(self._which_slab) if self._slabs else self._new_slab()
-        try:
+        with self._slab() as slab:
             return self._run_in(slab, items, stop, alone)
-        finally:
-            self._slabs.append(slab)
+
+    def probe(self, stop: Stop) -> None:
+        """Runs the network on a black image.
+
+        Raises:
+            Exception: It cannot.
+        """
+        rows = self._rows(1)
+        with self._slab() as slab:
+            slab[:rows] = 0
+            self._network.run(slab[:rows], self._feeds.typical(rows), (), stop.when_requested, alone=False)
 
     def close(self) -> None:
         """Gives back the slabs and what the network holds."""
         self._slabs.clear()
         self._network.close()
+
+    @contextmanager
+    def _slab(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """What a batch lies in while it runs."""
+        slab = self._slabs.pop(self._which_slab) if self._slabs else self._new_slab()
+        try:
+            yield slab
+        finally:
+            self._slabs.append(slab)
 
     def _run_in(
         self, slab: npt.NDArray[np.uint8], items: Sequence[Work], stop: Stop, alone: bool

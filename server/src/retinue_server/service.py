@@ -53,12 +53,20 @@ class VisionService:
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
-        return self._catalog is not None and not self._draining and self.alive and self._reachable()
+        catalog = self._catalog
+        if catalog is None or self._draining:
+            return False
+        return catalog.works and self.alive and self._reachable()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has models and is not stopping."""
+        return self._catalog is not None and not self._draining
 
     @property
     def alive(self) -> bool:
         """Whether waiting may help where `ready` is off; if not, the process must be started anew."""
-        return self._engine.healthy and self.cutter.healthy
+        return self._engine.healthy and self.cutter.healthy and not self._engine.device_lost
 
     @property
     def catalog(self) -> Catalog:

@@ -173,6 +173,12 @@ class Settings(BaseSettings):
         "0 means that one process does all of it",
     )
 
+    batch_timeout_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="how long a batch may run, or 20 times what was measured where that is more, before it is stopped "
+        "and its model probed; 0 means for ever",
+    )
     max_queue_images: int = Field(
         1024, ge=1, description="images that may wait for one model; more are refused"
     )

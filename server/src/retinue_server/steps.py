@@ -16,7 +16,7 @@ from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.bundle.manifest import MANIFEST_FILE
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import TASKS, Catalog, Leases, ServedModel
-from retinue_server.errors import BundleError, RetinueError
+from retinue_server.errors import BundleError, RetinueError, UnavailableError
 from retinue_server.interface import Interface
 from retinue_server.results import Answer, Task, Work
 from retinue_server.runtime.memory import MemoryUse
@@ -34,6 +34,8 @@ _NOT_RUN = Profile((1,), (0.01,), lone_seconds=0.0)
 class Declaration:
     """The queue of a pipeline that was read and whose steps are not known: nobody finds it."""
 
+    refusal: UnavailableError | None = None
+
     def __len__(self) -> int:
         """Nothing waits."""
         return 0
@@ -50,10 +52,20 @@ class Declaration:
 
 
 class DetectorQueue:
-    """The detector's queue, seen as that of a pipeline; what waits is counted there."""
+    """The detector's queue, seen as that of a pipeline; what waits is counted there.
 
-    def __init__(self, detector: Queue) -> None:
-        self._detector = detector
+    Args:
+        parts: The queues of the pipeline's models, the detector's first.
+    """
+
+    def __init__(self, parts: Sequence[Queue]) -> None:
+        self._detector = parts[0]
+        self._parts = parts
+
+    @property
+    def refusal(self) -> UnavailableError | None:
+        """Of the first of its models that takes nothing."""
+        return next((part.refusal for part in self._parts if part.refusal is not None), None)
 
     def __len__(self) -> int:
         """Nothing waits here."""
@@ -155,7 +167,7 @@ def detecting(
     """
     models = [_part(number, step, parts) for number, step in enumerate(manifest.pipeline.steps)]
     leases = JointLeases([own, *dict.fromkeys(model.leases for model in models)])
-    return _renamed(models[0], name, version, manifest, leases)
+    return _renamed(models, name, version, manifest, leases)
 
 
 def _resolved(pipeline: ServedModel, parts: Catalog) -> ServedModel:
@@ -199,18 +211,18 @@ def _detecting(pipeline: ServedModel, models: Sequence[ServedModel], leases: Joi
     manifest = pb.ModelManifest()
     manifest.CopyFrom(models[0].manifest)
     manifest.MergeFrom(pipeline.manifest)
-    return _renamed(models[0], pipeline.name, pipeline.version, manifest, leases)
+    return _renamed(models, pipeline.name, pipeline.version, manifest, leases)
 
 
 def _renamed(
-    detector: ServedModel, name: str, version: int, manifest: pb.ModelManifest, leases: JointLeases
+    models: Sequence[ServedModel], name: str, version: int, manifest: pb.ModelManifest, leases: JointLeases
 ) -> ServedModel:
     return replace(
-        detector,
+        models[0],
         name=name,
         version=version,
         manifest=manifest,
-        batcher=DetectorQueue(detector.batcher),
+        batcher=DetectorQueue([model.batcher for model in models]),
         memory=MemoryUse(0),
         layout=None,
         leases=leases,

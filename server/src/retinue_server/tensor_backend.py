@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from retinue_server.batching.tickets import Stop
-from retinue_server.errors import EngineError, RetinueError
+from retinue_server.errors import DeviceError, EngineError, RetinueError
 from retinue_server.pipeline import failure_of
 from retinue_server.results import Answer, TensorRows, TensorWork
 from retinue_server.tensors import Array
@@ -23,6 +23,10 @@ class TensorNetwork(Protocol):
 
         What is handed to `when_stopped` is called from another thread when these are not wanted any more.
         """
+        ...
+
+    def probe(self, when_stopped: Callable[[Callable[[], None]], None]) -> None:
+        """Runs what was made up when the model was loaded, where it ran that."""
         ...
 
     def close(self) -> None:
@@ -71,11 +75,21 @@ class TensorBackend:
         stop.check()
         try:
             return self._run(items, stop)
+        except DeviceError:
+            raise
         except Exception as error:
             stop.check()
             if len(items) == 1:
                 return [failure_of(error, self._name)]
         return [self.run([item], stop)[0] for item in items]
+
+    def probe(self, stop: Stop) -> None:
+        """Runs what it ran when it was loaded.
+
+        Raises:
+            Exception: The network does not run any more.
+        """
+        self._network.probe(stop.when_requested)
 
     def _run(self, items: Sequence[TensorWork], stop: Stop) -> list[Answer | RetinueError]:
         began = time.perf_counter()

@@ -14,6 +14,7 @@ from retinue_server.batching.engine import Engine
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import ServedModel
 from retinue_server.errors import BundleError
+from retinue_server.healing import Healing
 from retinue_server.interface import Interface
 from retinue_server.results import Task
 from retinue_server.runtime.memory import MemoryLimit, MemoryUse
@@ -42,6 +43,7 @@ class TensorLoader:
         tuner: Measures the models.
         limit: How much memory they may take.
         held_bytes: Tells what the process, or the device, holds now.
+        healing: How they are healed.
     """
 
     engine: Engine
@@ -50,6 +52,7 @@ class TensorLoader:
     tuner: Tuner
     limit: MemoryLimit
     held_bytes: Callable[[], int]
+    healing: Healing
 
     def load(
         self, bundle: BundleFolder, manifest: pb.ModelManifest, on_batch: Callable[[int, float], None]
@@ -78,7 +81,6 @@ class TensorLoader:
         except BaseException:
             session.close()
             raise
-        self.limit.take(use)
         name = f"{bundle.name}/{bundle.version}"
         batcher: Batcher[Any, Any] = Batcher(
             TensorBackend(session, profile.max_batch_size, name),
@@ -89,6 +91,13 @@ class TensorLoader:
             name=name,
             on_batch=on_batch,
         )
+
+        def open_backend() -> TensorBackend:
+            another = TensorSession(path, self.machine)
+            another.try_out()
+            return TensorBackend(another, profile.max_batch_size, name)
+
+        self.healing.begin(batcher, bundle, manifest, use, open_backend)
         _log.info(
             "model_loaded",
             model=bundle.name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from retinue_server import inference
 from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.catalog import ServedModel
+from retinue_server.errors import UnavailableError
 from retinue_server.inference import Declared, Limits, Wanted
 from retinue_server.results import Answer, TensorWork, Work
 from retinue_server.settings import MIB
@@ -66,6 +67,12 @@ class TensorSteps:
     def __len__(self) -> int:
         """Nothing waits here."""
         return 0
+
+    @property
+    def refusal(self) -> UnavailableError | None:
+        """Of the first step that takes nothing."""
+        refusals = (step.model.batcher.refusal for step in self._steps)
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def check_room(self, count: int, *, caller: Hashable, priority: Priority, deadline: float | None) -> None:
         """As the first step's queue."""

@@ -130,7 +130,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
 async def test_a_deadline_that_the_running_batch_makes_impossible_is_refused_at_once(
     backend: FakeBackend, batcher: Batcher[int, int], clock: Clock
 ) -> None:
-    batcher.item_seconds = 10.0
+    batcher.cost.seconds = 10.0
     first = await hold_engine(backend, batcher)
     with pytest.raises(OverloadedError):
         await batcher.submit([1], deadline=clock.now + 1)
@@ -162,7 +162,7 @@ async def test_a_batch_without_an_answer_says_nothing_of_the_cost(
     for _ in range(50):
         (value,) = values(await batcher.submit([unanswered]))
         assert isinstance(value, RetinueError)
-    assert batcher.item_seconds == pytest.approx(0.1)
+    assert batcher.cost.seconds == pytest.approx(0.1)
     with pytest.raises(OverloadedError, match=r"the request takes 25\.600 s"):
         await batcher.submit([1] * 256, deadline=clock.now + 1)
     await batcher.submit([1])
@@ -179,7 +179,7 @@ async def test_an_idle_engine_is_not_made_to_refuse_by_one_slow_item(engine: Eng
     backend.seconds_an_item = 0.005
     for _ in range(20):
         assert values(await batcher.submit([1], deadline=clock.now + 0.01)) == [2]
-    assert batcher.item_seconds == pytest.approx(0.005, rel=0.2)
+    assert batcher.cost.seconds == pytest.approx(0.005, rel=0.2)
 
 
 async def test_what_does_not_fit_into_the_queue_is_refused_whole(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.batching.fakes import Clock, FakeBackend, SlowBackend, hold_engine, in_thread, values
 
-from retinue_server.batching.batcher import Batcher, Plan
+from retinue_server.batching.backend import Plan
+from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Priority, Stop, Stopped
 from retinue_server.errors import OverloadedError, RetinueError

@@ -19,14 +19,26 @@ _WIRE_TASKS = {
 }
 
 
+class IdleQueue:
+    """A queue in which so many images wait, and that takes more."""
+
+    refusal = None
+
+    def __init__(self, waiting: int = 0) -> None:
+        self._waiting = waiting
+
+    def __len__(self) -> int:
+        return self._waiting
+
+
 def served_model(
     name: str,
     version: int = 1,
     task: Task = Task.CLASSIFY,
-    batcher: Any = (),
+    batcher: Any = None,
     labels: Sequence[str] = ("red", "green"),
 ) -> ServedModel:
-    """A model of two classes, or those it is given, whose batcher is anything with a length."""
+    """A model of two classes, or those it is given, whose queue is empty unless another is given."""
     manifest = pb.ModelManifest(
         name=name,
         task=_WIRE_TASKS[task],
@@ -45,7 +57,7 @@ def served_model(
         manifest=manifest,
         class_ids=ids_by_label(manifest.labels),
         interface=Interface({}, {}),
-        batcher=batcher,
+        batcher=IdleQueue() if batcher is None else batcher,
         threads=Threads(2, 1),
         profile=Profile((1, 2, 4, 8), (0.01, 0.02, 0.04, 8 / 123.4), lone_seconds=0.009),
         memory=MemoryUse(700, 200, 100),

@@ -20,6 +20,7 @@ from retinue_server.feeds import Feeds
 from retinue_server.pipeline import Pipeline
 from retinue_server.postprocess import for_manifest
 from retinue_server.results import Answer, ClassifyOptions, MaskFormat, Options, SegmentOptions, Work
+from retinue_server.runtime import captured as captured_module
 from retinue_server.runtime.captured import CaptureGate
 from retinue_server.runtime.session import Machine, Session, Threads
 from retinue_server.vision.decode import open_raw
@@ -289,6 +290,18 @@ def test_nothing_is_captured_where_that_is_turned_off(runtime: StandInRuntime, t
     assert not any(one.is_captured for one in runtime.sessions)
     # Its slabs are page-locked all the same.
     assert any(new_slab(session) is one for one in runtime.cuda.page_locked_arrays)
+
+
+def test_a_batch_that_hangs_costs_a_capture_and_not_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured_module, "_LONGEST_WAIT_SECONDS", 0.01)
+    gate = CaptureGate()
+    with gate.running():
+        with pytest.raises(TimeoutError), gate.capturing():
+            raise AssertionError
+        with gate.running():
+            pass
+    with gate.capturing():
+        pass
 
 
 def test_a_capture_waits_for_what_runs_and_what_comes_waits_for_the_capture() -> None:

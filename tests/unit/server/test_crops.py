@@ -34,6 +34,8 @@ Box = tuple[float, float, float, float]
 class FakeQueue:
     """Answers each crop with its level as its class, or as it is told; notes what was asked at once."""
 
+    refusal = None
+
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.instead: dict[int, RetinueError] = {}

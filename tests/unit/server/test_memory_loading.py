@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from tests import colour_bundles
 
-from retinue_server import loader as loader_module
+from retinue_server import vision_loader
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import ServedModel
@@ -82,7 +82,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list["weakref.ref[Session]"]:
             super().__init__(*arguments)  # type: ignore[arg-type]
             opened.append(weakref.ref(self))
 
-    monkeypatch.setattr(loader_module, "Session", WatchedSession)
+    monkeypatch.setattr(vision_loader, "Session", WatchedSession)
     return opened
 
 
@@ -185,7 +185,7 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(
             super().__init__(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(loader_module, "Session", LateSession)
+        patched.setattr(vision_loader, "Session", LateSession)
         with pytest.raises(BundleError, match="was changed while it was loaded") as refused:
             bench.load()
     assert refused.value.reason == "BUNDLE_CHANGED"

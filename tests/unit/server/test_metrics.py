@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 from retinue.v1 import serving_pb2
-from tests.unit.server.served import served_model
+from tests.unit.server.served import IdleQueue, served_model
 
 from retinue_server import gauges
 from retinue_server.batching.tickets import Outcome
@@ -23,7 +23,7 @@ ON_GPU = Provider(CUDA, "cuda", "", ((CUDA, {}), (CPU, {})))
 
 def published(provider: Provider = ON_CPU) -> tuple[Metrics, Catalog]:
     catalog = Catalog(
-        [served_model("cats", 2, batcher="12345"), served_model("boxes", 1, Task.DETECT)],
+        [served_model("cats", 2, batcher=IdleQueue(5)), served_model("boxes", 1, Task.DETECT)],
         {("birds", 3): BundleError("broken.")},
     )
     metrics = Metrics()

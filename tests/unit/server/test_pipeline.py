@@ -182,6 +182,20 @@ def test_a_result_that_cannot_be_made_fails_alone(network: FakeNetwork) -> None:
     assert (first.result, third.result) == (0, 2)
 
 
+def test_it_is_probed_with_a_black_image_in_a_slab_that_comes_back(network: FakeNetwork) -> None:
+    probed = pipeline(network)
+    probed.run([work(200)], Stop())
+    probed.probe(Stop())
+    assert network.batches[-1].shape[0] == 1
+    assert not network.batches[-1].any()
+    network.fail_with = ValueError("boom")
+    with pytest.raises(ValueError, match="boom"):
+        probed.probe(Stop())
+    network.fail_with = None
+    probed.run([work(200)], Stop())
+    assert network.slab_count() == 1
+
+
 def test_a_slab_is_used_again(network: FakeNetwork) -> None:
     one = pipeline(network)
     for level in (1, 2, 3):

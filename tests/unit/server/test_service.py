@@ -29,6 +29,8 @@ IMAGE = Work(Image.new("RGB", (1, 1)), OPTIONS)
 class FakeBatcher:
     """Gives each work the next of the outcomes it was made with."""
 
+    refusal = None
+
     def __init__(self, *values: Any) -> None:
         self.values = values
         self.submitted: list[Sequence[Work]] = []

@@ -51,6 +51,7 @@ class FakeQueue:
     """Has room, or not."""
 
     full = False
+    refusal = None
 
     def check_room(self, count: int, **_: Any) -> None:
         if self.full:

@@ -67,6 +67,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "host": "0.0.0.0",
         "provider": "cpu",
         "cache_folder": "elsewhere",
+        "batch_timeout_seconds": "7.5",
         "drain_seconds": "7.5",
         "target_p99_ms": "7.5",
         "tune": "full",

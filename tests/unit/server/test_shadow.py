@@ -31,6 +31,8 @@ class FakeQueue:
         answers: What it answers each image with; class 0 where nothing is told.
     """
 
+    refusal = None
+
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.answers: list[Any] = []

@@ -32,6 +32,7 @@ CODES = {
     "UnavailableError": "UNAVAILABLE",
     "DeadlineExpiredError": "DEADLINE_EXCEEDED",
     "EngineError": "INTERNAL",
+    "DeviceError": "INTERNAL",
 }
 
 

@@ -39,6 +39,8 @@ Y: Shapes = {"y": (-1, 3)}
 class FakeQueue:
     """Doubles the input `x` of each row, or one that is named; notes in what turn."""
 
+    refusal = None
+
     def __init__(self, output: str = "y", source: str = "x") -> None:
         self.rows = 0
         self.error: Exception | None = None

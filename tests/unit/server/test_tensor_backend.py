@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retinue_server.batching.tickets import Stop, Stopped
-from retinue_server.errors import EngineError, InvalidRequestError, RetinueError
+from retinue_server.errors import DeviceError, EngineError, InvalidRequestError, RetinueError
 from retinue_server.results import Answer, TensorRows, TensorWork
 from retinue_server.tensor_backend import TensorBackend, together
 from retinue_server.tensors import Array
@@ -30,7 +30,12 @@ class Doubling:
             raise InvalidRequestError("no 13, please.", reason="TENSORS_REFUSED")
         if (x == 14).any():
             raise RuntimeError("out of memory")
+        if (x == 15).any():
+            raise DeviceError("the GPU has failed.")
         return {"y": 2 * x[self.lost_rows :] if x.ndim else 2 * x}
+
+    def probe(self, when_stopped: Callable[[Callable[[], None]], None]) -> None:
+        self.run({"x": np.zeros(1)}, when_stopped)
 
     def close(self) -> None:
         self.batches.clear()
@@ -89,6 +94,19 @@ def test_what_fails_for_another_reason_is_told_without_it(backend: TensorBackend
     (failed,) = backend.run(rows(14), Stop())
     assert isinstance(failed, EngineError)
     assert "memory" not in failed.message
+
+
+def test_a_device_that_has_failed_is_not_asked_for_each_row(
+    backend: TensorBackend, network: Doubling
+) -> None:
+    with pytest.raises(DeviceError):
+        backend.run(rows(1, 15), Stop())
+    assert len(network.batches) == 1
+
+
+def test_it_is_probed_with_what_the_network_knows(backend: TensorBackend, network: Doubling) -> None:
+    backend.probe(Stop())
+    assert [batch.tolist() for batch in network.batches] == [[0]]
 
 
 def test_a_network_that_loses_rows_answers_none(backend: TensorBackend, network: Doubling) -> None:

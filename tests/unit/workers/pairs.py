@@ -151,7 +151,9 @@ class Pair:
         self.threads = Engine(2)
         self.slots, engine_slots = shared_slots(slots)
         self.queue: Batcher[Any, Any] = Batcher(
-            SlotBackend(self.network, engine_slots.layout, batch_sizes=(batch_size,)),
+            SlotBackend(
+                self.network, engine_slots.layout, batch_sizes=(batch_size,), typical=lambda images: {}
+            ),
             self.engine,
             capacity=capacity,
             item_seconds=0.0001,

@@ -1,6 +1,6 @@
 from retinue.v1 import vision_service_pb2 as pb
 
-from retinue_server.errors import BundleError
+from retinue_server.errors import BundleError, UnavailableError
 from retinue_server.runtime.providers import CPU, Provider
 from retinue_server.settings import Settings
 from retinue_server.workers.serving import Plan, Served, shared_among
@@ -35,10 +35,13 @@ def test_models_and_failures_come_out_as_they_went_in() -> None:
     places = [Place(3, 0, layouts[0]), Place(9, 2**40, layouts[1])]
     pipelines = [pb.Model(name="both", version=1)]
     failures = {("three", 3): BundleError("broken.", reason="ODD")}
-    served = Served.unpack(Served(5, models, places, pipelines, failures).pack())
+    unready = {9: UnavailableError("it hangs.", reason="MODEL_UNREADY")}
+    served = Served.unpack(Served(5, models, places, pipelines, failures, unready).pack())
     assert served.number == 5
     assert list(served.models) == models
     assert list(served.places) == places
     assert list(served.pipelines) == pipelines
     ((key, error),) = served.failures.items()
     assert (key, error.message, error.reason) == (("three", 3), "broken.", "ODD")
+    ((number, refusal),) = served.unready.items()
+    assert (number, refusal.message, refusal.reason) == (9, "it hangs.", "MODEL_UNREADY")

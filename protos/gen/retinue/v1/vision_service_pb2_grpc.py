@@ -38,7 +38,7 @@ class VisionServiceStub(object):
     - FAILED_PRECONDITION: the model serves another task.
     - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
     or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
-    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
+    - UNAVAILABLE: the server is loading or draining, its engine has failed, or the model has and is being restored.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
@@ -100,7 +100,7 @@ class VisionServiceServicer(object):
     - FAILED_PRECONDITION: the model serves another task.
     - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
     or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
-    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
+    - UNAVAILABLE: the server is loading or draining, its engine has failed, or the model has and is being restored.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
@@ -200,7 +200,7 @@ class VisionService(object):
     - FAILED_PRECONDITION: the model serves another task.
     - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
     or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
-    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
+    - UNAVAILABLE: the server is loading or draining, its engine has failed, or the model has and is being restored.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 

@@ -39,7 +39,7 @@ class VisionServiceStub:
     - FAILED_PRECONDITION: the model serves another task.
     - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
       or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
-    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
+    - UNAVAILABLE: the server is loading or draining, its engine has failed, or the model has and is being restored.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
@@ -84,7 +84,7 @@ class VisionServiceAsyncStub(VisionServiceStub):
     - FAILED_PRECONDITION: the model serves another task.
     - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
       or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
-    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
+    - UNAVAILABLE: the server is loading or draining, its engine has failed, or the model has and is being restored.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 
@@ -125,7 +125,7 @@ class VisionServiceServicer(metaclass=_abc_1.ABCMeta):
     - FAILED_PRECONDITION: the model serves another task.
     - RESOURCE_EXHAUSTED: there is too much work, there are too many calls or too many bytes of requests and unread replies,
       or there is too much to do before the call's deadline. Comes with google.rpc.RetryInfo.
-    - UNAVAILABLE: the server is loading or draining, or its engine has failed.
+    - UNAVAILABLE: the server is loading or draining, its engine has failed, or the model has and is being restored.
     - DEADLINE_EXCEEDED: the call's deadline passed while it waited.
     - INTERNAL: the server's fault; the message carries the id under which the server logged it.
 

@@ -1,18 +1,19 @@
 """One model's queue: takes requests of several items, hands out batches, and puts each answer where it belongs."""
 
 import asyncio
-import math
-import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
-from retinue_server.batching import origins
+from retinue_server.batching import diagnosis, origins
+from retinue_server.batching.backend import EQUAL_SHARES, Backend, Item, Plan, Result
+from retinue_server.batching.batch import Batch
+from retinue_server.batching.cost import ItemCost
 from retinue_server.batching.fair_queue import FairQueue
-from retinue_server.batching.tickets import BatchEnd, Job, Outcome, Priority, Stop, Ticket
+from retinue_server.batching.recovery import Recovery
+from retinue_server.batching.runs import Runs
+from retinue_server.batching.tickets import BatchEnd, Job, Outcome, Priority, Ticket
 from retinue_server.errors import (
     DeadlineExpiredError,
-    EngineError,
     OverloadedError,
     RetinueError,
     UnavailableError,
@@ -21,77 +22,9 @@ from retinue_server.errors import (
 if TYPE_CHECKING:
     from retinue_server.batching.engine import Engine
 
-Item = TypeVar("Item", contravariant=True)
-Result = TypeVar("Result", covariant=True)
-
-# A new measurement of the cost of an item moves the estimate by this share, and counts as at most this many times the
-# estimate: one huge image must not make the queue look long.
-_COST_SMOOTHING = 0.1
-_MOST_TIMES_ESTIMATE = 10
 _LEAST_RETRY_SECONDS = 0.05
 # Of images that will just meet their deadline if all goes on as it does, one in twenty does not.
 _CAUTION = 1.25
-
-
-class Backend(Protocol[Item, Result]):
-    """What runs batches."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """The most items of one batch."""
-        ...
-
-    def run(self, items: Sequence[Item], stop: Stop, *, alone: bool) -> Sequence[Result | RetinueError]:
-        """Answers each item, in order; an error answers one item and leaves the others theirs. Blocks.
-
-        Args:
-            items: From 1 to `max_batch_size`.
-            stop: Requested when nobody waits for the answers any more; then the run may end with any exception.
-            alone: Whether nothing else runs or waits, nor has of late: a lone item may take the whole machine.
-        """
-        ...
-
-    def close(self) -> None:
-        """Gives back what it holds; nothing is run any more."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the batches of a model share the machine under load.
-
-    Attributes:
-        most_running: How many run at once; 0 for as many as the engine has threads.
-        all_cores: Whether each takes the whole machine.
-    """
-
-    most_running: int = 0
-    all_cores: bool = False
-
-
-class Batch:
-    """Jobs that run together.
-
-    Attributes:
-        jobs: At least one.
-        alone: As for `Backend.run`.
-        stop: Likewise.
-    """
-
-    __slots__ = ("alone", "jobs", "stop")
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
-        self.alone = False
-        self.stop = Stop()
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def stop_if_abandoned(self) -> None:
-        """Asks the run to end where no caller waits for it any more. Called under the engine's lock."""
-        if all(job.ticket.future.done() for job in self.jobs):
-            self.stop.request()
 
 
 class Batcher(Generic[Item, Result]):
@@ -106,6 +39,16 @@ class Batcher(Generic[Item, Result]):
         plan: How its batches share the machine under load.
         name: Of the model, for the log.
         on_batch: Called with the size of every batch that answered an item, and the seconds it took.
+
+    Attributes:
+        capacity: Items that may wait, but for copies.
+        cost: What an item costs.
+        all_cores: As `plan` says.
+        virtual_seconds: What it had of the engine: of several models, the one that had least is next.
+        joined_at: Since when it waits, which is next in importance.
+        recovery: Heals the model; None for what cannot fall ill.
+        refusal: Why nothing is taken; None where it is.
+        lock: The engine's.
     """
 
     def __init__(
@@ -116,42 +59,46 @@ class Batcher(Generic[Item, Result]):
         capacity: int,
         item_seconds: float,
         runs_with: Callable[[Any, Any], bool] = lambda first, second: True,
-        plan: Plan = Plan(),
+        plan: Plan = EQUAL_SHARES,
         name: str = "",
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
-        self.item_seconds = item_seconds
+        self.cost = ItemCost(item_seconds)
         self.all_cores = plan.all_cores
-        # Which of several models is next: the one that had least of the engine, and then the one that waits longest.
         self.virtual_seconds = self.joined_at = 0.0
-        self._backend = backend
+        self.recovery: Recovery | None = None
+        self.lock = engine.lock
+        self._runs = Runs(backend, engine.lock)
         self._engine = engine
-        self._capacity = capacity
+        self.capacity = capacity
         self._runs_with = runs_with
         self._name = name
         self._on_batch = on_batch
         self._clock = engine.clock
-        self._fastest_item_seconds = math.inf
         self._queue = FairQueue()
-        self._running: set[Batch] = set()
         self._most_running = min(plan.most_running or engine.instances, engine.instances)
-        self._closed = False
+        self.refusal: UnavailableError | None = None
+        self._closed = self._probe_wanted = False
         # Whether batches are spans, where calls are traced that they run for.
         self.trace_batches = True
         # Whether any call ever was; where none was, batches need not look for those that are.
         self._has_traced = False
-        # Not the engine's, which wakes as many threads as there are items.
-        self._batch_ended = threading.Condition(engine.lock)
         engine.add(self)
+
+    def heal_by(self, recovery: Recovery) -> None:
+        """Has somebody look after the backend from now on."""
+        self.recovery = recovery
+        self._runs.on_closed = recovery.remedy.on_closed
+        recovery.look_after(self)
 
     def __len__(self) -> int:
         """Items that wait."""
         return len(self._queue)
 
     @property
-    def capacity(self) -> int:
-        """Items that may wait, but for copies."""
-        return self._capacity
+    def former_backends(self) -> int:
+        """How many backends were replaced and are not closed yet, since something is still in them."""
+        return self._runs.former
 
     @property
     def requested(self) -> int:
@@ -168,12 +115,14 @@ class Batcher(Generic[Item, Result]):
     @property
     def priority(self) -> Priority | None:
         """That of the next item; None where none waits that may run now. Called under the engine's lock."""
-        return None if self.saturated else self._queue.priority
+        if self.saturated:
+            return None
+        return Priority.HIGH if self._probe_wanted else self._queue.priority
 
     @property
     def saturated(self) -> bool:
         """Whether as many batches run as may. Called under the engine's lock."""
-        return len(self._running) >= self._most_running
+        return len(self._runs) >= self._most_running
 
     @property
     def threads_a_batch(self) -> float:
@@ -183,7 +132,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def item_engine_seconds(self) -> float:
         """What an item takes of all threads' time."""
-        return self.item_seconds * self.threads_a_batch
+        return self.cost.seconds * self.threads_a_batch
 
     async def submit(
         self,
@@ -205,7 +154,7 @@ class Batcher(Generic[Item, Result]):
 
         Raises:
             OverloadedError: The items do not fit into the queue, or it is too long for the deadline.
-            UnavailableError: The model is being unloaded, or the engine is stopping or has failed.
+            UnavailableError: The model is not ready or being unloaded, or the engine is stopping or has failed.
         """
         ticket = Ticket(len(items), caller, priority, deadline)
         with self._engine.condition:
@@ -258,9 +207,12 @@ class Batcher(Generic[Item, Result]):
         Args:
             sharers: Threads that are free to run a batch now, the caller included.
         """
+        if self._probe_wanted:
+            self._probe_wanted = False
+            return self._runs.begin([])
         queue = self._queue
-        sharers = min(sharers, self._most_running - len(self._running))
-        size = min(self._backend.max_batch_size, -(-len(queue) // sharers))
+        sharers = min(sharers, self._most_running - len(self._runs))
+        size = min(self._runs.max_batch_size, -(-len(queue) // sharers))
         now = self._clock()
         taken: list[Job] = []
         left: list[Job] = []
@@ -279,48 +231,96 @@ class Batcher(Generic[Item, Result]):
             else:
                 taken.append(job)
         queue.put_back(left)
-        if not taken:
-            return None
-        batch = Batch(taken)
-        self._running.add(batch)
-        return batch
+        return self._runs.begin(taken) if taken else None
 
     def run(self, batch: Batch) -> None:
         """Runs a batch and answers its items, whatever happens. Called by an engine's thread without the lock.
+
+        Where the thread was given up meanwhile, they have been answered, and nothing is counted.
 
         Raises:
             BaseException: What is no Exception, after every item of the batch was answered with an EngineError.
         """
         began = self._clock()
         values: Sequence[Any] = ()
+        raised: type[BaseException] | None = None
         end = BatchEnd.RAN
         try:
-            values = self._backend.run([job.item for job in batch.jobs], batch.stop, alone=batch.alone)
-            if len(values) != len(batch):
-                raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
+            values = self._values(batch)
         except BaseException as error:
-            end = BatchEnd.STOPPED if batch.stop.requested else BatchEnd.FAILED
-            values = [self._failure(batch)] * len(batch)
+            raised = type(error)
+            end = BatchEnd.STOPPED if batch.stop.requested and not batch.hung else BatchEnd.FAILED
+            values = [diagnosis.failure(batch, self._name)] * len(batch)
             # The next batch may be fine, unless the thread itself is to end.
             if not isinstance(error, Exception):
                 raise
         finally:
             ended = self._clock()
-            seconds = (ended - began) / len(batch)
+            seconds = ended - began
             if self._has_traced:
                 origins.trace_batch(self._name, batch.jobs, began, ended)
             # Where nothing was answered, the network may not have run, and the time says nothing of its cost.
             answered = not all(isinstance(value, RetinueError) for value in values)
             with self._engine.condition:
-                self._engine.finish(end)
-                self._running.remove(batch)
-                self._batch_ended.notify_all()
-                if answered:
-                    self._learn_cost(seconds)
-                for job, value in zip(batch.jobs, values, strict=True):
-                    job.ticket.put(job.index, Outcome(value, began - job.queued_at))
-            if answered:
-                self._on_batch(len(batch), seconds * len(batch))
+                in_time = self._runs.end(batch)
+                if in_time:
+                    self._engine.finish(end)
+                    if answered:
+                        self.cost.learn(seconds / len(batch))
+                    for job, value in zip(batch.jobs, values, strict=True):
+                        job.ticket.put(job.index, Outcome(value, began - job.queued_at))
+                    self._judge(batch, values, raised, seconds)
+                elif self.recovery is not None:
+                    self.recovery.thread_back()
+            self.clear()
+            if answered and in_time:
+                self._on_batch(len(batch), seconds)
+
+    def watch(self, batch: Batch, elapsed_seconds: float) -> bool:
+        """Stops a batch that hangs, or answers its items where it does not stop. Called under the engine's lock.
+
+        Args:
+            batch: Which.
+            elapsed_seconds: Since it was called last.
+
+        Returns:
+            Whether its thread is lost.
+        """
+        recovery = self.recovery
+        if recovery is None or not diagnosis.watch(
+            recovery, batch, self._expected_seconds(batch), elapsed_seconds
+        ):
+            return False
+        current = self._runs.is_current(batch)
+        self._runs.give_up(batch)
+        for job in batch.jobs:
+            job.ticket.put(job.index, Outcome(diagnosis.hung(), self._clock() - job.queued_at))
+        recovery.thread_lost(current=current)
+        return True
+
+    def want_probe(self) -> None:
+        """Has the next thread run a probe. Called under the engine's lock."""
+        self._probe_wanted = True
+        self._engine.condition.notify()
+
+    def refuse(self, error: UnavailableError) -> None:
+        """Answers what waits and what comes with an error, and begins no batch. Called under the engine's lock."""
+        self.refusal = error
+        self._probe_wanted = False
+        self._runs.retire()
+        self.fail_all(error)
+
+    def accept(self, backend: Backend[Item, Result]) -> None:
+        """Takes items again, for another backend. Called under the engine's lock."""
+        self._runs.put(backend)
+        if self._closed:
+            self._runs.retire()
+        else:
+            self.refusal = None
+
+    def clear(self) -> None:
+        """Closes the backends that no batch will be in any more. Called without the lock: it may take a while."""
+        self._runs.close_unused()
 
     def fail_all(self, error: RetinueError) -> None:
         """Answers everything that waits with an error. Called under the engine's lock."""
@@ -336,22 +336,43 @@ class Batcher(Generic[Item, Result]):
         """
         with self._engine.condition:
             self._closed = True
+            if self.recovery is not None:
+                self.recovery.detach()
             self._engine.remove(self)
-            self.fail_all(_unloaded())
-            self._batch_ended.wait_for(lambda: not self._running, timeout_seconds)
-        self._backend.close()
+            self.refuse(_unloaded())
+            self._runs.wait(timeout_seconds)
+        self._runs.close_unused(used_too=True)
 
-    def _failure(self, batch: Batch) -> RetinueError:
-        """What the items of a batch get whose run has just raised."""
-        if batch.stop.requested:
-            return EngineError("the run was stopped, since no caller waited for it any more.")
-        return origins.failure(self._name, batch.jobs)
+    def _values(self, batch: Batch) -> Sequence[Any]:
+        """What the backend answers; nothing for a probe."""
+        backend = batch.tenure.backend
+        if batch.is_probe:
+            assert self.recovery is not None
+            self.recovery.remedy.probe(backend, batch.stop)
+            return ()
+        values = backend.run([job.item for job in batch.jobs], batch.stop, alone=batch.alone)
+        if len(values) != len(batch):
+            raise RuntimeError(f"the backend answered {len(values)} of {len(batch)} items")
+        return values
+
+    def _expected_seconds(self, batch: Batch) -> float:
+        return len(batch) * self.cost.seconds
+
+    def _judge(
+        self, batch: Batch, values: Sequence[Any], raised: type[BaseException] | None, seconds: float
+    ) -> None:
+        # What befell a backend that was replaced says nothing of the one there is.
+        if self.recovery is None or not self._runs.is_current(batch):
+            return
+        slow = seconds > self.recovery.limits.longest(self._expected_seconds(batch))
+        if diagnosis.judge(self.recovery, batch, values, raised, slow=slow):
+            self._engine.suspect_all("device_failed")
 
     def _check_room(self, count: int, caller: Hashable, priority: Priority, deadline: float | None) -> None:
         queue, engine = self._queue, self._engine
         engine.check_accepting()
-        if self._closed:
-            raise _unloaded()
+        if self.refusal is not None:
+            raise UnavailableError(self.refusal.message, reason=self.refusal.reason)
         item_seconds = self.item_engine_seconds
         ahead_seconds = queue.ahead_of(count, caller, priority) * item_seconds
         turns_seconds = ahead_seconds + count * item_seconds
@@ -359,14 +380,14 @@ class Batcher(Generic[Item, Result]):
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
         own = queue.waiting_of(caller)
         waiting = len(queue) if priority is Priority.COPY else self.requested
-        if own + count > self._capacity - waiting:
+        if own + count > self.capacity - waiting:
             raise OverloadedError(
-                f"the model's queue holds {waiting} of {self._capacity} images, {own} of them this caller's, and a "
+                f"the model's queue holds {waiting} of {self.capacity} images, {own} of them this caller's, and a "
                 f"caller may add no more than leaves others as much room: {count} are too many; retry in "
                 f"{retry_after_seconds:.2f} s or send fewer at once.",
                 retry_after_seconds=retry_after_seconds,
             )
-        run_seconds = -(-count // self._most_running) * self._item_cost(idle=wait_seconds == 0)
+        run_seconds = -(-count // self._most_running) * self.cost.of_next(idle=wait_seconds == 0)
         if deadline is not None and self._clock() + _CAUTION * wait_seconds + run_seconds > deadline:
             raise OverloadedError(
                 f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting, and the request takes "
@@ -375,23 +396,11 @@ class Batcher(Generic[Item, Result]):
                 reason="DEADLINE_TOO_SHORT",
             )
 
-    def _learn_cost(self, seconds: float) -> None:
-        """Moves the estimates by what an item of a batch took."""
-        self._fastest_item_seconds = min(self._fastest_item_seconds, seconds)
-        counted = min(seconds, _MOST_TIMES_ESTIMATE * self.item_seconds)
-        self.item_seconds += _COST_SMOOTHING * (counted - self.item_seconds)
-
-    def _item_cost(self, *, idle: bool) -> float:
-        """What an item will cost; with an idle engine the least it ever did, since a guess must refuse nothing."""
-        if not idle:
-            return self.item_seconds
-        return 0.0 if math.isinf(self._fastest_item_seconds) else self._fastest_item_seconds
-
     def _withdraw(self, ticket: Ticket) -> None:
         with self._engine.condition:
             self._queue.remove(ticket)
             ticket.drop()
-            for batch in self._running:
+            for batch in self._runs:
                 batch.stop_if_abandoned()
 
 

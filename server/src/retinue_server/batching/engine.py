@@ -2,12 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from retinue_server.batching.batcher import Batch, Batcher
+from retinue_server.batching.batch import Batch
+from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.tickets import BatchEnd, Priority
 from retinue_server.batching.usage import Usage
 from retinue_server.errors import UnavailableError
@@ -16,6 +18,27 @@ _log = structlog.get_logger(__name__)
 
 # After so many items in a row that came to an idle engine, the next one is taken to be alone, too.
 _ALONE_BEFORE = 3
+# For what is told to stop when the threads are.
+_STOPPING_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Running:
+    """What a thread runs.
+
+    Attributes:
+        batcher: Whose batch.
+        batch: The batch.
+        began: When it began to.
+        done_at: When it is done, by what was measured.
+        weight: How many threads' time that takes.
+    """
+
+    batcher: Batcher[Any, Any]
+    batch: Batch
+    began: float
+    done_at: float
+    weight: float
 
 
 class Engine:
@@ -23,7 +46,8 @@ class Engine:
 
     An idle engine runs what is there at once; a busy one lets batches grow until a thread is free. So models share the
     engine's time equally, whatever they cost and however many images wait for each (start-time fair queueing). A batch
-    that fails costs its own items; a thread that dies fails everything that waits and turns `healthy` off.
+    that fails costs its own items; a thread that dies fails everything that waits and turns `healthy` off. One that
+    hangs in a batch is given up where somebody watches: another takes its place, and should it come back, it ends.
 
     Args:
         instances: How many batches run at once.
@@ -51,24 +75,20 @@ class Engine:
         self.condition = threading.Condition(self.lock)
         self._on_failure = on_failure
         self._batchers: list[Batcher[Any, Any]] = []
-        # When what a thread runs is done, and how many threads' time that takes.
-        self._done_at: dict[threading.Thread, tuple[float, float]] = {}
-        # When each thread that runs something began to.
-        self._began: dict[threading.Thread, float] = {}
+        self._running: dict[threading.Thread, _Running] = {}
         self._busy_seconds = 0.0
         self._batches = dict.fromkeys(BatchEnd, 0)
         self._virtual_seconds = 0.0
         self._alone_in_a_row = 0
         self._stopping = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
-            for number in range(instances)
-        ]
+        self._started = instances
+        # Those that were given up are not among them.
+        self._threads = {self._thread(number) for number in range(instances)}
 
     @property
     def idle(self) -> int:
         """Threads that run nothing."""
-        return self.instances - len(self._done_at)
+        return self.instances - len(self._running)
 
     def start(self) -> None:
         """Starts the threads."""
@@ -79,7 +99,8 @@ class Engine:
         """Lets the threads finish the batch they run, and answers what still waits with UNAVAILABLE.
 
         Args:
-            timeout_seconds: How long to wait for each thread; one that hangs in a network dies with the process.
+            timeout_seconds: How long to wait for them. Then what runs is told to stop, and what does not even do that
+                dies with the process.
         """
         with self.condition:
             self._stopping = True
@@ -87,9 +108,12 @@ class Engine:
                 UnavailableError("the server is shutting down; retry on another one.", reason="DRAINING")
             )
             self.condition.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(timeout_seconds)
+            threads = [thread for thread in self._threads if thread.is_alive()]
+        _join(threads, timeout_seconds)
+        with self.condition:
+            for running in self._running.values():
+                running.batch.stop.request()
+        _join(threads, _STOPPING_SECONDS)
 
     def add(self, batcher: Batcher[Any, Any]) -> None:
         """Gives the threads one more queue to empty."""
@@ -100,6 +124,33 @@ class Engine:
         """Takes a queue away from the threads; what of it runs is finished. Called under the lock."""
         if batcher in self._batchers:
             self._batchers.remove(batcher)
+
+    @property
+    def device_lost(self) -> bool:
+        """Whether no model can be opened any more, for the device's sake: only another process may mend that."""
+        with self.lock:
+            known = [one.recovery for one in self._batchers if one.recovery is not None]
+            return bool(known) and all(one.device_lost for one in known)
+
+    def suspect_all(self, reason: str) -> None:
+        """Has all models probed. Called under the lock."""
+        for batcher in self._batchers:
+            if batcher.recovery is not None:
+                batcher.recovery.suspect(reason)
+
+    def watch(self, elapsed_seconds: float) -> None:
+        """Stops batches that hang, gives up threads that do not stop, and heals models. To be called again and again.
+
+        Args:
+            elapsed_seconds: Since the last time, as far as this process could run.
+        """
+        with self.condition:
+            for thread, running in list(self._running.items()):
+                if running.batcher.watch(running.batch, elapsed_seconds):
+                    self._replace(thread)
+            for batcher in self._batchers:
+                if batcher.recovery is not None:
+                    batcher.recovery.tick()
 
     def check_accepting(self) -> None:
         """Refuses work that no thread would run. Called under the lock.
@@ -142,21 +193,18 @@ class Engine:
         if self.idle and not batcher.saturated and not ahead_seconds and not others_seconds:
             return 0.0
         now = self.clock()
-        running_seconds = sum(max(0.0, done_at - now) * weight for done_at, weight in self._done_at.values())
+        running_seconds = sum(max(0.0, one.done_at - now) * one.weight for one in self._running.values())
         return (running_seconds + ahead_seconds + others_seconds) / self.instances
 
     def finish(self, end: BatchEnd) -> None:
         """Counts the calling thread as idle, before the answers of its batch are seen. Called under the lock."""
-        thread = threading.current_thread()
-        del self._done_at[thread]
-        self._busy_seconds += self.clock() - self._began.pop(thread)
-        self._batches[end] += 1
+        self._ended(self._running.pop(threading.current_thread()), end)
 
     def usage(self) -> Usage:
         """What its threads do, with the time of what runs now."""
         with self.lock:
             now = self.clock()
-            running_seconds = sum(now - began for began in self._began.values())
+            running_seconds = sum(now - one.began for one in self._running.values())
             return Usage(
                 threads=self.instances,
                 healthy=self.healthy,
@@ -165,12 +213,30 @@ class Engine:
                 batches=self._batches.copy(),
             )
 
+    def _ended(self, running: _Running, end: BatchEnd) -> None:
+        self._busy_seconds += self.clock() - running.began
+        self._batches[end] += 1
+
+    def _thread(self, number: int) -> threading.Thread:
+        return threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
+
+    def _replace(self, lost: threading.Thread) -> None:
+        """Has another thread do what one does not that hangs. Called under the lock."""
+        self._ended(self._running.pop(lost), BatchEnd.FAILED)
+        self._threads.discard(lost)
+        self._started += 1
+        another = self._thread(self._started)
+        self._threads.add(another)
+        another.start()
+
     def _work(self) -> None:
         try:
             while self._run_next():
                 pass
         except BaseException:
             with self.condition:
+                if threading.current_thread() not in self._threads:
+                    return
                 self.healthy = False
                 self._fail_all(
                     UnavailableError(
@@ -197,7 +263,7 @@ class Engine:
     def _next(self) -> tuple[Batcher[Any, Any], Batch] | None:
         """Waits for a batch; None means stop."""
         with self.condition:
-            while not self._stopping:
+            while not self._stopping and threading.current_thread() in self._threads:
                 waiting = [
                     (priority, batcher.virtual_seconds, batcher.joined_at, number)
                     for number, batcher in enumerate(self._batchers)
@@ -207,14 +273,16 @@ class Engine:
                     self.condition.wait()
                     continue
                 batcher = self._batchers[min(waiting)[-1]]
-                if batch := batcher.take(sharers=self.idle):
+                batch = batcher.take(sharers=self.idle)
+                if batch is not None:
                     batch.alone = batcher.all_cores or self._is_alone(batch)
-                    cost_seconds = len(batch) * batcher.item_seconds
+                    cost_seconds = len(batch) * batcher.cost.seconds
                     self._virtual_seconds = max(self._virtual_seconds, batcher.virtual_seconds)
                     batcher.virtual_seconds += len(batch) * batcher.item_engine_seconds
-                    now, thread = self.clock(), threading.current_thread()
-                    self._done_at[thread] = now + cost_seconds, batcher.threads_a_batch
-                    self._began[thread] = now
+                    now = self.clock()
+                    self._running[threading.current_thread()] = _Running(
+                        batcher, batch, now, now + cost_seconds, batcher.threads_a_batch
+                    )
                     return batcher, batch
             return None
 
@@ -224,7 +292,7 @@ class Engine:
         Threads that each run a batch and one run on all cores would be in each other's way, so this changes only when
         callers have really become fewer.
         """
-        if self._done_at or len(batch) > 1 or any(len(batcher) for batcher in self._batchers):
+        if self._running or len(batch) != 1 or any(len(batcher) for batcher in self._batchers):
             self._alone_in_a_row = 0
             return False
         self._alone_in_a_row += 1
@@ -233,3 +301,10 @@ class Engine:
     def _fail_all(self, error: UnavailableError) -> None:
         for batcher in self._batchers:
             batcher.fail_all(error)
+
+
+def _join(threads: Sequence[threading.Thread], timeout_seconds: float) -> None:
+    """Waits for the end of all, but no longer than so long together."""
+    end_at = time.monotonic() + timeout_seconds
+    for thread in threads:
+        thread.join(max(0.0, end_at - time.monotonic()))

@@ -35,12 +35,18 @@ def trace_batch(model: str, jobs: Sequence[Job], began: float, ended: float) -> 
             origin.trace.ran_in(began - job.queued_at, context)
 
 
-def failure(model: str, jobs: Sequence[Job]) -> EngineError:
-    """What the calls of a batch are told whose run has just raised; the log says more, and names a few of them."""
+def failure(model: str, jobs: Sequence[Job], event: str) -> EngineError:
+    """What the calls of a batch are told whose run has just raised; the log says more, and names a few of them.
+
+    Args:
+        model: NAME/VERSION.
+        jobs: Of the batch.
+        event: What the log calls it.
+    """
     error_id = secrets.token_hex(8)
     origins = _origins(jobs)[:_MOST_NAMED]
     _log.exception(
-        "batch_failed",
+        event,
         model=model,
         batch_size=len(jobs),
         error_id=error_id,

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 from retinue_server.batching.tickets import Outcome, Priority
+from retinue_server.errors import UnavailableError
 
 
 class Queue(Protocol):
@@ -11,6 +12,11 @@ class Queue(Protocol):
 
     def __len__(self) -> int:
         """Items that wait."""
+        ...
+
+    @property
+    def refusal(self) -> UnavailableError | None:
+        """Why nothing is taken; None where it is."""
         ...
 
     def check_room(self, count: int, *, caller: Hashable, priority: Priority, deadline: float | None) -> None:

@@ -84,7 +84,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         version = requests.version(request.version)
         if not self._service.ready:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._service.catalog.serves(request.name, version))
+        catalog = self._service.catalog
+        ready = catalog.serves(request.name, version) and catalog.get(request.name, version).ready
+        return pb.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Context

@@ -1,5 +1,6 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
+import asyncio
 from functools import partial
 
 import grpc
@@ -102,7 +103,9 @@ class RpcServer:
         vision_service_pb2_grpc.add_VisionServiceServicer_to_server(vision, self._server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(tensors, self._server)
         self._health = health.aio.HealthServicer()
-        self._models: set[str] = set()
+        self._serving: set[str] = set()
+        self._known: set[str] = set()
+        self._publishing = asyncio.Lock()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, inference_servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -127,17 +130,21 @@ class RpcServer:
 
     async def open(self, catalog: Catalog) -> None:
         """Reports the server and its models as serving."""
-        for service in _SERVICES:
-            await self._health.set(service, _SERVING)
         await self.publish(catalog)
 
     async def publish(self, catalog: Catalog) -> None:
-        """Reports the models of a catalog as serving, and those of the one before that are gone as not serving."""
-        before, self._models = self._models, {model.name for model in catalog.models} - _SERVICES
-        for name in before - self._models:
-            await self._health.set(name, _NOT_SERVING)
-        for name in self._models - before:
-            await self._health.set(name, _SERVING)
+        """Reports the models of a catalog that are ready as serving, and those that are not or are gone as not."""
+        # What is said last is what holds.
+        async with self._publishing:
+            names = {model.name for model in catalog.models} - _SERVICES
+            ready = {model.name for model in catalog.models if model.ready} & names
+            if catalog.works:
+                ready |= _SERVICES
+            for name in (self._known | names) - ready:
+                await self._health.set(name, _NOT_SERVING)
+            for name in ready - self._serving:
+                await self._health.set(name, _SERVING)
+            self._known, self._serving = names | _SERVICES, ready
 
     async def close(self) -> None:
         """Reports everything as not serving."""

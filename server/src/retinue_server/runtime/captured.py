@@ -35,6 +35,7 @@ _RETURN_AT_ONCE = ("disable_synchronize_execution_providers", "1")
 # A graph runs the same kernels as the run that it was captured from.
 _TOLERANCE = 1e-3
 _LEAST_EQUAL_CLASSES = 0.99
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,18 @@ class CaptureGate:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Held by a run that captures."""
+        """Held by a run that captures.
+
+        Raises:
+            TimeoutError: Something runs for too long: what hangs must not keep everything else waiting.
+        """
         with self._condition:
             self._condition.wait_for(lambda: not self._capturing)
             self._capturing = True
-            self._condition.wait_for(lambda: not self._running)
+            quiet = self._condition.wait_for(lambda: not self._running, _LONGEST_WAIT_SECONDS)
         try:
+            if not quiet:
+                raise TimeoutError("other batches ran for too long to capture this one")
             yield
         finally:
             with self._condition:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class MemoryLimit:
         self._own_bytes = own_bytes
         self._models_bytes = 0
         self.on_device = on_device
+        # Models are opened anew, and given up, by threads of their own.
+        self._lock = threading.Lock()
 
     @property
     def taken_bytes(self) -> int:
@@ -113,11 +116,23 @@ class MemoryLimit:
 
     def take(self, need: MemoryUse) -> None:
         """Counts a model that is served from now on."""
-        self._models_bytes += self._counted(need)
+        with self._lock:
+            self._models_bytes += self._counted(need)
+
+    def take_checked(self, what: str, need: MemoryUse) -> None:
+        """Counts a model, or refuses it as `check` does.
+
+        Raises:
+            BundleError: It does not fit.
+        """
+        with self._lock:
+            self.check(what, need, measured=True)
+            self._models_bytes += self._counted(need)
 
     def give(self, need: MemoryUse) -> None:
         """Counts it no more."""
-        self._models_bytes -= self._counted(need)
+        with self._lock:
+            self._models_bytes -= self._counted(need)
 
     def _counted(self, need: MemoryUse) -> int:
         return need.device_bytes if self.on_device else need.total_bytes

@@ -16,7 +16,7 @@ from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.bundle.manifest import input_spec
 from retinue_server.errors import BundleError, StartupError
-from retinue_server.runtime import contract, cudart, optimised, providers
+from retinue_server.runtime import contract, cudart, device_failures, optimised, providers
 from retinue_server.runtime.binding import GpuModel
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.captured import Layout
@@ -146,12 +146,19 @@ class Session:
 
         Returns:
             `outputs` and what is wanted beside them, each with N rows.
+
+        Raises:
+            DeviceError: The GPU has failed for good.
+            Exception: ONNX Runtime cannot run it.
         """
         options = ort.RunOptions()
         when_stopped(partial(setattr, options, "terminate", True))
         names = [*self.outputs, *(name for name in self.extra_outputs if name in extra)]
         if self._gpu is not None:
-            return dict(zip(names, self._gpu.run(images, feeds, names, options), strict=True))
+            try:
+                return dict(zip(names, self._gpu.run(images, feeds, names, options), strict=True))
+            except Exception as error:
+                raise device_failures.known(error) from error.__cause__
         fed = {contract.IMAGES: images, **feeds}
         session = self._with_extras if extra else self._session
         if alone and not extra:

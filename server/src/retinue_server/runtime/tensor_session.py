@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from retinue_server.errors import BundleError, InvalidRequestError
+from retinue_server.runtime import device_failures
 from retinue_server.runtime.options import session_options
 from retinue_server.runtime.session import Machine, explain
 from retinue_server.tensors import BYTES, DTYPES, Array, TensorSpec
@@ -108,6 +109,8 @@ class TensorSession:
             raise InvalidRequestError(
                 f"the network cannot be run on these tensors: {explain(error)}.", reason="TENSORS_REFUSED"
             ) from None
+        except Exception as error:
+            raise device_failures.known(error) from error.__cause__
 
     def try_out(self) -> None:
         """Runs the network on made-up tensors, to see whether rows that run together are answered as if alone.
@@ -133,6 +136,15 @@ class TensorSession:
             return
         self.batched = False
         self._open_size = None
+
+    def probe(self, when_stopped: Callable[[Callable[[], None]], None]) -> None:
+        """Runs what is made up, if it can be run on that.
+
+        Raises:
+            Exception: It could, and cannot any more.
+        """
+        if self.runs_on_made_up:
+            self.run(self.typical(1), when_stopped)
 
     @property
     def runs_on_made_up(self) -> bool:

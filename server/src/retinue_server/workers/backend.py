@@ -1,7 +1,8 @@
 """The engine's end of a model: runs batches of images that front-ends have put into slots."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,6 +120,7 @@ class SlotBackend:
         network: What runs the batch.
         layout: What the slots hold.
         batch_sizes: Ascending; the last is the most images of one batch.
+        typical: Makes what the network takes beside so many images.
         fill_up: Whether batches are filled up to one of these sizes, as a GPU wants it.
         new_slab: Makes what a batch's images are gathered in, where the network does not run those that lie elsewhere.
     """
@@ -129,12 +131,14 @@ class SlotBackend:
         layout: Layout,
         *,
         batch_sizes: Sequence[int],
+        typical: Callable[[int], Arrays],
         fill_up: bool = False,
         new_slab: Callable[[], npt.NDArray[np.uint8]] | None = None,
     ) -> None:
         self._network = network
         self._layout = layout
         self._batch_sizes = batch_sizes
+        self._typical = typical
         self._fill_up = fill_up
         self._new_slab = new_slab
         self._takes_iou_threshold = any(row.name == contract.SCORE_THRESHOLD for row in layout.inputs)
@@ -152,13 +156,20 @@ class SlotBackend:
         Raises:
             Stopped: Nobody waits for the answers any more.
         """
-        # On GPUs each in turn, since it says which of them runs.
-        slabs = self._slabs.pop(0 if self._fill_up else -1) if self._slabs else self._new_slabs()
-        try:
-            with in_use(item.request.lease for item in items) as held:
-                return self._run_in(slabs, items, held, stop, alone)
-        finally:
-            self._slabs.append(slabs)
+        with self._in_slabs() as slabs, in_use(item.request.lease for item in items) as held:
+            return self._run_in(slabs, items, held, stop, alone)
+
+    def probe(self, stop: Stop) -> None:
+        """Runs the network on a black image.
+
+        Raises:
+            Exception: It cannot.
+        """
+        rows = self._rows(1)
+        with self._in_slabs() as slabs:
+            images = slabs[contract.IMAGES][:rows]
+            images[...] = 0
+            self._network.run(images, self._typical(rows), (), stop.when_requested, alone=False)
 
     def close(self) -> None:
         """Gives back the slabs and what the network holds."""
@@ -193,7 +204,7 @@ class SlotBackend:
         stop.check()
 
         # Rows past the images hold what was there before; their outputs are dropped.
-        rows = next(size for size in self._batch_sizes if size >= end) if self._fill_up else end
+        rows = self._rows(end)
         feeds = {name: slab[:rows] for name, slab in slabs.items() if name != contract.IMAGES}
         if self._takes_iou_threshold:
             feeds[contract.IOU_THRESHOLD] = np.array([items[0].request.iou_threshold], np.float32)
@@ -201,11 +212,27 @@ class SlotBackend:
         outputs = self._network.run(
             slabs[contract.IMAGES][:rows], feeds, extra, stop.when_requested, alone=alone
         )
+        # A batch that hung and was answered for may come back when its slots are other images'.
+        stop.check()
         ran = Ran(time.perf_counter() - began, end)
         for slots, numbers, start, end in ranges:
             for name, values in outputs.items():
                 slots.arrays[name][numbers] = values[start:end]
         return [ran if item.request.lease in held else _left() for item in items]
+
+    @contextmanager
+    def _in_slabs(self) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """What a batch lies in while it runs."""
+        # On GPUs each in turn, since it says which of them runs.
+        slabs = self._slabs.pop(0 if self._fill_up else -1) if self._slabs else self._new_slabs()
+        try:
+            yield slabs
+        finally:
+            self._slabs.append(slabs)
+
+    def _rows(self, images: int) -> int:
+        """How many rows the network runs for so many images."""
+        return next(size for size in self._batch_sizes if size >= images) if self._fill_up else images
 
     def _new_slabs(self) -> dict[str, npt.NDArray[Any]]:
         slabs = {

@@ -6,7 +6,7 @@ from typing import Any
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Outcome, Priority, Stop
-from retinue_server.errors import EngineError, ImageError, RetinueError
+from retinue_server.errors import EngineError, ImageError, RetinueError, UnavailableError
 from retinue_server.feeds import Feeds
 from retinue_server.postprocess import Postprocess
 from retinue_server.results import Answer, ClassifyOptions, DetectOptions, TensorOptions, Work
@@ -39,6 +39,7 @@ class RemoteBatcher:
 
     Attributes:
         number: As given.
+        refusal: Why nothing is taken, as the engine's process has told; None where it is.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RemoteBatcher:
         name: str,
     ) -> None:
         self.number = number
+        self.refusal: UnavailableError | None = None
         self._slots = slots
         self._link = link
         self._extra_bits = {row.name: 1 << bit for bit, row in enumerate(slots.layout.extra_outputs)}
@@ -84,6 +86,8 @@ class RemoteBatcher:
 
     def check_room(self, count: int, *, caller: Hashable, priority: Priority, deadline: float | None) -> None:
         """Refuses what `submit` would refuse now, as far as that depends on no caller."""
+        if self.refusal is not None:
+            raise UnavailableError(self.refusal.message, reason=self.refusal.reason)
         self._slots.load.check(count, priority, deadline)
 
     async def submit(
@@ -104,9 +108,9 @@ class RemoteBatcher:
 
         Raises:
             OverloadedError: The images do not fit into the queue, or it is too long for the deadline.
-            UnavailableError: The engine is stopping or has failed.
+            UnavailableError: The model is not ready, or the engine is stopping or has failed.
         """
-        self._slots.load.check(len(items), priority, deadline)
+        self.check_room(len(items), caller=caller, priority=priority, deadline=deadline)
         lease, numbers = self._slots.lease(len(items))
         try:
             undecoded = [Undecoded(*both, lease) for both in zip(items, numbers, strict=True)]

@@ -3,12 +3,12 @@
 import json
 import struct
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from retinue.v1 import vision_service_pb2 as pb
 
-from retinue_server.errors import BundleError
+from retinue_server.errors import BundleError, UnavailableError
 from retinue_server.runtime.providers import Provider
 from retinue_server.settings import Settings
 from retinue_server.workers.slots import Layout, Place
@@ -76,6 +76,7 @@ class Served:
         places: Of each of them, where its slots are.
         pipelines: The descriptions of those that lead to others.
         failures: Why bundles that were found are not served, by (name, version).
+        unready: Of the models that take no requests now, why not, by the number of their place.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Served:
     places: Sequence[Place]
     pipelines: Sequence[pb.Model]
     failures: dict[tuple[str, int], BundleError]
+    unready: Mapping[int, UnavailableError] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         """The body of `MODELS`."""
@@ -91,6 +93,7 @@ class Served:
             "number": self.number,
             "places": [[place.number, place.offset, place.layout.to_json()] for place in self.places],
             "failures": [[*key, error.message, error.reason] for key, error in self.failures.items()],
+            "unready": [[number, error.message, error.reason] for number, error in self.unready.items()],
         }
         return _LENGTH.pack(len(described)) + described + json.dumps(more).encode()
 
@@ -113,4 +116,5 @@ class Served:
                 (name, version): BundleError(message, reason=reason)
                 for name, version, message, reason in more["failures"]
             },
+            {number: UnavailableError(message, reason=reason) for number, message, reason in more["unready"]},
         )
