@@ -40,10 +40,11 @@ from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
-from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
+from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps, tensor_limit_bytes
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
 from retinue_server.runtime.session import Machine, Threads
+from retinue_server.runtime.tensor_arena import TensorArena
 from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
@@ -367,8 +368,16 @@ def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> M
     """
     if provider.on_gpu:
         instances = settings.instances or _INSTANCES_ON_A_GPU * len(provider.devices)
-        return Machine(provider, Threads(instances, 1), kept, cuda_graphs=settings.cuda_graphs)
+        threads = Threads(instances, 1)
+        return Machine(provider, threads, kept, None, settings.cuda_graphs, _tensor_arena(settings, provider))
     cores = available_cores()
     instances = settings.instances or cores
     threads = Threads(instances, max(1, cores // instances))
-    return Machine(provider, threads, kept, ThreadPools(cores) if threads.per_instance < cores else None)
+    pools = ThreadPools(cores) if threads.per_instance < cores else None
+    return Machine(provider, threads, kept, pools, tensor_arena=_tensor_arena(settings, provider))
+
+
+def _tensor_arena(settings: Settings, provider: Provider) -> TensorArena:
+    # In front of a GPU --memory-limit is about the device's memory.
+    process_bytes = 0 if provider.on_gpu else settings.memory_limit
+    return TensorArena(tensor_limit_bytes(settings.tensor_memory_limit, process_bytes))
