@@ -282,8 +282,8 @@ def _plan_front(
     control = ModelControl(repository)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control)
-        # Front-ends count these calls, also those of each token.
-        calls = Calls(Metrics(), settings, Access(TokenFile.of(settings), among=0))
+        # Front-ends count what is passed on to them, and hold the limits of tokens.
+        calls = Calls(metrics, settings, Access(TokenFile.of(settings), among=0))
         exchanges = Exchanges(calls, settings.max_request_bytes)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None

@@ -20,8 +20,9 @@ from retinue_server.front_end_process import FrontEndProcess, Given
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
 from retinue_server.rpc.model_control import ModelControl
-from retinue_server.rpc.port import PrivateSockets, SharedPort, address
+from retinue_server.rpc.port import PrivateSockets, SharedPort
 from retinue_server.rpc.relay import Relay
+from retinue_server.rpc.server import streams_per_connection
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
 from retinue_server.workers import frames
@@ -69,10 +70,10 @@ class FrontEnds(Collector):
         self._control = control
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
-        # Callers may need a certificate, of which this process has none.
-        self._private = PrivateSockets(wanted=bool(settings.tls_certificate))
-        shared = address(settings.host, self.port)
-        self.relay = Relay([self._private.address(number) or shared for number in range(settings.workers)])
+        # Callers may need a certificate, of which this process has none; and it says there who calls.
+        self._private = PrivateSockets()
+        private = [self._private.address(number) for number in range(settings.workers)]
+        self.relay = Relay(private, streams_per_connection(settings))
         threads = settings.decode_threads or available_cores()
         self._plan = Plan(
             shared_among(settings, settings.workers, self.port), provider, -(-threads // settings.workers)

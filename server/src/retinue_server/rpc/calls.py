@@ -25,6 +25,10 @@ _log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.01
 _RETRY_SECONDS = 0.1
+# What the engine's process tells a front-end of whoever calls it over HTTP.
+CALLER = "retinue-caller"
+# Of the socket that only the server's own processes reach; the ports have addresses of IP.
+_PRIVATE_PEER = "unix:"
 _OK, _INTERNAL, _CANCELLED, _EXPIRED = "OK", "INTERNAL", "CANCELLED", "DEADLINE_EXCEEDED"
 
 Reply = TypeVar("Reply")
@@ -65,6 +69,8 @@ class Call:
     version: str = ""
     leases: list[Leases] = field(default_factory=list)
     token: Token | None = None
+    # Whether another process counts it.
+    passed_on: bool = False
     # What a caller knows it by among the messages of a stream.
     request_id: str = ""
 
@@ -80,6 +86,22 @@ class Call:
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
+
+
+def caller_of(context: Context) -> str:
+    """Whose turn the current call is: that of its token, which may have many connections, or else of its connection.
+
+    Over HTTP, with front-ends, the connection is the engine's process's, which says whose call it is. Nobody else is
+    believed to say so.
+
+    Args:
+        context: Of the call.
+    """
+    token = current_call.get().token
+    if token is not None:
+        return f"token:{token.name}"
+    peer = context.peer()
+    return metadata_of(context)(CALLER) or peer if peer.startswith(_PRIVATE_PEER) else peer
 
 
 class Calls:
@@ -174,9 +196,10 @@ class Calls:
             _log.exception("call_failed", method=method, model=call.model, request_id=request_id)
             raise RetinueError(f"internal error; the server logged it as {request_id}.") from None
         finally:
-            self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
-            if call.token is not None:
-                self._metrics.count_token(call.token.name, code)
+            if not call.passed_on:
+                self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
+                if call.token is not None:
+                    self._metrics.count_token(call.token.name, code)
 
     def _check_room(self) -> None:
         if len(self._running) >= self._max_calls:

@@ -14,7 +14,7 @@ from retinue_server.metrics import Metrics
 from retinue_server.results import TensorWork, Work
 from retinue_server.rpc import inference_replies as replies
 from retinue_server.rpc import inference_requests as requests
-from retinue_server.rpc.calls import Context, current_call, metadata_of
+from retinue_server.rpc.calls import Context, caller_of, current_call, metadata_of
 from retinue_server.rpc.model_control import Control
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
@@ -131,7 +131,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         destinations = requests.destinations(request, self._regions)
         priority = requests.priority(request)
         deadline = _deadline(arrived, context.time_remaining(), requests.timeout_seconds(request))
-        caller = context.peer()
+        caller = caller_of(context)
         # Where a server has more to do than it can, most of it is to refuse: before tensors are looked at.
         model.batcher.check_room(count, caller=caller, priority=priority, deadline=deadline)
 
