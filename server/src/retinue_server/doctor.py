@@ -16,7 +16,7 @@ import psutil
 
 from retinue_server import __version__, exposure
 from retinue_server.bundle.remote import RemoteModels, is_remote
-from retinue_server.bundle.repository import BundleFolder, scan
+from retinue_server.bundle.repository import BundleFolder, listing, scan
 from retinue_server.errors import RetinueError, StartupError
 from retinue_server.runtime import cudart
 from retinue_server.runtime.cache import why_unusable
@@ -256,12 +256,16 @@ def _models(settings: Settings) -> Iterator[Finding]:
     if is_remote(settings.models):
         yield from _remote_models(settings)
         return
+    models = Path(settings.models)
     try:
-        bundles = scan(Path(settings.models))
+        bundles = scan(models)
+        unreadable = listing(models).unreadable
     except StartupError as error:
         yield Finding(State.FAIL, "models", error.message)
         return
     yield from map(_checked, bundles)
+    for name, error in unreadable.items():
+        yield Finding(State.FAIL, "models", f"{name}: {error.message}")
 
 
 def _checked(bundle: BundleFolder) -> Finding:

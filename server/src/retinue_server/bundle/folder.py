@@ -8,8 +8,16 @@ from retinue.v1 import serving_pb2 as pb
 
 from retinue_server.bundle import serving
 from retinue_server.bundle.manifest import NAME_PATTERN
-from retinue_server.bundle.repository import BundleFolder, BundleState, FileState, find, scan
-from retinue_server.errors import StartupError
+from retinue_server.bundle.repository import (
+    BundleFolder,
+    BundleState,
+    FileState,
+    Listing,
+    find,
+    listing,
+    scan,
+)
+from retinue_server.errors import BundleError, StartupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +27,18 @@ class ModelOnDisk:
     Attributes:
         serving: Its serving.json.
         versions: Its versions.
+        unreadable: Why its folder cannot be read; else empty.
     """
 
     serving: FileState
     versions: Mapping[int, BundleState]
+    unreadable: str = ""
 
 
 class ModelsFolder:
     """A folder of models. Its methods block, and raise StartupError where it cannot be read.
+
+    Where they are asked for one model whose own folder cannot be read, they raise BundleError, which is one, too.
 
     Args:
         path: Where it lies.
@@ -43,6 +55,10 @@ class ModelsFolder:
     def all(self, name: str | None = None) -> list[BundleFolder]:
         """Lists what there is, by name and then version, of one model or of all."""
         return find(self._path, name)
+
+    def unreadable(self) -> dict[str, BundleError]:
+        """Why folders of models cannot be read, by name."""
+        return listing(self._path).unreadable
 
     def holds(self, name: str) -> bool:
         """Whether a bundle of a name, which may be anything, lies here; raises nothing."""
@@ -98,10 +114,15 @@ class ModelsFolder:
         return serving.read(self._path / name)
 
     def states(self, bundles: list[BundleFolder] | None = None) -> dict[str, ModelOnDisk]:
-        """How models lie on the disk, by name: those of some bundles, or all."""
+        """How models lie on the disk, by name: those of some bundles, or all, those included that cannot be read."""
+        found = listing(self._path) if bundles is None else Listing(bundles, {})
         versions: dict[str, dict[int, BundleState]] = {}
-        for bundle in self.all() if bundles is None else bundles:
+        for bundle in found.bundles:
             versions.setdefault(bundle.name, {})[bundle.version] = bundle.state()
         return {
-            name: ModelOnDisk(serving.state(self._path / name), states) for name, states in versions.items()
+            **{
+                name: ModelOnDisk(serving.state(self._path / name), states)
+                for name, states in versions.items()
+            },
+            **{name: ModelOnDisk(None, {}, error.message) for name, error in found.unreadable.items()},
         }
