@@ -31,6 +31,7 @@ from retinue_server.http.exchange import Exchanges
 from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
+from retinue_server.machine import chosen_provider, planned
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import methods
 from retinue_server.rpc.access import Access
@@ -40,11 +41,9 @@ from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
-from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps, tensor_limit_bytes
-from retinue_server.runtime.pools import ThreadPools
-from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
-from retinue_server.runtime.session import Machine, Threads
-from retinue_server.runtime.tensor_arena import TensorArena
+from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
+from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
+from retinue_server.runtime.session import Machine
 from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
@@ -54,9 +53,6 @@ from retinue_server.tokens import TokenFile
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
-
-# While the GPU runs one batch, the next one is decoded.
-_INSTANCES_ON_A_GPU = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     identity = _checked_identity(settings)
     provider = _choose_provider(settings)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
-    machine = _plan_machine(settings, provider, kept)
+    machine = planned(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
 
     closing: set[asyncio.Task[None]] = set()
@@ -256,13 +252,7 @@ def _process_age_seconds() -> float:
 
 
 def _choose_provider(settings: Settings) -> Provider:
-    provider = choose(
-        settings.provider,
-        gpu_devices=settings.gpu_devices,
-        gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
-        cache_folder=settings.expanded_cache_folder,
-        tf32=settings.gpu_fp32 == "tf32",
-    )
+    provider = chosen_provider(settings)
     if provider.fallback_reason:
         _log.info("provider_fallback", provider=provider.name, reason=provider.fallback_reason)
     _log.info("starting", version=__version__, provider=provider.name, onnxruntime=RUNTIME_VERSION)
@@ -359,25 +349,3 @@ def _memory_limit(settings: Settings, provider: Provider) -> MemoryLimit:
     if provider.on_gpu:
         return MemoryLimit(settings.memory_limit, on_device=True)
     return process_limit(settings.memory_limit, processes=1 + settings.workers)
-
-
-def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:
-    """One single-threaded instance a core serves a full queue fastest on a CPU, since none waits for another.
-
-    A lone image takes all cores there. While a GPU runs one batch, its second instance decodes the next.
-    """
-    if provider.on_gpu:
-        instances = settings.instances or _INSTANCES_ON_A_GPU * len(provider.devices)
-        threads = Threads(instances, 1)
-        return Machine(provider, threads, kept, None, settings.cuda_graphs, _tensor_arena(settings, provider))
-    cores = available_cores()
-    instances = settings.instances or cores
-    threads = Threads(instances, max(1, cores // instances))
-    pools = ThreadPools(cores) if threads.per_instance < cores else None
-    return Machine(provider, threads, kept, pools, tensor_arena=_tensor_arena(settings, provider))
-
-
-def _tensor_arena(settings: Settings, provider: Provider) -> TensorArena:
-    # In front of a GPU --memory-limit is about the device's memory.
-    process_bytes = 0 if provider.on_gpu else settings.memory_limit
-    return TensorArena(tensor_limit_bytes(settings.tensor_memory_limit, process_bytes))
