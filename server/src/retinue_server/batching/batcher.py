@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import structlog
 
 from retinue_server.batching.fair_queue import FairQueue
-from retinue_server.batching.tickets import Job, Outcome, Priority, Stop, Ticket
+from retinue_server.batching.tickets import Batch, Job, Outcome, Priority, Stop, Ticket
 from retinue_server.errors import (
     DeadlineExpiredError,
     EngineError,
@@ -71,31 +71,6 @@ class Plan:
 
     most_running: int = 0
     all_cores: bool = False
-
-
-class Batch:
-    """Jobs that run together.
-
-    Attributes:
-        jobs: At least one.
-        alone: As for `Backend.run`.
-        stop: Likewise.
-    """
-
-    __slots__ = ("alone", "jobs", "stop")
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
-        self.alone = False
-        self.stop = Stop()
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def stop_if_abandoned(self) -> None:
-        """Asks the run to end where no caller waits for it any more. Called under the engine's lock."""
-        if all(job.ticket.future.done() for job in self.jobs):
-            self.stop.request()
 
 
 class Batcher(Generic[Item, Result]):
@@ -215,6 +190,8 @@ class Batcher(Generic[Item, Result]):
             now = self._clock()
             self._queue.add(ticket, [Job(item, ticket, index, now) for index, item in enumerate(items)])
             self._engine.condition.notify(len(items))
+            if priority is not Priority.COPY:
+                self._engine.make_way()
         try:
             return await ticket.future
         except asyncio.CancelledError:
@@ -316,6 +293,15 @@ class Batcher(Generic[Item, Result]):
             if answered:
                 self._on_batch(len(batch), seconds * len(batch))
 
+    def stop_copies(self, most: int) -> int:
+        """Asks running batches of copies to end, at most so many; returns how many do. Called under the lock."""
+        copies = [batch for batch in self._running if batch.of_copies]
+        # Those that were asked before first: they will have made room.
+        copies.sort(key=lambda batch: not batch.stop.requested)
+        for batch in copies[:most]:
+            batch.stop.request()
+        return len(copies[:most])
+
     def fail_all(self, error: RetinueError) -> None:
         """Answers everything that waits with an error. Called under the engine's lock."""
         while self._queue:
@@ -337,6 +323,10 @@ class Batcher(Generic[Item, Result]):
 
     def _failure(self, batch: Batch) -> RetinueError:
         """What the items of a batch get whose run has just raised."""
+        if batch.stop.requested and batch.of_copies:
+            return OverloadedError(
+                "the copy gave way to a request.", retry_after_seconds=_LEAST_RETRY_SECONDS, reason="GAVE_WAY"
+            )
         if batch.stop.requested:
             return EngineError("the run was stopped, since no caller waited for it any more.")
         error_id = secrets.token_hex(8)

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from retinue_server.batching.batcher import Batch, Batcher
-from retinue_server.batching.tickets import Priority
+from retinue_server.batching.batcher import Batcher
+from retinue_server.batching.tickets import Batch, Priority
 from retinue_server.errors import UnavailableError
 
 _log = structlog.get_logger(__name__)
@@ -117,6 +117,17 @@ class Engine:
         """
         batcher.virtual_seconds = max(batcher.virtual_seconds, self._virtual_seconds)
         batcher.joined_at = self.clock()
+
+    def make_way(self) -> None:
+        """Ends as many batches of copies as it takes to have a thread for each request that waits.
+
+        Called under the lock.
+        """
+        missing = sum(batcher.requested for batcher in self._batchers) - self.idle
+        for batcher in self._batchers:
+            if missing <= 0:
+                return
+            missing -= batcher.stop_copies(missing)
 
     def wait_seconds(
         self, batcher: Batcher[Any, Any], priority: Priority, ahead_seconds: float, turns_seconds: float

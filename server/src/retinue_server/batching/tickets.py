@@ -1,7 +1,7 @@
 """What waits in a queue and what becomes of it."""
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
@@ -122,3 +122,33 @@ class Stop:
         self._act = act
         if self.requested:
             act()
+
+
+class Batch:
+    """Jobs that run together.
+
+    Attributes:
+        jobs: At least one.
+        alone: As for `Backend.run`.
+        stop: Likewise.
+    """
+
+    __slots__ = ("alone", "jobs", "stop")
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.alone = False
+        self.stop = Stop()
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def of_copies(self) -> bool:
+        """Whether nothing in it is more than a copy: what goes first comes first."""
+        return self.jobs[0].ticket.priority is Priority.COPY
+
+    def stop_if_abandoned(self) -> None:
+        """Asks the run to end where no caller waits for it any more. Called under the engine's lock."""
+        if all(job.ticket.future.done() for job in self.jobs):
+            self.stop.request()
