@@ -254,3 +254,18 @@ def test_one_that_is_replaced_under_watch_is_served_anew(tmp_path: Path) -> None
         wait_until(lambda: taken() == {"x"}, "the other graph to be served")
         rows = np.array([[1, 2], [3, 6]], np.float32)
         np.testing.assert_array_equal(infer(stub, "adder", {"x": rows})["rest"], [[-1, -2], [1, 2]])
+
+
+def test_weights_that_change_alone_are_served_anew_under_watch(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    weights = plain_models.outside(models).parent / "weights.bin"
+    with (
+        running_server(models, "--model-control", "watch") as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        ones = np.ones((1, 200), np.float32)
+        assert (infer(stub, "outside", {"x": ones})["y"] == 200).all()
+        # In its place, so that nothing else changes.
+        weights.write_bytes(np.full((200, 200), 2, np.float32).tobytes())
+        wait_until(lambda: bool((infer(stub, "outside", {"x": ones})["y"] == 400).all()), "the other weights")

@@ -38,9 +38,17 @@ class BundleFolder:
 
     def state(self) -> BundleState:
         """What differs once a file of the bundle, or the bundle as a whole, was changed or replaced."""
-        return tuple(
+        bundle = tuple(
             file_state(path) for path in (self.path, self.path / manifests.MANIFEST_FILE, self.model_path)
         )
+        return bundle if bundle[1] is not None else (*bundle, *self._weights_states())
+
+    def _weights_states(self) -> BundleState:
+        """Of what lies beside a graph without a manifest, which may have its weights there."""
+        try:
+            return tuple(map(file_state, sorted(self.path.iterdir())))
+        except OSError:
+            return ()
 
     def read(self) -> pb.ModelManifest:
         """Reads the manifest and checks it against the folder's name and the file's hash.
