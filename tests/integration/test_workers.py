@@ -95,6 +95,20 @@ def test_connections_are_divided_and_counted_together(
     assert set(health) == {health_pb2.HealthCheckResponse.SERVING}
 
 
+def test_statistics_are_of_all_front_ends_whichever_is_asked(
+    server: ServerProcess, connections: list[Connection]
+) -> None:
+    for connection in connections:
+        connection.classify(flat(255, 0, 0), model="colour-locator")
+    url = f"{server.http_url}/v2/models/colour-locator/stats"
+    for _ in range(4):
+        (told,) = httpx.get(url).raise_for_status().json()["model_stats"]
+        assert int(told["inference_count"]) == _CONNECTIONS
+        assert int(told["inference_stats"]["success"]["count"]) == _CONNECTIONS
+        # By the engine's process.
+        assert int(told["execution_count"]) == _CONNECTIONS
+
+
 def test_calls_over_http_are_counted_once_whichever_process_refuses_them(server: ServerProcess) -> None:
     url = f"{server.http_url}/v2/models/colour-locator/infer"
     inputs = [{"name": "images", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192}]

@@ -25,9 +25,17 @@ from retinue_server.rpc.relay import Relay
 from retinue_server.rpc.server import streams_per_connection
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
+from retinue_server.tally import Statistics
 from retinue_server.workers import frames
 from retinue_server.workers.alarm import Alarm
-from retinue_server.workers.counts import Counts, MergedMetrics
+from retinue_server.workers.counts import (
+    ALL_STATISTICS,
+    Counts,
+    Key,
+    MergedMetrics,
+    merged_statistics,
+    pack_statistics,
+)
 from retinue_server.workers.frames import Kind
 from retinue_server.workers.serving import Plan, Served, shared_among
 from retinue_server.workers.slots import Place, Places
@@ -65,6 +73,7 @@ class FrontEnds(Collector):
     def __init__(
         self, metrics: Metrics, provider: Provider, settings: Settings, control: ModelControl
     ) -> None:
+        self._metrics = metrics
         self._settings = settings
         self._provider = provider
         self._control = control
@@ -85,6 +94,7 @@ class FrontEnds(Collector):
         self._serving = self._closed = self._ending = False
         self._restarts = 0
         self._lost_counts: Counts = {}
+        self._lost_statistics: dict[Key, Statistics] = {}
         self._publishing = Alarm(self._publish_and_go_on)
         metrics.registry.register(self)
         self.merged = MergedMetrics(metrics.registry, self._all_counts)
@@ -140,6 +150,8 @@ class FrontEnds(Collector):
         for counts in self._all_counts():
             for sample in [one for one in counts if any(labels <= set(one[2]) for labels in of_model)]:
                 del counts[sample]
+        for statistics in (self._lost_statistics, *(one.statistics for one in self._processes.values())):
+            statistics.pop((name, version), None)
 
     async def close(self) -> None:
         """Has everything reported as not serving."""
@@ -210,6 +222,9 @@ class FrontEnds(Collector):
         """
         if not self._serving:
             raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
+        if method == ALL_STATISTICS:
+            await self.count()
+            return pack_statistics(merged_statistics(self._all_statistics()))
         return await self._control.answer(method, request)
 
     @property
@@ -293,6 +308,7 @@ class FrontEnds(Collector):
             code = await process.gone()
             del self._processes[number]
             _add(self._lost_counts, process.counts)
+            self._lost_statistics = merged_statistics([self._lost_statistics, process.statistics])
             if self._ending:
                 return
             if not self._serving:
@@ -337,6 +353,13 @@ class FrontEnds(Collector):
                 if end is not None:
                     end.slots.load.publish(batcher.requested, batcher.capacity, waits)
         return any(map(len, queues.values()))
+
+    def _all_statistics(self) -> Iterator[dict[Key, Statistics]]:
+        # What runs in this process counts its batches here.
+        yield self._metrics.all_statistics()
+        yield self._lost_statistics
+        for process in self._processes.values():
+            yield process.statistics
 
     def _all_counts(self) -> Iterator[Counts]:
         yield self._lost_counts

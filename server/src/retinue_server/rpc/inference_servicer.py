@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping
 
 from retinue.inference import grpc_service_pb2 as pb
 from retinue.inference import grpc_service_pb2_grpc
@@ -21,6 +22,7 @@ from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shadow import Copy
 from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.tally import Statistics
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -47,6 +49,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         settings: Limits of images and replies.
         control: Lists, loads and unloads models.
         regions: Of shared memory; None where it is not served.
+        counted_by_all: Tells what all processes have counted of models, by name and version; None where this is the
+            only one.
     """
 
     def __init__(
@@ -58,12 +62,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         control: Control,
         *,
         regions: SharedMemoryRegions | None = None,
+        counted_by_all: Callable[[], Awaitable[Mapping[tuple[str, int], Statistics]]] | None = None,
     ) -> None:
         self._service = service
         self._metrics = metrics
         self._provider = provider
         self._control = control
         self._regions = regions
+        self._counted_by_all = counted_by_all
         self._max_request_bytes = settings.max_request_bytes
         self._limits = Limits(
             max_images=min(settings.max_images_per_request, settings.max_queue_images),
@@ -117,8 +123,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             found = self._service.catalog.get(request.name, version)
             # A name alone means all its versions here.
             models = [found] if version else [model for model in models if model.name == request.name]
+        counted = {} if self._counted_by_all is None else await self._counted_by_all()
         return pb.ModelStatisticsResponse(
-            model_stats=[replies.statistics(model, self._metrics.statistics(model)) for model in models]
+            model_stats=[
+                replies.statistics(
+                    model, counted.get((model.name, model.version)) or self._metrics.statistics(model)
+                )
+                for model in models
+            ]
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
