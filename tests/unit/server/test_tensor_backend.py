@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retinue_server.batching.tickets import Stop, Stopped
-from retinue_server.errors import EngineError, InvalidRequestError, RetinueError
+from retinue_server.errors import EngineError, InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.results import Answer, TensorRows, TensorWork
 from retinue_server.tensor_backend import TensorBackend, together
 from retinue_server.tensors import Array
@@ -28,6 +28,8 @@ class Doubling:
             raise RuntimeError("terminated")
         if (x == 13).any():
             raise InvalidRequestError("no 13, please.", reason="TENSORS_REFUSED")
+        if (x == 15).any():
+            raise OverloadedError("no room.", retry_after_seconds=1)
         if (x == 14).any():
             raise RuntimeError("out of memory")
         return {"y": 2 * x[self.lost_rows :] if x.ndim else 2 * x}
@@ -89,6 +91,14 @@ def test_what_fails_for_another_reason_is_told_without_it(backend: TensorBackend
     (failed,) = backend.run(rows(14), Stop())
     assert isinstance(failed, EngineError)
     assert "memory" not in failed.message
+
+
+def test_rows_for_which_there_is_no_room_are_not_tried_one_by_one(
+    backend: TensorBackend, network: Doubling
+) -> None:
+    answers = backend.run(rows(1, 15, 2), Stop())
+    assert [type(one) for one in answers] == [OverloadedError] * 3
+    assert len(network.batches) == 1
 
 
 def test_a_network_that_loses_rows_answers_none(backend: TensorBackend, network: Doubling) -> None:
