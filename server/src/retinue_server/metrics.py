@@ -229,7 +229,8 @@ class Metrics:
 
     def all_statistics(self) -> dict[tuple[str, int], Statistics]:
         """Those of all models, by name and version."""
-        return {key: _statistics(meters) for key, meters in self._meters.items()}
+        # A model may be loaded meanwhile, in another thread.
+        return {key: _statistics(meters) for key, meters in list(self._meters.items())}
 
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""

@@ -259,6 +259,7 @@ class Batcher(Generic[Item, Result]):
             return None
         batch = Batch(taken)
         self._running.add(batch)
+        self._engine.copies_running += batch.of_copies
         return batch
 
     def run(self, batch: Batch) -> None:
@@ -285,6 +286,7 @@ class Batcher(Generic[Item, Result]):
             with self._engine.condition:
                 self._engine.finish()
                 self._running.remove(batch)
+                self._engine.copies_running -= batch.of_copies
                 self._batch_ended.notify_all()
                 if answered:
                     self._learn_cost(seconds)

@@ -35,6 +35,7 @@ class Engine:
         condition: On the lock; notified when work arrives.
         instances: As given.
         healthy: Whether all threads live.
+        copies_running: Batches that run and are of copies only. Kept by the batchers, under the lock.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Engine:
         self.instances = instances
         self.clock = clock
         self.healthy = True
+        self.copies_running = 0
         self.lock = threading.RLock()
         self.condition = threading.Condition(self.lock)
         self._on_failure = on_failure
@@ -123,6 +125,8 @@ class Engine:
 
         Called under the lock.
         """
+        if not self.copies_running:
+            return
         missing = sum(batcher.requested for batcher in self._batchers) - self.idle
         for batcher in self._batchers:
             if missing <= 0:
