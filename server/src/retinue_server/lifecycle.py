@@ -183,7 +183,7 @@ class Repository:
             self._folder.follow()
             self._watching = asyncio.get_running_loop().create_task(
                 watch(
-                    self._folder.states,
+                    lambda: self._folder.states(known=list(self._seen)),
                     self._seen,
                     lambda name: self._finished(self._follow(name, again=False)),
                     self._folder.look_seconds,
@@ -245,6 +245,8 @@ class Repository:
             inventory = self._inventory
             try:
                 bundles = await self._in_thread(self._folder.brought, name)
+                if not bundles and inventory.keys(name):
+                    await self._in_thread(self._folder.check_no_file, name)
             except BundleError as error:
                 self._note_unreadable(name, error)
                 await self._publish([])

@@ -481,6 +481,25 @@ async def test_one_that_could_not_be_read_at_the_start_is_told_of_and_comes_late
     assert await reasons(repository) == {("a", 1): "", ("b", 1): ""}
 
 
+async def test_a_file_in_the_place_of_a_folder_takes_nothing_away(bench: Bench, denied: Denied) -> None:
+    folder = bench.put("a", 1).parent
+    (bench.models / "notes").touch()
+    repository = bench.repository("watch")
+    await repository.start("", lambda: False)
+    repository.follow()
+    with capture_logs() as events:
+        folder.rename(bench.models.parent / "away")
+        folder.touch()
+        await bench.until(lambda: repository.catalog.failures)
+        bench.put("b", 1)
+        await bench.until(lambda: ("b", 1) in served(repository))
+    assert [event["model"] for event in events if event["event"] == "model_unreadable"] == ["a"]
+    assert served(repository) == [("a", 1), ("b", 1)]
+    folder.unlink()
+    await bench.until(lambda: served(repository) == [("b", 1)])
+    assert await reasons(repository) == {("b", 1): ""}
+
+
 async def test_what_was_refused_before_its_folder_could_not_be_read_stays_refused(
     bench: Bench, denied: Denied
 ) -> None:

@@ -1,6 +1,7 @@
 """The folder of all models: which bundles lie in it, and how their versions are to be served."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from retinue.v1 import serving_pb2 as pb
 from retinue_server.bundle import serving
 from retinue_server.bundle.manifest import NAME_PATTERN
 from retinue_server.bundle.repository import (
+    UNREADABLE,
     BundleFolder,
     BundleState,
     FileState,
@@ -113,9 +115,34 @@ class ModelsFolder:
         """
         return serving.read(self._path / name)
 
-    def states(self, bundles: list[BundleFolder] | None = None) -> dict[str, ModelOnDisk]:
-        """How models lie on the disk, by name: those of some bundles, or all, those included that cannot be read."""
+    def check_no_file(self, name: str) -> None:
+        """Refuses a file in the place of a model's folder: nobody takes a model away like that.
+
+        Raises:
+            BundleError: There is one.
+        """
+        path = self._path / name
+        # Unlike Path.is_file, it tells of what cannot be looked at that it is none.
+        if os.path.isfile(path):
+            raise BundleError(
+                f"'{path}' is a file where a folder was; put that back, or remove it.", reason=UNREADABLE
+            )
+
+    def states(
+        self, bundles: list[BundleFolder] | None = None, known: Collection[str] = ()
+    ) -> dict[str, ModelOnDisk]:
+        """How models lie on the disk, by name.
+
+        Args:
+            bundles: Of which; None for all, those included that cannot be read.
+            known: Those that there were.
+        """
         found = listing(self._path) if bundles is None else Listing(bundles, {})
+        for name in known:
+            try:
+                self.check_no_file(name)
+            except BundleError as error:
+                found.unreadable[name] = error
         versions: dict[str, dict[int, BundleState]] = {}
         for bundle in found.bundles:
             versions.setdefault(bundle.name, {})[bundle.version] = bundle.state()
