@@ -114,3 +114,14 @@ def relocated(path: Path, location: str) -> None:
             if entry.key == "location":
                 entry.value = location
     path.write_bytes(model.SerializeToString())
+
+
+def counted(models: Path) -> Path:
+    """`count` is how many values a tensor of the shape `sizes`, INT64 [N], has: it makes that tensor to count them."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["sizes"], ["made"]),
+        helper.make_node("Size", ["made"], ["count"]),
+    ]
+    return save(
+        models, "counted", nodes, [("sizes", TensorProto.INT64, [None])], [("count", TensorProto.INT64, [])]
+    )

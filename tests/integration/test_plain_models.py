@@ -202,6 +202,33 @@ def test_weights_elsewhere_are_refused(tmp_path: Path, location: str) -> None:
         assert str(tmp_path) not in details
 
 
+def test_what_would_take_more_memory_than_allowed_is_refused_and_others_are_served(
+    models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "adder", tmp_path / "adder")
+    plain_models.counted(tmp_path)
+    ones = np.ones((1, 3), np.float32)
+    with (
+        running_server(tmp_path, "--tensor-memory-limit", "64MB") as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        assert infer(stub, "counted", {"sizes": np.array([1000, 1000])})["count"] == 1_000_000
+        before_bytes = server.memory_bytes()
+
+        def call(number: int) -> bool:
+            if number % 2:
+                return bool((infer(stub, "adder", {"a": ones, "b": ones})["sum"] == 2).all())
+            code, details = refusal(stub, "counted", {"sizes": np.array([1000, 1000, 1000])})
+            return code is grpc.StatusCode.INVALID_ARGUMENT and "64 MB" in details
+
+        with ThreadPoolExecutor(8) as callers:
+            assert all(callers.map(call, range(40)))
+        assert server.peak_memory_bytes() - before_bytes < 100e6
+        assert infer(stub, "counted", {"sizes": np.array([1000, 1000])})["count"] == 1_000_000
+    assert [line for line in server.stderr_lines if not line.startswith("{")] == []
+
+
 def test_front_ends_serve_bundles_only_and_say_so(models: Path) -> None:
     with running_server(models, "--workers", "1") as server:
         refused = [event for event in server.events if event["event"] == "model_refused"]
@@ -227,3 +254,18 @@ def test_one_that_is_replaced_under_watch_is_served_anew(tmp_path: Path) -> None
         wait_until(lambda: taken() == {"x"}, "the other graph to be served")
         rows = np.array([[1, 2], [3, 6]], np.float32)
         np.testing.assert_array_equal(infer(stub, "adder", {"x": rows})["rest"], [[-1, -2], [1, 2]])
+
+
+def test_weights_that_change_alone_are_served_anew_under_watch(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    weights = plain_models.outside(models).parent / "weights.bin"
+    with (
+        running_server(models, "--model-control", "watch") as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        ones = np.ones((1, 200), np.float32)
+        assert (infer(stub, "outside", {"x": ones})["y"] == 200).all()
+        # In its place, so that nothing else changes.
+        weights.write_bytes(np.full((200, 200), 2, np.float32).tobytes())
+        wait_until(lambda: bool((infer(stub, "outside", {"x": ones})["y"] == 400).all()), "the other weights")

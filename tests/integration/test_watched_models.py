@@ -237,3 +237,27 @@ def test_a_server_may_start_without_a_model_and_lose_its_last(tmp_path: Path) ->
         assert told_label(connection) == "red-2"
         assert server.terminate() == 0
     assert "No model is loaded yet." in server.stdout
+
+
+def test_a_folder_that_cannot_be_read_keeps_what_it_had_and_the_others_are_followed(
+    models: Path, server: ServerProcess, connection: Connection
+) -> None:
+    (models / "colours").rename(models.parent / "elsewhere")
+    # It leads to itself.
+    (models / "colours").symlink_to(models / "colours")
+    wait_until(
+        lambda: bool(MetricsPage(server.http_url).find("retinue_model_load_failed", model="colours")),
+        "the folder to be told of",
+    )
+    living_bundles.put(models, "others", 1)
+    wait_until(
+        lambda: sorted(model.name for model in connection.list_models()) == ["colours", "others"], "the other"
+    )
+    assert told_label(connection)
+    assert [event["model"] for event in server.events if event["event"] == "model_unreadable"] == ["colours"]
+    (models / "colours").unlink()
+    (models.parent / "elsewhere").rename(models / "colours")
+    wait_until(
+        lambda: not MetricsPage(server.http_url).find("retinue_model_load_failed", model="colours"),
+        "the folder to be read again",
+    )

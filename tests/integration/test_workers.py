@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import grpc
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -92,6 +93,38 @@ def test_connections_are_divided_and_counted_together(
         for connection in connections
     ]
     assert set(health) == {health_pb2.HealthCheckResponse.SERVING}
+
+
+def test_statistics_are_of_all_front_ends_whichever_is_asked(
+    server: ServerProcess, connections: list[Connection]
+) -> None:
+    for connection in connections:
+        connection.classify(flat(255, 0, 0), model="colour-locator")
+    url = f"{server.http_url}/v2/models/colour-locator/stats"
+    for _ in range(4):
+        (told,) = httpx.get(url).raise_for_status().json()["model_stats"]
+        assert int(told["inference_count"]) == _CONNECTIONS
+        assert int(told["inference_stats"]["success"]["count"]) == _CONNECTIONS
+        # By the engine's process.
+        assert int(told["execution_count"]) == _CONNECTIONS
+
+
+def test_calls_over_http_are_counted_once_whichever_process_refuses_them(server: ServerProcess) -> None:
+    url = f"{server.http_url}/v2/models/colour-locator/infer"
+    inputs = [{"name": "images", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192}]
+    told = [
+        httpx.post(url, **how).status_code  # type: ignore[arg-type]
+        for how in (
+            {"json": {"inputs": inputs}},
+            # Before it is passed on, and after.
+            {"content": b"{"},
+            {"json": {"inputs": [{**inputs[0], "name": "nothing"}]}},
+        )
+    ]
+    assert told == [200, 400, 400]
+    page = MetricsPage(server.http_url)
+    assert page.total("retinue_requests_total", method="ModelInfer", code="OK") == 1
+    assert page.total("retinue_requests_total", method="ModelInfer", code="INVALID_ARGUMENT") == 2
 
 
 def test_every_task_and_every_extra_is_answered_by_every_front_end(connections: list[Connection]) -> None:

@@ -34,6 +34,7 @@ from retinue_server.http.exchange import Exchanges
 from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
+from retinue_server.machine import chosen_provider, planned
 from retinue_server.metrics import Metrics
 from retinue_server.publisher import Publisher
 from retinue_server.rpc import methods
@@ -46,9 +47,8 @@ from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
 from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
-from retinue_server.runtime.pools import ThreadPools
-from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
-from retinue_server.runtime.session import Machine, Threads
+from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
+from retinue_server.runtime.session import Machine
 from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
@@ -61,8 +61,6 @@ from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
 
-# While the GPU runs one batch, the next one is decoded.
-_INSTANCES_ON_A_GPU = 2
 # For a batch that hangs and is told to stop.
 _LONGEST_GRACE_SECONDS = 5.0
 
@@ -109,7 +107,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     tracer = Tracer.of(settings)
     provider = _choose_provider(settings)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
-    machine = _plan_machine(settings, provider, kept)
+    machine = planned(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
 
     publisher = Publisher(asyncio.get_running_loop())
@@ -273,13 +271,7 @@ def _process_age_seconds() -> float:
 
 
 def _choose_provider(settings: Settings) -> Provider:
-    provider = choose(
-        settings.provider,
-        gpu_devices=settings.gpu_devices,
-        gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
-        cache_folder=settings.expanded_cache_folder,
-        tf32=settings.gpu_fp32 == "tf32",
-    )
+    provider = chosen_provider(settings)
     if provider.fallback_reason:
         _log.info("provider_fallback", provider=provider.name, reason=provider.fallback_reason)
     _log.info("starting", version=__version__, provider=provider.name, onnxruntime=RUNTIME_VERSION)
@@ -301,10 +293,8 @@ def _plan_front(
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control, tracer)
         metrics.publish_calls(None)
-        # Front-ends count these calls, also those of each token.
-        calls = Calls(
-            Metrics(), settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None)
-        )
+        # Front-ends count what is passed on to them, and hold the limits of tokens.
+        calls = Calls(metrics, settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None))
         exchanges = Exchanges(calls, settings.max_request_bytes)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
@@ -405,17 +395,3 @@ def _memory_limit(settings: Settings, provider: Provider, metrics: Metrics) -> M
         limit = process_limit(settings.memory_limit, processes=1 + settings.workers)
     metrics.publish_memory(limit)
     return limit
-
-
-def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:
-    """One single-threaded instance a core serves a full queue fastest on a CPU, since none waits for another.
-
-    A lone image takes all cores there. While a GPU runs one batch, its second instance decodes the next.
-    """
-    if provider.on_gpu:
-        instances = settings.instances or _INSTANCES_ON_A_GPU * len(provider.devices)
-        return Machine(provider, Threads(instances, 1), kept, cuda_graphs=settings.cuda_graphs)
-    cores = available_cores()
-    instances = settings.instances or cores
-    threads = Threads(instances, max(1, cores // instances))
-    return Machine(provider, threads, kept, ThreadPools(cores) if threads.per_instance < cores else None)

@@ -36,7 +36,8 @@ def _lines(ready: Ready) -> Iterator[str]:
     else:
         yield "  No model is loaded yet."
     for (name, version), error in ready.catalog.failures.items():
-        yield f"  {name} {version} is NOT served: {error.message}"
+        which = f"{name} {version}" if version else name
+        yield f"  {which} is NOT served: {error.message}"
     if not ready.catalog.models:
         return
     yield ""

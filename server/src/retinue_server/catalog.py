@@ -251,9 +251,8 @@ class Catalog:
             return self._why_no_label(name, version, route)
         for (failed, failed_version), error in self.failures.items():
             if failed == name and (version in (0, failed_version) or isinstance(version, str)):
-                return (
-                    f"model '{name}' version {failed_version} was found but cannot be served: {error.message}"
-                )
+                which = f" version {failed_version}" if failed_version else ""
+                return f"model '{name}'{which} was found but cannot be served: {error.message}"
         versions = [str(model.version) for model in self.models if model.name == name]
         if versions:
             return f"model '{name}' has no version {version}; versions served: {_listed(versions)}."

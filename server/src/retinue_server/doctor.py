@@ -17,12 +17,13 @@ import psutil
 
 from retinue_server import __version__, exposure
 from retinue_server.bundle.remote import RemoteModels, is_remote
-from retinue_server.bundle.repository import BundleFolder, scan
+from retinue_server.bundle.repository import BundleFolder, listing, scan
 from retinue_server.errors import RetinueError, StartupError
+from retinue_server.machine import chosen_provider
 from retinue_server.runtime import cudart
 from retinue_server.runtime.cache import why_unusable
 from retinue_server.runtime.memory import control_group_limit_bytes
-from retinue_server.runtime.providers import available_cores, choose
+from retinue_server.runtime.providers import available_cores
 from retinue_server.settings import MIB, Settings
 from retinue_server.signers import SignerFile
 from retinue_server.tls import IdentityFiles
@@ -154,13 +155,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _provider(settings: Settings) -> Iterator[Finding]:
     try:
-        provider = choose(
-            settings.provider,
-            gpu_devices=settings.gpu_devices,
-            gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
-            cache_folder=settings.expanded_cache_folder,
-            tf32=settings.gpu_fp32 == "tf32",
-        )
+        provider = chosen_provider(settings)
     except StartupError as error:
         yield Finding(State.FAIL, "provider", error.message)
         return
@@ -292,16 +287,20 @@ def _models(settings: Settings) -> Iterator[Finding]:
     if is_remote(settings.models):
         yield from _remote_models(settings)
         return
+    models = Path(settings.models)
     signers = None
     # What is wrong with them is told already.
     with suppress(StartupError):
         signers = SignerFile.of(settings)
     try:
-        bundles = scan(Path(settings.models), signers.current if signers else None)
+        bundles = scan(models, signers.current if signers else None)
+        unreadable = listing(models).unreadable
     except StartupError as error:
         yield Finding(State.FAIL, "models", error.message)
         return
     yield from map(_checked, bundles)
+    for name, why in unreadable.items():
+        yield Finding(State.FAIL, "models", f"{name}: {why.message}")
 
 
 def _checked(bundle: BundleFolder) -> Finding:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from retinue_server.catalog import ServedModel
+from retinue_server.tally import Statistics
 from retinue_server.tracing.tracer import Tracer
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
@@ -65,6 +66,7 @@ class FrontEndProcess:
     Attributes:
         process: It; None until it is started.
         counts: What its metrics said last.
+        statistics: What it had counted of each model then.
         models: What it has of each model.
         listening: Set when it answers calls.
         ready: Set when it serves models.
@@ -75,6 +77,7 @@ class FrontEndProcess:
 
     def __init__(self, owner: Owner, tracer: Tracer | None = None) -> None:
         self.counts = Counts()
+        self.statistics: dict[counts.Key, Statistics] = {}
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
         self.current = asyncio.Event()
@@ -168,11 +171,8 @@ class FrontEndProcess:
             self._answers.take(body)
         elif kind is Kind.RELEASED:
             self.models.release(frames.unpack_number(body))
-        elif kind is Kind.COUNTED:
-            self.counts = counts.parse(body)
-            if self._counted is not None:
-                self._counted.set_result(None)
-                self._counted = None
+        elif kind in (Kind.STATISTICS, Kind.COUNTED):
+            self._take_counts(kind, body)
         elif kind is Kind.LISTENING:
             self.listening.set()
             self._owner.note_listening(self)
@@ -186,6 +186,15 @@ class FrontEndProcess:
             self.failure = body.decode()
         else:
             raise FrameError(f"an unexpected {kind.name}")
+
+    def _take_counts(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.STATISTICS:
+            self.statistics = counts.unpack_statistics(body)
+            return
+        self.counts = counts.parse(body)
+        if self._counted is not None:
+            self._counted.set_result(None)
+            self._counted = None
 
     def _on_lost(self) -> None:
         # It has closed the connection and ends, or is told so now.

@@ -20,14 +20,24 @@ from retinue_server.front_end_process import FrontEndProcess, Given
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
 from retinue_server.rpc.model_control import ModelControl
-from retinue_server.rpc.port import PrivateSockets, SharedPort, address
+from retinue_server.rpc.port import PrivateSockets, SharedPort
 from retinue_server.rpc.relay import Relay
+from retinue_server.rpc.server import streams_per_connection
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
+from retinue_server.tally import Statistics
 from retinue_server.tracing.tracer import Tracer
 from retinue_server.workers import frames
 from retinue_server.workers.alarm import Alarm
-from retinue_server.workers.counts import Counts, MergedMetrics, lasting
+from retinue_server.workers.counts import (
+    ALL_STATISTICS,
+    Counts,
+    Key,
+    MergedMetrics,
+    lasting,
+    merged_statistics,
+    pack_statistics,
+)
 from retinue_server.workers.frames import Kind
 from retinue_server.workers.serving import Plan, Served, shared_among
 from retinue_server.workers.slots import Place, Places
@@ -72,15 +82,16 @@ class FrontEnds(Collector):
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
+        self._metrics = metrics
         self._settings = settings
         self._provider = provider
         self._control = control
         self._shared_port = SharedPort(settings.host, settings.grpc_port)
         self.port = self._shared_port.port
-        # Callers may need a certificate, of which this process has none.
-        self._private = PrivateSockets(wanted=bool(settings.tls_certificate))
-        shared = address(settings.host, self.port)
-        self.relay = Relay([self._private.address(number) or shared for number in range(settings.workers)])
+        # Callers may need a certificate, of which this process has none; and it says there who calls.
+        self._private = PrivateSockets()
+        private = [self._private.address(number) for number in range(settings.workers)]
+        self.relay = Relay(private, streams_per_connection(settings))
         threads = settings.decode_threads or available_cores()
         self._plan = Plan(
             shared_among(settings, settings.workers, self.port), provider, -(-threads // settings.workers)
@@ -92,6 +103,7 @@ class FrontEnds(Collector):
         self._serving = self._closed = self._ending = False
         self._restarts = 0
         self._lost_counts = Counts()
+        self._lost_statistics: dict[Key, Statistics] = {}
         self._publishing = Alarm(self._publish_and_go_on)
         metrics.registry.register(self)
         self.merged = MergedMetrics(metrics.registry, self._all_counts)
@@ -147,6 +159,8 @@ class FrontEnds(Collector):
         for counts in self._all_counts():
             for sample in [one for one in counts if any(labels <= set(one[2]) for labels in of_model)]:
                 del counts[sample]
+        for statistics in (self._lost_statistics, *(one.statistics for one in self._processes.values())):
+            statistics.pop((name, version), None)
 
     async def close(self) -> None:
         """Has everything reported as not serving."""
@@ -217,6 +231,9 @@ class FrontEnds(Collector):
         """
         if not self._serving:
             raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
+        if method == ALL_STATISTICS:
+            await self.count()
+            return pack_statistics(merged_statistics(self._all_statistics()))
         return await self._control.answer(method, request)
 
     @property
@@ -305,6 +322,7 @@ class FrontEnds(Collector):
             code = await process.gone()
             del self._processes[number]
             _add(self._lost_counts, lasting(process.counts))
+            self._lost_statistics = merged_statistics([self._lost_statistics, process.statistics])
             if self._ending:
                 return
             if not self._serving:
@@ -349,6 +367,13 @@ class FrontEnds(Collector):
                 if end is not None:
                     end.slots.load.publish(batcher.requested, batcher.capacity, waits)
         return any(map(len, queues.values()))
+
+    def _all_statistics(self) -> Iterator[dict[Key, Statistics]]:
+        # What runs in this process counts its batches here.
+        yield self._metrics.all_statistics()
+        yield self._lost_statistics
+        for process in self._processes.values():
+            yield process.statistics
 
     def _all_counts(self) -> Iterator[Counts]:
         yield self._lost_counts

@@ -29,6 +29,7 @@ from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.memory import share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
+from retinue_server.tally import Statistics
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
 from retinue_server.tracing.tracer import LAST_SPANS_SECONDS, Tracer
@@ -78,7 +79,14 @@ class FrontEnd:
         self._service = VisionService(self._engine, self._metrics)
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
         control = PassedOnControl(self._asking.ask)
-        tensors = InferenceServicer(self._service, self._metrics, plan.provider, plan.settings, control)
+        tensors = InferenceServicer(
+            self._service,
+            self._metrics,
+            plan.provider,
+            plan.settings,
+            control,
+            counted_by_all=self._counted_by_all,
+        )
         self._models = FrontEndModels(
             self._memory,
             self._link,
@@ -117,6 +125,9 @@ class FrontEnd:
         if tracer is not None:
             await asyncio.to_thread(tracer.close, LAST_SPANS_SECONDS)
         self._channel.close()
+
+    async def _counted_by_all(self) -> dict[counts.Key, Statistics]:
+        return counts.unpack_statistics(await self._asking.ask(counts.ALL_STATISTICS, b""))
 
     async def _obey(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.MODELS:
@@ -159,6 +170,8 @@ class FrontEnd:
         elif kind in (Kind.ANSWER, Kind.NO_ANSWER):
             self._asking.take(kind, body)
         elif kind is Kind.COUNT:
+            statistics = counts.pack_statistics(self._metrics.all_statistics())
+            self._channel.send(frame(Kind.STATISTICS, statistics))
             self._channel.send(frame(Kind.COUNTED, counts.read(self._metrics.registry)))
         else:
             self._orders.put_nowait((kind, body))

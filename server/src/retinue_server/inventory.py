@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import structlog
 
 from retinue_server.bundle import serving
-from retinue_server.bundle.repository import BundleFolder, BundleState
+from retinue_server.bundle.repository import UNREADABLE, BundleFolder, BundleState
 from retinue_server.bundle.serving import EVERY_VERSION, ServingPolicy, TrafficShare, version_of
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import BundleError, ModelControlError, StartupError
@@ -38,7 +38,7 @@ class IndexEntry:
 
     Attributes:
         name: Its model's name.
-        version: Its number.
+        version: Its number; 0 where only the model's folder is known, which cannot be read.
         state: READY where requests find it and it takes them.
         reason: Why it is not served, or is not served as it lies on the disk now; else empty.
     """
@@ -172,6 +172,23 @@ class Inventory:
         """Notes why versions are not even tried."""
         for bundle in bundles:
             self.failures[bundle.name, bundle.version] = error
+
+    def note_unreadable(self, name: str, error: BundleError) -> None:
+        """Logs and keeps that a model's folder cannot be read; what was refused of it before stays so.
+
+        Version 0 stands for what of it is not known.
+        """
+        _log.error("model_unreadable", model=name, reason=error.message)
+        told = BundleError("its folder cannot be read.", reason=error.reason)
+        for key in self.keys(name) or {(name, 0)}:
+            self.failures.setdefault(key, told)
+
+    def forget_unreadable(self, name: str) -> bool:
+        """Forgets that, since it can be read again; returns whether it could not."""
+        keys = [key for key, error in self.failures.items() if key[0] == name and error.reason == UNREADABLE]
+        for key in keys:
+            del self.failures[key]
+        return bool(keys)
 
     def forget_untried(self, name: str) -> None:
         """Forgets why versions of a model were not even tried."""

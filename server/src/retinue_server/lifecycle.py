@@ -1,13 +1,13 @@
 """The life of models: they come, change and go while requests are answered, and none of those fails for it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import structlog
 
+from retinue_server.background import Background
 from retinue_server.bundle import serving
 from retinue_server.bundle.folder import ModelOnDisk, ModelsFolder
 from retinue_server.bundle.manifest import NAME_PATTERN
@@ -20,7 +20,6 @@ from retinue_server.errors import (
     InvalidRequestError,
     ModelControlError,
     ModelNotFoundError,
-    RetinueError,
     StartupError,
     UnavailableError,
 )
@@ -31,11 +30,7 @@ from retinue_server.watch import watch
 
 _log = structlog.get_logger(__name__)
 
-# What a message names of several versions that failed.
-_FAILURES_IN_MESSAGES = 3
-
 Control = Literal["none", "explicit", "watch"]
-Value = TypeVar("Value")
 
 
 class Repository:
@@ -73,13 +68,14 @@ class Repository:
         self._publish_catalog = publish
         self._forget = forget
         self._departures = Departures(self._unload, self._forget_if_gone, longest_lease_seconds)
+        self._background = Background("loader")
+        self._in_thread = self._background.in_thread
+        self._finished = self._background.finished
         self._inventory = Inventory(loader, self._in_thread)
         # How models lay on the disk when they were followed last.
         self._seen: dict[str, ModelOnDisk] = {}
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "loader")
 
     async def start(self, load_models: str, cancelled: Callable[[], bool]) -> Catalog:
         """Loads what is to be there when requests are taken first; publishes nothing.
@@ -117,6 +113,9 @@ class Repository:
         if self._control == "none" and not inventory.served and not cancelled():
             reasons = dict.fromkeys(error.message for error in inventory.failures.values())
             raise StartupError(f"none of the bundles can be served: {' '.join(reasons)}")
+        if self._control != "explicit":
+            for name, error in (await self._in_thread(self._folder.unreadable)).items():
+                self._note_unreadable(name, error)
         self.catalog = resolved(inventory.catalog(), self.catalog)
         for name in self._seen:
             self._tell_of_missing(name)
@@ -184,7 +183,7 @@ class Repository:
             self._folder.follow()
             self._watching = asyncio.get_running_loop().create_task(
                 watch(
-                    self._folder.states,
+                    lambda: self._folder.states(known=list(self._seen)),
                     self._seen,
                     lambda name: self._finished(self._follow(name, again=False)),
                     self._folder.look_seconds,
@@ -197,11 +196,11 @@ class Repository:
         await asyncio.to_thread(self._folder.close)
         if self._watching is not None:
             self._watching.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.all_finished()
         await self._departures.all_gone()
         served = self._inventory.served.values()
         await self._in_thread(partial(self._loader.unload, *served, timeout_seconds=0))
-        self._thread.shutdown()
+        self._background.close()
 
     def _is_closed(self) -> bool:
         return self._departures.hurried
@@ -244,7 +243,16 @@ class Repository:
         """
         async with self._turn:
             inventory = self._inventory
-            bundles = await self._in_thread(self._folder.brought, name)
+            try:
+                bundles = await self._in_thread(self._folder.brought, name)
+                if not bundles and inventory.keys(name):
+                    await self._in_thread(self._folder.check_no_file, name)
+            except BundleError as error:
+                self._note_unreadable(name, error)
+                await self._publish([])
+                if must_exist:
+                    raise
+                return inventory.failures_of(name), None
             if must_exist and not bundles:
                 raise _not_found(name)
             seen = await self._in_thread(self._folder.states, bundles)
@@ -255,6 +263,11 @@ class Repository:
                 version: error for (of, version), error in self.catalog.failures.items() if of == name
             }
             return failures, inventory.policy_failures.get(name)
+
+    def _note_unreadable(self, name: str, error: BundleError) -> None:
+        """Keeps what is served of a model whose folder cannot be read, until that changes."""
+        self._seen[name] = ModelOnDisk(None, {}, error.message)
+        self._inventory.note_unreadable(name, error)
 
     async def _adopt(
         self, name: str, bundles: list[BundleFolder], given: ServingPolicy | None, *, again: bool
@@ -267,6 +280,7 @@ class Repository:
             if gone := inventory.keys(name):
                 await self._drop(gone)
             return
+        was_unreadable = inventory.forget_unreadable(name)
         inventory.forget_untried(name)
         wanted, refusal = await self._policy(name, bundles if former is None else (), given)
         # A new policy holds when all is there that it needs: no request finds a version by one not meant for it.
@@ -294,7 +308,7 @@ class Repository:
             keep = chosen(policy, bundles, inventory.failures_of(name))
             inventory.policies[name] = policy
         gone = inventory.others(name, keep)
-        if changed or gone:
+        if changed or gone or was_unreadable:
             await self._drop(gone, *replaced)
             if is_new and refusal is None:
                 _log.info("serving_policy_changed", model=name, **inventory.audit(name, self.catalog))
@@ -369,28 +383,6 @@ class Repository:
             )
         if self._is_closed():
             raise UnavailableError("the server is shutting down; retry on another one.", reason="DRAINING")
-
-    async def _finished(self, work: Coroutine[Any, Any, Value]) -> Value:
-        """Waits for something that goes on when its caller leaves."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_tell_of_failure)
-            raise
-
-    async def _in_thread(self, work: Callable[..., Value], *arguments: Any) -> Value:
-        """Runs what blocks, after what was given to the thread before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
-
-
-def _tell_of_failure(task: asyncio.Task[Any]) -> None:
-    """Logs why something has failed whose caller has left, unless that is its caller's alone to know."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None and not isinstance(error, RetinueError):
-        _log.error("repository_failed", exc_info=error)
 
 
 def _not_found(name: str) -> ModelNotFoundError:

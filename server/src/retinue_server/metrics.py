@@ -309,6 +309,11 @@ class Metrics:
         """What was counted of a model since it was loaded."""
         return _statistics(self._meters_of(model.name, model.version))
 
+    def all_statistics(self) -> dict[tuple[str, int], Statistics]:
+        """Those of all models, by name and version."""
+        # A model may be loaded meanwhile, in another thread.
+        return {key: _statistics(meters) for key, meters in list(self._meters.items())}
+
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
         labels = {"model": name, "version": str(version)}

@@ -95,6 +95,7 @@ class VisionService:
         """Finds models in another catalog from now on; calls that have found theirs keep it."""
         catalog.could_be_loaded = self._could_be_loaded
         self._catalog = catalog
+        self._shadow.keep(catalog.models)
 
     def drain(self) -> None:
         """Turns readiness off; what arrives from now on is refused, what is in flight is still answered."""

@@ -141,6 +141,13 @@ class Settings(BaseSettings):
         description="most memory of the server and its models, such as 1800MB or 2GiB; models that do not fit are "
         "refused; 0 means what the control group grants; on a GPU, device memory of all models, and 0 means no limit",
     )
+    tensor_memory_limit: ByteSize = Field(
+        ByteSize(0),
+        ge=0,
+        description="most memory that all models without a manifest work in, beside their weights, such as 1GiB; a "
+        "request that wants more is refused; 0 means a quarter of --memory-limit, or of what the control group grants, "
+        "or of the machine's",
+    )
     cache_folder: Path = Field(
         Path("~/.cache/retinue"),
         description="where optimised graphs, measurements and TensorRT's engines are kept between starts",

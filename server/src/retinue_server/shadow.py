@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -76,7 +76,8 @@ class Shadow:
         self._metrics = metrics
         self._room_images = most_images
         self._room_bytes = most_bytes
-        self._running: set[asyncio.Task[None]] = set()
+        # What is under way, each with the candidate that it asks.
+        self._running: dict[asyncio.Task[None], ServedModel] = {}
         self._comparing = asyncio.Lock()
 
     def send(
@@ -107,20 +108,26 @@ class Shadow:
             held.leases.take()
 
         def done(task: asyncio.Task[None]) -> None:
-            self._running.discard(task)
+            del self._running[task]
             self._room_images += count
             self._room_bytes += size_bytes
             for held in (model, candidate):
                 held.leases.give_back()
 
         task = asyncio.get_running_loop().create_task(self._ask(model, candidate, copy, outcomes))
-        self._running.add(task)
+        self._running[task] = candidate
         task.add_done_callback(done)
+
+    def keep(self, served: Iterable[ServedModel]) -> None:
+        """Gives up what is under way for candidates that are not among those served, and would wait for it."""
+        still = set(map(id, served))
+        for task, candidate in self._running.items():
+            if id(candidate) not in still:
+                task.cancel()
 
     def close(self) -> None:
         """Gives up what is under way."""
-        for task in self._running:
-            task.cancel()
+        self.keep([])
 
     async def _ask(
         self, model: ServedModel, candidate: ServedModel, copy: Copy, outcomes: Sequence[Outcome[Answer]]

@@ -1,10 +1,13 @@
 """What was counted of one model, as the Open Inference Protocol tells it."""
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 CountAndSeconds = tuple[int, float]
+Of = TypeVar("Of", str, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,25 @@ class Statistics:
     last_at: float
     stages: Mapping[str, CountAndSeconds]
     batches: Mapping[int, CountAndSeconds]
+
+
+def summed(parts: Iterable[Statistics]) -> Statistics:
+    """What several processes have counted of a model, as if one had.
+
+    Args:
+        parts: At least one.
+    """
+    return functools.reduce(
+        lambda one, other: Statistics(
+            _sum(one.success, other.success),
+            _sum(one.fail, other.fail),
+            one.images + other.images,
+            max(one.last_at, other.last_at),
+            _sums(one.stages, other.stages),
+            _sums(one.batches, other.batches),
+        ),
+        parts,
+    )
 
 
 class Tally:
@@ -65,6 +87,17 @@ class Tally:
     def batches(self) -> dict[int, CountAndSeconds]:
         """As in `Statistics`."""
         return self._batches.copy()
+
+
+def _sum(one: CountAndSeconds, other: CountAndSeconds) -> CountAndSeconds:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _sums(
+    one: Mapping[Of, CountAndSeconds], other: Mapping[Of, CountAndSeconds]
+) -> dict[Of, CountAndSeconds]:
+    nothing = 0, 0.0
+    return {key: _sum(one.get(key, nothing), other.get(key, nothing)) for key in {**one, **other}}
 
 
 def _plus(counted: CountAndSeconds, seconds: float) -> CountAndSeconds:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from retinue_server.batching.tickets import Stop
-from retinue_server.errors import DeviceError, EngineError, RetinueError
+from retinue_server.errors import DeviceError, EngineError, OverloadedError, RetinueError
 from retinue_server.pipeline import failure_of
 from retinue_server.results import Answer, TensorRows, TensorWork
 from retinue_server.tensors import Array
@@ -79,8 +79,9 @@ class TensorBackend:
             raise
         except Exception as error:
             stop.check()
-            if len(items) == 1:
-                return [failure_of(error, self._name)]
+            # Where there is no room for all, to ask for each would only keep others waiting.
+            if len(items) == 1 or isinstance(error, OverloadedError):
+                return [failure_of(error, self._name)] * len(items)
         return [self.run([item], stop)[0] for item in items]
 
     def probe(self, stop: Stop) -> None:

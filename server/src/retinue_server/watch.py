@@ -33,11 +33,17 @@ async def watch(
     while True:
         await asyncio.sleep(look_seconds)
         try:
-            now = await asyncio.to_thread(look)
+            now = dict(await asyncio.to_thread(look))
             for name in sorted({*now, *before, *seen}):
                 state = now.get(name)
                 if state == before.get(name) and state != seen.get(name):
-                    await follow(name)
+                    try:
+                        await follow(name)
+                    except StartupError:
+                        raise
+                    except Exception:
+                        # The others must be followed, whatever has happened to this one; it is tried again.
+                        _log.exception("watch_failed", model=name)
         except StartupError as error:
             # What is served is kept: a volume may come back.
             if error.message != trouble:
@@ -47,4 +53,4 @@ async def watch(
             # It must be followed on, whatever has happened to one change.
             _log.exception("watch_failed")
         else:
-            before, trouble = dict(now), ""
+            before, trouble = now, ""

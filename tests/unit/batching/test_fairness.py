@@ -193,6 +193,37 @@ async def test_a_batch_that_runs_for_nobody_is_stopped(engine: Engine) -> None:
     assert values(await batcher.submit([1])) == [2]
 
 
+async def test_a_copy_that_runs_gives_way_to_a_request_of_any_model(engine: Engine) -> None:
+    backend, other = StoppableBackend(), FakeBackend()
+    candidate: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    asked: Batcher[int, int] = Batcher(other, engine, capacity=16, item_seconds=0.1)
+    copy = asyncio.ensure_future(candidate.submit([0], priority=Priority.COPY))
+    await in_thread(backend.begun.acquire)
+    # Another copy waits for its turn.
+    later = asyncio.ensure_future(candidate.submit([1], priority=Priority.COPY))
+    await asyncio.sleep(0)
+    assert not copy.done()
+    assert values(await asyncio.wait_for(asked.submit([1]), 10)) == [2]
+    (gone,) = values(await copy)
+    assert isinstance(gone, OverloadedError)
+    assert values(await later) == [2]
+
+
+async def test_copies_run_on_where_a_thread_is_free() -> None:
+    engine = Engine(2)
+    engine.start()
+    backend = StoppableBackend()
+    candidate: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)
+    asked: Batcher[int, int] = Batcher(FakeBackend(), engine, capacity=16, item_seconds=0.1)
+    copy = asyncio.ensure_future(candidate.submit([0], priority=Priority.COPY))
+    await in_thread(backend.begun.acquire)
+    assert values(await asked.submit([1])) == [2]
+    assert not backend.ended.acquire(blocking=False)
+    copy.cancel()
+    assert await asyncio.to_thread(backend.ended.acquire, timeout=10)
+    engine.stop()
+
+
 async def test_a_batch_that_runs_for_somebody_else_too_goes_on(engine: Engine) -> None:
     backend = StoppableBackend()
     batcher: Batcher[int, int] = Batcher(backend, engine, capacity=16, item_seconds=0.1)

@@ -19,7 +19,8 @@ from retinue_server.front_ends import FrontEnds
 from retinue_server.metrics import Metrics
 from retinue_server.runtime.providers import CPU, Provider
 from retinue_server.settings import Settings
-from retinue_server.workers.counts import Counts
+from retinue_server.tally import Statistics
+from retinue_server.workers.counts import ALL_STATISTICS, Counts, Key, unpack_statistics
 from retinue_server.workers.serving import Served
 
 _REQUESTS = "retinue_requests", "retinue_requests_total"
@@ -33,6 +34,7 @@ class FakeProcess:
         self.given: list[Served] = []
         self.models: dict[int, Any] = {}
         self.counts = Counts()
+        self.statistics: dict[Key, Statistics] = {}
         self.process = None
         self.failure = ""
         self.obeys = True
@@ -186,6 +188,29 @@ async def test_what_was_counted_of_a_model_that_is_gone_is_dropped(bench: Bench)
         one.update({gone: 1.0, stays: 2.0, compared: 3.0})
     bench.front_ends.forget_model("a", 1)
     assert counts == [{stays: 2.0}] * 3
+
+
+async def test_what_each_front_end_has_counted_of_a_model_adds_up_and_outlives_it(bench: Bench) -> None:
+    await bench.front_ends.open(Catalog([], {}))
+
+    async def count() -> None:
+        pass
+
+    for number, process in enumerate(bench.processes):
+        process.count = count
+        process.statistics = {
+            ("a", version): Statistics(
+                (1, 0.5), (0, 0.0), 2, 10.0 + number, {"queue": (2, 0.5)}, {2: (1, 0.5)}
+            )
+            for version in (1, 2)
+        }
+    bench.front_ends.forget_model("a", 2)
+    both = {("a", 1): Statistics((2, 1.0), (0, 0.0), 4, 11.0, {"queue": (4, 1.0)}, {2: (2, 1.0)})}
+    assert unpack_statistics(await bench.front_ends.answer(ALL_STATISTICS, b"")) == both
+    first = bench.processes[0]
+    first.kill()
+    await bench.until(lambda: first not in bench.processes)
+    assert unpack_statistics(await bench.front_ends.answer(ALL_STATISTICS, b"")) == both
 
 
 async def test_calls_that_control_models_wait_until_the_first_ones_are_served(bench: Bench) -> None:

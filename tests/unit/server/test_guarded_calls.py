@@ -15,7 +15,7 @@ from retinue_server.errors import OverloadedError, PermissionDeniedError, Retinu
 from retinue_server.http import app as http_app
 from retinue_server.metrics import Metrics
 from retinue_server.rpc.access import Access
-from retinue_server.rpc.calls import Calls
+from retinue_server.rpc.calls import Calls, caller_of
 from retinue_server.settings import Settings
 from retinue_server.tokens import TokenFile
 
@@ -97,6 +97,19 @@ def test_what_a_stranger_calls_is_no_label(tmp_path: Path) -> None:
     page = "\n".join(bench.lines())
     assert 'method="other",model="",version=""} 2.0' in page
     assert "made up" not in page
+
+
+async def test_the_connections_of_a_token_have_the_turns_of_one_caller(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ann())
+    callers = []
+    for peer in ("ipv4:10.0.0.1:1", "ipv4:10.0.0.2:2"):
+        context: Any = SimpleNamespace(invocation_metadata=lambda: bearer(SECRET), peer=lambda: peer)  # noqa: B023
+
+        async def work(call: Any) -> None:
+            callers.append(caller_of(context))  # noqa: B023
+
+        await bench.calls.answer("Classify", context, work)
+    assert callers == ["token:ann"] * 2
 
 
 async def test_pages_need_a_token_and_probes_none(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Calls that front-ends answer for the engine's process have their replies, and their refusals as they were told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,8 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc
 
 from retinue_server import errors
+from retinue_server.rpc.budget import ByteBudget, Holding
+from retinue_server.rpc.calls import CALLER, Call, caller_of, current_call
 from retinue_server.rpc.relay import Relay
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
 
@@ -28,8 +31,20 @@ ERRORS = [
 ]
 
 
+_STREAMS = 3
 METADATA = [("user-id", "ann"), ("cookie", "a=b; c")]
-CONTEXT: Any = SimpleNamespace(invocation_metadata=lambda: METADATA, time_remaining=lambda: None)
+CONTEXT: Any = SimpleNamespace(
+    invocation_metadata=lambda: METADATA, time_remaining=lambda: None, peer=lambda: "http:10.0.0.1:50000"
+)
+
+
+@pytest.fixture(autouse=True)
+def call() -> Iterator[Call]:
+    """That of whoever asks."""
+    call = Call(Holding(ByteBudget(1)))
+    token = current_call.set(call)
+    yield call
+    current_call.reset(token)
 
 
 class Servicer(vision_service_pb2_grpc.VisionServiceServicer):
@@ -38,11 +53,15 @@ class Servicer(vision_service_pb2_grpc.VisionServiceServicer):
     def __init__(self) -> None:
         self.error: errors.RetinueError | grpc.StatusCode | None = None
         self.asked: list[Any] = []
+        self.callers: list[str] = []
+        self.connections: set[str] = set()
         self.beside: list[Any] = []
         self.began, self.ended = asyncio.Event(), asyncio.Event()
 
     async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
         self.asked.append(request)
+        self.callers.append(caller_of(context))
+        self.connections.add(context.peer())
         self.beside = list(context.invocation_metadata())
         if isinstance(self.error, grpc.StatusCode):
             await context.abort(self.error, "ipv4:127.0.0.1:1: a secret")
@@ -68,7 +87,7 @@ async def front_end() -> AsyncIterator[tuple[Servicer, Relay]]:
     vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    relay = Relay([f"127.0.0.1:{port}"] * 2)
+    relay = Relay([f"127.0.0.1:{port}"] * 2, streams=_STREAMS)
     yield servicer, relay
     await relay.close()
     await server.stop(0)
@@ -120,7 +139,7 @@ async def test_what_the_library_says_by_itself_is_not_shown(
 
 
 async def test_nobody_there_is_unavailable() -> None:
-    relay = Relay(["127.0.0.1:1"])
+    relay = Relay(["127.0.0.1:1"], streams=_STREAMS)
     with pytest.raises(errors.UnavailableError) as raised:
         await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     assert "127.0.0.1" not in raised.value.message
@@ -129,7 +148,7 @@ async def test_nobody_there_is_unavailable() -> None:
 
 async def test_a_timeout_goes_with_the_call_and_ends_it(front_end: tuple[Servicer, Relay]) -> None:
     servicer, relay = front_end
-    context: Any = SimpleNamespace(invocation_metadata=list, time_remaining=lambda: 0.05)
+    context: Any = SimpleNamespace(**{**vars(CONTEXT), "time_remaining": lambda: 0.05})
     with pytest.raises(
         errors.DeadlineExpiredError, match="timeout passed before it was answered; allow it more time"
     ):
@@ -144,3 +163,73 @@ async def test_a_caller_who_leaves_ends_the_call(front_end: tuple[Servicer, Rela
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     await asyncio.wait_for(servicer.ended.wait(), 5)
+
+
+# Who calls
+
+
+async def test_who_calls_is_told_on_the_private_socket_and_nobody_else_is_believed(tmp_path: Path) -> None:
+    servicer, server = Servicer(), grpc.aio.server()
+    vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
+    private, public = f"unix:{tmp_path}/0.sock", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.add_insecure_port(private)
+    await server.start()
+    relay = Relay([private], streams=_STREAMS)
+    pretends = SimpleNamespace(
+        **{**vars(CONTEXT), "invocation_metadata": lambda: [(CALLER, "http:somebody-else"), *METADATA]}
+    )
+    for context in (CONTEXT, pretends):
+        await relay.methods["GetModel"](pb.GetModelRequest(), context)
+    assert servicer.callers == ["http:10.0.0.1:50000"] * 2
+    async with grpc.aio.insecure_channel(public) as channel:
+        stub = vision_service_pb2_grpc.VisionServiceStub(channel)
+        await stub.GetModel(pb.GetModelRequest(), metadata=((CALLER, "http:10.0.0.1:50000"),))
+    assert servicer.callers[2].startswith("ipv4:127.0.0.1:")
+    await relay.close()
+    await server.stop(0)
+
+
+async def test_a_call_waits_for_no_others_on_its_way(front_end: tuple[Servicer, Relay]) -> None:
+    servicer, relay = front_end
+    waiting = [
+        asyncio.ensure_future(relay.methods["ListModels"](pb.ListModelsRequest(), CONTEXT))
+        for _ in range(2 * _STREAMS)
+    ]
+    await asyncio.wait_for(servicer.began.wait(), 5)
+    await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    assert len(relay._open) == 3
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+    for _ in range(6):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    # By turns, and on no further ones.
+    assert len(servicer.connections) == len(relay._open) == 3
+
+
+async def test_a_front_end_that_is_gone_is_passed_over(front_end: tuple[Servicer, Relay]) -> None:
+    servicer, _ = front_end
+    there = front_end[1]._targets[0]
+    relay = Relay(["127.0.0.1:1", there], streams=_STREAMS)
+    with pytest.raises(errors.UnavailableError):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    for _ in range(4):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    assert len(servicer.asked) == 4
+    await relay.close()
+
+
+async def test_what_a_front_end_has_answered_or_refused_is_counted_there(
+    front_end: tuple[Servicer, Relay], call: Call
+) -> None:
+    servicer, relay = front_end
+    await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    assert call.passed_on
+    servicer.error = errors.ModelNotFoundError("no.")
+    with pytest.raises(errors.ModelNotFoundError):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    assert call.passed_on
+    servicer.error = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(errors.UnavailableError):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    assert not call.passed_on

@@ -111,3 +111,18 @@ def test_a_bundle_with_another_model_is_refused(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(b"another")
     with pytest.raises(BundleError, match="field `sha256`"):
         BundleFolder("a", 1, folder).read()
+
+
+def test_of_a_bundle_only_its_own_files_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    bundle = BundleFolder("a", 1, tmp_path / "a" / "1")
+    notes = bundle.path / "weights.bin"
+    notes.write_text("one")
+    (bundle.path / "model.onnx").touch()
+    plain = bundle.state()
+    notes.write_text("another")
+    assert bundle.state() != plain
+    (bundle.path / "manifest.json").touch()
+    declared = bundle.state()
+    notes.write_text("one more")
+    assert bundle.state() == declared

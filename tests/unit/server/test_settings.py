@@ -255,7 +255,10 @@ def test_variables_of_clients_and_of_kubernetes_services_are_left_alone(
 
 @pytest.mark.parametrize(
     "name",
-    ["max_request_bytes", "max_bytes_in_flight", "max_reply_bytes", "gpu_memory_limit_bytes", "memory_limit"],
+    [
+        *("max_request_bytes", "max_bytes_in_flight", "max_reply_bytes"),
+        *("gpu_memory_limit_bytes", "memory_limit", "tensor_memory_limit"),
+    ],
 )
 def test_bytes_may_have_a_unit(name: str, tmp_path: Path) -> None:
     settings = Settings.resolve([f"--{name.replace('_', '-')}", "10MB"])

@@ -218,6 +218,19 @@ async def test_a_server_that_stops_waits_for_no_copies(bench: Bench) -> None:
     assert bench.counted() == {"dropped": 1}
 
 
+async def test_a_candidate_that_is_served_no_more_waits_for_no_copies(bench: Bench) -> None:
+    bench.send(copy(), outcomes(0))
+    await asyncio.sleep(0)
+    bench.shadow.keep([bench.model, bench.candidate])
+    await asyncio.sleep(0)
+    assert len(bench.shadow._running) == 1
+    bench.shadow.keep([bench.model])
+    async with asyncio.timeout(10):
+        while bench.shadow._running:
+            await asyncio.sleep(0)
+    assert bench.counted() == {"dropped": 1}
+
+
 async def test_a_candidate_is_asked_in_its_own_classes_and_for_no_pictures(bench: Bench) -> None:
     bench.send(copy(make=lambda candidate: [work(heatmap=True)]), outcomes(0))
     await bench.done()

@@ -12,7 +12,7 @@ from retinue_server.errors import ImageError
 from retinue_server.metrics import Metrics
 from retinue_server.results import Answer, Classification
 from retinue_server.rpc.inference_replies import statistics
-from retinue_server.tally import Statistics, Tally
+from retinue_server.tally import Statistics, Tally, summed
 
 
 def answered(queue_seconds: float = 0.5) -> Outcome[Answer]:
@@ -163,3 +163,12 @@ def test_a_model_that_has_done_nothing_is_told_as_such() -> None:
     assert (told.last_inference, told.inference_count, told.execution_count) == (0, 0, 0)
     assert told.inference_stats.success == pb.StatisticDuration()
     assert not told.batch_stats
+
+
+def test_what_several_processes_have_counted_adds_up() -> None:
+    one = Statistics((1, 0.5), (2, 0.25), 3, 10.0, {"queue": (3, 1.0), "decode": (1, 0.5)}, {1: (1, 0.5)})
+    other = Statistics((2, 1.0), (0, 0.0), 4, 9.0, {"queue": (1, 0.5)}, {1: (2, 1.0), 4: (1, 2.0)})
+    assert summed([one]) == one
+    assert summed([one, other]) == Statistics(
+        (3, 1.5), (2, 0.25), 7, 10.0, {"queue": (4, 1.5), "decode": (1, 0.5)}, {1: (3, 1.5), 4: (1, 2.0)}
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retinue_server.batching.tickets import Stop, Stopped
-from retinue_server.errors import DeviceError, EngineError, InvalidRequestError, RetinueError
+from retinue_server.errors import DeviceError, EngineError, InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.results import Answer, TensorRows, TensorWork
 from retinue_server.tensor_backend import TensorBackend, together
 from retinue_server.tensors import Array
@@ -28,6 +28,8 @@ class Doubling:
             raise RuntimeError("terminated")
         if (x == 13).any():
             raise InvalidRequestError("no 13, please.", reason="TENSORS_REFUSED")
+        if (x == 16).any():
+            raise OverloadedError("no room.", retry_after_seconds=1)
         if (x == 14).any():
             raise RuntimeError("out of memory")
         if (x == 15).any():
@@ -107,6 +109,14 @@ def test_a_device_that_has_failed_is_not_asked_for_each_row(
 def test_it_is_probed_with_what_the_network_knows(backend: TensorBackend, network: Doubling) -> None:
     backend.probe(Stop())
     assert [batch.tolist() for batch in network.batches] == [[0]]
+
+
+def test_rows_for_which_there_is_no_room_are_not_tried_one_by_one(
+    backend: TensorBackend, network: Doubling
+) -> None:
+    answers = backend.run(rows(1, 16, 2), Stop())
+    assert [type(one) for one in answers] == [OverloadedError] * 3
+    assert len(network.batches) == 1
 
 
 def test_a_network_that_loses_rows_answers_none(backend: TensorBackend, network: Doubling) -> None:

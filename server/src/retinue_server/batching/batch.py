@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from retinue_server.batching.backend import Tenure
-from retinue_server.batching.tickets import Job, Stop
+from retinue_server.batching.tickets import Job, Priority, Stop
 
 
 class Batch:
@@ -35,6 +35,11 @@ class Batch:
     def is_probe(self) -> bool:
         """Whether nobody waits for it."""
         return not self.jobs
+
+    @property
+    def of_copies(self) -> bool:
+        """Whether nothing in it is more than a copy: what goes first comes first."""
+        return bool(self.jobs) and self.jobs[0].ticket.priority is Priority.COPY
 
     def stop_if_abandoned(self) -> None:
         """Asks the run to end where no caller waits for it any more. Called under the engine's lock."""

@@ -165,6 +165,8 @@ class Batcher(Generic[Item, Result]):
             self._has_traced |= self.trace_batches and ticket.traced
             self._queue.add(ticket, [Job(item, ticket, index, now) for index, item in enumerate(items)])
             self._engine.condition.notify(len(items))
+            if priority is not Priority.COPY:
+                self._engine.make_way()
         try:
             return await ticket.future
         except asyncio.CancelledError:

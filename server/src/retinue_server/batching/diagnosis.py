@@ -8,9 +8,12 @@ import structlog
 from retinue_server.batching import origins
 from retinue_server.batching.batch import Batch
 from retinue_server.batching.recovery import Recovery
-from retinue_server.errors import DeviceError, EngineError, RetinueError
+from retinue_server.errors import DeviceError, EngineError, OverloadedError, RetinueError
 
 _log = structlog.get_logger(__name__)
+
+# For a copy, which nobody makes again.
+_RETRY_SECONDS = 0.05
 
 
 def watch(recovery: Recovery, batch: Batch, expected_seconds: float, elapsed_seconds: float) -> bool:
@@ -94,6 +97,10 @@ def failure(batch: Batch, name: str) -> RetinueError:
     """
     if batch.hung:
         return hung()
+    if batch.stop.requested and batch.of_copies:
+        return OverloadedError(
+            "the copy gave way to a request.", retry_after_seconds=_RETRY_SECONDS, reason="GAVE_WAY"
+        )
     if batch.stop.requested:
         return EngineError("the run was stopped, since no caller waited for it any more.")
     return origins.failure(name, batch.jobs, event="probe_failed" if batch.is_probe else "batch_failed")

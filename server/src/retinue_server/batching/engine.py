@@ -174,6 +174,20 @@ class Engine:
         batcher.virtual_seconds = max(batcher.virtual_seconds, self._virtual_seconds)
         batcher.joined_at = self.clock()
 
+    def make_way(self) -> None:
+        """Ends as many batches of copies as it takes to have a thread for each request that waits.
+
+        Called under the lock.
+        """
+        copies = [running.batch for running in self._running.values() if running.batch.of_copies]
+        if not copies:
+            return
+        missing = sum(batcher.requested for batcher in self._batchers) - self.idle
+        # Those that were asked before first: they will have made room.
+        copies.sort(key=lambda batch: not batch.stop.requested)
+        for batch in copies[: max(0, missing)]:
+            batch.stop.request()
+
     def wait_seconds(
         self, batcher: Batcher[Any, Any], priority: Priority, ahead_seconds: float, turns_seconds: float
     ) -> float:

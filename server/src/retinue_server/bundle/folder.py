@@ -1,6 +1,7 @@
 """The folder of all models: which bundles lie in it, and how their versions are to be served."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,18 @@ from retinue.v1 import serving_pb2 as pb
 
 from retinue_server.bundle import serving
 from retinue_server.bundle.manifest import NAME_PATTERN
-from retinue_server.bundle.repository import BundleFolder, BundleState, FileState, TrustedKeys, find, scan
-from retinue_server.errors import StartupError
+from retinue_server.bundle.repository import (
+    UNREADABLE,
+    BundleFolder,
+    BundleState,
+    FileState,
+    Listing,
+    TrustedKeys,
+    find,
+    listing,
+    scan,
+)
+from retinue_server.errors import BundleError, StartupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +30,18 @@ class ModelOnDisk:
     Attributes:
         serving: Its serving.json.
         versions: Its versions.
+        unreadable: Why its folder cannot be read; else empty.
     """
 
     serving: FileState
     versions: Mapping[int, BundleState]
+    unreadable: str = ""
 
 
 class ModelsFolder:
     """A folder of models. Its methods block, and raise StartupError where it cannot be read.
+
+    Where they are asked for one model whose own folder cannot be read, they raise BundleError, which is one, too.
 
     Args:
         path: Where it lies.
@@ -45,6 +60,10 @@ class ModelsFolder:
     def all(self, name: str | None = None) -> list[BundleFolder]:
         """Lists what there is, by name and then version, of one model or of all."""
         return find(self._path, name, self._keys)
+
+    def unreadable(self) -> dict[str, BundleError]:
+        """Why folders of models cannot be read, by name."""
+        return listing(self._path).unreadable
 
     def holds(self, name: str) -> bool:
         """Whether a bundle of a name, which may be anything, lies here; raises nothing."""
@@ -99,11 +118,41 @@ class ModelsFolder:
         """
         return serving.read(self._path / name)
 
-    def states(self, bundles: list[BundleFolder] | None = None) -> dict[str, ModelOnDisk]:
-        """How models lie on the disk, by name: those of some bundles, or all."""
+    def check_no_file(self, name: str) -> None:
+        """Refuses a file in the place of a model's folder: nobody takes a model away like that.
+
+        Raises:
+            BundleError: There is one.
+        """
+        path = self._path / name
+        # Unlike Path.is_file, it tells of what cannot be looked at that it is none.
+        if os.path.isfile(path):
+            raise BundleError(
+                f"'{path}' is a file where a folder was; put that back, or remove it.", reason=UNREADABLE
+            )
+
+    def states(
+        self, bundles: list[BundleFolder] | None = None, known: Collection[str] = ()
+    ) -> dict[str, ModelOnDisk]:
+        """How models lie on the disk, by name.
+
+        Args:
+            bundles: Of which; None for all, those included that cannot be read.
+            known: Those that there were.
+        """
+        found = listing(self._path) if bundles is None else Listing(bundles, {})
+        for name in known:
+            try:
+                self.check_no_file(name)
+            except BundleError as error:
+                found.unreadable[name] = error
         versions: dict[str, dict[int, BundleState]] = {}
-        for bundle in self.all() if bundles is None else bundles:
+        for bundle in found.bundles:
             versions.setdefault(bundle.name, {})[bundle.version] = bundle.state()
         return {
-            name: ModelOnDisk(serving.state(self._path / name), states) for name, states in versions.items()
+            **{
+                name: ModelOnDisk(serving.state(self._path / name), states)
+                for name, states in versions.items()
+            },
+            **{name: ModelOnDisk(None, {}, error.message) for name, error in found.unreadable.items()},
         }

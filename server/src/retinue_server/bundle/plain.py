@@ -1,5 +1,6 @@
 """ONNX models that have no manifest: what can be checked of their files before they are loaded."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +28,17 @@ def describe(name: str, path: Path) -> pb.ModelManifest:
     Raises:
         BundleError: It cannot be read, or has weights elsewhere.
     """
-    _check_weights_inside(path)
-    return pb.ModelManifest(name=name, task=pb.TASK_TENSOR, sha256=file_sha256(path))
+    files = _weights_beside(path)
+    sha256 = file_sha256(path)
+    if files:
+        # Of all: what other weights compute is another network.
+        hashes = [sha256, *(f"{name} {file_sha256(path.parent / name)}" for name in files)]
+        sha256 = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    return pb.ModelManifest(name=name, task=pb.TASK_TENSOR, sha256=sha256)
 
 
-def _check_weights_inside(path: Path) -> None:
-    """Refuses a graph whose weights lie in files elsewhere than beside it: it could name any file of this machine.
+def _weights_beside(path: Path) -> list[str]:
+    """The files beside a graph that have its weights; elsewhere they may not be: it could name any file there is.
 
     Raises:
         BundleError: They do, or the file is no graph.
@@ -46,7 +52,8 @@ def _check_weights_inside(path: Path) -> None:
         # protobuf's and the file system's, which share nothing else.
         raise BundleError(f"{path} is no ONNX model: {type(error).__name__}; copy it again.") from error
     folder = path.parent.resolve()
-    for location in sorted(set(_locations(graph))):
+    locations = sorted(set(_locations(graph)))
+    for location in locations:
         try:
             inside = (folder / location).resolve().parent == folder
         except (OSError, RuntimeError, ValueError):
@@ -57,6 +64,7 @@ def _check_weights_inside(path: Path) -> None:
                 "or into the file itself.",
                 reason="WEIGHTS_OUTSIDE",
             )
+    return locations
 
 
 def _locations(model: "onnx.ModelProto") -> Iterator[str]:

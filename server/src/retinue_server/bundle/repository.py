@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from retinue_server.bundle import plain, sealed, signature
 from retinue_server.errors import BundleError, StartupError
 
 VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
+
+# Why a folder of a model is not even looked into.
+UNREADABLE = "MODEL_UNREADABLE"
 
 # Of a file or folder: device, inode, size, and when content or rights changed last; None where there is none.
 FileState = tuple[int, int, int, int] | None
@@ -48,7 +52,16 @@ class BundleFolder:
         """What differs once a file of the bundle, the bundle as a whole, or the keys were changed or replaced."""
         files = (manifests.MANIFEST_FILE, manifests.MODEL_FILE, signature.SIGNATURE_FILE)
         states = tuple(file_state(path) for path in (self.path, *(self.path / file for file in files)))
+        if states[1] is None:
+            return (*states, *self._weights_states())
         return states if self.keys is None else (*states, self.keys())
+
+    def _weights_states(self) -> BundleState:
+        """Of what lies beside a graph without a manifest, which may have its weights there."""
+        try:
+            return tuple(map(file_state, sorted(self.path.iterdir())))
+        except OSError:
+            return ()
 
     def read(self) -> pb.ModelManifest:
         """Reads the manifest and checks it against its signature, the folder's name and the file's hash.
@@ -130,8 +143,21 @@ def check_inside(path: Path, models: Path, advice: str) -> None:
         )
 
 
-def find(models: Path, name: str | None = None, keys: TrustedKeys | None = None) -> list[BundleFolder]:
-    """Lists the bundles under `models`, by name and then version.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What lies in a models folder.
+
+    Attributes:
+        bundles: By name and then version.
+        unreadable: Why folders of models cannot be read, by name.
+    """
+
+    bundles: list[BundleFolder]
+    unreadable: dict[str, BundleError]
+
+
+def listing(models: Path, name: str | None = None, keys: TrustedKeys | None = None) -> Listing:
+    """Lists the bundles under `models`, and the models that cannot be read, which cost the others nothing.
 
     A version folder is a positive integer without leading zeros; other folders and files are passed over, so that
     half-written bundles (which have other names) and notes do no harm.
@@ -148,44 +174,104 @@ def find(models: Path, name: str | None = None, keys: TrustedKeys | None = None)
         if not models.is_dir():
             what = "is a file" if models.exists() else "does not exist"
             raise StartupError(f"the models folder '{models}' {what}: name another with --models.")
-        folders = models.iterdir() if name is None else [models / name]
-        found = [bundle for folder in folders for bundle in _versions(folder, keys)]
+        folders = list(models.iterdir()) if name is None else [models / name]
     except OSError as error:
-        raise StartupError(
-            f"'{error.filename}' cannot be read: {error.strerror}; let the server's user read the models folder."
-        ) from error
-    return sorted(found, key=lambda bundle: (bundle.name, bundle.version))
+        raise StartupError(_why_unreadable(error)) from error
+    bundles: list[BundleFolder] = []
+    unreadable: dict[str, BundleError] = {}
+    for folder in folders:
+        try:
+            bundles += _versions(folder, keys)
+        except OSError as error:
+            unreadable[folder.name] = BundleError(_why_unreadable(error), reason=UNREADABLE)
+    return Listing(sorted(bundles, key=lambda bundle: (bundle.name, bundle.version)), unreadable)
+
+
+def find(models: Path, name: str | None = None, keys: TrustedKeys | None = None) -> list[BundleFolder]:
+    """Lists the bundles of `listing`.
+
+    Args:
+        models: As there.
+        name: Likewise.
+        keys: Likewise.
+
+    Raises:
+        StartupError: The folder does not exist or cannot be read.
+        BundleError: That of the one model cannot be read.
+    """
+    found = listing(models, name, keys)
+    if name in found.unreadable:
+        raise found.unreadable[name]
+    return found.bundles
 
 
 def scan(models: Path, keys: TrustedKeys | None = None) -> list[BundleFolder]:
     """Lists what `find` does, at least one.
 
     Raises:
-        StartupError: The folder does not exist, cannot be read or holds no bundle.
+        StartupError: The folder does not exist, cannot be read or holds no bundle that can.
     """
-    found = find(models, keys=keys)
-    if not found:
-        raise StartupError(
-            f"the models folder '{models}' holds no bundle: expected NAME/VERSION/{manifests.MODEL_FILE} and "
-            f"{manifests.MANIFEST_FILE}, VERSION being 1, 2, ...; make one with retinue-export."
-        )
-    return found
+    found = listing(models, keys=keys)
+    if found.bundles:
+        return found.bundles
+    for error in found.unreadable.values():
+        raise error
+    raise StartupError(
+        f"the models folder '{models}' holds no bundle: expected NAME/VERSION/{manifests.MODEL_FILE} and "
+        f"{manifests.MANIFEST_FILE}, VERSION being 1, 2, ...; make one with retinue-export."
+    )
 
 
-def _versions(model: Path, keys: TrustedKeys | None) -> Iterator[BundleFolder]:
-    if manifests.NAME_PATTERN.fullmatch(model.name) is None or not model.is_dir():
-        return
+def _versions(model: Path, keys: TrustedKeys | None) -> list[BundleFolder]:
+    """Lists the versions of a model.
+
+    Raises:
+        OSError: Its folder cannot be read.
+    """
+    if manifests.NAME_PATTERN.fullmatch(model.name) is None or not _is_folder(model):
+        return []
     # It may go between two looks.
     with suppress(FileNotFoundError):
-        for version in model.iterdir():
-            if VERSION_PATTERN.fullmatch(version.name) and version.is_dir():
-                yield BundleFolder(model.name, int(version.name), version, keys)
+        return [
+            BundleFolder(model.name, int(version.name), version, keys)
+            for version in model.iterdir()
+            if VERSION_PATTERN.fullmatch(version.name) and _may_be_folder(version)
+        ]
+    return []
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether something is a folder.
+
+    Raises:
+        OSError: That cannot be told, as of a link that leads nowhere.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
+        return False
+
+
+def _may_be_folder(path: Path) -> bool:
+    try:
+        return _is_folder(path)
+    except OSError:
+        # Whoever reads it says why it cannot be.
+        return True
+
+
+def _why_unreadable(error: OSError) -> str:
+    return (
+        f"'{error.filename}' cannot be read: {error.strerror}; let the server's user read the models folder."
+    )
 
 
 def file_state(path: Path) -> FileState:
     """What differs once a file or folder was changed, replaced, put there or taken away."""
     try:
-        state = os.stat(path)
+        found = os.stat(path)
     except OSError:
         return None
-    return state.st_dev, state.st_ino, state.st_size, state.st_ctime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns

@@ -24,6 +24,10 @@ from retinue_server.tracing.origin import Origin, current_origin
 
 _POLL_SECONDS = 0.01
 _RETRY_SECONDS = 0.1
+# What the engine's process tells a front-end of whoever calls it over HTTP.
+CALLER = "retinue-caller"
+# Of the socket that only the server's own processes reach; the ports have addresses of IP.
+_PRIVATE_PEER = "unix:"
 _OK, _INTERNAL, _CANCELLED, _EXPIRED = "OK", "INTERNAL", "CANCELLED", "DEADLINE_EXCEEDED"
 
 Reply = TypeVar("Reply")
@@ -69,6 +73,8 @@ class Call:
     version: str = ""
     leases: list[Leases] = field(default_factory=list)
     token: Token | None = None
+    # Whether another process counts it.
+    passed_on: bool = False
     # What a caller knows it by among the messages of a stream.
     message_id: str = ""
     images: int = 0
@@ -88,6 +94,22 @@ class Call:
 
 
 current_call: ContextVar[Call] = ContextVar("current_call")
+
+
+def caller_of(context: Context) -> str:
+    """Whose turn the current call is: that of its token, which may have many connections, or else of its connection.
+
+    Over HTTP, with front-ends, the connection is the engine's process's, which says whose call it is. Nobody else is
+    believed to say so.
+
+    Args:
+        context: Of the call.
+    """
+    token = current_call.get().token
+    if token is not None:
+        return f"token:{token.name}"
+    peer = context.peer()
+    return metadata_of(context)(CALLER) or peer if peer.startswith(_PRIVATE_PEER) else peer
 
 
 class Calls:
@@ -198,13 +220,17 @@ class Calls:
             told = f"internal error; the server logged it as {call.origin.request_id}."
             raise RetinueError(told) from None
         finally:
-            self._count_unqueued(call, code)
             seconds = time.perf_counter() - began
-            trace_id = call.origin.trace.context.trace_name if call.origin.trace is not None else ""
-            self._metrics.count_call(method, call.model, call.version, code, seconds, trace_id)
             self._records.end(method, call, code, seconds, context)
-            if call.token is not None:
-                self._metrics.count_token(call.token.name, code)
+            if not call.passed_on:
+                self._count(method, call, code, seconds)
+
+    def _count(self, method: str, call: Call, code: str, seconds: float) -> None:
+        self._count_unqueued(call, code)
+        trace_id = call.origin.trace.context.trace_name if call.origin.trace is not None else ""
+        self._metrics.count_call(method, call.model, call.version, code, seconds, trace_id)
+        if call.token is not None:
+            self._metrics.count_token(call.token.name, code)
 
     def _count_unqueued(self, call: Call, code: str) -> None:
         if call.unqueued_images:

@@ -166,10 +166,10 @@ def statistics(model: ServedModel, counted: Statistics) -> pb.ModelStatistics:
 
 
 def index(entries: Sequence[IndexEntry], *, ready_only: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
-    """The models that there are."""
+    """The models that there are; without a version those of which none is known."""
     return [
         pb.RepositoryIndexResponse.ModelIndex(
-            name=entry.name, version=str(entry.version), state=entry.state, reason=entry.reason
+            name=entry.name, version=str(entry.version or ""), state=entry.state, reason=entry.reason
         )
         for entry in entries
         if not ready_only or entry.state is ModelState.READY

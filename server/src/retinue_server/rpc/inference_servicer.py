@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping
 
 from retinue.inference import grpc_service_pb2 as pb
 from retinue.inference import grpc_service_pb2_grpc
@@ -14,13 +15,14 @@ from retinue_server.metrics import Metrics
 from retinue_server.results import TensorWork, Work
 from retinue_server.rpc import inference_replies as replies
 from retinue_server.rpc import inference_requests as requests
-from retinue_server.rpc.calls import Context, current_call, metadata_of
+from retinue_server.rpc.calls import Context, caller_of, current_call, metadata_of
 from retinue_server.rpc.model_control import Control
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shadow import Copy
 from retinue_server.shared_memory import SharedMemoryRegions
+from retinue_server.tally import Statistics
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -47,6 +49,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         settings: Limits of images and replies.
         control: Lists, loads and unloads models.
         regions: Of shared memory; None where it is not served.
+        counted_by_all: Tells what all processes have counted of models, by name and version; None where this is the
+            only one.
     """
 
     def __init__(
@@ -58,12 +62,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         control: Control,
         *,
         regions: SharedMemoryRegions | None = None,
+        counted_by_all: Callable[[], Awaitable[Mapping[tuple[str, int], Statistics]]] | None = None,
     ) -> None:
         self._service = service
         self._metrics = metrics
         self._provider = provider
         self._control = control
         self._regions = regions
+        self._counted_by_all = counted_by_all
         self._max_request_bytes = settings.max_request_bytes
         self._limits = Limits(
             max_images=min(settings.max_images_per_request, settings.max_queue_images),
@@ -119,8 +125,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             found = self._service.catalog.get(request.name, version)
             # A name alone means all its versions here.
             models = [found] if version else [model for model in models if model.name == request.name]
+        counted = {} if self._counted_by_all is None else await self._counted_by_all()
         return pb.ModelStatisticsResponse(
-            model_stats=[replies.statistics(model, self._metrics.statistics(model)) for model in models]
+            model_stats=[
+                replies.statistics(
+                    model, counted.get((model.name, model.version)) or self._metrics.statistics(model)
+                )
+                for model in models
+            ]
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
@@ -136,7 +148,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         destinations = requests.destinations(request, self._regions)
         priority = call.priority
         deadline = _deadline(arrived, context.time_remaining(), requests.timeout_seconds(request))
-        caller = context.peer()
+        caller = caller_of(context)
         # Where a server has more to do than it can, most of it is to refuse: before tensors are looked at.
         model.batcher.check_room(count, caller=caller, priority=priority, deadline=deadline)
 

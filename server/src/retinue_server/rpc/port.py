@@ -6,6 +6,9 @@ from tempfile import TemporaryDirectory
 
 from retinue_server.errors import StartupError
 
+# An address has 108 bytes, of which the socket's name takes up to eight, and one ends it. Source: unix(7).
+_LONGEST_FOLDER = 99
+
 
 def address(host: str, port: int) -> str:
     """As the grpc library reads it."""
@@ -73,21 +76,31 @@ class SharedPort:
 class PrivateSockets:
     """Addresses that only this user's processes reach: sockets in a folder that nobody else may enter.
 
-    Args:
-        wanted: Whether there are to be any.
+    Raises:
+        StartupError: There can be no such folder, or its name is too long for an address.
     """
 
-    def __init__(self, *, wanted: bool) -> None:
-        self._folder = TemporaryDirectory(prefix="retinue-") if wanted else None
+    def __init__(self) -> None:
+        try:
+            self._folder = TemporaryDirectory(prefix="retinue-")
+        except OSError as error:
+            raise StartupError(
+                f"--workers needs a folder for sockets, and none can be made: {error.strerror}; name one with TMPDIR."
+            ) from error
+        if len(self._folder.name) > _LONGEST_FOLDER:
+            self.close()
+            raise StartupError(
+                f"--workers has sockets in the folder for temporary files, whose name may have {_LONGEST_FOLDER} "
+                "characters; name a shorter one with TMPDIR."
+            )
 
     def address(self, number: int) -> str:
-        """One of them, as the grpc library reads it; empty where there are none."""
-        return f"unix:{self._folder.name}/{number}.sock" if self._folder else ""
+        """One of them, as the grpc library reads it."""
+        return f"unix:{self._folder.name}/{number}.sock"
 
     def close(self) -> None:
         """Removes them."""
-        if self._folder:
-            self._folder.cleanup()
+        self._folder.cleanup()
 
 
 def _bound(family: int, where: tuple[str | int, int], *, shared: bool = False) -> socket.socket:

@@ -2,63 +2,102 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from retinue_server.rpc.calls import Context
+from retinue_server.rpc.calls import CALLER, Context, current_call
 from retinue_server.rpc.methods import SERVICES, Methods
-from retinue_server.rpc.status import from_rpc_error
+from retinue_server.rpc.status import DETAILS_KEY, from_rpc_error
 from retinue_server.tracing.origin import REQUEST_ID_KEY, current_origin
 
 # The front-ends hold each message against the limits.
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Each a connection; where several have the same target, the kernel gives each to one of the front-ends.
+    # Each a connection of its own, also where several have the same target.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
+_BROKEN = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+
+class _Connection:
+    """A connection to a front-end, opened by its first call, and how many it carries now."""
+
+    __slots__ = ("calls", "channel", "target")
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.channel = grpc.aio.insecure_channel(target, _OPTIONS)
+        self.calls = 0
 
 
 class Relay:
-    """Passes calls on over gRPC, with what came beside the requests, which must be what gRPC takes.
+    """Passes calls on over gRPC, with what came beside the requests, which must be what gRPC takes, and who calls.
+
+    No call waits for others here: there are as many connections as the calls at once need.
 
     Args:
-        targets: Where to have a connection to, each from the first call on, as the grpc library reads it.
+        targets: Where the front-ends take them, as the grpc library reads it.
+        streams: The calls that a connection carries at once.
     """
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], streams: int) -> None:
         self._targets = targets
-        self._open: list[grpc.aio.Channel] = []
+        self._streams = streams
+        # Those that were used last come last.
+        self._open: list[_Connection] = []
         self.methods: Methods = {
             method.name: partial(self._call, method) for service in SERVICES for method in service.methods
         }
 
     async def _call(self, method: MethodDescriptor, request: Any, context: Context) -> Any:
-        if not self._open:
-            self._open = [grpc.aio.insecure_channel(target, _OPTIONS) for target in self._targets]
-            self._turns = cycle(self._open)
-        call = next(self._turns).unary_unary(
+        connection = self._least_busy()
+        send = connection.channel.unary_unary(
             f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
-        told = tuple(context.invocation_metadata() or ())
-        origin = current_origin.get()
-        if origin is not None:
-            # The front-end that answers calls it the same.
-            others = (entry for entry in told if entry[0] != REQUEST_ID_KEY)
-            told = (*others, (REQUEST_ID_KEY, origin.request_id))
+        call = current_call.get()
+        # Also where the caller leaves before there is an answer.
+        call.passed_on = True
+        connection.calls += 1
         try:
-            return await call(request, timeout=context.time_remaining(), metadata=told)
+            return await send(request, timeout=context.time_remaining(), metadata=_beside(context))
         except grpc.aio.AioRpcError as error:
+            # What the front-end refuses has details. The rest it may never have seen.
+            call.passed_on = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
             raise from_rpc_error(error) from None
+        finally:
+            connection.calls -= 1
+
+    def _least_busy(self) -> _Connection:
+        """A connection to a front-end that is there, by turns among those that have as little to do."""
+        if not self._open:
+            self._open = [_Connection(target) for target in self._targets]
+        there = [one for one in self._open if one.channel.get_state(try_to_connect=True) is not _BROKEN]
+        found = min(there or self._open, key=lambda one: one.calls)
+        if found.calls >= self._streams:
+            found = _Connection(found.target)
+        else:
+            self._open.remove(found)
+        self._open.append(found)
+        return found
 
     async def close(self) -> None:
         """Closes the connections."""
-        for channel in self._open:
-            await channel.close()
+        for one in self._open:
+            await one.channel.close()
+
+
+def _beside(context: Context) -> tuple[tuple[str, str | bytes], ...]:
+    """What comes beside a call: who calls, and the call's id, are what this process knows, whatever they say."""
+    known = {CALLER: context.peer()}
+    origin = current_origin.get()
+    if origin is not None:
+        known[REQUEST_ID_KEY] = origin.request_id
+    theirs = [entry for entry in context.invocation_metadata() or () if entry[0] not in known]
+    return (*theirs, *known.items())

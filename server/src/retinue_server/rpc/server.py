@@ -93,7 +93,7 @@ class RpcServer:
                 ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
                 # Where callers send more all the same, gRPC refuses it in its own threads, for a tenth of what an
                 # answer with a reason costs.
-                ("grpc.max_concurrent_streams", _streams_per_connection(settings)),
+                ("grpc.max_concurrent_streams", streams_per_connection(settings)),
                 # This would count calls that are answered already, too, and refuse callers who keep to the limit.
                 ("grpc.http.overload_protection", 0),
                 # Where nobody is to share it, a second server on the same port would quietly take half of the calls.
@@ -191,5 +191,6 @@ def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
     )
 
 
-def _streams_per_connection(settings: Settings) -> int:
+def streams_per_connection(settings: Settings) -> int:
+    """The calls that one connection carries at once; further ones wait at the caller."""
     return settings.max_streams_per_connection or max(_STREAMS_PER_CORE * available_cores(), _LEAST_STREAMS)

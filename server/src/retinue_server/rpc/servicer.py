@@ -14,7 +14,7 @@ from retinue_server.crops import CropClassifier, Question, Turn
 from retinue_server.errors import ImageError, InvalidRequestError
 from retinue_server.results import DetectOptions, PictureOptions, Task, Work
 from retinue_server.rpc import replies, reply_size, requests
-from retinue_server.rpc.calls import Context, current_call, metadata_of
+from retinue_server.rpc.calls import Context, caller_of, current_call, metadata_of
 from retinue_server.runtime.providers import Provider
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
@@ -203,4 +203,4 @@ def _turn(request: ImagesRequest, context: Context, arrived: float) -> Turn:
         raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
     remaining_seconds = context.time_remaining()
     deadline = None if remaining_seconds is None else arrived + remaining_seconds
-    return Turn(context.peer(), requests.priority(request), deadline)
+    return Turn(caller_of(context), requests.priority(request), deadline)

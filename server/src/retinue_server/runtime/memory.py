@@ -151,6 +151,19 @@ def process_limit(limit_bytes: int, processes: int = 1) -> MemoryLimit:
     return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes)
 
 
+def tensor_limit_bytes(limit_bytes: int, process_limit_bytes: int) -> int:
+    """The most that networks without a manifest may work in: what is given or, where that is 0, a quarter of all.
+
+    What they answer is copied out of that, and once more into replies, while the next ones run.
+
+    Args:
+        limit_bytes: What is given.
+        process_limit_bytes: What the server may take; 0 where that is for the control group or the machine to say.
+    """
+    there_is = process_limit_bytes or control_group_limit_bytes() or int(psutil.virtual_memory().total)
+    return limit_bytes or there_is // 4
+
+
 def control_group_limit_bytes() -> int:
     """The least memory.max of the process's control group and those around it, 0 where none is set."""
     # Without a limit it says "max".

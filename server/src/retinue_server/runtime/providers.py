@@ -19,7 +19,7 @@ from retinue_server.runtime.cache import why_unusable
 _log = structlog.get_logger(__name__)
 
 # The highest of ONNX Runtime's severities.
-_FATAL = 4
+FATAL = 4
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -33,8 +33,8 @@ Chain = tuple[tuple[str, ProviderOptions], ...]
 
 ALL_DEVICES = "all"
 
-# The smallest ONNX model there is: one Identity of float32 [1] in opset 13, made with onnx.helper.
-_IDENTITY_MODEL = base64.b64decode(
+# The smallest ONNX model there is: one Identity of float32 [1], `x` to `y`, in opset 13, made with onnx.helper.
+IDENTITY_MODEL = base64.b64decode(
     "CAg6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEA0="
 )
 
@@ -160,9 +160,7 @@ def _runs_here(name: str, options: ProviderOptions) -> str:
         # Finds CUDA and cuDNN where pip installed them.
         ort.preload_dlls()
         try:
-            session = ort.InferenceSession(
-                _IDENTITY_MODEL, providers=[(name, options)], enable_fallback=False
-            )
+            session = ort.InferenceSession(IDENTITY_MODEL, providers=[(name, options)], enable_fallback=False)
             if session.get_providers()[0] == name:
                 return ""
         except Exception as error:
@@ -224,7 +222,7 @@ def choose(
         StartupError: A GPU was asked for and cannot be had.
     """
     # ONNX Runtime raises what fails in earnest; on a GPU it also prints a line for each kernel that is tried in vain.
-    ort.set_default_logger_severity(_FATAL)
+    ort.set_default_logger_severity(FATAL)
     if available is None:
         available = ort.get_available_providers()
     on_cpu: Chain = ((CPU, {}),)

@@ -23,6 +23,7 @@ from retinue_server.runtime.captured import Layout
 from retinue_server.runtime.options import session_options
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import CUDA, TENSORRT, Provider, ProviderOptions
+from retinue_server.runtime.tensor_arena import TensorArena
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class Machine:
         kept: Where graphs are kept that ONNX Runtime has optimised for a CPU; None where they are not.
         pools: The threads of runs that have the machine to themselves; such are possible with `kept` only.
         cuda_graphs: Whether networks are captured as CUDA graphs where they allow it.
+        tensor_arena: What networks without a manifest work in; None where that has no limit.
     """
 
     provider: Provider
@@ -70,6 +72,7 @@ class Machine:
     kept: ModelCache | None = None
     pools: ThreadPools | None = None
     cuda_graphs: Literal["auto", "off"] = "off"
+    tensor_arena: TensorArena | None = None
 
 
 class Session:

@@ -12,6 +12,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from retinue_server.errors import BundleError, InvalidRequestError
 from retinue_server.runtime import device_failures
 from retinue_server.runtime.options import session_options
+from retinue_server.runtime.providers import FATAL
 from retinue_server.runtime.session import Machine, explain
 from retinue_server.tensors import BYTES, DTYPES, Array, TensorSpec
 
@@ -60,12 +61,13 @@ class TensorSession:
                 strings.
         """
         self._path = path
+        self._arena = machine.tensor_arena
         providers = machine.provider
         chain = providers.chain_on(providers.devices[0], {}) if providers.on_gpu else providers.chain
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 path,
-                session_options(machine.threads.per_instance),
+                self._options(machine.threads.per_instance),
                 providers=list(chain),
                 enable_fallback=False,
             )
@@ -96,15 +98,19 @@ class TensorSession:
             All outputs by name; strings as objects of str.
 
         Raises:
-            InvalidRequestError: A string is not UTF-8, or the network takes no such tensors.
+            InvalidRequestError: A string is not UTF-8, the network takes no such tensors, or needs too much memory.
+            OverloadedError: It needs more memory than there is now.
             Exception: ONNX Runtime cannot run it on these.
         """
         assert self._session is not None
         options = ort.RunOptions()
+        # Whoever asks is told what fails; it is their tensors' fault more often than not.
+        options.log_severity_level = FATAL
         when_stopped(partial(setattr, options, "terminate", True))
         fed = {**tensors, **{name: _texts(name, tensors[name]) for name in self._strings}}
         try:
-            return dict(zip(self._names, self._session.run(self._names, fed, options), strict=True))
+            answers = self._run(partial(self._session.run, self._names, fed, options))
+            return dict(zip(self._names, answers, strict=True))
         except InvalidArgument as error:
             raise InvalidRequestError(
                 f"the network cannot be run on these tensors: {explain(error)}.", reason="TENSORS_REFUSED"
@@ -164,6 +170,12 @@ class TensorSession:
     def close(self) -> None:
         """Gives back what it holds, once no run needs it any more."""
         self._session = None
+
+    def _options(self, threads: int) -> ort.SessionOptions:
+        return session_options(threads) if self._arena is None else self._arena.session_options(threads)
+
+    def _run(self, run: Callable[[], Sequence[Array]]) -> Sequence[Array]:
+        return run() if self._arena is None else self._arena.run(run)
 
     def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
         assert self._open_size is not None

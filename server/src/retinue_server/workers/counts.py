@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -10,9 +10,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from retinue_server.saturation import SUMMED_GAUGES
+from retinue_server.tally import Statistics, summed
 
 # The metric's name, the line's, and its labels.
 Sample = tuple[str, str, tuple[tuple[str, str], ...]]
+# What a front-end asks for what all processes have counted.
+ALL_STATISTICS = "ALL_STATISTICS"
+# A model's name and version.
+Key = tuple[str, int]
 
 
 class Counts(dict[Sample, float]):
@@ -71,6 +76,44 @@ def lasting(counts: Counts) -> Counts:
     kept.update((sample, value) for sample, value in counts.items() if sample[0] not in SUMMED_GAUGES)
     kept.exemplars = counts.exemplars
     return kept
+
+
+def pack_statistics(statistics: Mapping[Key, Statistics]) -> bytes:
+    """Statistics of models, by name and version, as JSON."""
+    return json.dumps(
+        [
+            [*key, one.success, one.fail, one.images, one.last_at, one.stages, list(one.batches.items())]
+            for key, one in statistics.items()
+        ]
+    ).encode()
+
+
+def unpack_statistics(body: bytes) -> dict[Key, Statistics]:
+    """What `pack_statistics` was given.
+
+    Raises:
+        ValueError: It was given something else.
+    """
+    return {
+        (name, version): Statistics(
+            tuple(success),
+            tuple(fail),
+            images,
+            last_at,
+            {stage: tuple(counted) for stage, counted in stages.items()},
+            {size: tuple(counted) for size, counted in batches},
+        )
+        for name, version, success, fail, images, last_at, stages, batches in json.loads(body)
+    }
+
+
+def merged_statistics(parts: Iterable[Mapping[Key, Statistics]]) -> dict[Key, Statistics]:
+    """What all of several processes have counted of each model that any knows."""
+    of_model: defaultdict[Key, list[Statistics]] = defaultdict(list)
+    for part in parts:
+        for key, one in part.items():
+            of_model[key].append(one)
+    return {key: summed(found) for key, found in of_model.items()}
 
 
 class MergedMetrics(Collector):

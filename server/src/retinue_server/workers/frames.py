@@ -65,13 +65,15 @@ class Kind(IntEnum):
     CANCEL = 36
     """Nobody waits for a request any more; it is still followed by `REPLY`, `REFUSED` or `ENDED`."""
     COUNTED = 37
-    """What its metrics say: JSON."""
+    """What its metrics say: JSON. It follows `STATISTICS`."""
     DRAINED = 38
     """No call is in flight."""
     RELEASED = 39
     """It has no model of that number any more: no call holds it, and nothing touches its slots."""
     CALL = 40
     """A call that is the engine's process's to answer."""
+    STATISTICS = 41
+    """What it has counted of each model: JSON."""
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ from tests.unit.server.served import served_model
 from retinue_server import errors
 from retinue_server.catalog import ServedModel
 from retinue_server.http import exchange
-from retinue_server.rpc.calls import current_call
+from retinue_server.rpc.budget import ByteBudget, Holding
+from retinue_server.rpc.calls import Call, current_call
 from retinue_server.rpc.relay import Relay
 
 METADATA = "/v2/models/a-model"
@@ -350,15 +351,18 @@ async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_th
     server = grpc.aio.server()
     servicer = vision_service_pb2_grpc.VisionServiceServicer()
     vision_service_pb2_grpc.add_VisionServiceServicer_to_server(servicer, server)
-    relay = Relay([f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"])
+    relay = Relay([f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"], streams=16)
     await server.start()
+    token = current_call.set(Call(Holding(ByteBudget(1))))
     for entries in (found, large):
         context: Any = SimpleNamespace(
             invocation_metadata=lambda: entries,  # noqa: B023
             time_remaining=lambda: None,
+            peer=lambda: "http:10.0.0.1:50000",
         )
         # That of a method which nobody has written: it has come there.
         with pytest.raises(errors.UnsupportedError):
             await relay.methods["GetModel"](vision_service_pb2.GetModelRequest(), context)
+    current_call.reset(token)
     await relay.close()
     await server.stop(0)
