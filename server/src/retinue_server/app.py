@@ -17,7 +17,7 @@ import psutil
 import structlog
 from starlette.applications import Starlette
 
-from retinue_server import __version__, exposure
+from retinue_server import __version__, exposure, in_flight
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
@@ -40,7 +40,7 @@ from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
-from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
+from retinue_server.runtime.memory import MemoryLimit, control_group_limit_bytes, process_limit, share_heaps
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
 from retinue_server.runtime.session import Machine, Threads
@@ -50,6 +50,7 @@ from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
+from retinue_server.vision.room import ROOM
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     identity = _checked_identity(settings)
     provider = _choose_provider(settings)
+    settings = _within_memory(settings, provider)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
@@ -357,7 +359,17 @@ def _memory_limit(settings: Settings, provider: Provider) -> MemoryLimit:
     """Of the process's memory, or of the device's where there is one."""
     if provider.on_gpu:
         return MemoryLimit(settings.memory_limit, on_device=True)
-    return process_limit(settings.memory_limit, processes=1 + settings.workers)
+    return process_limit(
+        settings.memory_limit, processes=1 + settings.workers, requests_bytes=in_flight.room_bytes(settings)
+    )
+
+
+def _within_memory(settings: Settings, provider: Provider) -> Settings:
+    """The settings, with limits of requests that fit the memory of this machine that there may be."""
+    told = 0 if provider.on_gpu else settings.memory_limit
+    fitting = in_flight.within(settings, told or control_group_limit_bytes())
+    ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
+    return fitting
 
 
 def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:

@@ -30,6 +30,7 @@ from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
+from retinue_server.vision.room import ROOM
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
@@ -71,6 +72,7 @@ class FrontEnd:
         assert kind is Kind.SETTINGS, kind
         plan = Plan.unpack(body)
         log.configure(plan.settings.log_level, plan.settings.log_format)
+        ROOM.max_bytes = plan.settings.max_decoded_bytes_in_flight
         self._metrics = Metrics(triton_names=plan.settings.triton_metrics == "on")
         self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)

@@ -175,7 +175,14 @@ class Settings(BaseSettings):
     max_bytes_in_flight: ByteSize = Field(
         ByteSize(512 * MIB),
         ge=1024,
-        description="bytes of all requests being answered and of their replies; more are refused",
+        description="bytes of all requests being answered and of their replies; more are refused; unless set, at most a "
+        "24th of the memory limit",
+    )
+    max_decoded_bytes_in_flight: ByteSize = Field(
+        ByteSize(1024 * MIB),
+        ge=1024,
+        description="bytes that images take while they are decoded, in each process that decodes; further ones wait, and "
+        "those that take more alone are refused; unless set, at most an eighth of the memory limit",
     )
     max_reply_bytes: ByteSize = Field(
         ByteSize(256 * MIB), ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"

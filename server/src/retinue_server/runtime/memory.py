@@ -62,22 +62,30 @@ class MemoryLimit:
         limit_bytes: The most that `own_bytes` and all models may take; 0 for no limit.
         granted_by: What sets the limit, for messages.
         own_bytes: What is taken without any model.
+        requests_bytes: What is set aside for requests.
         on_device: Whether the device's memory counts.
     """
 
     def __init__(
-        self, limit_bytes: int = 0, granted_by: str = "", own_bytes: int = 0, *, on_device: bool = False
+        self,
+        limit_bytes: int = 0,
+        granted_by: str = "",
+        own_bytes: int = 0,
+        requests_bytes: int = 0,
+        *,
+        on_device: bool = False,
     ) -> None:
         self._limit_bytes = limit_bytes
         self._granted_by = granted_by
         self._own_bytes = own_bytes
+        self._requests_bytes = requests_bytes
         self._models_bytes = 0
         self._on_device = on_device
 
     @property
     def taken_bytes(self) -> int:
         """What is taken, whether it is used already or not."""
-        return self._own_bytes + self._models_bytes
+        return self._own_bytes + self._requests_bytes + self._models_bytes
 
     def check(self, what: str, need: MemoryUse, *, measured: bool) -> None:
         """Refuses a model that does not fit.
@@ -99,10 +107,11 @@ class MemoryLimit:
             parts.append(f"buffers {_mb(need.buffers_bytes)}")
         if not measured:
             parts.append("and its arena, which is measured where these fit")
+        requests = f", {_mb(self._requests_bytes)} for requests" if self._requests_bytes else ""
         raise BundleError(
             f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
             f"but of the {_mb(self._limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
-            f"({_mb(self._models_bytes)} by other models); raise the limit, serve fewer models or start fewer "
+            f"({_mb(self._models_bytes)} by other models{requests}); raise the limit, serve fewer models or start fewer "
             "--instances.",
             reason="MEMORY_LIMIT",
         )
@@ -119,17 +128,18 @@ class MemoryLimit:
         return need.device_bytes if self._on_device else need.total_bytes
 
 
-def process_limit(limit_bytes: int, processes: int = 1) -> MemoryLimit:
+def process_limit(limit_bytes: int, processes: int = 1, requests_bytes: int = 0) -> MemoryLimit:
     """The limit of models on a CPU: the one given or, where it is 0, that of the control group, or none.
 
     Args:
         limit_bytes: The one given.
         processes: How many processes the server has. Each counts as taking what this one takes now.
+        requests_bytes: What is set aside for requests.
     """
     own_bytes = processes * int(psutil.Process().memory_info().rss)
     if limit_bytes:
-        return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes)
-    return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes)
+        return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes, requests_bytes)
+    return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes, requests_bytes)
 
 
 def control_group_limit_bytes() -> int:

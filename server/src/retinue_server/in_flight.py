@@ -1,0 +1,53 @@
+"""Memory of requests: what a server sets aside for them, out of what it may take in all."""
+
+import structlog
+
+from retinue_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+# As grpc's, as the parsed message's and as the images'.
+_COPIES_OF_A_REQUEST = 3
+# Of a limit, half for the bytes of requests and half for decoding them.
+_SHARE_OF_A_LIMIT = 4
+_LEAST_BYTES = 1024
+
+
+def within(settings: Settings, limit_bytes: int) -> Settings:
+    """Settings whose requests leave the models three quarters of the memory that there may be.
+
+    What somebody has set stays as it is.
+
+    Args:
+        settings: As they were resolved.
+        limit_bytes: Most memory of all processes; 0 for no limit.
+    """
+    if not limit_bytes:
+        return settings
+    half_bytes = limit_bytes // _SHARE_OF_A_LIMIT // 2
+    processes = settings.workers or 1
+    lowered: dict[str, int] = {}
+
+    def lower(name: str, most: int) -> int:
+        told = int(getattr(settings, name))
+        if name in settings.model_fields_set or told <= most:
+            return told
+        lowered[name] = max(most, _LEAST_BYTES)
+        return lowered[name]
+
+    lower("max_decoded_bytes_in_flight", half_bytes // processes)
+    in_flight = lower("max_bytes_in_flight", half_bytes // _COPIES_OF_A_REQUEST)
+    # A lone call may hold more than all together.
+    for name in ("max_request_bytes", "max_reply_bytes"):
+        lower(name, in_flight // processes)
+    if lowered:
+        _log.info("limits_lowered", limit_bytes=limit_bytes, **lowered)
+    return settings.model_copy(update=lowered)
+
+
+def room_bytes(settings: Settings) -> int:
+    """The most memory that requests take, while they are read, decoded and answered."""
+    return (
+        _COPIES_OF_A_REQUEST * settings.max_bytes_in_flight
+        + (settings.workers or 1) * settings.max_decoded_bytes_in_flight
+    )
