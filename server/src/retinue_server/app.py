@@ -24,6 +24,7 @@ from retinue_server.bundle.mirror import Mirror
 from retinue_server.bundle.mirrored import MirroredFolder
 from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.catalog import Catalog
+from retinue_server.connections import ConnectionLimits, allow_files
 from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
 from retinue_server.http import app as http_app
@@ -136,7 +137,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
     rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity)
-    http = HttpServer(pages, settings.host, settings.http_port, identity)
+    http = HttpServer(pages, settings.host, settings.http_port, identity, ConnectionLimits.of(settings))
     await rpc.start()
     http.start()
     _start(engine, cutter)
@@ -237,6 +238,7 @@ def _check_control(settings: Settings) -> None:
 
 def _prepare_process() -> None:
     _keep_wakeups_from_interrupting()
+    allow_files()
     share_heaps(available_cores())
 
 
@@ -285,7 +287,7 @@ def _plan_front(
         front_ends = FrontEnds(metrics, provider, settings, control)
         # Front-ends count these calls, also those of each token.
         calls = Calls(Metrics(), settings, Access(TokenFile.of(settings), among=0))
-        exchanges = Exchanges(calls, settings.max_request_bytes)
+        exchanges = Exchanges(calls, settings.max_request_bytes, settings.arrival_timeout_seconds)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
         return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes, check), calls
@@ -293,7 +295,7 @@ def _plan_front(
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, control, regions=regions)
     calls = Calls(metrics, settings, Access(TokenFile.of(settings)))
-    exchanges = Exchanges(calls, settings.max_request_bytes)
+    exchanges = Exchanges(calls, settings.max_request_bytes, settings.arrival_timeout_seconds)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None
     pages = http_app.build(service, metrics.registry, calls=routes, check=check)

@@ -16,6 +16,7 @@ import uvloop
 
 from retinue_server import log
 from retinue_server.batching.engine import Engine
+from retinue_server.connections import allow_files
 from retinue_server.errors import StartupError
 from retinue_server.front_end_models import FrontEndModels
 from retinue_server.metrics import Metrics
@@ -173,6 +174,7 @@ def main() -> None:
     # When to end is for the engine's process to say, which gets the same signals.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    allow_files()
     share_heaps(available_cores())
     end, memory = (int(argument) for argument in sys.argv[1:])
     uvloop.run(FrontEnd(SharedMemory(memory)).run(socket.socket(fileno=end)))

@@ -175,14 +175,14 @@ class Settings(BaseSettings):
     max_bytes_in_flight: ByteSize = Field(
         ByteSize(512 * MIB),
         ge=1024,
-        description="bytes of all requests being answered and of their replies; more are refused; unless set, at most a "
-        "24th of the memory limit",
+        description="bytes of all requests being answered and of their replies; more are refused; unless set, at "
+        "most a 24th of the memory limit",
     )
     max_decoded_bytes_in_flight: ByteSize = Field(
         ByteSize(1024 * MIB),
         ge=1024,
-        description="bytes that images take while they are decoded, in each process that decodes; further ones wait, and "
-        "those that take more alone are refused; unless set, at most an eighth of the memory limit",
+        description="bytes that images take while they are decoded, in each process that decodes; further ones wait, "
+        "and those that take more alone are refused; unless set, at most an eighth of the memory limit",
     )
     max_reply_bytes: ByteSize = Field(
         ByteSize(256 * MIB), ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
@@ -197,6 +197,52 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="pixels of one image, refused from its header"
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="connections of each port and process, or what its file descriptors allow; further ones are closed",
+    )
+    max_connection_age_seconds: int = Field(
+        3600,
+        ge=0,
+        le=1_000_000,
+        description="when a connection takes no more calls and its caller makes a new one, a tenth sooner or later; 0 "
+        "means never",
+    )
+    max_connection_age_grace_seconds: int = Field(
+        3600, ge=0, le=1_000_000, description="how long calls of such a connection may go on"
+    )
+    max_connection_idle_seconds: int = Field(
+        300, ge=1, le=1_000_000, description="when a connection without a call is closed"
+    )
+    arrival_timeout_seconds: int = Field(
+        60,
+        ge=1,
+        le=1_000_000,
+        description="how long the head of a request, its body, and the reading of a piece of its reply may each take",
+    )
+    keepalive_seconds: int = Field(
+        60,
+        ge=1,
+        le=1_000_000,
+        description="after how long a silence a caller is asked whether it is still there",
+    )
+    keepalive_timeout_seconds: int = Field(
+        20, ge=1, le=1_000_000, description="how long it may take to say so, until its connection is closed"
+    )
+    min_ping_seconds: int = Field(
+        10,
+        ge=0,
+        le=1_000_000,
+        description="how often a caller may ask likewise without sending data; who does so more often is cut off",
+    )
+    max_metadata_bytes: ByteSize = Field(
+        ByteSize(16 * 1024),
+        ge=1024,
+        le=2**24,
+        description="bytes of what comes beside a gRPC request; the head of an HTTP request, whose address may be long, has "
+        "four times as many",
     )
 
     system_shared_memory: Literal["on", "off"] = Field(

@@ -9,8 +9,6 @@ from retinue_server.errors import InvalidRequestError
 from retinue_server.rpc.budget import Holding
 from retinue_server.rpc.interceptor import check_size
 
-# Longer than any network that serves images needs; whoever sends slower holds memory for nothing.
-_READ_SECONDS = 60.0
 # What is unpacked before it is counted.
 _STEP_BYTES = 4 * 1024 * 1024
 _UNPACKED = frozenset({"", "identity"})
@@ -23,13 +21,14 @@ class CallerLeft(asyncio.CancelledError):
     """The connection was closed before the answer was there."""
 
 
-async def read(request: Request, holding: Holding, max_bytes: int) -> bytes:
+async def read(request: Request, holding: Holding, max_bytes: int, timeout_seconds: float) -> bytes:
     """Reads the body of a request.
 
     Args:
         request: Whose.
         holding: Counts the bytes as they come.
         max_bytes: The most that are taken, also when they are unpacked.
+        timeout_seconds: How long they may take: whoever sends slower holds memory for nothing.
 
     Raises:
         InvalidRequestError: There are more, they come too slowly, or are packed in a way that is not known here.
@@ -47,7 +46,7 @@ async def read(request: Request, holding: Holding, max_bytes: int) -> bytes:
         check_size(int(declared), max_bytes)
     body = bytearray()
     try:
-        async with asyncio.timeout(_READ_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             async for piece in request.stream():
                 body += piece
                 check_size(len(body), max_bytes)
@@ -56,7 +55,7 @@ async def read(request: Request, holding: Holding, max_bytes: int) -> bytes:
         raise CallerLeft from None
     except TimeoutError:
         raise InvalidRequestError(
-            f"the body was not there after {_READ_SECONDS:.0f} s; send it in one go.", reason="BODY_TOO_SLOW"
+            f"the body was not there after {timeout_seconds:g} s; send it in one go.", reason="BODY_TOO_SLOW"
         ) from None
     if packing in _PACKED:
         return bytes(await _unpacked(bytes(body), holding, max_bytes))

@@ -9,6 +9,7 @@ from retinue.inference import grpc_service_pb2_grpc
 from retinue.v1 import vision_service_pb2_grpc
 
 from retinue_server.catalog import Catalog
+from retinue_server.connections import ConnectionLimits
 from retinue_server.rpc import inference_replies, inference_servicer, inference_wire, wire
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
@@ -85,6 +86,7 @@ class RpcServer:
             # Counts health checks too, and calls whose message is still on its way.
             maximum_concurrent_rpcs=_HEADROOM * settings.max_concurrent_requests,
             options=[
+                *ConnectionLimits.of(settings).grpc_options(),
                 (
                     "grpc.max_receive_message_length",
                     min(_HEADROOM * settings.max_request_bytes, _LARGEST_MESSAGE_BYTES),

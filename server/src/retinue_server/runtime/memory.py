@@ -111,8 +111,8 @@ class MemoryLimit:
         raise BundleError(
             f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
             f"but of the {_mb(self._limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
-            f"({_mb(self._models_bytes)} by other models{requests}); raise the limit, serve fewer models or start fewer "
-            "--instances.",
+            f"({_mb(self._models_bytes)} by other models{requests}); raise the limit, serve fewer models or start "
+            "fewer --instances.",
             reason="MEMORY_LIMIT",
         )
 

@@ -16,9 +16,9 @@ from retinue_server.errors import ImageError
 from retinue_server.vision.readers import InputPixels, Opened, RawPixels
 from retinue_server.vision.spec import InputSpec
 
-# The most resident memory seen per pixel of the worst image of each kind, rounded up (docs/limits.md has the readings):
-# Pillow keeps colours in four bytes; transparency is laid on white beside the original; libjpeg keeps two bytes a sample
-# of what comes in several scans; libwebp decodes into a canvas of its own first.
+# The most resident memory seen per pixel of the worst image of each kind, rounded up (docs/limits.md has the
+# readings): Pillow keeps colours in four bytes; transparency is laid on white beside the original; libjpeg keeps two
+# bytes a sample of what comes in several scans; libwebp decodes into a canvas of its own first.
 _PLAIN: Final = 9
 _LAYERED: Final = 13
 _BY_FORMAT: Final[dict[str, int]] = {"PNG": 13, "GIF": 13, "BMP": 9, "WEBP": 17, "TIFF": 17}

@@ -51,7 +51,7 @@ async def read_from(sender: Sender, holding: Holding | None = None, **headers: s
         ],
     }
     request = Request(scope, sender.receive)
-    return await body.read(request, holding or Holding(ByteBudget(10 * MOST)), MOST)
+    return await body.read(request, holding or Holding(ByteBudget(10 * MOST)), MOST, 0.1)
 
 
 async def refused(error: type[RetinueError], *pieces: bytes, **how: Any) -> str:
@@ -176,8 +176,7 @@ async def test_after_unpacking_only_what_is_kept_is_counted() -> None:
         second.hold_request(201)
 
 
-async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "_READ_SECONDS", 0.01)
+async def test_a_body_that_does_not_come_is_given_up() -> None:
     assert await refused(InvalidRequestError, b"some", end="stands still") == "BODY_TOO_SLOW"
 
 
