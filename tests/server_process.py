@@ -82,6 +82,11 @@ class ServerProcess:
         """Resident memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def family_bytes(self) -> int:
+        """Resident memory of the process and of those that it has started."""
+        process = psutil.Process(self.process.pid)
+        return sum(one.memory_info().rss for one in [process, *process.children()])
+
     def private_bytes(self) -> int:
         """Resident memory without what is mapped of files."""
         memory = psutil.Process(self.process.pid).memory_info()

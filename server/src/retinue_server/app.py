@@ -17,7 +17,7 @@ import psutil
 import structlog
 from starlette.applications import Starlette
 
-from retinue_server import __version__, exposure, in_flight
+from retinue_server import __version__, exposure, memory_plan
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.mirror import Mirror
@@ -41,7 +41,7 @@ from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
-from retinue_server.runtime.memory import MemoryLimit, control_group_limit_bytes, process_limit, share_heaps
+from retinue_server.runtime.memory import share_heaps
 from retinue_server.runtime.pools import ThreadPools
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores, choose
 from retinue_server.runtime.session import Machine, Threads
@@ -51,7 +51,6 @@ from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
-from retinue_server.vision.room import ROOM
 from retinue_server.workers.backend import SlotPlan
 
 _log = structlog.get_logger(__name__)
@@ -101,7 +100,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     identity = _checked_identity(settings)
     provider = _choose_provider(settings)
-    settings = _within_memory(settings, provider)
+    settings, limit, no_room = memory_plan.plan(settings, provider)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
@@ -128,7 +127,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             max_queue_images=settings.max_queue_images,
             decoders=decoders,
             tuner=Tuner(settings.tune, machine, kept, goal_seconds=settings.target_p99_ms / 1000 or math.inf),
-            limit=_memory_limit(settings, provider),
+            limit=limit,
             metrics=metrics,
             slots=_slot_plan(settings),
         ),
@@ -136,7 +135,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
-    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity)
+    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity, no_room)
     http = HttpServer(pages, settings.host, settings.http_port, identity, ConnectionLimits.of(settings))
     await rpc.start()
     http.start()
@@ -279,6 +278,7 @@ def _plan_front(
     provider: Provider,
     settings: Settings,
     identity: IdentityFiles | None,
+    no_room: Callable[[], bool],
 ) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
     """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
@@ -299,7 +299,7 @@ def _plan_front(
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None
     pages = http_app.build(service, metrics.registry, calls=routes, check=check)
-    return RpcServer(vision, tensors, calls, settings, identity=identity), pages, calls
+    return RpcServer(vision, tensors, calls, settings, identity=identity, no_room=no_room), pages, calls
 
 
 def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:
@@ -355,23 +355,6 @@ def _slot_plan(settings: Settings) -> SlotPlan | None:
 
 def _decoders(settings: Settings) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(settings.decode_threads or available_cores(), "decode")
-
-
-def _memory_limit(settings: Settings, provider: Provider) -> MemoryLimit:
-    """Of the process's memory, or of the device's where there is one."""
-    if provider.on_gpu:
-        return MemoryLimit(settings.memory_limit, on_device=True)
-    return process_limit(
-        settings.memory_limit, processes=1 + settings.workers, requests_bytes=in_flight.room_bytes(settings)
-    )
-
-
-def _within_memory(settings: Settings, provider: Provider) -> Settings:
-    """The settings, with limits of requests that fit the memory of this machine that there may be."""
-    told = 0 if provider.on_gpu else settings.memory_limit
-    fitting = in_flight.within(settings, told or control_group_limit_bytes())
-    ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
-    return fitting
 
 
 def _plan_machine(settings: Settings, provider: Provider, kept: ModelCache) -> Machine:

@@ -10,11 +10,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import uvloop
 
-from retinue_server import log
+from retinue_server import log, memory_plan
 from retinue_server.batching.engine import Engine
 from retinue_server.connections import allow_files
 from retinue_server.errors import StartupError
@@ -26,9 +27,10 @@ from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import PassedOnControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.memory import share_heaps
+from retinue_server.runtime.memory import private_bytes, share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
+from retinue_server.settings import Settings
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
 from retinue_server.vision.room import ROOM
@@ -97,6 +99,7 @@ class FrontEnd:
                 ),
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
+                no_room=self._no_room(plan.settings),
                 private_address=plan.private_address,
             )
         except StartupError as error:
@@ -111,6 +114,11 @@ class FrontEnd:
         while not self._ending:
             await self._obey(*await self._orders.get())
         self._channel.close()
+
+    def _no_room(self, settings: Settings) -> Callable[[], bool]:
+        """Whether requests take more than what is set aside for them here."""
+        most_bytes = private_bytes() + memory_plan.room_bytes(settings.model_copy(update={"workers": 1}))
+        return lambda: private_bytes() > most_bytes
 
     async def _obey(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.MODELS:

@@ -241,8 +241,8 @@ class Settings(BaseSettings):
         ByteSize(16 * 1024),
         ge=1024,
         le=2**24,
-        description="bytes of what comes beside a gRPC request; the head of an HTTP request, whose address may be long, has "
-        "four times as many",
+        description="bytes of what comes beside a gRPC request; the head of one over HTTP, whose address may be long, "
+        "has four times as many",
     )
 
     system_shared_memory: Literal["on", "off"] = Field(

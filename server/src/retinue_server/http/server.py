@@ -106,6 +106,7 @@ def _with_bounded_heads(app: ASGIApp, max_bytes: int) -> ASGIApp:
     refusal = JSONResponse(
         {
             "error": f"the head of the request has more than {max_bytes} bytes; send less beside it.",
+            "status": "INVALID_ARGUMENT",
             "reason": "HEAD_TOO_LARGE",
         },
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -129,10 +129,14 @@ class Calls:
         try:
             self.access.identify(method, metadata)
         except RetinueError as error:
-            # Labels are never what a stranger says.
-            known = method if method in SCOPES else "other"
-            self._metrics.count_call(known, "", "", error.code.name, 0.0)
+            self.count_refused(method, error)
             raise
+
+    def count_refused(self, method: str, error: RetinueError) -> None:
+        """Counts a call that is turned away before its message is there; its method's name may be anything."""
+        # Labels are never what a stranger says.
+        known = method if method in SCOPES else "other"
+        self._metrics.count_call(known, "", "", error.code.name, 0.0)
 
     async def answer(self, method: str, context: Context, work: Callable[[Call], Awaitable[Reply]]) -> Reply:
         """Answers one call, in a task that ends when the reply has been sent.

@@ -1,7 +1,8 @@
 """The one place where grpc's calls are taken, and errors become statuses."""
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from retinue_server.errors import InvalidRequestError, RetinueError
+from retinue_server.rpc.arrivals import Arrivals
 from retinue_server.rpc.calls import Call, Calls, current_call
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
 
@@ -38,6 +40,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         stream_error: Makes a stream's message of an error and the request's id, since a status would end the stream.
         calls: Bounds and counts them.
         max_request_bytes: What one call may carry.
+        arrivals: Looks after messages that are on their way.
 
     Attributes:
         calls: Those that it was given.
@@ -49,7 +52,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         stream_error: Callable[[RetinueError, str], bytes],
         calls: Calls,
         max_request_bytes: int,
+        arrivals: Arrivals | None = None,
     ) -> None:
+        self._arrivals = arrivals or Arrivals(math.inf)
         self._services = services
         self._stream_error = stream_error
         self.calls = calls
@@ -70,23 +75,63 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except RetinueError as error:
                 error.__traceback__ = None
                 return _refusing(error)
-        check = self._services.get(service)
-        if check is None:
-            return await continuation(handler_call_details)
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)
             if handler is None:
                 # An unknown method: grpc answers UNIMPLEMENTED.
                 return handler
-            # Bytes in, bytes out. Whatever a deserializer raises, grpc answers with UNKNOWN and the text of the
-            # exception, and a reply that it serialized itself would stay in memory twice while it is sent.
-            answer = partial(self._answer, method, check, handler)
-            self._wrapped[path] = (
-                grpc.stream_stream_rpc_method_handler(partial(self._answer_stream, answer))
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler(_or_abort(answer))
-            )
+            self._wrapped[path] = self._wrap(handler, service, method)
         return self._wrapped[path]
+
+    def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
+        check = self._services.get(service)
+        if check is None:
+            return self._waited_for(handler)
+        # Bytes in, bytes out. Whatever a deserializer raises, grpc answers with UNKNOWN and the text of the
+        # exception, and a reply that it serialized itself would stay in memory twice while it is sent.
+        answer = partial(self._answer, method, check, handler)
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(partial(self._answer_stream, answer))
+        # On the wire a stream of one message is what a single one is. But for that one grpc waits itself, and nobody
+        # could give it up.
+        return grpc.stream_unary_rpc_method_handler(_or_abort(answer, self._read_one, method))
+
+    def _waited_for(self, handler: Any) -> Handler:
+        """A method of the grpc library's own, whose messages are waited for likewise."""
+        arrivals = self._arrivals
+
+        async def one(messages: AsyncIterable[Any], context: GrpcContext) -> Any:
+            try:
+                return await handler.unary_unary(await arrivals.one(context), context)
+            except RetinueError as error:
+                await _abort(context, error)
+
+        async def one_of_many(messages: AsyncIterable[Any], context: GrpcContext) -> None:
+            try:
+                await handler.unary_stream(await arrivals.one(context), context)
+            except RetinueError as error:
+                await _abort(context, error)
+
+        async def many(messages: AsyncIterable[Any], context: GrpcContext) -> AsyncIterator[Any]:
+            try:
+                async for reply in handler.stream_stream(arrivals.each(messages), context):
+                    yield reply
+            except RetinueError as error:
+                await _abort(context, error)
+
+        read, write = handler.request_deserializer, handler.response_serializer
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(many, read, write)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(one_of_many, read, write)
+        return grpc.stream_unary_rpc_method_handler(one, read, write)
+
+    async def _read_one(self, context: GrpcContext, method: str) -> Any:
+        try:
+            return await self._arrivals.one(context)
+        except RetinueError as error:
+            self.calls.count_refused(method, error)
+            raise
 
     async def _answer_stream(
         self, answer: Answer, messages: AsyncIterable[bytes], context: GrpcContext
@@ -110,11 +155,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 stream.cancel()
             room.release()
 
+        refusal: RetinueError | None = None
         # Ends when all are answered; a caller who leaves cancels what is left.
         async with asyncio.TaskGroup() as tasks:
-            async for data in messages:
-                await room.acquire()
-                tasks.create_task(one(data))
+            try:
+                async for data in self._arrivals.each(messages):
+                    await room.acquire()
+                    tasks.create_task(one(data))
+            except RetinueError as error:
+                error.__traceback__ = None
+                refusal = error
+        if refusal is not None:
+            await _abort(context, refusal)
 
     def _answer(
         self, method: str, check: Check, handler: Any, data: bytes, context: GrpcContext
@@ -160,11 +212,13 @@ def _refusing(error: RetinueError) -> Handler:
     return grpc.stream_stream_rpc_method_handler(run)
 
 
-def _or_abort(answer: Answer) -> Any:
+def _or_abort(answer: Answer, read: Callable[[GrpcContext, str], Awaitable[Any]], method: str) -> Any:
     """Answers a call, and ends it with a status where there is no answer."""
 
-    async def run(data: bytes, context: GrpcContext) -> bytes:
+    async def run(messages: AsyncIterable[bytes], context: GrpcContext) -> bytes:
+        data = b""
         try:
+            data = await read(context, method)
             return await answer(data, context)
         except RetinueError as error:
             del data

@@ -1,5 +1,6 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
+from collections.abc import Callable
 from functools import partial
 
 import grpc
@@ -11,6 +12,7 @@ from retinue.v1 import vision_service_pb2_grpc
 from retinue_server.catalog import Catalog
 from retinue_server.connections import ConnectionLimits
 from retinue_server.rpc import inference_replies, inference_servicer, inference_wire, wire
+from retinue_server.rpc.arrivals import Arrivals
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.interceptor import CallInterceptor
@@ -53,6 +55,7 @@ class RpcServer:
         calls: Bounds and counts calls.
         settings: Host, port and limits.
         identity: Who the server is to callers; None speaks to them without encryption.
+        no_room: Whether the process has more memory than it may have.
         private_address: Where calls of this server's own processes come in without encryption; empty for nowhere.
 
     Attributes:
@@ -67,6 +70,7 @@ class RpcServer:
         settings: Settings,
         *,
         identity: IdentityFiles | None = None,
+        no_room: Callable[[], bool] = lambda: False,
         private_address: str = "",
     ) -> None:
         self._calls = calls
@@ -80,6 +84,7 @@ class RpcServer:
             inference_replies.stream_error,
             calls,
             settings.max_request_bytes,
+            Arrivals(settings.arrival_timeout_seconds, no_room),
         )
         self._server = grpc.aio.server(
             interceptors=[interceptor],

@@ -136,7 +136,7 @@ def process_limit(limit_bytes: int, processes: int = 1, requests_bytes: int = 0)
         processes: How many processes the server has. Each counts as taking what this one takes now.
         requests_bytes: What is set aside for requests.
     """
-    own_bytes = processes * int(psutil.Process().memory_info().rss)
+    own_bytes = processes * resident_bytes()
     if limit_bytes:
         return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes, requests_bytes)
     return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes, requests_bytes)
@@ -167,6 +167,11 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is resident, with what it maps of files."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def private_bytes() -> int:

@@ -1,8 +1,19 @@
-"""Memory of requests: what a server sets aside for them, out of what it may take in all."""
+"""What a server's memory is for: its models, and what is set aside for requests."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
+from retinue_server.runtime.memory import (
+    MemoryLimit,
+    control_group_limit_bytes,
+    process_limit,
+    resident_bytes,
+)
+from retinue_server.runtime.providers import Provider
 from retinue_server.settings import Settings
+from retinue_server.vision.room import ROOM
 
 _log = structlog.get_logger(__name__)
 
@@ -11,6 +22,40 @@ _COPIES_OF_A_REQUEST = 3
 # Of a limit, half for the bytes of requests and half for decoding them.
 _SHARE_OF_A_LIMIT = 4
 _LEAST_BYTES = 1024
+_NEARLY_ALL = 0.9
+
+
+class MemoryPlan(NamedTuple):
+    """What may take how much.
+
+    Attributes:
+        settings: With limits of requests that fit the memory there may be.
+        limit: Of the models.
+        no_room: Says whether this process has more memory now than it may have.
+    """
+
+    settings: Settings
+    limit: MemoryLimit
+    no_room: Callable[[], bool]
+
+
+def plan(settings: Settings, provider: Provider) -> MemoryPlan:
+    """What there is for requests and for models; the decoding of this process is bounded by it from now on.
+
+    In front of a GPU it is the device's memory that models are limited in, and the process's that requests are.
+    """
+    granted_bytes = control_group_limit_bytes()
+    told = 0 if provider.on_gpu else settings.memory_limit
+    fitting = within(settings, told or granted_bytes)
+    ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
+    if provider.on_gpu:
+        limit = MemoryLimit(settings.memory_limit, on_device=True)
+        most_bytes = _NEARLY_ALL * granted_bytes
+        return MemoryPlan(fitting, limit, lambda: bool(granted_bytes) and resident_bytes() > most_bytes)
+    limit = process_limit(
+        settings.memory_limit, processes=1 + settings.workers, requests_bytes=room_bytes(fitting)
+    )
+    return MemoryPlan(fitting, limit, lambda: resident_bytes() > limit.taken_bytes)
 
 
 def within(settings: Settings, limit_bytes: int) -> Settings:
