@@ -100,7 +100,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     identity = _checked_identity(settings)
     provider = _choose_provider(settings)
-    settings, limit, no_room = memory_plan.plan(settings, provider)
+    settings, limit, ceiling = memory_plan.plan(settings, provider)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = _plan_machine(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
@@ -135,7 +135,9 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publish,
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
-    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity, no_room)
+    rpc, pages, calls = _plan_front(
+        service, repository, metrics, provider, settings, identity, ceiling.exceeded
+    )
     http = HttpServer(pages, settings.host, settings.http_port, identity, ConnectionLimits.of(settings))
     await rpc.start()
     http.start()

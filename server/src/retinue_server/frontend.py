@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from functools import partial
 
 import uvloop
@@ -27,7 +26,7 @@ from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import PassedOnControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.memory import private_bytes, share_heaps
+from retinue_server.runtime.memory import Ceiling, private_bytes, share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
@@ -99,7 +98,7 @@ class FrontEnd:
                 ),
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
-                no_room=self._no_room(plan.settings),
+                no_room=self._ceiling(plan.settings).exceeded,
                 private_address=plan.private_address,
             )
         except StartupError as error:
@@ -115,10 +114,10 @@ class FrontEnd:
             await self._obey(*await self._orders.get())
         self._channel.close()
 
-    def _no_room(self, settings: Settings) -> Callable[[], bool]:
-        """Whether requests take more than what is set aside for them here."""
+    def _ceiling(self, settings: Settings) -> Ceiling:
+        """What this process has now, and what is set aside for requests here."""
         most_bytes = private_bytes() + memory_plan.room_bytes(settings.model_copy(update={"workers": 1}))
-        return lambda: private_bytes() > most_bytes
+        return Ceiling(lambda: most_bytes, private_bytes)
 
     async def _obey(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.MODELS:

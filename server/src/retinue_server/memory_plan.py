@@ -1,15 +1,15 @@
 """What a server's memory is for: its models, and what is set aside for requests."""
 
-from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import structlog
 
 from retinue_server.runtime.memory import (
+    Ceiling,
     MemoryLimit,
     control_group_limit_bytes,
     process_limit,
-    resident_bytes,
 )
 from retinue_server.runtime.providers import Provider
 from retinue_server.settings import Settings
@@ -31,12 +31,12 @@ class MemoryPlan(NamedTuple):
     Attributes:
         settings: With limits of requests that fit the memory there may be.
         limit: Of the models.
-        no_room: Says whether this process has more memory now than it may have.
+        ceiling: What this process may have.
     """
 
     settings: Settings
     limit: MemoryLimit
-    no_room: Callable[[], bool]
+    ceiling: Ceiling
 
 
 def plan(settings: Settings, provider: Provider) -> MemoryPlan:
@@ -50,12 +50,12 @@ def plan(settings: Settings, provider: Provider) -> MemoryPlan:
     ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
     if provider.on_gpu:
         limit = MemoryLimit(settings.memory_limit, on_device=True)
-        most_bytes = _NEARLY_ALL * granted_bytes
-        return MemoryPlan(fitting, limit, lambda: bool(granted_bytes) and resident_bytes() > most_bytes)
+        most_bytes = _NEARLY_ALL * granted_bytes or math.inf
+        return MemoryPlan(fitting, limit, Ceiling(lambda: most_bytes))
     limit = process_limit(
         settings.memory_limit, processes=1 + settings.workers, requests_bytes=room_bytes(fitting)
     )
-    return MemoryPlan(fitting, limit, lambda: resident_bytes() > limit.taken_bytes)
+    return MemoryPlan(fitting, limit, Ceiling(lambda: limit.taken_bytes))
 
 
 def within(settings: Settings, limit_bytes: int) -> Settings:

@@ -270,7 +270,7 @@ async def test_other_services_pass_through_untouched(interceptor: CallIntercepto
     async def behaviour(request: Any, context: Any) -> str:
         return "healthy"
 
-    handler = await handler_of(interceptor, behaviour, "/grpc.health.v1.Health/Check")
+    handler = await handler_of(interceptor, behaviour, "/grpc.health.v1.Health/Check", bytes)
     assert await ask(handler, b"", FakeContext()) == "healthy"
     assert calls(metrics) == []
 

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from retinue_server.errors import InvalidRequestError, RetinueError
+from retinue_server.rpc import packing
 from retinue_server.rpc.arrivals import Arrivals
 from retinue_server.rpc.calls import Call, Calls, current_call
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
@@ -23,6 +24,8 @@ GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _OPEN_SERVICES = frozenset({health.SERVICE_NAME})
 # Messages of one stream that are answered at once; further ones wait at the caller.
 _MOST_OF_A_STREAM = 64
+# Of a message about health or reflection, when it is unpacked.
+_MOST_OF_A_SERVICE_BYTES = 65_536
 
 Answer: TypeAlias = Callable[[bytes, GrpcContext], Awaitable[bytes]]
 # Refuses the bytes of a method's request that would take many times their size once they are read.
@@ -98,33 +101,46 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _waited_for(self, handler: Any) -> Handler:
         """A method of the grpc library's own, whose messages are waited for likewise."""
-        arrivals = self._arrivals
+
+        async def read(data: Any) -> Any:
+            if packing.is_packed(data):
+                data = await packing.unpacked(data, lambda size: None, _MOST_OF_A_SERVICE_BYTES)
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError as error:
+                raise InvalidRequestError(
+                    "the bytes of the request are no message of this method.", reason="REQUEST_UNREADABLE"
+                ) from error
+
+        async def each(messages: AsyncIterable[Any]) -> AsyncIterator[Any]:
+            async for data in self._arrivals.each(messages):
+                yield await read(data)
 
         async def one(messages: AsyncIterable[Any], context: GrpcContext) -> Any:
             try:
-                return await handler.unary_unary(await arrivals.one(context), context)
+                return await handler.unary_unary(await read(await self._arrivals.one(context)), context)
             except RetinueError as error:
                 await _abort(context, error)
 
         async def one_of_many(messages: AsyncIterable[Any], context: GrpcContext) -> None:
             try:
-                await handler.unary_stream(await arrivals.one(context), context)
+                await handler.unary_stream(await read(await self._arrivals.one(context)), context)
             except RetinueError as error:
                 await _abort(context, error)
 
         async def many(messages: AsyncIterable[Any], context: GrpcContext) -> AsyncIterator[Any]:
             try:
-                async for reply in handler.stream_stream(arrivals.each(messages), context):
+                async for reply in handler.stream_stream(each(messages), context):
                     yield reply
             except RetinueError as error:
                 await _abort(context, error)
 
-        read, write = handler.request_deserializer, handler.response_serializer
+        write = handler.response_serializer
         if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(many, read, write)
+            return grpc.stream_stream_rpc_method_handler(many, None, write)
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(one_of_many, read, write)
-        return grpc.stream_unary_rpc_method_handler(one, read, write)
+            return grpc.stream_stream_rpc_method_handler(one_of_many, None, write)
+        return grpc.stream_unary_rpc_method_handler(one, None, write)
 
     async def _read_one(self, context: GrpcContext, method: str) -> Any:
         try:
@@ -183,6 +199,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> bytes:
         check_size(len(data), self._max_request_bytes)
         call.holding.hold_request(len(data))
+        if packing.is_packed(data):
+            data = await packing.unpacked(data, call.holding.hold_request, self._max_request_bytes)
         request = _read(data, method, check, handler.request_deserializer)
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_unary
         reply: bytes = handler.response_serializer(await behaviour(request, context))

@@ -100,6 +100,8 @@ class RpcServer:
                 # Where callers send more all the same, gRPC refuses it in its own threads, for a tenth of what an
                 # answer with a reason costs.
                 ("grpc.max_concurrent_streams", _streams_per_connection(settings)),
+                # We do that, and count what comes of it.
+                ("grpc.per_message_decompression", 0),
                 # This would count calls that are answered already, too, and refuse callers who keep to the limit.
                 ("grpc.http.overload_protection", 0),
                 # Where nobody is to share it, a second server on the same port would quietly take half of the calls.

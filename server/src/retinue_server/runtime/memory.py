@@ -1,8 +1,10 @@
 """Memory: what models take of the process's or the device's, how much they may take, and giving freed memory back."""
 
 import ctypes
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,6 +21,8 @@ except ImportError:
 # Source: mallopt(3) and glibc's malloc.h.
 _M_ARENA_MAX = -8
 _CORES_A_HEAP = 8
+# It takes milliseconds.
+_GIVE_BACK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,32 @@ def give_back_freed() -> None:
 def resident_bytes() -> int:
     """Memory of this process that is resident, with what it maps of files."""
     return int(psutil.Process().memory_info().rss)
+
+
+class Ceiling:
+    """The most memory that this process may have.
+
+    Args:
+        most_bytes: Says how much that is now.
+        held_bytes: Says how much it has.
+    """
+
+    def __init__(
+        self, most_bytes: Callable[[], float], held_bytes: Callable[[], int] = resident_bytes
+    ) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = held_bytes
+        self._gave_back = -math.inf
+
+    def exceeded(self) -> bool:
+        """Whether it has more, also when what was freed is given back."""
+        if self._held_bytes() <= self._most_bytes():
+            return False
+        now = time.monotonic()
+        if now > self._gave_back + _GIVE_BACK_SECONDS:
+            give_back_freed()
+            self._gave_back = now
+        return self._held_bytes() > self._most_bytes()
 
 
 def private_bytes() -> int:
