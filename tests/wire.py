@@ -84,6 +84,21 @@ class Call:
             return True
         return False
 
+    def is_cut_off_for_pings(self) -> bool:
+        """Asks again and again whether the server is there; returns whether it had enough of that."""
+        said = b""
+        with suppress(OSError):
+            while True:
+                self._socket.sendall(frame(_PING, 0, 0, bytes(8)))
+                said += self._socket.recv(1 << 16)
+                if b"too_many_pings" in said:
+                    return True
+        return False
+
+    def linger(self, option: bytes) -> None:
+        """How it hangs up, as SO_LINGER has it."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+
     def close(self) -> None:
         """Hangs up."""
         self._socket.close()
