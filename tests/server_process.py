@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,16 @@ class ServerProcess:
     """
 
     def __init__(
-        self, models: Path | str, *arguments: str, environment: dict[str, str] | None = None
+        self,
+        models: Path | str,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
         ports = () if "--grpc-port" in arguments else ("--grpc-port", "0")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "retinue_server"),
+                *(*under, sys.executable, "-m", "retinue_server"),
                 *("--models", str(models), "--http-port", "0", "--log-format", "json", *ports, *arguments),
             ],
             stdout=subprocess.PIPE,
@@ -137,10 +141,13 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    models: Path | str, *arguments: str, environment: dict[str, str] | None = None
+    models: Path | str,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
-    """A server that is ready; ended afterwards."""
-    server = ServerProcess(models, *arguments, environment=environment)
+    """A server that is ready; ended afterwards. `under` is a command that becomes it."""
+    server = ServerProcess(models, *arguments, environment=environment, under=under)
     try:
         server.wait_until_ready()
         yield server
