@@ -38,11 +38,13 @@ class ServerProcess:
         environment: dict[str, str] | None = None,
         under: Sequence[str] = (),
     ) -> None:
-        ports = () if "--grpc-port" in arguments else ("--grpc-port", "0")
+        ports = [
+            part for name in ("--grpc-port", "--http-port") if name not in arguments for part in (name, "0")
+        ]
         self.process = subprocess.Popen(
             [
                 *(*under, sys.executable, "-m", "retinue_server"),
-                *("--models", str(models), "--http-port", "0", "--log-format", "json", *ports, *arguments),
+                *("--models", str(models), "--log-format", "json", *ports, *arguments),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

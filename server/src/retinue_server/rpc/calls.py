@@ -92,6 +92,7 @@ class Calls:
 
     Attributes:
         access: That.
+        held: How many wait until `release`.
     """
 
     def __init__(self, metrics: Metrics, settings: Settings, access: Access | None = None) -> None:
@@ -101,6 +102,10 @@ class Calls:
         self._budget = ByteBudget(settings.max_bytes_in_flight)
         self._running: set[Call] = set()
         self._last_began = -math.inf
+        self._released = asyncio.Event()
+        self._released.set()
+        # Calls that wait for that.
+        self.held = 0
 
     async def finished(self, timeout_seconds: float) -> None:
         """Waits until the replies of the calls that run now are sent, or the timeout; not for those that come later."""
@@ -114,6 +119,14 @@ class Calls:
         give_up = time.perf_counter() + timeout_seconds
         while time.perf_counter() < min(self._last_began + seconds, give_up):
             await asyncio.sleep(_POLL_SECONDS)
+
+    def hold(self) -> None:
+        """Lets calls that come from now on wait until `release`: who is to be refused would only call again."""
+        self._released.clear()
+
+    def release(self) -> None:
+        """Lets them go on."""
+        self._released.set()
 
     def check(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Turns away who may not make a call, before anything of it is read; `answer` asks again.
@@ -154,6 +167,8 @@ class Calls:
         current_call.set(call)
         code = _OK
         try:
+            if not self._released.is_set():
+                await self._wait_for_release()
             if self.access.guarded:
                 call.token = self.access.identify(method, context.invocation_metadata() or ())
             self._check_room()
@@ -181,6 +196,13 @@ class Calls:
             self._metrics.count_call(method, call.model, call.version, code, time.perf_counter() - began)
             if call.token is not None:
                 self._metrics.count_token(call.token.name, code)
+
+    async def _wait_for_release(self) -> None:
+        self.held += 1
+        try:
+            await self._released.wait()
+        finally:
+            self.held -= 1
 
     def _check_room(self) -> None:
         if len(self._running) >= self._max_calls:

@@ -1,5 +1,6 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -41,7 +42,9 @@ _LEAST_STREAMS = 16
 _QUIET_SECONDS = 0.1
 _LONGEST_WAIT_FOR_QUIET_SECONDS = 1.0
 # For the last answers to leave.
-_CLOSING_SECONDS = 0.1
+_CLOSING_SECONDS = 1.0
+# For connections to be told that they are closing, also where the machine is busy.
+_GOODBYE_SECONDS = 0.3
 
 
 class RpcServer:
@@ -159,11 +162,17 @@ class RpcServer:
     async def stop(self) -> None:
         """Closes the port and every connection.
 
-        Whoever calls at that moment, and whoever watches the health, is cut off with CANCELLED by the grpc library.
-        Callers are refused before, so this waits for a moment in which none comes.
+        Whoever calls at that moment, and whoever watches the health, is cut off with CANCELLED by the grpc library. So
+        callers, who are all refused by now, are told so only when their connections know that they are closing: until
+        then they wait, and do not call again.
         """
+        self._calls.hold()
         await self._calls.quiet(_QUIET_SECONDS, timeout_seconds=_LONGEST_WAIT_FOR_QUIET_SECONDS)
-        await self._server.stop(_CLOSING_SECONDS)
+        stopping = asyncio.ensure_future(self._server.stop(_CLOSING_SECONDS))
+        if self._calls.held:
+            await asyncio.sleep(_GOODBYE_SECONDS)
+        self._calls.release()
+        await stopping
 
 
 def _credentials(identity: IdentityFiles) -> grpc.ServerCredentials:
