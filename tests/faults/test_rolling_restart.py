@@ -20,6 +20,8 @@ _CALLERS = 3
 # What a caller sets who balances over several servers. Source: gRFC A6, and gRPC's service_config.proto.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    # A server that drains says so here, and is called no more before it closes its connections.
+    "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [
         {
             "name": [{"service": "retinue.v1.VisionService"}],
