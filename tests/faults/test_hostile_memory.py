@@ -64,6 +64,7 @@ def watched(small_server: ServerProcess, request: pytest.FixtureRequest) -> Iter
         watcher.join()
     assert most < _LIMIT_BYTES * (1 + request.node.callspec.params["small_server"]), f"{most / _MB:.0f} MB"
     with connected(small_server.grpc_address) as connection:
+        _answers_soon(connection)
         (outcome,) = connection.classify(flat(0, 255, 0), model="colour-classifier").outcomes
         assert outcome.result.classes[0].label == "green"
 

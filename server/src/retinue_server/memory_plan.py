@@ -22,7 +22,9 @@ _COPIES_OF_A_REQUEST = 3
 # Of a limit, half for the bytes of requests and half for decoding them.
 _SHARE_OF_A_LIMIT = 4
 _LEAST_BYTES = 1024
+# What comes between two looks at the memory must have room, too.
 _NEARLY_ALL = 0.9
+_LEAST_CEILING = 0.75
 
 
 class MemoryPlan(NamedTuple):
@@ -46,7 +48,8 @@ def plan(settings: Settings, provider: Provider) -> MemoryPlan:
     """
     granted_bytes = control_group_limit_bytes()
     told = 0 if provider.on_gpu else settings.memory_limit
-    fitting = within(settings, told or granted_bytes)
+    limit_bytes = told or granted_bytes
+    fitting = within(settings, limit_bytes)
     ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
     if provider.on_gpu:
         limit = MemoryLimit(settings.memory_limit, on_device=True)
@@ -55,7 +58,10 @@ def plan(settings: Settings, provider: Provider) -> MemoryPlan:
     limit = process_limit(
         settings.memory_limit, processes=1 + settings.workers, requests_bytes=room_bytes(fitting)
     )
-    return MemoryPlan(fitting, limit, Ceiling(lambda: limit.taken_bytes))
+    # A model that is being loaded takes more for a moment, which is no reason to refuse what others send.
+    least_bytes = _LEAST_CEILING * limit_bytes
+    ceiling = Ceiling(lambda: max(_NEARLY_ALL * limit.taken_bytes, least_bytes))
+    return MemoryPlan(fitting, limit, ceiling)
 
 
 def within(settings: Settings, limit_bytes: int) -> Settings:

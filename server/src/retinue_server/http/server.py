@@ -71,12 +71,12 @@ class _Connection(H11Protocol):
 
     @property
     def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
 
     def _make_room(self) -> None:
         """Closes the oldest connection that has no request, or this one: so whoever asks for health is heard."""
-        others = [one for one in self.connections if isinstance(one, _Connection) and one._is_idle]
-        min(others, key=lambda one: one._began).transport.abort()
+        idle = [one for one in self.connections if isinstance(one, _Connection) and one._is_idle]
+        min(idle, key=lambda one: one._began).transport.abort()
 
     def _expect(self) -> None:
         """Gives the caller some time where what comes next is of no call."""
