@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,15 @@ class ServerProcess:
         *arguments: str,
         environment: dict[str, str] | None = None,
         module: str = "retinue_server",
+        under: Sequence[str] = (),
     ) -> None:
-        ports = () if "--grpc-port" in arguments else ("--grpc-port", "0")
+        ports = [
+            part for name in ("--grpc-port", "--http-port") if name not in arguments for part in (name, "0")
+        ]
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", module),
-                *("--models", str(models), "--http-port", "0", "--log-format", "json", *ports, *arguments),
+                *(*under, sys.executable, "-m", module),
+                *("--models", str(models), "--log-format", "json", *ports, *arguments),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -85,6 +88,11 @@ class ServerProcess:
     def memory_bytes(self) -> int:
         """Resident memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def family_bytes(self) -> int:
+        """Resident memory of the process and of those that it has started."""
+        process = psutil.Process(self.process.pid)
+        return sum(one.memory_info().rss for one in [process, *process.children()])
 
     def private_bytes(self) -> int:
         """Resident memory without what is mapped of files."""
@@ -140,9 +148,13 @@ def running_server(
     *arguments: str,
     environment: dict[str, str] | None = None,
     module: str = "retinue_server",
+    under: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
-    """A server that is ready; ended afterwards. `module` is what is run, which may be a server made for a test."""
-    server = ServerProcess(models, *arguments, environment=environment, module=module)
+    """A server that is ready; ended afterwards.
+
+    `module` is what is run, which may be a server made for a test, and `under` a command that becomes it.
+    """
+    server = ServerProcess(models, *arguments, environment=environment, module=module, under=under)
     try:
         server.wait_until_ready()
         yield server

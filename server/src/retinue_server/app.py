@@ -15,7 +15,7 @@ import psutil
 import structlog
 from starlette.applications import Starlette
 
-from retinue_server import __version__, exposure
+from retinue_server import __version__, exposure, memory_plan
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.recovery import Limits
 from retinue_server.batching.usage import Usage
@@ -25,6 +25,7 @@ from retinue_server.bundle.mirror import Mirror
 from retinue_server.bundle.mirrored import MirroredFolder
 from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.catalog import Catalog
+from retinue_server.connections import ConnectionLimits, allow_files
 from retinue_server.decode_pool import DecodePool
 from retinue_server.errors import StartupError
 from retinue_server.front_ends import FrontEnds
@@ -46,7 +47,7 @@ from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.runtime.cache import ModelCache, why_unusable
-from retinue_server.runtime.memory import MemoryLimit, process_limit, share_heaps
+from retinue_server.runtime.memory import share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.runtime.session import Machine
 from retinue_server.runtime.tuning import Tuner
@@ -106,6 +107,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     identity = _checked_identity(settings)
     tracer = Tracer.of(settings)
     provider = _choose_provider(settings)
+    settings, limit, ceiling = memory_plan.plan(settings, provider)
     kept = ModelCache(settings.expanded_cache_folder / "onnxruntime")
     machine = planned(settings, provider, kept)
     decoders = _decoders(settings) if provider.on_gpu else None
@@ -113,7 +115,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     publisher = Publisher(asyncio.get_running_loop())
     metrics = _metrics(settings, tracer)
     engine, cutter = _engines(machine, settings, publisher.engine_failed)
-    limit = _memory_limit(settings, provider, metrics)
+    metrics.publish_memory(limit)
     watchdog = Watchdog(engine.watch)
     folder = _models_folder(settings, metrics, cancelled=stop.is_set)
     service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
@@ -136,9 +138,11 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         publish=publisher.publish,
         forget=lambda name, version: _forget(name, version, metrics, rpc),
     )
-    rpc, pages, calls = _plan_front(service, repository, metrics, provider, settings, identity, tracer)
+    rpc, pages, calls = _plan_front(
+        service, repository, metrics, provider, settings, identity, tracer, ceiling.exceeded
+    )
     publisher.attach(service, rpc)
-    http = HttpServer(pages, settings.host, settings.http_port, identity)
+    http = HttpServer(pages, settings.host, settings.http_port, identity, ConnectionLimits.of(settings))
     await rpc.start()
     http.start()
     _start(engine, cutter, watchdog)
@@ -251,6 +255,7 @@ def _check_control(settings: Settings) -> None:
 
 def _prepare_process() -> None:
     _keep_wakeups_from_interrupting()
+    allow_files()
     share_heaps(available_cores())
 
 
@@ -286,6 +291,7 @@ def _plan_front(
     settings: Settings,
     identity: IdentityFiles | None,
     tracer: Tracer | None,
+    no_room: Callable[[], bool],
 ) -> tuple[RpcServer | FrontEnds, Starlette, Calls]:
     """What has the gRPC port, this process or others, the HTTP endpoints, and the calls that come there."""
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
@@ -295,7 +301,7 @@ def _plan_front(
         metrics.publish_calls(None)
         # Front-ends count what is passed on to them, and hold the limits of tokens.
         calls = Calls(metrics, settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None))
-        exchanges = Exchanges(calls, settings.max_request_bytes)
+        exchanges = Exchanges(calls, settings.max_request_bytes, settings.arrival_timeout_seconds)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
         return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes, check), calls
@@ -305,11 +311,11 @@ def _plan_front(
     records = CallRecords(tracer, settings.access_log_share)
     calls = Calls(metrics, settings, Access(TokenFile.of(settings)), records)
     metrics.publish_calls(calls.in_flight)
-    exchanges = Exchanges(calls, settings.max_request_bytes)
+    exchanges = Exchanges(calls, settings.max_request_bytes, settings.arrival_timeout_seconds)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None
     pages = http_app.build(service, metrics.registry, calls=routes, check=check)
-    return RpcServer(vision, tensors, calls, settings, identity=identity), pages, calls
+    return RpcServer(vision, tensors, calls, settings, identity=identity, no_room=no_room), pages, calls
 
 
 def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:
@@ -385,13 +391,3 @@ def _slot_plan(settings: Settings) -> SlotPlan | None:
 
 def _decoders(settings: Settings) -> DecodePool:
     return DecodePool(settings.decode_threads or available_cores())
-
-
-def _memory_limit(settings: Settings, provider: Provider, metrics: Metrics) -> MemoryLimit:
-    """Of the process's memory, or of the device's where there is one."""
-    if provider.on_gpu:
-        limit = MemoryLimit(settings.memory_limit, on_device=True)
-    else:
-        limit = process_limit(settings.memory_limit, processes=1 + settings.workers)
-    metrics.publish_memory(limit)
-    return limit

@@ -74,6 +74,15 @@ def _make_token(arguments: list[str]) -> None:
     print(secret, file=sys.stderr)
 
 
+def _say(text: str) -> None:
+    """Prints, as far as anybody listens: a full disk or a reader that has gone must not end a server."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # Else Python would try again at its end, and exit with an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(settings: Settings) -> None:
     # What goes wrong inside gRPC reaches us as exceptions; its own lines would stand between those of our log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -92,7 +101,7 @@ def _run(settings: Settings) -> None:
     def announce(ready: Ready) -> None:
         if settings.model_control == "none":
             keep()
-        print(banner(ready), flush=True)
+        _say(banner(ready))
 
     log.configure(settings.log_level, settings.log_format)
     if settings.model_control != "none":

@@ -14,8 +14,9 @@ from functools import partial
 
 import uvloop
 
-from retinue_server import log
+from retinue_server import log, memory_plan
 from retinue_server.batching.engine import Engine
+from retinue_server.connections import allow_files
 from retinue_server.errors import StartupError
 from retinue_server.front_end_models import FrontEndModels
 from retinue_server.metrics import Metrics
@@ -26,13 +27,15 @@ from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import PassedOnControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.memory import share_heaps
+from retinue_server.runtime.memory import Ceiling, private_bytes, share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, available_cores
 from retinue_server.service import VisionService
+from retinue_server.settings import Settings
 from retinue_server.tally import Statistics
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
 from retinue_server.tracing.tracer import LAST_SPANS_SECONDS, Tracer
+from retinue_server.vision.room import ROOM
 from retinue_server.workers import counts, frames
 from retinue_server.workers.channel import Channel
 from retinue_server.workers.frames import Kind, frame
@@ -74,6 +77,7 @@ class FrontEnd:
         assert kind is Kind.SETTINGS, kind
         plan = Plan.unpack(body)
         log.configure(plan.settings.log_level, plan.settings.log_format)
+        ROOM.max_bytes = plan.settings.max_decoded_bytes_in_flight
         self._metrics = Metrics(triton_names=plan.settings.triton_metrics == "on")
         self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)
@@ -109,6 +113,7 @@ class FrontEnd:
                 calls,
                 plan.settings,
                 identity=IdentityFiles.of(plan.settings),
+                no_room=self._ceiling(plan.settings).exceeded,
                 private_address=plan.private_address,
             )
         except StartupError as error:
@@ -128,6 +133,11 @@ class FrontEnd:
 
     async def _counted_by_all(self) -> dict[counts.Key, Statistics]:
         return counts.unpack_statistics(await self._asking.ask(counts.ALL_STATISTICS, b""))
+
+    def _ceiling(self, settings: Settings) -> Ceiling:
+        """What this process has now, and what is set aside for requests here."""
+        most_bytes = private_bytes() + memory_plan.room_bytes(settings.model_copy(update={"workers": 1}))
+        return Ceiling(lambda: most_bytes, private_bytes)
 
     async def _obey(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.MODELS:
@@ -193,6 +203,7 @@ def main() -> None:
     # When to end is for the engine's process to say, which gets the same signals.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    allow_files()
     share_heaps(available_cores())
     end, memory = (int(argument) for argument in sys.argv[1:])
     uvloop.run(FrontEnd(SharedMemory(memory)).run(socket.socket(fileno=end)))

@@ -1,10 +1,6 @@
 """The server's settings: one frozen object, resolved once from defaults, file, environment and flags."""
 
-import difflib
 import json
-import os
-import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,13 +13,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from retinue_server import setting_sources
 from retinue_server.errors import StartupError
 
 MIB = 1024 * 1024
 
-_PREFIX = "RETINUE_"
-# A letter or two that are missing or in each other's place.
-_ALIKE = 0.8
+_NOT_IN_FILES = frozenset({"config", "print_config"})
 
 # As in `bundle.manifest`.
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -42,7 +37,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=setting_sources.PREFIX,
         frozen=True,
         extra="forbid",
         cli_prog_name="retinue-server",
@@ -196,7 +191,14 @@ class Settings(BaseSettings):
     max_bytes_in_flight: ByteSize = Field(
         ByteSize(512 * MIB),
         ge=1024,
-        description="bytes of all requests being answered and of their replies; more are refused",
+        description="bytes of all requests being answered and of their replies; more are refused; unless set, at "
+        "most a 24th of the memory limit",
+    )
+    max_decoded_bytes_in_flight: ByteSize = Field(
+        ByteSize(1024 * MIB),
+        ge=1024,
+        description="bytes that images take while they are decoded, in each process that decodes; further ones wait, "
+        "and those that take more alone are refused; unless set, at most an eighth of the memory limit",
     )
     max_reply_bytes: ByteSize = Field(
         ByteSize(256 * MIB), ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
@@ -211,6 +213,52 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="pixels of one image, refused from its header"
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="connections of each port and process, or what its file descriptors allow; further ones are closed",
+    )
+    max_connection_age_seconds: int = Field(
+        3600,
+        ge=0,
+        le=1_000_000,
+        description="when a connection takes no more calls and its caller makes a new one, a tenth sooner or later; 0 "
+        "means never",
+    )
+    max_connection_age_grace_seconds: int = Field(
+        3600, ge=0, le=1_000_000, description="how long calls of such a connection may go on"
+    )
+    max_connection_idle_seconds: int = Field(
+        300, ge=1, le=1_000_000, description="when a connection without a call is closed"
+    )
+    arrival_timeout_seconds: int = Field(
+        60,
+        ge=1,
+        le=1_000_000,
+        description="how long the head of a request, its body, and the reading of a piece of its reply may each take",
+    )
+    keepalive_seconds: int = Field(
+        60,
+        ge=1,
+        le=1_000_000,
+        description="after how long a silence a caller is asked whether it is still there",
+    )
+    keepalive_timeout_seconds: int = Field(
+        20, ge=1, le=1_000_000, description="how long it may take to say so, until its connection is closed"
+    )
+    min_ping_seconds: int = Field(
+        10,
+        ge=0,
+        le=1_000_000,
+        description="how often a caller may ask likewise without sending data; who does so more often is cut off",
+    )
+    max_metadata_bytes: ByteSize = Field(
+        ByteSize(16 * 1024),
+        ge=1024,
+        le=2**24,
+        description="bytes of what comes beside a gRPC request; the head of one over HTTP, whose address may be long, "
+        "has four times as many",
     )
 
     system_shared_memory: Literal["on", "off"] = Field(
@@ -277,17 +325,19 @@ class Settings(BaseSettings):
                 cannot be read.
             SystemExit: --help was asked for.
         """
-        _check_environment()
+        names = cls.model_fields
+        setting_sources.check_environment(names)
         try:
             flags = CliSettingsSource[Any](cls, cli_parse_args=arguments, cli_exit_on_error=False)
         except SettingsError as error:
-            raise StartupError(_explain_flags(str(error))) from error
+            raise StartupError(setting_sources.explain_flags(str(error), names)) from error
         try:
             settings = cls(_cli_settings_source=flags)  # type: ignore[call-arg]
             if settings.config is not None:
-                settings = cls(_cli_settings_source=flags, **_read_file(settings.config))  # type: ignore[call-arg]
+                values = setting_sources.read_file(settings.config, names.keys() - _NOT_IN_FILES)
+                settings = cls(_cli_settings_source=flags, **values)  # type: ignore[call-arg]
         except ValidationError as error:
-            raise StartupError(_explain(error)) from error
+            raise StartupError(setting_sources.explain(error)) from error
         return settings
 
     @property
@@ -328,77 +378,12 @@ class Settings(BaseSettings):
         lines = []
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if name in {"config", "print_config"}:
+            if name in _NOT_IN_FILES:
                 continue
-            text = str(value).lower() if isinstance(value, int | float) else _toml_string(str(value))
+            text = (
+                str(value).lower()
+                if isinstance(value, int | float)
+                else setting_sources.toml_string(str(value))
+            )
             lines.append(f"# {field.description}\n{name} = {text}")
         return "\n".join(lines) + "\n"
-
-
-def _toml_string(text: str) -> str:
-    """TOML's basic strings are JSON's, but for surrogate pairs and the bare DEL character, which it lacks."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise StartupError(f"cannot read the settings file {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StartupError(f"the settings file {path} is not valid TOML: {error}.") from error
-    unknown = sorted(values.keys() - (Settings.model_fields.keys() - {"config", "print_config"}))
-    if unknown:
-        raise StartupError(
-            f"the settings file {path} has unknown settings: {', '.join(unknown)}"
-            f"{_did_you_mean(unknown[0], Settings.model_fields)}."
-        )
-    return values
-
-
-def _check_environment() -> None:
-    """Refuses variables that nothing reads and that are nearly the server's; others may be of other programs.
-
-    Raises:
-        StartupError: There is one.
-    """
-    known = {name.upper() for name in Settings.model_fields}
-    for variable in sorted(os.environ):
-        name = variable.upper().removeprefix(_PREFIX)
-        if name != variable.upper() and name not in known and (nearest := _nearest(name, known)):
-            raise StartupError(
-                f"the environment has {variable}, which is no setting: the nearest one is {_PREFIX}{nearest}; correct "
-                "the name, or unset it."
-            )
-
-
-def _explain_flags(message: str) -> str:
-    """What argparse says of flags, in one sentence."""
-    message = message.removeprefix("error parsing CLI: ")
-    unknown = message.removeprefix("unrecognized arguments: ")
-    if unknown == message:
-        return f"{message}; --help lists all flags."
-    words = unknown.split()
-    flag = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
-    nearest = _did_you_mean(flag, [f"--{name.replace('_', '-')}" for name in Settings.model_fields])
-    return f"there is no flag '{flag[:64]}'{nearest}; --help lists all flags."
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    nearest = _nearest(name, known)
-    return f" (the nearest is {nearest})" if nearest else ""
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """What is so like a name that it may be meant; empty where nothing is."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)), "")
-
-
-def _explain(error: ValidationError) -> str:
-    parts = []
-    for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        flag = f"--{name.replace('_', '-')} (RETINUE_{name.upper()})"
-        parts.append(f"{flag} is {problem['input']!r}: {problem['msg'].lower()}")
-    return "; ".join(parts) + "."

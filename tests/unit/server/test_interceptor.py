@@ -35,6 +35,7 @@ class FakeContext:
 
     def __init__(self, remaining_seconds: float | None = None) -> None:
         self.remaining_seconds = remaining_seconds
+        self.request = b""
         self.code: grpc.StatusCode | None = None
         self.message = ""
         self.status = Status()
@@ -49,6 +50,9 @@ class FakeContext:
 
     def set_trailing_metadata(self, trailing: Any) -> None:
         self.trailing = dict(trailing)
+
+    async def read(self) -> bytes:
+        return self.request
 
     def time_remaining(self) -> float | None:
         return self.remaining_seconds
@@ -88,6 +92,12 @@ def interceptor_of(metrics: Metrics, settings: Settings) -> CallInterceptor:
     )
 
 
+async def ask(handler: Any, request: bytes, context: FakeContext) -> Any:
+    """Makes a call with one message, whose caller does not keep it."""
+    context.request = request
+    return await handler.stream_unary(None, context)
+
+
 async def never_called(request: Any, context: Any) -> None:
     raise AssertionError("never called")
 
@@ -123,7 +133,7 @@ async def test_an_answer_is_passed_on_and_counted(interceptor: CallInterceptor, 
         return f"answer to {request.model}"
 
     handler = await handler_of(interceptor, behaviour)
-    assert await handler.unary_unary(request_to("somebody"), FakeContext()) == b"answer to somebody"
+    assert await ask(handler, request_to("somebody"), FakeContext()) == b"answer to somebody"
     (sample,) = calls(metrics)
     assert sample.labels == {"method": "Classify", "model": "a-model", "version": "3", "code": "OK"}
     assert sample.value == 1
@@ -136,7 +146,7 @@ async def test_an_error_of_ours_becomes_its_status(interceptor: CallInterceptor,
     context = FakeContext()
     handler = await handler_of(interceptor, behaviour)
     with pytest.raises(Aborted):
-        await handler.unary_unary(b"", context)
+        await ask(handler, b"", context)
     assert (context.code, context.message) == (grpc.StatusCode.NOT_FOUND, "there is no such model.")
     assert context.status.code == grpc.StatusCode.NOT_FOUND.value[0]
     (sample,) = calls(metrics)
@@ -152,7 +162,7 @@ async def test_any_other_error_is_internal_and_shows_nothing(
     context = FakeContext()
     handler = await handler_of(interceptor, behaviour)
     with capture_logs() as logged, pytest.raises(Aborted):
-        await handler.unary_unary(b"", context)
+        await ask(handler, b"", context)
     assert context.code is grpc.StatusCode.INTERNAL
     assert "secret" not in context.message
     assert "KeyError" not in context.message
@@ -167,7 +177,7 @@ async def test_bytes_that_are_no_request_are_told_so(interceptor: CallIntercepto
     context = FakeContext()
     handler = await handler_of(interceptor, never_called)
     with pytest.raises(Aborted):
-        await handler.unary_unary(b"\xff", context)
+        await ask(handler, b"\xff", context)
     assert context.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "no ClassifyRequest" in context.message
 
@@ -178,7 +188,7 @@ async def test_a_request_over_the_size_limit_is_told_the_limit_and_what_to_do(
     context = FakeContext()
     handler = await handler_of(interceptor, never_called)
     with pytest.raises(Aborted):
-        await handler.unary_unary(bytes(MOST_BYTES + 1), context)
+        await ask(handler, bytes(MOST_BYTES + 1), context)
     assert context.code is grpc.StatusCode.INVALID_ARGUMENT
     assert context.reason == "REQUEST_TOO_LARGE"
     assert f"at most {MOST_BYTES} are taken; send smaller or fewer images" in context.message
@@ -192,7 +202,7 @@ async def test_more_images_than_a_queue_holds_are_refused_before_they_are_parsed
     handler = await handler_of(interceptor, never_called, parse=never_called)
     request = pb.ClassifyRequest(images=[image_pb2.Image()] * (MOST_IMAGES + 1))
     with pytest.raises(Aborted):
-        await handler.unary_unary(request.SerializeToString(), context)
+        await ask(handler, request.SerializeToString(), context)
     assert context.reason == "TOO_MANY_IMAGES"
 
 
@@ -206,11 +216,11 @@ async def test_more_calls_than_may_run_at_once_are_refused_and_counted(
         return "answer"
 
     handler = await handler_of(interceptor, behaviour)
-    running = [asyncio.ensure_future(handler.unary_unary(b"", FakeContext())) for _ in range(3)]
+    running = [asyncio.ensure_future(ask(handler, b"", FakeContext())) for _ in range(3)]
     await asyncio.sleep(0)
     context = FakeContext()
     with pytest.raises(Aborted):
-        await handler.unary_unary(b"", context)
+        await ask(handler, b"", context)
     assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert context.reason == "TOO_MANY_CALLS"
     assert "taken at once, 3, are being answered" in context.message
@@ -219,7 +229,7 @@ async def test_more_calls_than_may_run_at_once_are_refused_and_counted(
     gate.set()
     assert await asyncio.gather(*running) == [b"answer"] * 3
     # There is room again, also where the refused one was.
-    assert await handler.unary_unary(b"", FakeContext()) == b"answer"
+    assert await ask(handler, b"", FakeContext()) == b"answer"
 
 
 async def test_a_reply_that_has_no_room_beside_the_others_is_refused(metrics: Metrics) -> None:
@@ -229,23 +239,23 @@ async def test_a_reply_that_has_no_room_beside_the_others_is_refused(metrics: Me
         return "x" * 600
 
     handler = await handler_of(interceptor, behaviour)
-    assert len(await asyncio.create_task(handler.unary_unary(b"", FakeContext()))) == 600
+    assert len(await asyncio.create_task(ask(handler, b"", FakeContext()))) == 600
     # Tasks that have not ended have not sent their replies.
     sent = asyncio.Event()
 
     async def answer_slowly() -> None:
-        await handler.unary_unary(b"", FakeContext())
+        await ask(handler, b"", FakeContext())
         await sent.wait()
 
     unread = asyncio.create_task(answer_slowly())
     await asyncio.sleep(0)
     context = FakeContext()
     with pytest.raises(Aborted):
-        await asyncio.create_task(handler.unary_unary(b"", context))
+        await asyncio.create_task(ask(handler, b"", context))
     assert context.reason == "TOO_MANY_BYTES_IN_FLIGHT"
     sent.set()
     await unread
-    assert len(await asyncio.create_task(handler.unary_unary(b"", FakeContext()))) == 600
+    assert len(await asyncio.create_task(ask(handler, b"", FakeContext()))) == 600
 
 
 @pytest.mark.parametrize(
@@ -258,7 +268,7 @@ async def test_a_caller_who_left_is_told_from_one_whose_time_was_up(
         await asyncio.get_running_loop().create_future()
 
     handler = await handler_of(interceptor, behaviour)
-    call = asyncio.ensure_future(handler.unary_unary(b"", FakeContext(remaining_seconds)))
+    call = asyncio.ensure_future(ask(handler, b"", FakeContext(remaining_seconds)))
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -270,9 +280,8 @@ async def test_other_services_pass_through_untouched(interceptor: CallIntercepto
     async def behaviour(request: Any, context: Any) -> str:
         return "healthy"
 
-    handler = await handler_of(interceptor, behaviour, "/grpc.health.v1.Health/Check")
-    assert handler.unary_unary is behaviour
-    await handler.unary_unary(b"", FakeContext())
+    handler = await handler_of(interceptor, behaviour, "/grpc.health.v1.Health/Check", bytes)
+    assert await ask(handler, b"", FakeContext()) == "healthy"
     assert calls(metrics) == []
 
 
@@ -286,11 +295,11 @@ async def test_finishing_waits_for_the_calls_in_flight_and_not_for_later_ones(
         return str(request.model)
 
     handler = await handler_of(interceptor, behaviour)
-    early = asyncio.ensure_future(handler.unary_unary(request_to("early"), FakeContext()))
+    early = asyncio.ensure_future(ask(handler, request_to("early"), FakeContext()))
     await asyncio.sleep(0)
     finishing = asyncio.ensure_future(interceptor.calls.finished(60))
     await asyncio.sleep(0)
-    late = asyncio.ensure_future(handler.unary_unary(request_to("late"), FakeContext()))
+    late = asyncio.ensure_future(ask(handler, request_to("late"), FakeContext()))
     await asyncio.sleep(0)
     assert not finishing.done()
     gates["early"].set()
@@ -316,7 +325,7 @@ async def test_a_call_holds_its_model_until_its_reply_is_sent(
 
     async def call() -> None:
         # The grpc library's task sends the reply, too.
-        await handler.unary_unary(b"", FakeContext())
+        await ask(handler, b"", FakeContext())
         await sent.wait()
 
     running = [asyncio.ensure_future(call()) for _ in range(2)]
@@ -343,7 +352,7 @@ async def test_a_call_that_fails_holds_nothing_any_more(interceptor: CallInterce
 
     handler = await handler_of(interceptor, behaviour)
     with capture_logs(), pytest.raises(Aborted):
-        await asyncio.create_task(handler.unary_unary(b"", FakeContext()))
+        await asyncio.create_task(ask(handler, b"", FakeContext()))
     await model.leases.all_returned()
     assert len(model.leases) == 0
 
@@ -353,7 +362,7 @@ async def test_finishing_gives_up_after_its_time(interceptor: CallInterceptor) -
         await asyncio.get_running_loop().create_future()
 
     handler = await handler_of(interceptor, behaviour)
-    endless = asyncio.ensure_future(handler.unary_unary(b"", FakeContext()))
+    endless = asyncio.ensure_future(ask(handler, b"", FakeContext()))
     await asyncio.sleep(0)
     await interceptor.calls.finished(0.02)
     assert not endless.done()

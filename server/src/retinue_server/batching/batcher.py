@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
-from retinue_server.batching import diagnosis, origins
+from retinue_server.batching import diagnosis, origins, refusals
 from retinue_server.batching.backend import EQUAL_SHARES, Backend, Item, Plan, Result
 from retinue_server.batching.batch import Batch
 from retinue_server.batching.cost import ItemCost
@@ -14,7 +14,6 @@ from retinue_server.batching.runs import Runs
 from retinue_server.batching.tickets import BatchEnd, Job, Outcome, Priority, Ticket
 from retinue_server.errors import (
     DeadlineExpiredError,
-    OverloadedError,
     RetinueError,
     UnavailableError,
 )
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from retinue_server.batching.engine import Engine
 
 _LEAST_RETRY_SECONDS = 0.05
-# Of images that will just meet their deadline if all goes on as it does, one in twenty does not.
-_CAUTION = 1.25
 
 
 class Batcher(Generic[Item, Result]):
@@ -341,7 +338,7 @@ class Batcher(Generic[Item, Result]):
             if self.recovery is not None:
                 self.recovery.detach()
             self._engine.remove(self)
-            self.refuse(_unloaded())
+            self.refuse(refusals.unloading())
             self._runs.wait(timeout_seconds)
         self._runs.close_unused(used_too=True)
 
@@ -382,20 +379,13 @@ class Batcher(Generic[Item, Result]):
         retry_after_seconds = max(wait_seconds, _LEAST_RETRY_SECONDS)
         own = queue.waiting_of(caller)
         waiting = len(queue) if priority is Priority.COPY else self.requested
-        if own + count > self.capacity - waiting:
-            raise OverloadedError(
-                f"the model's queue holds {waiting} of {self.capacity} images, {own} of them this caller's, and a "
-                f"caller may add no more than leaves others as much room: {count} are too many; retry in "
-                f"{retry_after_seconds:.2f} s or send fewer at once.",
-                retry_after_seconds=retry_after_seconds,
-            )
-        run_seconds = -(-count // self._most_running) * self.cost.of_next(idle=wait_seconds == 0)
-        if deadline is not None and self._clock() + _CAUTION * wait_seconds + run_seconds > deadline:
-            raise OverloadedError(
-                f"the deadline cannot be met: {wait_seconds:.3f} s of work are waiting, and the request takes "
-                f"{run_seconds:.3f} s; allow more time or retry in {retry_after_seconds:.2f} s.",
-                retry_after_seconds=retry_after_seconds,
-                reason="DEADLINE_TOO_SHORT",
+        refusals.check_room(
+            count, own=own, waiting=waiting, capacity=self.capacity, retry_after_seconds=retry_after_seconds
+        )
+        if deadline is not None:
+            run_seconds = -(-count // self._most_running) * self.cost.of_next(idle=wait_seconds == 0)
+            refusals.check_deadline(
+                deadline - self._clock(), wait_seconds, run_seconds, retry_after_seconds=retry_after_seconds
             )
 
     def _withdraw(self, ticket: Ticket) -> None:
@@ -404,7 +394,3 @@ class Batcher(Generic[Item, Result]):
             ticket.drop()
             for batch in self._runs:
                 batch.stop_if_abandoned()
-
-
-def _unloaded() -> UnavailableError:
-    return UnavailableError("the model is being unloaded; retry, or name another one.", reason="UNLOADING")

@@ -124,11 +124,13 @@ class Exchanges:
     Args:
         calls: Bounds and counts them.
         max_request_bytes: What the body of one may have.
+        arrival_seconds: How long it may take to come.
     """
 
-    def __init__(self, calls: Calls, max_request_bytes: int) -> None:
+    def __init__(self, calls: Calls, max_request_bytes: int, arrival_seconds: float = 60.0) -> None:
         self._calls = calls
         self._max_request_bytes = max_request_bytes
+        self._arrival_seconds = arrival_seconds
 
     async def answer(self, request: Request, method: str, work: Work) -> Response:
         """Answers a request, unless its caller leaves before.
@@ -142,7 +144,7 @@ class Exchanges:
 
         async def with_body(call: Call) -> Reply:
             _check_origin(request)
-            content = [await body.read(request, call.holding, self._max_request_bytes)]
+            content = [await body.read(request, call.holding, self._max_request_bytes, self._arrival_seconds)]
             async with _WhileConnected(request):
                 # No name of it here, which would keep the bytes in memory while the call waits.
                 reply = await work(content.pop(), context)

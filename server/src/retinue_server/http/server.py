@@ -4,32 +4,53 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from http import HTTPStatus
+from typing import Any
 
 import h11
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from retinue_server.connections import ConnectionLimits
 from retinue_server.errors import StartupError
 from retinue_server.tls import IdentityFiles
 
 _log = structlog.get_logger(__name__)
 
 _BACKLOG = 128
-# For the head of a request, for what is left of one that has been refused, and for a piece of a reply to be read.
-_PATIENCE_SECONDS = 60.0
+_CLOSE = (b"connection", b"close")
 
 
 class _Connection(H11Protocol):
-    """Uvicorn's, closed where the caller holds it without sending a request or reading the reply."""
+    """Uvicorn's, closed where the caller holds it without sending a request or reading the reply, or for too long."""
 
     _sending: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+    _began = 0.0
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._limits = limits
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._began = self.loop.time()
         self._expect()
+        if len(self.connections) > self._limits.most:
+            self._make_room()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        age_seconds, cycle = self._limits.age_seconds, self.cycle
+        is_old = age_seconds and self.loop.time() > self._began + age_seconds
+        if is_old and cycle is not None and not cycle.response_started:
+            # As if the caller had asked to, who is told so by the reply and connects again.
+            cycle.scope["headers"] = [*cycle.scope["headers"], _CLOSE]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -37,7 +58,7 @@ class _Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading = self.loop.call_later(_PATIENCE_SECONDS, self.transport.abort)
+        self._reading = self.loop.call_later(self._limits.arrival_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -48,6 +69,15 @@ class _Connection(H11Protocol):
         self._stop_reading()
         self._stop_sending()
 
+    @property
+    def _is_idle(self) -> bool:
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+
+    def _make_room(self) -> None:
+        """Closes the oldest connection that has no request, or this one: so whoever asks for health is heard."""
+        idle = [one for one in self.connections if isinstance(one, _Connection) and one._is_idle]
+        min(idle, key=lambda one: one._began).transport.abort()
+
     def _expect(self) -> None:
         """Gives the caller some time where what comes next is of no call."""
         begins = self.conn.their_state is h11.IDLE
@@ -55,7 +85,7 @@ class _Connection(H11Protocol):
         if not begins and not has_its_reply:
             self._stop_sending()
         elif self._sending is None:
-            self._sending = self.loop.call_later(_PATIENCE_SECONDS, self.transport.abort)
+            self._sending = self.loop.call_later(self._limits.arrival_seconds, self.transport.abort)
 
     def _stop_sending(self) -> None:
         if self._sending is not None:
@@ -66,6 +96,29 @@ class _Connection(H11Protocol):
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
+
+
+def _with_bounded_heads(app: ASGIApp, max_bytes: int) -> ASGIApp:
+    """The application, asked only what has a head of so many bytes.
+
+    The parser's own limit is for heads that are not complete yet, and several times as much may come in one piece.
+    """
+    refusal = JSONResponse(
+        {
+            "error": f"the head of the request has more than {max_bytes} bytes; send less beside it.",
+            "status": "INVALID_ARGUMENT",
+            "reason": "HEAD_TOO_LARGE",
+        },
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        headers={"connection": "close"},
+    )
+
+    async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        await (app if size <= max_bytes else refusal)(scope, receive, send)
+
+    return bounded
 
 
 class _QuietServer(uvicorn.Server):
@@ -84,17 +137,28 @@ class HttpServer:
         host: Address to listen on.
         port: Port, 0 for a free one.
         identity: Who the server is to callers; None speaks to them without encryption.
+        limits: What connections are allowed.
 
     Attributes:
         port: The port it listens on.
     """
 
-    def __init__(self, app: Starlette, host: str, port: int, identity: IdentityFiles | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        host: str,
+        port: int,
+        identity: IdentityFiles | None = None,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
+        limits = limits or ConnectionLimits()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            # Connections have what the socket has that they come from.
+            limits.watch(self._socket)
             # Two sockets may be bound to one port before either listens.
             self._socket.listen(_BACKLOG)
         except OSError as error:
@@ -104,8 +168,10 @@ class HttpServer:
             ) from error
         self.port = int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            app,
-            http=_Connection,
+            _with_bounded_heads(app, limits.head_bytes),
+            http=partial(_Connection, limits=limits),  # type: ignore[arg-type]
+            h11_max_incomplete_event_size=limits.head_bytes,
+            timeout_keep_alive=limits.idle_seconds,
             ws="none",
             log_config=None,
             access_log=False,

@@ -123,6 +123,7 @@ class Calls:
 
     Attributes:
         access: That.
+        held: How many wait until `release`.
     """
 
     def __init__(
@@ -139,6 +140,10 @@ class Calls:
         self._budget = ByteBudget(settings.max_bytes_in_flight)
         self._running: set[Call] = set()
         self._last_began = -math.inf
+        self._released = asyncio.Event()
+        self._released.set()
+        # Calls that wait for that.
+        self.held = 0
 
     def in_flight(self) -> InFlight:
         """What the calls take that are being answered now."""
@@ -158,6 +163,14 @@ class Calls:
         while time.perf_counter() < min(self._last_began + seconds, give_up):
             await asyncio.sleep(_POLL_SECONDS)
 
+    def hold(self) -> None:
+        """Lets calls that come from now on wait until `release`: who is to be refused would only call again."""
+        self._released.clear()
+
+    def release(self) -> None:
+        """Lets them go on."""
+        self._released.set()
+
     def check(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Turns away who may not make a call, before anything of it is read; `answer` asks again.
 
@@ -172,10 +185,14 @@ class Calls:
         try:
             self.access.identify(method, metadata)
         except RetinueError as error:
-            # Labels are never what a stranger says.
-            known = method if method in SCOPES else "other"
-            self._metrics.count_call(known, "", "", error.code.name, 0.0)
+            self.count_refused(method, error)
             raise
+
+    def count_refused(self, method: str, error: RetinueError) -> None:
+        """Counts a call that is turned away before its message is there; its method's name may be anything."""
+        # Labels are never what a stranger says.
+        known = method if method in SCOPES else "other"
+        self._metrics.count_call(known, "", "", error.code.name, 0.0)
 
     async def answer(self, method: str, context: Context, work: Callable[[Call], Awaitable[Reply]]) -> Reply:
         """Answers one call, in a task that ends when the reply has been sent.
@@ -194,6 +211,8 @@ class Calls:
         current_origin.set(call.origin)
         code = _OK
         try:
+            if not self._released.is_set():
+                await self._wait_for_release()
             if self.access.guarded:
                 call.token = self.access.identify(method, context.invocation_metadata() or ())
             self._check_room()
@@ -237,6 +256,13 @@ class Calls:
             model, version, count = call.model, int(call.version), call.unqueued_images
             self._metrics.receive_images(model, version, call.priority, count)
             self._metrics.count_lost_images(model, version, call.priority, code, count)
+
+    async def _wait_for_release(self) -> None:
+        self.held += 1
+        try:
+            await self._released.wait()
+        finally:
+            self.held -= 1
 
     def _check_room(self) -> None:
         if len(self._running) >= self._max_calls:

@@ -1,7 +1,8 @@
 """The one place where grpc's calls are taken, and errors become statuses."""
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -10,6 +11,8 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from retinue_server.errors import InvalidRequestError, RetinueError
+from retinue_server.rpc import packing
+from retinue_server.rpc.arrivals import Arrivals
 from retinue_server.rpc.calls import Call, Calls, current_call
 from retinue_server.rpc.status import DETAILS_KEY, grpc_code, to_status
 from retinue_server.tracing.origin import REQUEST_ID_KEY
@@ -22,6 +25,8 @@ GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _OPEN_SERVICES = frozenset({health.SERVICE_NAME})
 # Messages of one stream that are answered at once; further ones wait at the caller.
 _MOST_OF_A_STREAM = 64
+# Of a message about health or reflection, when it is unpacked.
+_MOST_OF_A_SERVICE_BYTES = 65_536
 
 Trailing: TypeAlias = tuple[tuple[str, str], ...]
 Answer: TypeAlias = Callable[[bytes, GrpcContext], Awaitable[bytes]]
@@ -40,6 +45,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         stream_error: Makes a stream's message of an error and the request's id, since a status would end the stream.
         calls: Bounds and counts them.
         max_request_bytes: What one call may carry.
+        arrivals: Looks after messages that are on their way.
 
     Attributes:
         calls: Those that it was given.
@@ -51,7 +57,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         stream_error: Callable[[RetinueError, str], bytes],
         calls: Calls,
         max_request_bytes: int,
+        arrivals: Arrivals | None = None,
     ) -> None:
+        self._arrivals = arrivals or Arrivals(math.inf)
         self._services = services
         self._stream_error = stream_error
         self.calls = calls
@@ -72,23 +80,76 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except RetinueError as error:
                 error.__traceback__ = None
                 return _refusing(error)
-        check = self._services.get(service)
-        if check is None:
-            return await continuation(handler_call_details)
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)
             if handler is None:
                 # An unknown method: grpc answers UNIMPLEMENTED.
                 return handler
-            # Bytes in, bytes out. Whatever a deserializer raises, grpc answers with UNKNOWN and the text of the
-            # exception, and a reply that it serialized itself would stay in memory twice while it is sent.
-            answer = partial(self._answer, method, check, handler)
-            self._wrapped[path] = (
-                grpc.stream_stream_rpc_method_handler(partial(self._answer_stream, answer))
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler(_or_abort(answer))
-            )
+            self._wrapped[path] = self._wrap(handler, service, method)
         return self._wrapped[path]
+
+    def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
+        check = self._services.get(service)
+        if check is None:
+            return self._waited_for(handler)
+        # Bytes in, bytes out. Whatever a deserializer raises, grpc answers with UNKNOWN and the text of the
+        # exception, and a reply that it serialized itself would stay in memory twice while it is sent.
+        answer = partial(self._answer, method, check, handler)
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(partial(self._answer_stream, answer))
+        # On the wire a stream of one message is what a single one is. But for that one grpc waits itself, and nobody
+        # could give it up.
+        return grpc.stream_unary_rpc_method_handler(_or_abort(answer, self._read_one, method))
+
+    def _waited_for(self, handler: Any) -> Handler:
+        """A method of the grpc library's own, whose messages are waited for likewise."""
+
+        async def read(data: Any) -> Any:
+            if packing.is_packed(data):
+                data = await packing.unpacked(data, lambda size: None, _MOST_OF_A_SERVICE_BYTES)
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError as error:
+                raise InvalidRequestError(
+                    "the bytes of the request are no message of this method.", reason="REQUEST_UNREADABLE"
+                ) from error
+
+        async def each(messages: AsyncIterable[Any]) -> AsyncIterator[Any]:
+            async for data in self._arrivals.each(messages):
+                yield await read(data)
+
+        async def one(messages: AsyncIterable[Any], context: GrpcContext) -> Any:
+            try:
+                return await handler.unary_unary(await read(await self._arrivals.one(context)), context)
+            except RetinueError as error:
+                await _abort(context, error)
+
+        async def one_of_many(messages: AsyncIterable[Any], context: GrpcContext) -> None:
+            try:
+                await handler.unary_stream(await read(await self._arrivals.one(context)), context)
+            except RetinueError as error:
+                await _abort(context, error)
+
+        async def many(messages: AsyncIterable[Any], context: GrpcContext) -> AsyncIterator[Any]:
+            try:
+                async for reply in handler.stream_stream(each(messages), context):
+                    yield reply
+            except RetinueError as error:
+                await _abort(context, error)
+
+        write = handler.response_serializer
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(many, None, write)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(one_of_many, None, write)
+        return grpc.stream_unary_rpc_method_handler(one, None, write)
+
+    async def _read_one(self, context: GrpcContext, method: str) -> Any:
+        try:
+            return await self._arrivals.one(context)
+        except RetinueError as error:
+            self.calls.count_refused(method, error)
+            raise
 
     async def _answer_stream(
         self, answer: Answer, messages: AsyncIterable[bytes], context: GrpcContext
@@ -112,11 +173,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 stream.cancel()
             room.release()
 
+        refusal: RetinueError | None = None
         # Ends when all are answered; a caller who leaves cancels what is left.
         async with asyncio.TaskGroup() as tasks:
-            async for data in messages:
-                await room.acquire()
-                tasks.create_task(one(data))
+            try:
+                async for data in self._arrivals.each(messages):
+                    await room.acquire()
+                    tasks.create_task(one(data))
+            except RetinueError as error:
+                error.__traceback__ = None
+                refusal = error
+        if refusal is not None:
+            await _abort(context, refusal)
 
     def _answer(
         self, method: str, check: Check, handler: Any, data: bytes, context: GrpcContext
@@ -133,6 +201,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> bytes:
         check_size(len(data), self._max_request_bytes)
         call.holding.hold_request(len(data))
+        if packing.is_packed(data):
+            data = await packing.unpacked(data, call.holding.hold_request, self._max_request_bytes)
         request = _read(data, method, check, handler.request_deserializer)
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_unary
         reply: bytes = handler.response_serializer(await behaviour(request, context))
@@ -162,11 +232,13 @@ def _refusing(error: RetinueError) -> Handler:
     return grpc.stream_stream_rpc_method_handler(run)
 
 
-def _or_abort(answer: Answer) -> Any:
+def _or_abort(answer: Answer, read: Callable[[GrpcContext, str], Awaitable[Any]], method: str) -> Any:
     """Answers a call, and ends it with a status where there is no answer."""
 
-    async def run(data: bytes, context: GrpcContext) -> bytes:
+    async def run(messages: AsyncIterable[bytes], context: GrpcContext) -> bytes:
+        data = b""
         try:
+            data = await read(context, method)
             reply = await answer(data, context)
         except RetinueError as error:
             del data
@@ -179,8 +251,9 @@ def _or_abort(answer: Answer) -> Any:
 
 
 def _request_id() -> Trailing:
-    """Tells the caller the id of the call that has just been answered."""
-    return ((REQUEST_ID_KEY, current_call.get().origin.request_id),)
+    """Tells the caller the id of the call that has just been answered; what never came as a whole was none."""
+    call = current_call.get(None)
+    return () if call is None else ((REQUEST_ID_KEY, call.origin.request_id),)
 
 
 def _read(data: bytes, method: str, check: Check, parse: Any) -> Any:

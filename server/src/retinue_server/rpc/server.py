@@ -1,6 +1,7 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import grpc
@@ -10,7 +11,9 @@ from retinue.inference import grpc_service_pb2_grpc
 from retinue.v1 import vision_service_pb2_grpc
 
 from retinue_server.catalog import Catalog
+from retinue_server.connections import ConnectionLimits
 from retinue_server.rpc import inference_replies, inference_servicer, inference_wire, wire
+from retinue_server.rpc.arrivals import Arrivals
 from retinue_server.rpc.calls import Calls
 from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.interceptor import CallInterceptor
@@ -39,7 +42,9 @@ _LEAST_STREAMS = 16
 _QUIET_SECONDS = 0.1
 _LONGEST_WAIT_FOR_QUIET_SECONDS = 1.0
 # For the last answers to leave.
-_CLOSING_SECONDS = 0.1
+_CLOSING_SECONDS = 1.0
+# For connections to be told that they are closing, also where the machine is busy.
+_GOODBYE_SECONDS = 0.3
 
 
 class RpcServer:
@@ -53,6 +58,7 @@ class RpcServer:
         calls: Bounds and counts calls.
         settings: Host, port and limits.
         identity: Who the server is to callers; None speaks to them without encryption.
+        no_room: Whether the process has more memory than it may have.
         private_address: Where calls of this server's own processes come in without encryption; empty for nowhere.
 
     Attributes:
@@ -67,6 +73,7 @@ class RpcServer:
         settings: Settings,
         *,
         identity: IdentityFiles | None = None,
+        no_room: Callable[[], bool] = lambda: False,
         private_address: str = "",
     ) -> None:
         self._calls = calls
@@ -80,12 +87,14 @@ class RpcServer:
             inference_replies.stream_error,
             calls,
             settings.max_request_bytes,
+            Arrivals(settings.arrival_timeout_seconds, no_room),
         )
         self._server = grpc.aio.server(
             interceptors=[interceptor],
             # Counts health checks too, and calls whose message is still on its way.
             maximum_concurrent_rpcs=_HEADROOM * settings.max_concurrent_requests,
             options=[
+                *ConnectionLimits.of(settings).grpc_options(),
                 (
                     "grpc.max_receive_message_length",
                     min(_HEADROOM * settings.max_request_bytes, _LARGEST_MESSAGE_BYTES),
@@ -94,6 +103,8 @@ class RpcServer:
                 # Where callers send more all the same, gRPC refuses it in its own threads, for a tenth of what an
                 # answer with a reason costs.
                 ("grpc.max_concurrent_streams", streams_per_connection(settings)),
+                # We do that, and count what comes of it.
+                ("grpc.per_message_decompression", 0),
                 # This would count calls that are answered already, too, and refuse callers who keep to the limit.
                 ("grpc.http.overload_protection", 0),
                 # Where nobody is to share it, a second server on the same port would quietly take half of the calls.
@@ -157,11 +168,17 @@ class RpcServer:
     async def stop(self) -> None:
         """Closes the port and every connection.
 
-        Whoever calls at that moment, and whoever watches the health, is cut off with CANCELLED by the grpc library.
-        Callers are refused before, so this waits for a moment in which none comes.
+        Whoever calls at that moment, and whoever watches the health, is cut off with CANCELLED by the grpc library. So
+        callers, who are all refused by now, are told so only when their connections know that they are closing: until
+        then they wait, and do not call again.
         """
+        self._calls.hold()
         await self._calls.quiet(_QUIET_SECONDS, timeout_seconds=_LONGEST_WAIT_FOR_QUIET_SECONDS)
-        await self._server.stop(_CLOSING_SECONDS)
+        stopping = asyncio.ensure_future(self._server.stop(_CLOSING_SECONDS))
+        if self._calls.held:
+            await asyncio.sleep(_GOODBYE_SECONDS)
+        self._calls.release()
+        await stopping
 
 
 def _credentials(identity: IdentityFiles) -> grpc.ServerCredentials:

@@ -1,9 +1,11 @@
 """Memory: what models take of the process's or the device's, how much they may take, and giving freed memory back."""
 
 import ctypes
+import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,6 +22,8 @@ except ImportError:
 # Source: mallopt(3) and glibc's malloc.h.
 _M_ARENA_MAX = -8
 _CORES_A_HEAP = 8
+# It takes milliseconds.
+_GIVE_BACK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class MemoryLimit:
         limit_bytes: The most that `own_bytes` and all models may take; 0 for no limit.
         granted_by: What sets the limit, for messages.
         own_bytes: What is taken without any model.
+        requests_bytes: What is set aside for requests.
         on_device: Whether the device's memory counts.
 
     Attributes:
@@ -71,11 +76,18 @@ class MemoryLimit:
     """
 
     def __init__(
-        self, limit_bytes: int = 0, granted_by: str = "", own_bytes: int = 0, *, on_device: bool = False
+        self,
+        limit_bytes: int = 0,
+        granted_by: str = "",
+        own_bytes: int = 0,
+        requests_bytes: int = 0,
+        *,
+        on_device: bool = False,
     ) -> None:
         self.limit_bytes = limit_bytes
         self._granted_by = granted_by
         self._own_bytes = own_bytes
+        self._requests_bytes = requests_bytes
         self._models_bytes = 0
         self.on_device = on_device
         # Models are opened anew, and given up, by threads of their own.
@@ -84,7 +96,7 @@ class MemoryLimit:
     @property
     def taken_bytes(self) -> int:
         """What is taken, whether it is used already or not."""
-        return self._own_bytes + self._models_bytes
+        return self._own_bytes + self._requests_bytes + self._models_bytes
 
     def check(self, what: str, need: MemoryUse, *, measured: bool) -> None:
         """Refuses a model that does not fit.
@@ -106,11 +118,12 @@ class MemoryLimit:
             parts.append(f"buffers {_mb(need.buffers_bytes)}")
         if not measured:
             parts.append("and its arena, which is measured where these fit")
+        requests = f", {_mb(self._requests_bytes)} for requests" if self._requests_bytes else ""
         raise BundleError(
             f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
             f"but of the {_mb(self.limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
-            f"({_mb(self._models_bytes)} by other models); raise the limit, serve fewer models or start fewer "
-            "--instances.",
+            f"({_mb(self._models_bytes)} by other models{requests}); raise the limit, serve fewer models or start "
+            "fewer --instances.",
             reason="MEMORY_LIMIT",
         )
 
@@ -138,17 +151,18 @@ class MemoryLimit:
         return need.device_bytes if self.on_device else need.total_bytes
 
 
-def process_limit(limit_bytes: int, processes: int = 1) -> MemoryLimit:
+def process_limit(limit_bytes: int, processes: int = 1, requests_bytes: int = 0) -> MemoryLimit:
     """The limit of models on a CPU: the one given or, where it is 0, that of the control group, or none.
 
     Args:
         limit_bytes: The one given.
         processes: How many processes the server has. Each counts as taking what this one takes now.
+        requests_bytes: What is set aside for requests.
     """
-    own_bytes = processes * int(psutil.Process().memory_info().rss)
+    own_bytes = processes * resident_bytes()
     if limit_bytes:
-        return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes)
-    return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes)
+        return MemoryLimit(limit_bytes, "--memory-limit allows", own_bytes, requests_bytes)
+    return MemoryLimit(control_group_limit_bytes(), "the control group grants", own_bytes, requests_bytes)
 
 
 def tensor_limit_bytes(limit_bytes: int, process_limit_bytes: int) -> int:
@@ -189,6 +203,37 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is resident, with what it maps of files."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class Ceiling:
+    """The most memory that this process may have.
+
+    Args:
+        most_bytes: Says how much that is now.
+        held_bytes: Says how much it has.
+    """
+
+    def __init__(
+        self, most_bytes: Callable[[], float], held_bytes: Callable[[], int] = resident_bytes
+    ) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = held_bytes
+        self._gave_back = -math.inf
+
+    def exceeded(self) -> bool:
+        """Whether it has more, also when what was freed is given back."""
+        if self._held_bytes() <= self._most_bytes():
+            return False
+        now = time.monotonic()
+        if now > self._gave_back + _GIVE_BACK_SECONDS:
+            give_back_freed()
+            self._gave_back = now
+        return self._held_bytes() > self._most_bytes()
 
 
 def private_bytes() -> int:

@@ -10,6 +10,7 @@ from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
 from retinue_server.vision.faults import pillow_faults, release_frames
 from retinue_server.vision.readers import RawPixels, Sent
 from retinue_server.vision.resize import prepare
+from retinue_server.vision.room import ROOM, decoding_bytes
 from retinue_server.vision.spec import InputSpec
 
 PixelBox = tuple[int, int, int, int]
@@ -56,24 +57,33 @@ def cut(image: Sent, boxes: Sequence[PixelBox], spec: InputSpec) -> npt.NDArray[
     """
     inputs = np.empty((len(boxes), spec.height, spec.width, spec.channels), np.uint8)
     try:
-        with pillow_faults("raw"):
-            picture = image.to_pillow() if isinstance(image, RawPixels) else image
-        flat = load_flat(picture, grey=False)
-        turned = orientation(picture)
-        # What it says of the file is done with, and would be applied to each part again.
-        flat.info = {}
-        for box, row in zip(boxes, inputs, strict=True):
-            with pillow_faults("decoded"):
-                part = flat.crop(_stored(box, turned, *flat.size))
-                if turned != 1:
-                    part = part.transpose(UPRIGHT[turned])
-            prepare(part, spec, row)
+        with ROOM.taken(decoding_bytes(image, spec, whole=True)):
+            _cut_parts(image, boxes, spec, inputs)
     except Exception as error:
         release_frames(error)
         raise
     finally:
         image.close()
     return inputs
+
+
+def _cut_parts(
+    image: Sent, boxes: Sequence[PixelBox], spec: InputSpec, inputs: npt.NDArray[np.uint8]
+) -> None:
+    with pillow_faults("raw"):
+        picture = image.to_pillow() if isinstance(image, RawPixels) else image
+    flat = load_flat(picture, grey=False)
+    turned = orientation(picture)
+    # What it says of the file is done with, and would be applied to each part again.
+    flat.info = {}
+    for box, row in zip(boxes, inputs, strict=True):
+        with pillow_faults("decoded"):
+            part = flat.crop(_stored(box, turned, *flat.size))
+            if turned != 1:
+                part = part.transpose(UPRIGHT[turned])
+        prepare(part, spec, row)
+    # While there is room for its pixels.
+    picture.close()
 
 
 def _stored(box: PixelBox, turned: int, width: int, height: int) -> PixelBox:

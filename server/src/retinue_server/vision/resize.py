@@ -15,6 +15,7 @@ from PIL import Image
 from retinue_server.vision.decode import UPRIGHT, load_flat, orientation
 from retinue_server.vision.faults import pillow_faults, release_frames
 from retinue_server.vision.readers import InputPixels, Opened, RawPixels
+from retinue_server.vision.room import ROOM, decoding_bytes
 from retinue_server.vision.spec import InputSpec, ResizeMode
 
 _Box = tuple[float, float, float, float]
@@ -107,9 +108,22 @@ def _prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Fram
                 # As it would come out below, without a detour through Pillow's own layout.
                 out[:] = np.frombuffer(image.data, np.uint8).reshape(out.shape)
                 return frame
-        with pillow_faults("raw"):
-            image = image.to_pillow()
+        with ROOM.taken(decoding_bytes(image, spec)):
+            with pillow_faults("raw"):
+                image = image.to_pillow()
+            return _rendered(image, None, spec, out)
+    width, height = image.size
     drafted = _draft(image, spec) if spec.draft_decoding else None
+    with ROOM.taken(decoding_bytes(image, spec, stored_pixels=width * height)):
+        return _rendered(image, drafted, spec, out)
+
+
+def _rendered(
+    image: Image.Image,
+    drafted: tuple[tuple[int, int], tuple[float, float]] | None,
+    spec: InputSpec,
+    out: npt.NDArray[np.uint8],
+) -> Frame:
     flat = load_flat(image, grey=spec.grey)
     turned = orientation(image)
     if drafted is None and turned >= _TURNED_FIRST.get(spec.resample, 9):
@@ -118,6 +132,8 @@ def _prepare(image: Opened, spec: InputSpec, out: npt.NDArray[np.uint8]) -> Fram
     upright_size = stored_size if turned < 5 else stored_size[::-1]
     frame = frame_for(*upright_size, spec)
     _render(flat, turned, content_size, frame, spec, out)
+    # While there is room for its pixels.
+    image.close()
     return frame
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from retinue_server.errors import InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.http import body
 from retinue_server.http.body import CallerLeft
+from retinue_server.rpc import packing
 from retinue_server.rpc.budget import ByteBudget, Holding
 
 MOST = 1000
@@ -51,7 +52,7 @@ async def read_from(sender: Sender, holding: Holding | None = None, **headers: s
         ],
     }
     request = Request(scope, sender.receive)
-    return await body.read(request, holding or Holding(ByteBudget(10 * MOST)), MOST)
+    return await body.read(request, holding or Holding(ByteBudget(10 * MOST)), MOST, 0.1)
 
 
 async def refused(error: type[RetinueError], *pieces: bytes, **how: Any) -> str:
@@ -92,7 +93,7 @@ async def test_packed_bodies_are_unpacked(packing: str) -> None:
 
 
 async def test_a_large_body_is_unpacked_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "_STEP_BYTES", 7)
+    monkeypatch.setattr(packing, "_STEP_BYTES", 7)
     content = bytes(range(250)) * 4
     assert await read(gzip.compress(content), content_encoding="gzip") == content
 
@@ -124,7 +125,7 @@ async def test_other_packings_are_refused(packing: str) -> None:
 async def test_what_unpacks_to_more_than_the_limit_is_refused_and_never_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(body, "_STEP_BYTES", 512)
+    monkeypatch.setattr(packing, "_STEP_BYTES", 512)
     made = []
 
     class Counting:
@@ -140,7 +141,7 @@ async def test_what_unpacks_to_more_than_the_limit_is_refused_and_never_made(
             return getattr(self._unpacker, name)
 
     original = zlib.decompressobj
-    monkeypatch.setattr(body.zlib, "decompressobj", lambda wbits: Counting(original(wbits)))
+    monkeypatch.setattr(packing.zlib, "decompressobj", lambda wbits: Counting(original(wbits)))
     bomb = gzip.compress(bytes(100 * MOST))
     assert len(bomb) < MOST
     assert await refused(InvalidRequestError, bomb, content_encoding="gzip") == "REQUEST_TOO_LARGE"
@@ -176,8 +177,7 @@ async def test_after_unpacking_only_what_is_kept_is_counted() -> None:
         second.hold_request(201)
 
 
-async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "_READ_SECONDS", 0.01)
+async def test_a_body_that_does_not_come_is_given_up() -> None:
     assert await refused(InvalidRequestError, b"some", end="stands still") == "BODY_TOO_SLOW"
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from starlette.applications import Starlette
@@ -10,16 +12,16 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from retinue_server.http import server as http_server
+from retinue_server.connections import ConnectionLimits
 from retinue_server.http.server import HttpServer
 
 _HEAD = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    """A server whose patience is a fiftieth of a second."""
-    monkeypatch.setattr(http_server, "_PATIENCE_SECONDS", 0.02)
+async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    """A server whose patience is a fiftieth of a second, with other limits where a test has some."""
+    limits = replace(ConnectionLimits(arrival_seconds=0.02), **getattr(request, "param", {}))
 
     async def read(request: Request) -> Response:
         return PlainTextResponse(f"{len(await request.body())} bytes")
@@ -42,7 +44,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     endpoints = {"read": read, "refuse": refuse, "large": large, "late": late}
     app = Starlette(routes=[Route(f"/{name}", one, methods=["POST"]) for name, one in endpoints.items()])
     finished = asyncio.Event()
-    server = HttpServer(app, "127.0.0.1", 0)
+    server = HttpServer(app, "127.0.0.1", 0, limits=limits)
     server.start()
     yield server.port
     await server.stop()
@@ -114,3 +116,47 @@ async def test_what_is_no_http_is_told_so(request_: bytes, port: int) -> None:
 async def test_an_upgrade_to_another_protocol_is_not_made(port: int) -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nConnection: close\r\n\r\n"
     assert (await talk(port, b"GET /read HTTP/1.1\r\nHost: x\r\n" + upgrade)).startswith(b"HTTP/1.1 405 ")
+
+
+@pytest.mark.parametrize("port", [{"age_seconds": 1e-9}], indirect=True)
+async def test_an_old_connection_is_closed_with_a_reply_that_says_so(port: int) -> None:
+    told = await talk(port, _HEAD % (b"read", 3) + b"abc")
+    assert told.endswith(b"3 bytes")
+    assert b"connection: close" in told.lower()
+
+
+@pytest.mark.parametrize("port", [{"head_bytes": 2000}], indirect=True)
+async def test_a_head_may_have_so_many_bytes(port: int) -> None:
+    def asking(length: int) -> bytes:
+        more = b"\r\nX-More: %s\r\nConnection: close\r\n\r\n" % (b"x" * length)
+        return (_HEAD % (b"read", 0)).replace(b"\r\n\r\n", more)
+
+    assert (await talk(port, asking(1500))).startswith(b"HTTP/1.1 200 ")
+    assert (await talk(port, asking(2500))).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("port", [{"most": 4, "arrival_seconds": 60}], indirect=True)
+async def test_the_oldest_idle_connection_makes_room_for_a_new_one(port: int) -> None:
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+    closing = (_HEAD % (b"read", 3)).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert (await talk(port, closing + b"abc")).endswith(b"3 bytes")
+    first_reader, _ = silent[0]
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(first_reader.read(), 10) == b""
+    assert not any(reader.at_eof() for reader, _ in silent[1:])
+    for _, writer in silent:
+        writer.close()
+
+
+@pytest.mark.parametrize("port", [{"most": 1, "arrival_seconds": 60}], indirect=True)
+async def test_a_connection_with_a_request_is_never_the_one_that_goes(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(_HEAD % (b"late", 0))
+    assert await talk(port, _HEAD % (b"read", 0)) == b""
+    assert (await asyncio.wait_for(reader.readuntil(b"late"), 10)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("port", [{"idle_seconds": 0.02, "arrival_seconds": 60}], indirect=True)
+async def test_a_connection_that_carries_nothing_more_is_closed(port: int) -> None:
+    assert (await talk(port, _HEAD % (b"read", 3) + b"abc")).endswith(b"3 bytes")
