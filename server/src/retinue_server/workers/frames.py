@@ -18,8 +18,11 @@ from retinue_server.errors import (
     ModelControlError,
     ModelNotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     RetinueError,
+    UnauthenticatedError,
     UnavailableError,
+    UnsupportedError,
     WrongTaskError,
 )
 
@@ -138,6 +141,9 @@ _ERRORS: tuple[type[RetinueError], ...] = (
     DeadlineExpiredError,
     EngineError,
     ModelControlError,
+    UnsupportedError,
+    UnauthenticatedError,
+    PermissionDeniedError,
 )
 _ERROR_NUMBERS = {error: number for number, error in enumerate(_ERRORS)}
 
