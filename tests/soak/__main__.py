@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import httpx
 from tests import colour_bundles, living_bundles, odd_bundles
 from tests.certificates import Authority
 from tests.soak import verdict
@@ -29,6 +30,7 @@ _FAULT_SECONDS = 2.0
 _LEAST_RESTART_SECONDS = 5.0
 _RESTARTS = 8
 _WARM_UP_SECONDS = 10.0
+_SCRAPE_SECONDS = 1.0
 
 
 def _world(folder: Path, chance: random.Random) -> World:
@@ -78,6 +80,16 @@ async def _warm_ups(world: World, over: asyncio.Event) -> None:
                 if node.life is life and node.serving:
                     life.warm = node.footprint()
         await asyncio.sleep(0.5)
+
+
+async def _scrape(world: World, over: asyncio.Event) -> None:
+    """Reads the metrics of each server once a second, as a collector does: a front-end that dies loses what came since."""
+    while not over.is_set():
+        for node in world.nodes:
+            if node.serving:
+                with contextlib.suppress(httpx.HTTPError):  # It may go meanwhile.
+                    await node.counted()
+        await asyncio.sleep(_SCRAPE_SECONDS)
 
 
 async def soak(world: World, seconds: float) -> list[verdict.Line]:

@@ -14,8 +14,9 @@ _MOST_GROWTH = 0.2
 _FREE_BYTES = 48 * _MIB
 _FREE_DESCRIPTORS = 24
 _FREE_THREADS = 24
-# What a front-end has counted since it last told, which is a second's calls.
-_LOST_BY_FRONT_END = 500
+# Front-ends tell what they have counted when metrics are read, here once a second: calls of one method that a front-end
+# has answered meanwhile.
+_LOST_BY_FRONT_END = 30
 # With what is expected of which faults.
 _EXPECTED = {
     ("batch_failed", "failing-classifier/1"),
