@@ -83,7 +83,7 @@ async def _warm_ups(world: World, over: asyncio.Event) -> None:
 
 
 async def _scrape(world: World, over: asyncio.Event) -> None:
-    """Reads the metrics of each server once a second, as a collector does: a front-end that dies loses what came since."""
+    """Reads metrics once a second, as a collector does: of a front-end that dies, what came since is lost."""
     while not over.is_set():
         for node in world.nodes:
             if node.serving:
