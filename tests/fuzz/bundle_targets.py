@@ -25,7 +25,9 @@ from retinue_server.tokens import Scope, TokenFile, entry, new_token
 _LINK = re.compile(r"""<(a|A)\s+(?:[^>]*?\s+)?(href|HREF)=["'](?P<url>[^"']+)""")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="retinue-fuzz-")
+# In memory where that is: a file is written for each input.
+_MEMORY = Path("/dev/shm")
+_FOLDER = tempfile.TemporaryDirectory(prefix="retinue-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None)
 _ROOT = Path(_FOLDER.name)
 _MODEL = _ROOT / "models" / "model"
 _VERSION = _MODEL / "1"

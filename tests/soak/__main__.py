@@ -99,15 +99,14 @@ async def soak(world: World, seconds: float) -> list[verdict.Line]:
     calling = asyncio.create_task(traffic.run(_CALLERS, _PAUSE_SECONDS))
     others = [
         asyncio.create_task(go_wrong(world, traffic.over, _FAULT_SECONDS)),
-        asyncio.create_task(_restarts(world, seconds)),
         asyncio.create_task(_warm_ups(world, traffic.over)),
+        asyncio.create_task(_scrape(world, traffic.over)),
     ]
+    restarts = asyncio.create_task(_restarts(world, seconds))
     # What breaks one of them ends the soak.
-    await asyncio.wait(
-        [calling, *others[:1], *others[2:]], timeout=seconds, return_when=asyncio.FIRST_EXCEPTION
-    )
+    await asyncio.wait([calling, *others], timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     traffic.over.set()
-    await asyncio.gather(calling, *others)
+    await asyncio.gather(calling, *others, restarts)
     lines = [*verdict.of_traffic(traffic.tally)]
     for what, count in Counter(traffic.tally.failed).most_common(20):
         print(f"failed: {count} × {what}")

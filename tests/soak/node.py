@@ -1,6 +1,7 @@
 """A server of the soak, through all of its lives: started, ended, killed, started again."""
 
 import asyncio
+import math
 import ssl
 import time
 from collections import Counter
@@ -14,8 +15,6 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from tests.server_process import ServerProcess
 
-# A call that breaks so long after a front-end was killed may have been on it, or on its connection.
-_SHAKEN_SECONDS = 5.0
 _ASK_SECONDS = 30.0
 # What a model has counted goes with its last version.
 _SWAPPED = "colours"
@@ -86,6 +85,7 @@ class Node:
     Attributes:
         name: As given.
         lives: Those so far, the current one last.
+        shaken_at: When one of its front-ends was killed last, on time.monotonic.
         serving: Whether new calls may be sent to it, as a load balancer would say.
     """
 
@@ -96,7 +96,7 @@ class Node:
         self._models = models
         self._arguments = tuple(arguments)
         self._access = access
-        self._shaken_at = -_SHAKEN_SECONDS
+        self.shaken_at = -math.inf
 
     @property
     def life(self) -> Life:
@@ -107,11 +107,6 @@ class Node:
     def server(self) -> ServerProcess:
         """The current process."""
         return self.life.server
-
-    @property
-    def shaken(self) -> bool:
-        """Whether one of its front-ends was killed just now."""
-        return time.monotonic() - self._shaken_at < _SHAKEN_SECONDS
 
     @property
     def encrypted(self) -> bool:
@@ -179,7 +174,7 @@ class Node:
         if not children:
             return False
         self.life.front_ends_killed += 1
-        self._shaken_at = time.monotonic()
+        self.shaken_at = time.monotonic()
         children[place % len(children)].kill()
         return True
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from tests.soak.node import Life, Node
 
 _CALL_SECONDS = 30.0
 _MOST_TRIES = 8
+# Until callers know that a connection broke.
+_AFTERMATH_SECONDS = 1.0
 _VISION = "/retinue.v1.VisionService/"
 _INFERENCE = "/inference.GRPCInferenceService/"
 _SWAPPED = "colours"
@@ -102,7 +105,7 @@ class Traffic:
         self.tally.good[name] += 1
         for _ in range(_MOST_TRIES):
             node = await self._serving()
-            life = node.life
+            life, began = node.life, time.monotonic()
             self.tally.tries += 1
             try:
                 return await kind(node, life)
@@ -112,13 +115,16 @@ class Traffic:
                 life.abandoned += 1
                 if isinstance(error, asyncio.CancelledError) and self.over.is_set():
                     raise
-                if life.killed or node.shaken or life is not node.life:
+                if life.killed or began < node.shaken_at + _AFTERMATH_SECONDS:
                     self.tally.excused += 1
                     continue
                 if _is_draining(error) and not node.serving:
                     self.tally.moved += 1
                     continue
-                break_off = f"{name} at {node.name}: {error!r}"[:600]
+                since = time.monotonic() - node.shaken_at
+                break_off = f"{name} at {node.name}, {since:.0f} s after a front-end was killed: {error!r}"[
+                    :600
+                ]
             self.tally.failed.append(break_off)
             return
         self.tally.failed.append(f"{name} was never answered")
@@ -302,6 +308,5 @@ def _same(wanted: object, came: object) -> None:
 
 
 def _is_draining(error: BaseException) -> bool:
-    return (
-        isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
-    ) or "503" in str(error)
+    """Whether a server has turned a call away because it was going, before anything was done."""
+    return "shutting down" in str(error)

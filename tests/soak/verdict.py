@@ -21,6 +21,8 @@ _LOST_BY_FRONT_END = 30
 _EXPECTED = {
     ("batch_failed", "failing-classifier/1"),
     ("model_refused", "broken"),
+    # Taken away while it was loaded.
+    ("model_refused", "colours"),
     ("worker_died", None),
 }
 

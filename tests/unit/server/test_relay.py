@@ -1,6 +1,7 @@
 """Calls that front-ends answer for the engine's process have their replies, and their refusals as they were told."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,20 @@ async def test_nobody_there_is_unavailable() -> None:
     with pytest.raises(errors.UnavailableError) as raised:
         await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     assert "127.0.0.1" not in raised.value.message
+    await relay.close()
+
+
+async def test_who_is_gone_is_passed_over_while_others_are_there(front_end: tuple[Servicer, Relay]) -> None:
+    relay = Relay([*front_end[1]._targets, "127.0.0.1:1"])
+    answered = []
+    # Before one of them is connected, nobody knows who is there.
+    with contextlib.suppress(errors.UnavailableError):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
+    while not answered:
+        with contextlib.suppress(errors.UnavailableError):
+            answered.append(await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT))
+    for _ in range(20):
+        await relay.methods["GetModel"](pb.GetModelRequest(), CONTEXT)
     await relay.close()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 import grpc
@@ -38,10 +38,7 @@ class Relay:
         }
 
     async def _call(self, method: MethodDescriptor, request: Any, context: Context) -> Any:
-        if not self._open:
-            self._open = [grpc.aio.insecure_channel(target, _OPTIONS) for target in self._targets]
-            self._turns = cycle(self._open)
-        call = next(self._turns).unary_unary(
+        call = self._next().unary_unary(
             f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
@@ -54,6 +51,17 @@ class Relay:
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+
+    def _next(self) -> grpc.aio.Channel:
+        """The next connection that is there; others, such as that of a front-end that has died, are made meanwhile."""
+        if not self._open:
+            self._open = [grpc.aio.insecure_channel(target, _OPTIONS) for target in self._targets]
+            self._turns = cycle(self._open)
+        for channel in islice(self._turns, len(self._open)):
+            if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+                return channel
+        # One that is being made is waited for.
+        return next(self._turns)
 
     async def close(self) -> None:
         """Closes the connections."""
