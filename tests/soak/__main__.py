@@ -95,7 +95,8 @@ async def _scrape(world: World, over: asyncio.Event) -> None:
 async def soak(world: World, seconds: float) -> list[verdict.Line]:
     """Runs it, and returns what must hold."""
     await asyncio.gather(*(node.start() for node in world.nodes))
-    traffic = Traffic(world.nodes, world.chance)
+    # Dice of its own, so that the faults of a seed do not hang on how many calls there are.
+    traffic = Traffic(world.nodes, random.Random(world.chance.random()))
     calling = asyncio.create_task(traffic.run(_CALLERS, _PAUSE_SECONDS))
     others = [
         asyncio.create_task(go_wrong(world, traffic.over, _FAULT_SECONDS)),
