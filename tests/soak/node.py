@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.server_process import ServerProcess
 
 _ASK_SECONDS = 30.0
+# Less than the five seconds after which the server closes an idle connection, where a request may just be coming.
+_KEPT_SECONDS = 2.0
 # What a model has counted goes with its last version.
 _SWAPPED = "colours"
 
@@ -139,6 +141,7 @@ class Node:
             headers=dict(self.metadata),
             verify=self._context(),
             timeout=_ASK_SECONDS,
+            limits=httpx.Limits(keepalive_expiry=_KEPT_SECONDS),
         )
         self.life.idle = self.footprint()
         self.serving = True
