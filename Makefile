@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PROVIDER ?= auto
 TESTERS ?= 2
+FUZZ_SECONDS ?= 30
+SOAK_MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 # As variables and not as an option, the constraints also hold where pip builds a package: older pips read the first there,
@@ -16,7 +18,7 @@ RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 # them anew, they make a step a sixth faster.
 KEEP_FREED_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456
 
-.PHONY: serve test develop check format proto contract readme models catalogue bench sbom audit clean
+.PHONY: serve test develop check format proto contract readme models catalogue bench sbom audit fuzz soak clean
 
 ## serve: install server and client, start the server on the bundled models (PROVIDER=cuda for a GPU, ARGS for more flags)
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -77,6 +79,17 @@ catalogue: $(VENV)/.develop
 bench: $(VENV)/.develop
 	scripts/install-system-packages
 	$(BIN)/python -m benchmarks $(ARGS)
+
+## fuzz: 10,000 schedules of faults, 20,000 random requests at each door of a server, and every parser of what comes from
+## outside for FUZZ_SECONDS; prints a table; what breaks something is kept in .work/fuzz/crashes
+fuzz: $(VENV)/.develop
+	$(BIN)/python -m tests.fuzz.fault_schedules --count 10000
+	$(BIN)/python -m tests.fuzz.boundary --requests 20000
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+## soak: mixed traffic and faults against two servers for SOAK_MINUTES, and a verdict (ARGS="--seed 7" repeats the faults of a run)
+soak: $(VENV)/.develop
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(ARGS)
 
 ## sbom: write what the server's image installs as CycloneDX into .work/sbom (PROVIDER=cuda for the GPU's; STORES as in
 ## server/Dockerfile)

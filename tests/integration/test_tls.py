@@ -290,3 +290,15 @@ def test_a_server_does_not_start_with_a_pair_that_does_not_fit(colour_models: Pa
     flags = ("--tls-certificate", str(certificate), "--tls-key", str(key))
     assert "is not the key of" in told_why("--models", str(colour_models), *flags)
     assert "need each other" in told_why("--models", str(colour_models), *flags[:2])
+
+
+def test_idle_connections_at_the_end_are_no_errors(colour_models: Path, tmp_path: Path) -> None:
+    """To end a connection under TLS waits for the other side, which need not listen."""
+    with encrypted(colour_models, tmp_path) as served:
+        host, _, port = served.process.http_url.partition("//")[2].partition(":")
+        kept = http.client.HTTPSConnection(host, int(port), context=context(tmp_path))
+        kept.request("GET", "/livez")
+        assert kept.getresponse().read() is not None
+        assert served.process.terminate() == 0
+        kept.close()
+        assert [event for event in served.process.events if event["level"] == "error"] == []

@@ -22,6 +22,7 @@ _FLAG = "--tokens"
 _MOST_BYTES = 1024 * 1024
 # Each is compared with at each call.
 _MOST_TOKENS = 1000
+_MOST_SHOWN = 128
 # 256 bits cannot be guessed, so that their hash needs neither salt nor slowness. Source: NIST SP
 # 800-63B (2017), 5.1.2.2, which asks for that below 112 bits.
 _RANDOM_BYTES = 32
@@ -141,7 +142,9 @@ def _read(path: Path) -> list[Token]:
         tokens = _File.model_validate(_parse(path, content)).tokens
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, problem["loc"])) or "the file"
+        place = ".".join(map(str, problem["loc"]))
+        # Names come from the file: of any length, and with what steers a terminal.
+        field = "".join(filter(str.isprintable, place[:_MOST_SHOWN])) or "the file"
         raise StartupError(f"{_FLAG} '{path}': {field}: {problem['msg'].lower()}.") from None
     if len({token.sha256 for token in tokens}) < len(tokens):
         raise StartupError(f"{_FLAG} '{path}': two of the tokens have the same sha256.")

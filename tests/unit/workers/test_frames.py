@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retinue_server import errors
 from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.errors import (
     DeadlineExpiredError,
@@ -12,6 +13,7 @@ from retinue_server.errors import (
     ModelControlError,
     OverloadedError,
     RetinueError,
+    StartupError,
     UnavailableError,
 )
 from retinue_server.tracing.spans import SpanContext
@@ -89,6 +91,18 @@ def test_an_error_keeps_its_class_reason_and_message(error: RetinueError) -> Non
     if isinstance(error, OverloadedError):
         assert isinstance(read, OverloadedError)
         assert read.retry_after_seconds == error.retry_after_seconds
+
+
+def test_every_error_that_a_caller_may_be_told_of_keeps_its_class() -> None:
+    told = [
+        one
+        for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, RetinueError) and not issubclass(one, StartupError)
+    ]
+    for kind in told:
+        more = {"retry_after_seconds": 1.0} if kind is OverloadedError else {}
+        _, read = frames.unpack_refusal(frames.pack_refusal(1, kind("why.", **more)))
+        assert type(read) is kind
 
 
 def test_an_error_of_a_class_of_its_own_travels_as_its_base() -> None:

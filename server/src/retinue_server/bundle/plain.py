@@ -1,12 +1,14 @@
 """ONNX models that have no manifest: what can be checked of their files before they are loaded."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retinue.v1 import manifest_pb2 as pb
 
+from retinue_server.bundle.json_file import printable
 from retinue_server.bundle.manifest import file_sha256
 from retinue_server.errors import BundleError
 
@@ -60,8 +62,8 @@ def _weights_beside(path: Path) -> list[str]:
             inside = False
         if not inside:
             raise BundleError(
-                f"{path} keeps weights in '{location[:128]}', which is not beside it; put all weights into its folder, "
-                "or into the file itself.",
+                f"{path} keeps weights in '{printable(location[:128])}', which is not beside it; put all weights into "
+                "its folder, or into the file itself.",
                 reason="WEIGHTS_OUTSIDE",
             )
     return locations
@@ -73,7 +75,8 @@ def _locations(model: "onnx.ModelProto") -> Iterator[str]:
         tensors += _of_nodes(function.node)
     for tensor in tensors:
         if tensor.data_location == _EXTERNAL:
-            yield from (entry.value for entry in tensor.external_data if entry.key == _LOCATION)
+            # Of what is no UTF-8, protobuf gives the bytes.
+            yield from (os.fsdecode(entry.value) for entry in tensor.external_data if entry.key == _LOCATION)
 
 
 def _of_graph(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -121,6 +122,14 @@ def _with_bounded_heads(app: ASGIApp, max_bytes: int) -> ASGIApp:
     return bounded
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that nothing was cut off: callers who keep a connection open and do not listen are none's fault.
+
+    With TLS, the end of a connection waits for them.
+    """
+    return not (str(record.msg).startswith("Cancel %s running task") and record.args == (0,))
+
+
 class _QuietServer(uvicorn.Server):
     """Uvicorn, leaving signals to the process that runs it."""
 
@@ -181,6 +190,7 @@ class HttpServer:
         config.load()
         # Its own options name files, which it would read once.
         config.ssl = identity.following_context() if identity else None
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
         self._server = _QuietServer(config)
         self._task: asyncio.Task[None] | None = None
 

@@ -21,7 +21,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
-_BROKEN = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_MADE, _BROKEN = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class _Connection:
@@ -75,15 +75,18 @@ class Relay:
             connection.calls -= 1
 
     def _least_busy(self) -> _Connection:
-        """A connection to a front-end that is there, by turns among those that have as little to do."""
+        """A connection that has room, by turns among those that have as little to do; one that is there, if any is."""
         if not self._open:
             self._open = [_Connection(target) for target in self._targets]
-        there = [one for one in self._open if one.channel.get_state(try_to_connect=True) is not _BROKEN]
-        found = min(there or self._open, key=lambda one: one.calls)
-        if found.calls >= self._streams:
-            found = _Connection(found.target)
-        else:
+        states = {one: one.channel.get_state(try_to_connect=True) for one in self._open}
+        there = [one for one, state in states.items() if state is not _BROKEN] or self._open
+        if with_room := [one for one in there if one.calls < self._streams]:
+            # Others, such as to a front-end that has just died, are made meanwhile.
+            made = [one for one in with_room if states[one] is _MADE]
+            found = min(made or with_room, key=lambda one: one.calls)
             self._open.remove(found)
+        else:
+            found = _Connection(min(there, key=lambda one: one.calls).target)
         self._open.append(found)
         return found
 

@@ -108,6 +108,9 @@ def _entries(data: bytes, start: int) -> Iterator[tuple[str, int, int, int, int]
         raise ValueError("no TIFF header")
     order, address_position, address, number, entry_size, entry = layout
     directory = start + struct.unpack_from(order + address, data, start + address_position)[0]
+    # Of 64 bits, it may be more than a position can be.
+    if directory > len(data):
+        raise ValueError("no directory")
     (entries,) = struct.unpack_from(order + number, data, directory)
     if entries > _MAX_ENTRIES:
         raise ValueError(f"{entries} entries in a directory")

@@ -49,14 +49,19 @@ _TIFF_DIRECTORY_TAGS: Final = (34665, 34853, 40965)
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that has more pixels than the limit, or a side that JPEG could not have.
+    """Refuse an image that has more pixels than the limit, or none, or a side that JPEG could not have.
 
     The filter's coefficients for a side take up to 32 bytes a pixel of it, so a line of millions of pixels
     would take more memory than a square of as many.
 
     Raises:
-        ImageError: IMAGE_TOO_LARGE.
+        ImageError: IMAGE_TOO_LARGE or IMAGE_EMPTY.
     """
+    if min(width, height) < 1:
+        raise ImageError(
+            f"The image has {width} x {height} pixels. Send at least one row and one column.",
+            reason="IMAGE_EMPTY",
+        )
     if max(width, height) > _MAX_SIDE:
         raise ImageError(
             f"The image has {width} x {height} pixels, and at most {_MAX_SIDE} pixels a side are accepted. "

@@ -12,14 +12,18 @@ from enum import IntEnum, unique
 from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.errors import (
     DeadlineExpiredError,
+    DeviceError,
     EngineError,
     ImageError,
     InvalidRequestError,
     ModelControlError,
     ModelNotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     RetinueError,
+    UnauthenticatedError,
     UnavailableError,
+    UnsupportedError,
     WrongTaskError,
 )
 from retinue_server.tracing.spans import SpanContext
@@ -145,7 +149,11 @@ _ERRORS: tuple[type[RetinueError], ...] = (
     UnavailableError,
     DeadlineExpiredError,
     EngineError,
+    DeviceError,
     ModelControlError,
+    UnsupportedError,
+    UnauthenticatedError,
+    PermissionDeniedError,
 )
 _ERROR_NUMBERS = {error: number for number, error in enumerate(_ERRORS)}
 
