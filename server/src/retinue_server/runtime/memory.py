@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 
@@ -207,7 +208,7 @@ def give_back_freed() -> None:
 
 def resident_bytes() -> int:
     """Memory of this process that is resident, with what it maps of files."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
 
 
 class Ceiling:
@@ -238,8 +239,14 @@ class Ceiling:
 
 def private_bytes() -> int:
     """Memory of this process's own that is resident: without what it maps of files."""
-    memory = psutil.Process(os.getpid()).memory_info()
+    memory = _process(os.getpid()).memory_info()
     return int(memory.rss - memory.shared)
+
+
+@cache
+def _process(number: int) -> psutil.Process:
+    # To make one takes as long as to ask it several times, and a server looks up to fifty times a second.
+    return psutil.Process(number)
 
 
 def _mb(size_bytes: int) -> str:
