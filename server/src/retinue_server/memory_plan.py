@@ -52,7 +52,7 @@ def plan(settings: Settings, provider: Provider) -> MemoryPlan:
     fitting = within(settings, limit_bytes)
     ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
     if provider.on_gpu:
-        limit = MemoryLimit(settings.memory_limit, on_device=True)
+        limit = MemoryLimit(settings.memory_limit, "--memory-limit allows", on_device=True)
         most_bytes = _NEARLY_ALL * granted_bytes or math.inf
         return MemoryPlan(fitting, limit, Ceiling(lambda: most_bytes))
     limit = process_limit(
