@@ -74,6 +74,7 @@ class MemoryLimit:
     Attributes:
         limit_bytes: As given.
         on_device: Likewise.
+        arena_bytes: What models without a manifest may work in, all together, once there is one: beside what is taken.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class MemoryLimit:
         self._own_bytes = own_bytes
         self._requests_bytes = requests_bytes
         self._models_bytes = 0
+        self.arena_bytes = 0
         self.on_device = on_device
         # Models are opened anew, and given up, by threads of their own.
         self._lock = threading.Lock()
