@@ -1,6 +1,7 @@
 """What a server's memory is for: its models, and what is set aside for requests."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -52,16 +53,27 @@ def plan(settings: Settings, provider: Provider) -> MemoryPlan:
     fitting = within(settings, limit_bytes)
     ROOM.max_bytes = fitting.max_decoded_bytes_in_flight
     if provider.on_gpu:
-        limit = MemoryLimit(settings.memory_limit, on_device=True)
+        limit = MemoryLimit(settings.memory_limit, "--memory-limit allows", on_device=True)
         most_bytes = _NEARLY_ALL * granted_bytes or math.inf
         return MemoryPlan(fitting, limit, Ceiling(lambda: most_bytes))
     limit = process_limit(
         settings.memory_limit, processes=1 + settings.workers, requests_bytes=room_bytes(fitting)
     )
+    return MemoryPlan(fitting, limit, Ceiling(partial(ceiling_bytes, limit)))
+
+
+def ceiling_bytes(limit: MemoryLimit) -> float:
+    """What a process may have while it reads requests, without what comes between two looks at it.
+
+    Args:
+        limit: Of its models, and what is planned beside them.
+    """
+    planned_bytes = limit.taken_bytes + limit.arena_bytes
+    if not limit.limit_bytes:
+        return _NEARLY_ALL * planned_bytes
     # A model that is being loaded takes more for a moment, which is no reason to refuse what others send.
-    least_bytes = _LEAST_CEILING * limit_bytes
-    ceiling = Ceiling(lambda: max(_NEARLY_ALL * limit.taken_bytes, least_bytes))
-    return MemoryPlan(fitting, limit, ceiling)
+    least_bytes = _LEAST_CEILING * limit.limit_bytes
+    return max(_NEARLY_ALL * min(planned_bytes, limit.limit_bytes), least_bytes)
 
 
 def within(settings: Settings, limit_bytes: int) -> Settings:

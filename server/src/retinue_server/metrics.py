@@ -270,11 +270,13 @@ class Metrics:
         meters.decode.add((answer.decode_seconds for answer in answers), trace_id)
         meters.inference.add((answer.inference_seconds for answer in answers), trace_id)
         meters.postprocess.add((answer.postprocess_seconds for answer in answers), trace_id)
+        failed = len(outcomes) - len(answers)
         if lost is not None:
             meters.images[priority, ImageOutcome.of_code(lost.code.name)].inc(len(outcomes))
         else:
             meters.images[priority, ImageOutcome.ANSWERED].inc(len(answers))
-            meters.images[priority, ImageOutcome.FAILED].inc(len(outcomes) - len(answers))
+            if failed:
+                meters.images[priority, ImageOutcome.FAILED].inc(failed)
         meters.tally.count_images(len(outcomes))
 
     def count_lost_images(self, name: str, version: int, priority: Priority, code: str, count: int) -> None:

@@ -1,7 +1,7 @@
 """Tells all who answer requests which models there are, and which of them are ready."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from retinue_server.catalog import Catalog
@@ -46,22 +46,22 @@ class Publisher:
 
     def readiness_changed(self) -> None:
         """A model takes requests again, or takes none for now."""
-        self._loop.call_soon_threadsafe(self._publish_again)
+        self._loop.call_soon_threadsafe(self._begin, self._publish_again)
 
     def engine_failed(self) -> None:
         """Nothing is run any more."""
-        self._loop.call_soon_threadsafe(self._close)
+        self._loop.call_soon_threadsafe(self._begin, self._close)
 
-    def _publish_again(self) -> None:
-        # Before it is open nobody is told anything.
+    async def _publish_again(self) -> None:
+        # Before it is open nobody is told anything. The catalog is that of now: another may have come meanwhile.
         if self._service is not None and self._service.is_open:
-            self._begin(self.publish(self._service.catalog))
+            await self.publish(self._service.catalog)
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         if self._front is not None:
-            self._begin(self._front.close())
+            await self._front.close()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

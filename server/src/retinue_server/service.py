@@ -152,9 +152,8 @@ class VisionService:
                 next(ran) if not isinstance(work, ImageError) else Outcome(work, None) for work in works
             ]
         trace_id = trace.context.trace_name if trace is not None else ""
-        lost = what_lost(outcomes)
+        lost = _what_lost(outcomes)
         self._metrics.count_images(model, outcomes, priority, lost, trace_id)
-        _note_failures(outcomes)
         if lost is not None:
             raise lost
         if copy is not None and self._catalog is not None and not self._draining:
@@ -180,35 +179,31 @@ def _trace(trace: CallTrace, model: ServedModel, began: float, outcomes: Sequenc
     trace.ran(model.name, model.version, began, images)
 
 
-def what_lost(outcomes: Sequence[Outcome[Any]]) -> RetinueError | None:
-    """What failed the request as a whole: an error of no single image, or the engine's on all of them; else None."""
-    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
-    for error in errors:
-        if not isinstance(error, ImageError | EngineError):
-            return error
-    engine_errors = [error for error in errors if isinstance(error, EngineError)]
-    return engine_errors[0] if engine_errors and len(engine_errors) == len(outcomes) else None
-
-
 def raise_if_lost(outcomes: Sequence[Outcome[Any]]) -> None:
-    """Raises what failed the request as a whole.
+    """Raises what failed the request as a whole: an error of no single image, or the engine's on all of them.
 
     Raises:
         RetinueError: There is such an error.
     """
-    lost = what_lost(outcomes)
-    _note_failures(outcomes)
+    lost = _what_lost(outcomes)
     if lost is not None:
         raise lost
 
 
-def _note_failures(outcomes: Sequence[Outcome[Any]]) -> None:
-    """Has the log name the call for which a model failed on images."""
+def _what_lost(outcomes: Sequence[Outcome[Any]]) -> RetinueError | None:
+    """What failed the request as a whole; where a model failed on images, the log is to name the call."""
+    errors = [outcome.value for outcome in outcomes if isinstance(outcome.value, RetinueError)]
+    if not errors:
+        return None
     origin = current_origin.get()
+    engine_errors = [error for error in errors if isinstance(error, EngineError)]
     if origin is not None:
-        for outcome in outcomes:
-            if isinstance(outcome.value, EngineError):
-                origin.note_failure(outcome.value.message)
+        for failure in engine_errors:
+            origin.note_failure(failure.message)
+    for error in errors:
+        if not isinstance(error, ImageError | EngineError):
+            return error
+    return engine_errors[0] if len(engine_errors) == len(outcomes) else None
 
 
 def _code_of(error: BaseException) -> str:

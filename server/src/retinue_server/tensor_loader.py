@@ -98,6 +98,9 @@ class TensorLoader:
             return TensorBackend(another, profile.max_batch_size, name)
 
         self.healing.begin(batcher, bundle, manifest, use, open_backend)
+        if self.machine.tensor_arena is not None:
+            # It keeps what it was given, also when the last of them has gone.
+            self.limit.arena_bytes = self.machine.tensor_arena.limit_bytes
         _log.info(
             "model_loaded",
             model=bundle.name,

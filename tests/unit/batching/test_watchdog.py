@@ -209,14 +209,15 @@ async def test_a_lost_thread_does_not_keep_its_model_from_being_unloaded(bench: 
     bench.watch(LIMITS.batch_seconds + LIMITS.grace_seconds)
     await running
     await in_thread(lambda: bench.batcher.close(60))
-    assert bench.closed == 1
+    # What hangs keeps what it needs.
+    assert bench.closed == 0
     bench.heal()
     # What was opened too late is closed.
-    assert bench.closed == 2
+    assert bench.closed == 1
     bench.models[0].gate.set()
-    while bench.recovery.lost_threads:
+    while bench.closed < 2:
         await asyncio.sleep(0.001)
-    assert bench.closed == 2
+    assert bench.recovery.lost_threads == 0
 
 
 async def test_images_that_fail_do_not_take_the_model_from_others(bench: Bench) -> None:

@@ -31,7 +31,11 @@ class FakeContext:
     """Keeps what was written to a stream."""
 
     def __init__(self) -> None:
+        self.messages: AsyncIterator[bytes] = these([])
         self.written: list[pb.ModelStreamInferResponse] = []
+
+    async def read(self) -> Any:
+        return await anext(self.messages, grpc.aio.EOF)
 
     def time_remaining(self) -> None:
         return None
@@ -104,8 +108,13 @@ async def stream_of(interceptor: CallInterceptor, behaviour: Behaviour) -> Any:
             pb.ModelStreamInferResponse.SerializeToString,
         )
 
-    handler = await interceptor.intercept_service(continuation, SimpleNamespace(method=PATH))
-    return handler.stream_stream
+    handler: Any = await interceptor.intercept_service(continuation, SimpleNamespace(method=PATH))
+
+    async def run(messages: AsyncIterator[bytes], context: Any) -> None:
+        context.messages = messages
+        await handler.stream_stream(None, context)
+
+    return run
 
 
 async def these(messages: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from retinue.v1 import vision_service_pb2 as pb
+from tests.unit.server import streams
 from tests.unit.server.test_interceptor import (
     MOST_BYTES,
     SERVICE,
@@ -90,3 +91,55 @@ async def test_without_memory_the_oldest_messages_are_given_up_and_no_more_are_w
     assert all(isinstance(task.exception(), OverloadedError) for task in waiting)
     full = False
     assert await arrivals.one(FakeContext()) == b""
+
+
+async def test_a_quiet_stream_keeps_nothing_of_the_message_before(metrics: Metrics) -> None:
+    freed = asyncio.Event()
+
+    class Message(bytes):
+        def __del__(self) -> None:
+            freed.set()
+
+    class QuietContext(streams.FakeContext):
+        asked = 0
+
+        async def read(self) -> Any:
+            self.asked += 1
+            if self.asked == 1:
+                return Message(streams.request_of("a"))
+            await asyncio.Event().wait()
+
+    context = QuietContext()
+    stream = await streams.stream_of(streams.interceptor_of(metrics), streams.at_once)
+    running = asyncio.create_task(stream(streams.these([]), context))
+    await streams.until(lambda: context.asked == 2 and bool(context.written))
+    await streams.settle()
+    assert freed.is_set()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_message_about_health_is_small_and_is_read_also_without_memory(metrics: Metrics) -> None:
+    async def behaviour(request: Any, context: Any) -> str:
+        return "healthy"
+
+    class SilentContext(FakeContext):
+        async def read(self) -> Any:
+            await asyncio.Event().wait()
+
+    arrivals = Arrivals(60, lambda: True)
+    interceptor = CallInterceptor({}, lambda error, _: b"", Calls(metrics, Settings()), MOST_BYTES, arrivals)
+    with pytest.raises(OverloadedError):
+        await asyncio.create_task(arrivals.one(SilentContext()))
+    waiting = [asyncio.create_task(arrivals.one(SilentContext(), in_any_case=True)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError):
+        await arrivals.one(FakeContext())
+    handler = await handler_of(interceptor, behaviour, "/grpc.health.v1.Health/Check", bytes)
+    assert await ask(handler, b"", FakeContext()) == "healthy"
+    context = FakeContext()
+    with pytest.raises(Aborted):
+        await ask(handler, bytes(10**6), context)
+    assert context.reason == "REQUEST_TOO_LARGE"
+    given_up = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, OverloadedError) for error in given_up)

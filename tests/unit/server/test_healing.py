@@ -106,6 +106,15 @@ def test_what_hangs_keeps_its_memory_until_it_comes_back(bench: Bench) -> None:
     assert bench.limit.taken_bytes == 0
 
 
+def test_what_hangs_keeps_its_memory_also_when_its_model_is_unloaded(bench: Bench) -> None:
+    come_back = bench.lose_a_thread()
+    bench.until(lambda: bench.recovery.state is State.READY)
+    bench.loader.unload(bench.model)
+    assert bench.limit.taken_bytes == bench.model.memory.total_bytes
+    come_back()
+    assert bench.limit.taken_bytes == 0
+
+
 def test_a_model_is_not_opened_anew_where_there_is_no_memory_for_two(tmp_path: Path) -> None:
     bench = Bench(tmp_path, limit_bytes=8_000_000)
     come_back = bench.lose_a_thread()

@@ -1,4 +1,7 @@
+import pytest
+
 from retinue_server import memory_plan
+from retinue_server.runtime.memory import MemoryLimit
 from retinue_server.settings import MIB, Settings
 
 
@@ -23,3 +26,17 @@ def test_what_is_set_stays_and_what_fits_stays() -> None:
     assert (fitting.max_bytes_in_flight, fitting.max_request_bytes) == (10**9, 10**8)
     assert fitting.max_decoded_bytes_in_flight == 128 * MIB
     assert memory_plan.within(Settings(), 2**40) == Settings()
+
+
+def test_what_models_without_a_manifest_may_work_in_is_no_reason_to_refuse_requests() -> None:
+    limit = MemoryLimit(own_bytes=100 * MIB, requests_bytes=400 * MIB)
+    assert memory_plan.ceiling_bytes(limit) == pytest.approx(450 * MIB)
+    limit.arena_bytes = 1000 * MIB
+    assert memory_plan.ceiling_bytes(limit) == pytest.approx(1350 * MIB)
+
+
+def test_a_process_is_never_to_have_more_than_nearly_all_of_its_limit() -> None:
+    limit = MemoryLimit(1000 * MIB, own_bytes=100 * MIB, requests_bytes=250 * MIB)
+    assert memory_plan.ceiling_bytes(limit) == pytest.approx(750 * MIB)
+    limit.arena_bytes = 5000 * MIB
+    assert memory_plan.ceiling_bytes(limit) == pytest.approx(900 * MIB)

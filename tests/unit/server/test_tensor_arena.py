@@ -9,13 +9,19 @@ import psutil
 import pytest
 from tests import plain_models
 
+from retinue_server.batching.engine import Engine
+from retinue_server.bundle.repository import BundleFolder
 from retinue_server.errors import InvalidRequestError, OverloadedError, RetinueError
+from retinue_server.loader import Loader
+from retinue_server.metrics import Metrics
 from retinue_server.runtime import control_group
-from retinue_server.runtime.memory import tensor_limit_bytes
+from retinue_server.runtime.cache import ModelCache
+from retinue_server.runtime.memory import MemoryLimit, tensor_limit_bytes
 from retinue_server.runtime.providers import CPU, Provider
 from retinue_server.runtime.session import Machine, Threads
 from retinue_server.runtime.tensor_arena import TensorArena
 from retinue_server.runtime.tensor_session import TensorSession
+from retinue_server.runtime.tuning import Tuner
 
 _MB = 1_000_000
 _LIMIT_BYTES = 60 * _MB
@@ -121,3 +127,24 @@ def test_without_a_setting_it_is_a_quarter_of_what_there_is(monkeypatch: pytest.
     assert tensor_limit_bytes(0, 0) == 20 * _MB
     monkeypatch.setattr(control_group, "read", lambda name: iter(["max"]))
     assert tensor_limit_bytes(0, 0) == psutil.virtual_memory().total // 4
+
+
+def test_from_the_first_such_model_on_the_arena_is_in_the_plan_of_memory(
+    arena: TensorArena, tmp_path: Path
+) -> None:
+    provider = Provider(CPU, "cpu", "", ((CPU, {}),))
+    machine = Machine(provider, Threads(1, 1), tensor_arena=arena)
+    limit = MemoryLimit()
+    tuner = Tuner("off", machine, ModelCache(tmp_path / "cache"))
+    loader = Loader(
+        Engine(1),
+        machine,
+        max_queue_images=8,
+        decoders=None,
+        tuner=tuner,
+        limit=limit,
+        metrics=Metrics(),
+    )
+    assert limit.arena_bytes == 0
+    loader.load(BundleFolder("counted", 1, plain_models.counted(tmp_path).parent))
+    assert limit.arena_bytes == _LIMIT_BYTES

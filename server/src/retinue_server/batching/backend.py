@@ -57,7 +57,9 @@ class Tenure:
     Attributes:
         backend: The backend.
         runs: How many batches are in it now, those that hang included.
+        closed: Whether the backend is to give back what it holds when none is.
     """
 
     backend: Backend[Any, Any]
     runs: int = 0
+    closed: bool = False

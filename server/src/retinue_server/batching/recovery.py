@@ -85,7 +85,7 @@ class Remedy:
     Attributes:
         probe: Runs what harms no network in a backend; raises what that does. Blocks.
         reopen: Opens another backend, which has run; raises why not. Blocks.
-        on_closed: Called after each backend that was closed.
+        on_closed: Called after each backend that was closed and that no batch is in.
     """
 
     probe: Callable[[Any, Stop], None]

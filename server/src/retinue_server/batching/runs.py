@@ -19,7 +19,7 @@ class Runs:
         lock: The engine's.
 
     Attributes:
-        on_closed: Called after each backend that was closed.
+        on_closed: Called after each backend that was closed and that no batch is in.
     """
 
     def __init__(self, backend: Backend[Any, Any], lock: threading.RLock) -> None:
@@ -97,8 +97,13 @@ class Runs:
         if not self._former:
             return
         with self._lock:
-            closing = [one for one in self._former if used_too or not one.runs]
-            self._former = [one for one in self._former if one not in closing]
+            closing = [one for one in self._former if not one.closed and (used_too or not one.runs)]
+            for tenure in closing:
+                tenure.closed = True
+            # What hangs in one keeps what that needs.
+            done = [one for one in self._former if one.closed and not one.runs]
+            self._former = [one for one in self._former if one not in done]
         for tenure in closing:
             tenure.backend.close()
+        for _ in done:
             self.on_closed()

@@ -245,17 +245,17 @@ class Calls:
                 self._count(method, call, code, seconds)
 
     def _count(self, method: str, call: Call, code: str, seconds: float) -> None:
-        self._count_unqueued(call, code)
+        if call.unqueued_images:
+            self._count_unqueued(call, code)
         trace_id = call.origin.trace.context.trace_name if call.origin.trace is not None else ""
         self._metrics.count_call(method, call.model, call.version, code, seconds, trace_id)
         if call.token is not None:
             self._metrics.count_token(call.token.name, code)
 
     def _count_unqueued(self, call: Call, code: str) -> None:
-        if call.unqueued_images:
-            model, version, count = call.model, int(call.version), call.unqueued_images
-            self._metrics.receive_images(model, version, call.priority, count)
-            self._metrics.count_lost_images(model, version, call.priority, code, count)
+        model, version, count = call.model, int(call.version), call.unqueued_images
+        self._metrics.receive_images(model, version, call.priority, count)
+        self._metrics.count_lost_images(model, version, call.priority, code, count)
 
     async def _wait_for_release(self) -> None:
         self.held += 1

@@ -25,7 +25,7 @@ GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _OPEN_SERVICES = frozenset({health.SERVICE_NAME})
 # Messages of one stream that are answered at once; further ones wait at the caller.
 _MOST_OF_A_STREAM = 64
-# Of a message about health or reflection, when it is unpacked.
+# Of a message about health or reflection, packed or not.
 _MOST_OF_A_SERVICE_BYTES = 65_536
 
 Trailing: TypeAlias = tuple[tuple[str, str], ...]
@@ -78,7 +78,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 self.calls.check(method, handler_call_details.invocation_metadata or ())
             except RetinueError as error:
-                error.__traceback__ = None
                 return _refusing(error)
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)
@@ -107,6 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def read(data: Any) -> Any:
             if packing.is_packed(data):
                 data = await packing.unpacked(data, lambda size: None, _MOST_OF_A_SERVICE_BYTES)
+            check_size(len(data), _MOST_OF_A_SERVICE_BYTES)
             try:
                 return handler.request_deserializer(data)
             except DecodeError as error:
@@ -114,25 +114,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     "the bytes of the request are no message of this method.", reason="REQUEST_UNREADABLE"
                 ) from error
 
-        async def each(messages: AsyncIterable[Any]) -> AsyncIterator[Any]:
-            async for data in self._arrivals.each(messages):
+        async def read_one(context: GrpcContext) -> Any:
+            # Whoever asks for health must not be told, by no answer, that the server is not there.
+            return await read(await self._arrivals.one(context, in_any_case=True))
+
+        async def each(context: GrpcContext) -> AsyncIterator[Any]:
+            async for data in self._arrivals.each(context):
                 yield await read(data)
 
         async def one(messages: AsyncIterable[Any], context: GrpcContext) -> Any:
             try:
-                return await handler.unary_unary(await read(await self._arrivals.one(context)), context)
+                return await handler.unary_unary(await read_one(context), context)
             except RetinueError as error:
                 await _abort(context, error)
 
         async def one_of_many(messages: AsyncIterable[Any], context: GrpcContext) -> None:
             try:
-                await handler.unary_stream(await read(await self._arrivals.one(context)), context)
+                await handler.unary_stream(await read_one(context), context)
             except RetinueError as error:
                 await _abort(context, error)
 
         async def many(messages: AsyncIterable[Any], context: GrpcContext) -> AsyncIterator[Any]:
             try:
-                async for reply in handler.stream_stream(each(messages), context):
+                async for reply in handler.stream_stream(each(context), context):
                     yield reply
             except RetinueError as error:
                 await _abort(context, error)
@@ -177,11 +181,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Ends when all are answered; a caller who leaves cancels what is left.
         async with asyncio.TaskGroup() as tasks:
             try:
-                async for data in self._arrivals.each(messages):
+                async for data in self._arrivals.each(context):
                     await room.acquire()
                     tasks.create_task(one(data))
+                    # The stream may be quiet for long.
+                    del data
             except RetinueError as error:
-                error.__traceback__ = None
                 refusal = error
         if refusal is not None:
             await _abort(context, refusal)
@@ -242,7 +247,6 @@ def _or_abort(answer: Answer, read: Callable[[GrpcContext, str], Awaitable[Any]]
             reply = await answer(data, context)
         except RetinueError as error:
             del data
-            error.__traceback__ = None
             await _abort(context, error, _request_id())
         context.set_trailing_metadata(_request_id())
         return reply
@@ -268,6 +272,8 @@ def _read(data: bytes, method: str, check: Check, parse: Any) -> Any:
 
 
 async def _abort(context: GrpcContext, error: RetinueError, more: Trailing = ()) -> NoReturn:
+    # The context keeps what ends it, with the error; whose frames would keep the request until the next collection.
+    error.__cause__ = error.__context__ = error.__traceback__ = None
     status = to_status(error)
     details = ((DETAILS_KEY, status.SerializeToString()), *more)
     await context.abort(grpc_code(error.code), status.message, trailing_metadata=details)

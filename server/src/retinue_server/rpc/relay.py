@@ -21,7 +21,6 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
-_MADE, _BROKEN = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class _Connection:
@@ -33,6 +32,16 @@ class _Connection:
         self.target = target
         self.channel = grpc.aio.insecure_channel(target, _OPTIONS)
         self.calls = 0
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it is there; one that is not is made from now on."""
+        return self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it could not be made."""
+        return self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class Relay:
@@ -68,8 +77,11 @@ class Relay:
         try:
             return await send(request, timeout=context.time_remaining(), metadata=_beside(context))
         except grpc.aio.AioRpcError as error:
-            # What the front-end refuses has details. The rest it may never have seen.
-            call.passed_on = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+            # What the front-end refuses has details, and where it has the call it sees its time pass, too. The rest it
+            # may never have seen.
+            told = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+            too_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            call.passed_on = told or (too_late and connection.is_made)
             raise from_rpc_error(error) from None
         finally:
             connection.calls -= 1
@@ -78,12 +90,16 @@ class Relay:
         """A connection that has room, by turns among those that have as little to do; one that is there, if any is."""
         if not self._open:
             self._open = [_Connection(target) for target in self._targets]
-        states = {one: one.channel.get_state(try_to_connect=True) for one in self._open}
-        there = [one for one, state in states.items() if state is not _BROKEN] or self._open
-        if with_room := [one for one in there if one.calls < self._streams]:
-            # Others, such as to a front-end that has just died, are made meanwhile.
-            made = [one for one in with_room if states[one] is _MADE]
-            found = min(made or with_room, key=lambda one: one.calls)
+        with_room = [one for one in self._open if one.calls < self._streams]
+        with_room.sort(key=lambda one: one.calls)
+        # No more are asked than it takes, of what may be hundreds. Those to a front-end that has just died have less to
+        # do than others, and are made meanwhile.
+        found = next((one for one in with_room if one.is_made), None)
+        there = self._open
+        if found is None:
+            there = [one for one in self._open if not one.is_broken] or there
+            found = next((one for one in with_room if one in there), None)
+        if found is not None:
             self._open.remove(found)
         else:
             found = _Connection(min(there, key=lambda one: one.calls).target)

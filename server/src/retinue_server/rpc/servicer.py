@@ -203,4 +203,4 @@ def _turn(request: ImagesRequest, context: Context, arrived: float) -> Turn:
         raise InvalidRequestError("the request has no images; send at least one.", reason="NO_IMAGES")
     remaining_seconds = context.time_remaining()
     deadline = None if remaining_seconds is None else arrived + remaining_seconds
-    return Turn(caller_of(context), requests.priority(request), deadline)
+    return Turn(caller_of(context), current_call.get().priority, deadline)

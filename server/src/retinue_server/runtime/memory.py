@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 
@@ -73,6 +74,7 @@ class MemoryLimit:
     Attributes:
         limit_bytes: As given.
         on_device: Likewise.
+        arena_bytes: What models without a manifest may work in, all together, once there is one: beside what is taken.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class MemoryLimit:
         self._own_bytes = own_bytes
         self._requests_bytes = requests_bytes
         self._models_bytes = 0
+        self.arena_bytes = 0
         self.on_device = on_device
         # Models are opened anew, and given up, by threads of their own.
         self._lock = threading.Lock()
@@ -207,7 +210,7 @@ def give_back_freed() -> None:
 
 def resident_bytes() -> int:
     """Memory of this process that is resident, with what it maps of files."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
 
 
 class Ceiling:
@@ -238,8 +241,14 @@ class Ceiling:
 
 def private_bytes() -> int:
     """Memory of this process's own that is resident: without what it maps of files."""
-    memory = psutil.Process(os.getpid()).memory_info()
+    memory = _process(os.getpid()).memory_info()
     return int(memory.rss - memory.shared)
+
+
+@cache
+def _process(number: int) -> psutil.Process:
+    # To make one takes as long as to ask it several times, and a server looks up to fifty times a second.
+    return psutil.Process(number)
 
 
 def _mb(size_bytes: int) -> str:

@@ -36,10 +36,13 @@ class TensorArena:
     Args:
         limit_bytes: The most that it takes. Weights are not in it, nor the contents of strings.
         patience_seconds: How long a run waits for others.
+
+    Attributes:
+        limit_bytes: As given.
     """
 
     def __init__(self, limit_bytes: int, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._patience_seconds = patience_seconds
         self._running = 0
         self._alone = False
@@ -81,7 +84,7 @@ class TensorArena:
         except Exception as error:
             if not _is_no_memory(error):
                 raise
-            if _requested_bytes(error) > self._limit_bytes:
+            if _requested_bytes(error) > self.limit_bytes:
                 raise self._too_large() from None
         try:
             with self._by_itself():
@@ -137,7 +140,7 @@ class TensorArena:
     def _too_large(self) -> InvalidRequestError:
         return InvalidRequestError(
             "on these tensors the network takes more memory than the "
-            f"{self._limit_bytes / 1e6:,.0f} MB that --tensor-memory-limit allows; send smaller ones or fewer rows, or "
+            f"{self.limit_bytes / 1e6:,.0f} MB that --tensor-memory-limit allows; send smaller ones or fewer rows, or "
             "raise it.",
             reason="NETWORK_MEMORY",
         )

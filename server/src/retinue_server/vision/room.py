@@ -107,9 +107,12 @@ class Room:
                 self._give(size_bytes)
 
     def _take(self, size_bytes: int) -> None:
-        turn = object()
         with self._changed:
+            if not self._waiting and self._fits(size_bytes):
+                self._taken_bytes += size_bytes
+                return
             # In order: else a large image might wait for ever behind small ones.
+            turn = object()
             self._waiting.append(turn)
             self._changed.wait_for(lambda: self._waiting[0] is turn and self._fits(size_bytes))
             self._waiting.popleft()
@@ -123,7 +126,8 @@ class Room:
     def _give(self, size_bytes: int) -> None:
         with self._changed:
             self._taken_bytes -= size_bytes
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
 
 ROOM: Final = Room()
