@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 from grpc_health.v1 import health_pb2
@@ -13,6 +14,27 @@ from tests.server_process import ServerProcess
 GOOD = flat(200, 0, 0)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Illness:
+    """What ails the networks of `tests.ailing_server`.
+
+    Args:
+        file: Which AILING names.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def begin(self, model: str, message: str) -> None:
+        """Has a model fail from now on, or all (`*`)."""
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(f"{model}\n{message}")
+        fresh.rename(self.file)
+
+    def end(self) -> None:
+        """Has none fail."""
+        self.file.unlink()
 
 
 def health(connection: Connection, service: str) -> int:
