@@ -91,10 +91,10 @@ fuzz: $(VENV)/.develop
 soak: $(VENV)/.develop
 	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(ARGS)
 
-## sbom: write what the server's image installs as CycloneDX into .work/sbom (PROVIDER=cuda for the GPU's; STORES as in
+## sbom: write what the server's image installs as CycloneDX into .work/sbom (PROVIDER=cuda for the GPU's; EXTRAS as in
 ## server/Dockerfile)
 sbom: $(VENV)/.develop
-	PATH=$(CURDIR)/$(BIN):$$PATH scripts/make-sbom .work/sbom/retinue-server.cdx.json $(RUNTIME) $(STORES)
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/make-sbom .work/sbom/retinue-server.cdx.json $(RUNTIME) $(EXTRAS)
 
 ## audit: ask PyPI's database of advisories about every pinned version (ARGS for pip-audit's arguments)
 audit: $(VENV)/.develop

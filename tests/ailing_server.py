@@ -43,12 +43,12 @@ def main() -> None:
     # All of these look the session's class up when they are imported.
     import pytest
 
-    from retinue_server import app, cli
+    from retinue_server import cli, machine
     from tests import gpu_stand_in
 
     if "AILING_GPU" in os.environ:
         gpu_stand_in.install(pytest.MonkeyPatch())
-        app.choose = lambda *_, **__: gpu_stand_in.provider()
+        machine.choose = lambda *_, **__: gpu_stand_in.provider()
     cli.main()
 
 

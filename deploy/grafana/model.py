@@ -1,4 +1,4 @@
-"""The dashboard of one model: its latency by stage, its batches and queue, its versions and their candidates."""
+"""The dashboard of one model: its latency by stage, its batches and queue, its health, and its versions."""
 
 from page import dashboard as page
 from panels import (
@@ -154,6 +154,45 @@ def batching() -> list[Json]:
     ]
 
 
+def health() -> list[Json]:
+    """Whether it takes requests, and what hangs or is lost where it fails."""
+    return [
+        chart(
+            "Ready",
+            "1 where a version takes requests on all servers, 0 where one of them is opening it anew.",
+            "none",
+            target(f"min by (model, version) (retinue_model_ready{{{MODEL}}})", "version {{version}}"),
+            w=6,
+        ),
+        chart(
+            "Hung batches",
+            "Batches a minute that were stopped since they took too long. The log has each as batch_hung.",
+            "none",
+            target(
+                f"60 * sum by (model, version) ({rate('retinue_hung_batches_total')})", "version {{version}}"
+            ),
+            w=6,
+        ),
+        chart(
+            "Opened anew",
+            "Attempts a minute to open it anew, by outcome. The log has those that failed as model_not_rebuilt.",
+            "none",
+            target(
+                f"60 * sum by (model, version, outcome) ({rate('retinue_model_rebuilds_total')})",
+                "version {{version}} {{outcome}}",
+            ),
+            w=6,
+        ),
+        chart(
+            "Lost threads",
+            "Threads in batches that do not stop. With three of them a server gives the model up.",
+            "none",
+            target(f"sum by (model, version) (retinue_lost_threads{{{MODEL}}})", "version {{version}}"),
+            w=6,
+        ),
+    ]
+
+
 def versions() -> list[Json]:
     """Its versions, and how far candidates agree."""
     mean = (
@@ -202,12 +241,13 @@ def dashboard() -> Json:
     return page(
         "retinue-model",
         "Retinue: a model",
-        "One model: latency by stage, batches, queue, versions and their candidates.",
+        "One model: latency by stage, batches, queue, health, versions and their candidates.",
         [
             ("Now", now()),
             ("Traffic", traffic()),
             ("Latency", latency()),
             ("Batches and queue", batching()),
+            ("Health", health()),
             ("Versions", versions()),
         ],
         of_one_model=True,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 from grpc_health.v1 import health_pb2
@@ -13,6 +14,27 @@ from tests.server_process import ServerProcess
 GOOD = flat(200, 0, 0)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Illness:
+    """What ails the networks of `tests.ailing_server`.
+
+    Args:
+        file: Which AILING names.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def begin(self, model: str, message: str) -> None:
+        """Has a model fail from now on, or all (`*`)."""
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(f"{model}\n{message}")
+        fresh.rename(self.file)
+
+    def end(self) -> None:
+        """Has none fail."""
+        self.file.unlink()
 
 
 def health(connection: Connection, service: str) -> int:
@@ -64,4 +86,4 @@ def assert_sums_up(server: ServerProcess, model: str, *, answered: int, failed: 
     """Each image of a model was counted once, as what its caller was told."""
     page = MetricsPage(server.http_url)
     for outcome, count in (("answered", answered), ("failed", failed)):
-        assert page.value("retinue_images_total", model=model, outcome=outcome) == count
+        assert page.total("retinue_images_total", model=model, outcome=outcome) == count

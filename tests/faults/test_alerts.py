@@ -18,6 +18,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from tests import colour_bundles, living_bundles, odd_bundles
 from tests.calls import connected, flat
 from tests.certificates import Authority
+from tests.faults.model_health import Illness
 from tests.metrics_page import MetricsPage
 from tests.object_store import ObjectStore, object_store
 from tests.prometheus_process import PrometheusProcess, running_prometheus, wait_for
@@ -33,7 +34,10 @@ _ALERTS = {
 # There is no GPU here; alerts_test.yml says when they fire.
 _OF_GPUS = {"RetinueGpuUnused", "RetinueGpuMemoryNearFull"}
 _QUICK = ("--provider", "cpu", "--tune", "off", "--instances", "1")
+# What is set aside for requests would be most of a limit, and is never resident here.
+_SMALL = ("--max-bytes-in-flight", "1MB", "--max-decoded-bytes-in-flight", "1MB")
 _SLOW, _FAILING = "slow-classifier", "failing-classifier"
+_HANGING, _AILING = "hanging-classifier", "ailing"
 _PAUSE_SECONDS = 0.05
 _QUEUE_IMAGES = 40
 _CALLERS = 6
@@ -57,6 +61,8 @@ class Servers:
         refusing: Its certificate expires, its memory is nearly all taken, and it refuses a bundle and a policy.
         mirroring: Its models are elsewhere, and one of them is too large. Of another a candidate gets copies, which
             says otherwise.
+        ailing: One of its models hangs on white images, and another has the illness.
+        illness: It begins when a test says so.
         dying: Its engine's threads end with their first batch.
         store: Where the mirrored models are.
         prometheus: It scrapes all of them.
@@ -65,6 +71,8 @@ class Servers:
     busy: ServerProcess
     refusing: ServerProcess
     mirroring: ServerProcess
+    ailing: ServerProcess
+    illness: Illness
     dying: ServerProcess
     store: ObjectStore
     prometheus: PrometheusProcess
@@ -89,7 +97,7 @@ class Servers:
 def _busy(folder: Path) -> Iterator[ServerProcess]:
     odd_bundles.slow_classifier(folder)
     odd_bundles.failing_classifier(folder)
-    with running_server(folder, *_QUICK, "--max-queue-images", str(_QUEUE_IMAGES)) as server:
+    with running_server(folder, *_QUICK, *_SMALL, "--max-queue-images", str(_QUEUE_IMAGES)) as server:
         yield server
 
 
@@ -106,7 +114,7 @@ def _refusing(folder: Path, memory_limit_bytes: int) -> Iterator[ServerProcess]:
         *("--tls-certificate", str(certificate), "--tls-key", str(key)),
         *("--memory-limit", str(memory_limit_bytes)),
     )
-    with running_server(models, *_QUICK, *flags) as server:
+    with running_server(models, *_QUICK, *_SMALL, *flags) as server:
         yield server
 
 
@@ -124,6 +132,20 @@ def _mirroring(folder: Path, store: ObjectStore) -> Iterator[ServerProcess]:
     flags = ("--mirror-limit", "1MB", "--model-control", "watch")
     environment = {**store.environment, "RETINUE_CACHE_FOLDER": str(folder / "cache")}
     with running_server("s3://models/served", *_QUICK, *flags, environment=environment) as server:
+        yield server
+
+
+@contextmanager
+def _ailing(folder: Path, illness: Illness) -> Iterator[ServerProcess]:
+    models = folder / "models"
+    models.mkdir()
+    odd_bundles.hanging_classifier(models, _HANGING)
+    colour_bundles.classifier(models, _AILING)
+    environment = {"AILING": str(illness.file)}
+    flags = ("--batch-timeout-seconds", "1")
+    with running_server(
+        models, *_QUICK, *flags, environment=environment, module="tests.ailing_server"
+    ) as server:
         yield server
 
 
@@ -146,17 +168,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         return tmp_path_factory.mktemp("alerts")
 
     with _busy(folder()) as busy, object_store("models") as store:
+        illness = Illness(folder() / "illness")
         # Enough for its models, and less than a process takes that has answered something.
         reserved_bytes = MetricsPage(busy.http_url).value("retinue_memory_reserved_bytes")
         with (
             _refusing(folder(), int(1.05 * reserved_bytes)) as refusing,
             _mirroring(folder(), store) as mirroring,
+            _ailing(folder(), illness) as ailing,
             _dying(folder()) as dying,
         ):
             refusing.http_url = refusing.http_url.replace("http:", "https:")
-            urls = [one.http_url for one in (busy, refusing, mirroring, dying)]
+            urls = [one.http_url for one in (busy, refusing, mirroring, ailing, dying)]
             with running_prometheus(urls[0], folder(), *urls[1:], quick=True) as prometheus:
-                yield Servers(busy, refusing, mirroring, dying, store, prometheus)
+                yield Servers(busy, refusing, mirroring, ailing, illness, dying, store, prometheus)
 
 
 def test_what_a_server_refused_or_will_lose_is_told(servers: Servers) -> None:
@@ -183,6 +207,18 @@ def test_a_candidate_that_says_otherwise_is_told(servers: Servers) -> None:
 def test_a_model_that_fails_is_told(servers: Servers) -> None:
     with _asking(servers.busy, pb.ClassifyRequest(model=_FAILING, images=[flat(255)])):
         servers.wait_for("RetinueErrors", servers.busy, "critical", model=_FAILING)
+
+
+def test_a_model_that_hangs_is_told(servers: Servers) -> None:
+    with connected(servers.ailing.grpc_address) as connection, pytest.raises(grpc.RpcError):
+        connection.classify(flat(255), model=_HANGING)
+    servers.wait_for("RetinueModelHangs", servers.ailing, "warning", model=_HANGING, version="1")
+
+
+def test_a_model_that_cannot_be_opened_anew_is_told(servers: Servers) -> None:
+    servers.illness.begin(_AILING, "the weights are gone")
+    with _asking(servers.ailing, pb.ClassifyRequest(model=_AILING, images=[flat(255, 0, 0)])):
+        servers.wait_for("RetinueModelUnready", servers.ailing, "critical", model=_AILING, version="1")
 
 
 def test_more_than_can_be_computed_is_told(servers: Servers) -> None:

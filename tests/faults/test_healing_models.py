@@ -11,6 +11,7 @@ from tests.faults.model_health import (
     GOOD,
     NOT_SERVING,
     SERVING,
+    Illness,
     assert_sums_up,
     health,
     label,
@@ -21,22 +22,6 @@ from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess, running_server
 
 _FAILURES = 5
-
-
-class Illness:
-    """What ails a server's networks."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def begin(self, model: str, message: str) -> None:
-        """Has a model fail from now on, or all (`*`)."""
-        fresh = self.file.with_suffix(".new")
-        fresh.write_text(f"{model}\n{message}")
-        fresh.rename(self.file)
-
-    def end(self) -> None:
-        self.file.unlink()
 
 
 @pytest.fixture

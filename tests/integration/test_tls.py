@@ -235,22 +235,27 @@ def test_authorities_of_callers_change_without_restart(mutual: Served) -> None:
         ca.write_bytes(AUTHORITY.certificate)
 
 
-def test_the_images_health_check_speaks_tls(served: Served) -> None:
+def checked(served: Served, **environment: str) -> int:
+    """What the image's health check exits with."""
     lines = (ROOT / "server" / "Dockerfile").read_text().replace("\\\n", "")
     found = re.search(r"HEALTHCHECK .* CMD (\[.*\])$", lines, re.MULTILINE)
     assert found is not None
-    command = json.loads(found[1])
+    arguments = [sys.executable, *json.loads(found[1])[1:]]
+    port = served.process.http_url.rpartition(":")[2]
+    environment = {"RETINUE_HTTP_PORT": port, **environment}
+    return subprocess.run(arguments, env=environment, capture_output=True, check=False).returncode
 
-    def code(**environment: str) -> int:
-        port = served.process.http_url.rpartition(":")[2]
-        environment = {"RETINUE_HTTP_PORT": port, **environment}
-        ran = subprocess.run(
-            [sys.executable, *command[1:]], env=environment, capture_output=True, check=False
-        )
-        return ran.returncode
 
-    assert code(RETINUE_TLS_CERTIFICATE="server.pem") == 0
-    assert code() == 1
+def test_the_images_health_check_speaks_tls(served: Served) -> None:
+    assert checked(served, RETINUE_TLS_CERTIFICATE="server.pem") == 0
+    assert checked(served) == 1
+
+
+def test_the_images_health_check_shows_a_certificate_where_it_has_one(mutual: Served) -> None:
+    certificate, key = map(str, CALLER.write(mutual.folder / "probe"))
+    pair = {"RETINUE_CLIENT_CERTIFICATE": certificate, "RETINUE_CLIENT_KEY": key}
+    assert checked(mutual, RETINUE_TLS_CERTIFICATE="server.pem", **pair) == 0
+    assert checked(mutual, RETINUE_TLS_CERTIFICATE="server.pem") == 1
 
 
 def test_the_way_between_processes_is_this_users_alone(mutual: Served) -> None:

@@ -60,7 +60,8 @@ def placed(folder: Path) -> BundleFolder:
     folder = folder.resolve()
     if VERSION_PATTERN.fullmatch(folder.name) is None:
         raise ExportError(
-            f"{folder} is no version folder NAME/VERSION: a signature says which version of which model a bundle is."
+            f"{folder} is no version folder NAME/VERSION, nor has one: a signature says which version of which model a "
+            "bundle is. For all in a models folder name MODELS/*/[1-9]*."
         )
     return BundleFolder(folder.parent.name, int(folder.name), folder)
 

@@ -20,6 +20,7 @@ from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.bundle.repository import BundleFolder, listing, scan
 from retinue_server.errors import RetinueError, StartupError
 from retinue_server.machine import chosen_provider
+from retinue_server.rpc.port import PrivateSockets
 from retinue_server.runtime import cudart
 from retinue_server.runtime.cache import why_unusable
 from retinue_server.runtime.memory import control_group_limit_bytes
@@ -88,6 +89,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _tls,
         _tokens,
         _traces,
+        _front_ends,
         _host,
         _signers,
         _models,
@@ -256,6 +258,15 @@ def _traces(settings: Settings) -> Iterator[Finding]:
         yield Finding(State.WARN, "traces", told)
     else:
         yield Finding(State.OK, "traces", f"{settings.trace_endpoint} is there")
+
+
+def _front_ends(settings: Settings) -> Iterator[Finding]:
+    if not settings.workers:
+        return
+    try:
+        PrivateSockets().close()
+    except StartupError as error:
+        yield Finding(State.FAIL, "front-ends", error.message)
 
 
 def _host(settings: Settings) -> Iterator[Finding]:

@@ -316,7 +316,7 @@ def test_the_autoscalers_metric_is_each_pods_mean_time_in_the_queue(tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_guides_own_overlay_names_a_store_and_a_registry(tmp_path: Path) -> None:
+def test_the_guides_own_overlay_names_a_store_a_collector_and_a_registry(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```yaml\n(resources:\n.*?)^```", README, re.MULTILINE | re.DOTALL)
     base = os.path.relpath(FOLDER / "cpu", tmp_path)
     (tmp_path / "kustomization.yaml").write_text(example.replace("deploy/kubernetes/cpu", base))
@@ -325,6 +325,9 @@ def test_the_guides_own_overlay_names_a_store_and_a_registry(tmp_path: Path) -> 
 
     check(one(manifests, "Deployment"))
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == f"registry.example/retinue-server:{__version__}-s3"
+    assert container["image"] == f"registry.example/retinue-server:{__version__}-s3-otel"
     names = {entry["name"] for entry in container["env"]}
-    assert {"RETINUE_MODELS", "RETINUE_MODEL_CONTROL", "RETINUE_TOKENS"} <= names
+    assert {"RETINUE_MODELS", "RETINUE_MODEL_CONTROL", "RETINUE_TOKENS", "RETINUE_TRACE_ENDPOINT"} <= names
+    policy = one(manifests, "NetworkPolicy")
+    check(policy)
+    assert 4317 in {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}

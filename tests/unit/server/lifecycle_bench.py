@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from retinue_server.bundle.folder import ModelsFolder
 from retinue_server.bundle.repository import BundleFolder
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import BundleError, StartupError
+from retinue_server.inventory import ModelState
 from retinue_server.lifecycle import Repository
 
 Key = tuple[str, int]
@@ -128,3 +130,24 @@ class Bench:
         for repository in self._opened:
             if not repository._is_closed():
                 await repository.close()
+
+
+@asynccontextmanager
+async def running_bench(models: Path) -> AsyncIterator[Bench]:
+    """A bench with an empty folder of models; at the end nothing of it runs any more."""
+    bench = Bench(models)
+    models.mkdir()
+    yield bench
+    for event in bench.loader.held_back.values():
+        event.set()
+    await bench.close()
+
+
+def served(repository: Repository) -> list[Key]:
+    """Name and version of what is served, in the catalog's order."""
+    return [(model.name, model.version) for model in repository.catalog.models]
+
+
+async def states(repository: Repository) -> dict[Key, ModelState]:
+    """What the index says of all models."""
+    return {(entry.name, entry.version): entry.state for entry in await repository.index()}

@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,16 @@ def test_tokens_are_counted_and_those_that_do_not_hold_are_told(tmp_path: Path) 
     path.chmod(0o644)
     (tokens,) = found(settings(tmp_path, tokens=str(path)), "tokens")
     assert (tokens.state, "others may read" in tokens.told) == (State.FAIL, True)
+
+
+def test_front_ends_need_a_folder_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(settings(tmp_path, workers=2), "front-ends") == []
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    (finding,) = found(settings(tmp_path, workers=2), "front-ends")
+    assert (finding.state, "name a shorter one with TMPDIR" in finding.told) == (State.FAIL, True)
+    assert found(settings(tmp_path), "front-ends") == []
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_fails(tmp_path: Path) -> None:

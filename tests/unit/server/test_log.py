@@ -12,11 +12,12 @@ from retinue_server import log
 def _logging_as_before() -> Iterator[None]:
     root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
     before = root.handlers, root.level, uvicorn.level
+    structure = structlog.get_config()
     yield
     root.handlers, uvicorn_level = before[0], before[2]
     root.setLevel(before[1])
     uvicorn.setLevel(uvicorn_level)
-    structlog.reset_defaults()
+    structlog.configure(**structure)
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:

@@ -111,6 +111,14 @@ def test_a_signature_that_is_no_file_is_refused(bundle: Path, signer: Signer) ->
         found(bundle, signer).read()
 
 
+def test_a_signature_that_lies_elsewhere_is_refused(bundle: Path, signer: Signer, tmp_path: Path) -> None:
+    elsewhere = (bundle / "manifest.sig").rename(tmp_path / "manifest.sig")
+    (bundle / "manifest.sig").symlink_to(elsewhere)
+    with pytest.raises(BundleError, match="leads out of the models folder") as refused:
+        found(bundle, signer).read()
+    assert refused.value.reason == "LINK_LEADS_OUT"
+
+
 def test_a_model_without_a_manifest_cannot_be_signed(bundle: Path, signer: Signer) -> None:
     (bundle / "manifest.json").unlink()
     with pytest.raises(BundleError, match=r"manifest\.json is missing.*retinue-export adopt") as refused:
@@ -152,7 +160,7 @@ def test_the_graph_is_a_copy_that_nobody_can_change(bundle: Path, signer: Signer
 def test_a_graph_that_was_exchanged_after_the_check_is_not_loaded(bundle: Path, signer: Signer) -> None:
     folder = found(bundle, signer)
     manifest = folder.read()
-    os.truncate(bundle / "model.onnx", 10**9)
+    os.truncate(bundle / "model.onnx", 10**8)
     with (
         pytest.raises(BundleError, match="was changed while it was loaded") as refused,
         folder.graph(manifest),
@@ -184,6 +192,8 @@ def _public(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed448.Ed448Pri
         (b"", "has no public key in PEM; `openssl genpkey -algorithm ed25519` makes a pair"),
         (os.urandom(1000), "has no public key in PEM"),
         (Signer().public[:-10], "has no public key in PEM"),
+        (Signer().public + Signer().public[:-10], "has a key in PEM that does not end"),
+        (Signer().public[:-10] + Signer().public, "has a key in PEM that does not end"),
         (Signer().public * 1000, "more than 65536 bytes"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",

@@ -14,7 +14,11 @@ from retinue_server.bundle.signature import SIGNATURE_FILE
 def sign(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="BUNDLE...", help="Version folders, or models' folders.", show_default=False),
+        typer.Argument(
+            metavar="BUNDLE...",
+            help="Version folders; of a model's folder, its newest version.",
+            show_default=False,
+        ),
     ],
     key: Annotated[
         Path,

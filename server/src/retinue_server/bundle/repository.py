@@ -81,21 +81,21 @@ class BundleFolder:
                 )
             self._check_inside(self.model_path)
             return plain.describe(self.name, self.model_path)
+        self._check_inside(self.path / manifests.MANIFEST_FILE)
         manifest = manifests.read(self.path, self._check_signature)
         if manifest.name != self.name:
             raise BundleError(
                 f"{self.path / manifests.MANIFEST_FILE}: field `name` is '{manifest.name}', "
                 f"but its folder is called '{self.name}'."
             )
-        self._check_inside(self.path / manifests.MANIFEST_FILE)
         if manifest.HasField("pipeline"):
             if os.path.lexists(self.model_path):
                 raise BundleError(
                     f"{self.model_path} is beside a manifest with `pipeline`; remove one of the two."
                 )
             return manifest
-        manifests.check_hash(self.path, manifest)
         self._check_inside(self.model_path)
+        manifests.check_hash(self.path, manifest)
         return manifest
 
     @contextmanager
@@ -116,6 +116,7 @@ class BundleFolder:
 
     def _check_signature(self, manifest: bytes) -> None:
         if self.keys is not None:
+            self._check_inside(self.path / signature.SIGNATURE_FILE)
             signature.check(self.path, self.name, self.version, manifest, self.keys())
 
     def _check_inside(self, path: Path) -> None:

@@ -92,6 +92,8 @@ def public_keys(content: bytes, source: str) -> Keys:
     blocks = [block[0] for block in _PEM.finditer(content)]
     if not blocks:
         raise StartupError(f"{source} has no public key in PEM; {_MAKE}.")
+    if content.count(b"-----BEGIN ") != len(blocks):
+        raise StartupError(f"{source} has a key in PEM that does not end; write the file again.")
     return frozenset(_public_key(block, f"{source}: key {number}") for number, block in enumerate(blocks, 1))
 
 
