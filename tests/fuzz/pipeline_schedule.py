@@ -84,7 +84,7 @@ class PipelineSchedule(Schedule):
         super()._check_idle()
         cutting = self._crops._cutting
         assert len(cutting) == 0
-        assert not cutting._running
+        assert not cutting._runs
 
     async def _send(self, number: int) -> None:
         chance = self._chance

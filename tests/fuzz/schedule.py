@@ -16,12 +16,19 @@ from tests.fuzz.watched_core import (
     watched,
 )
 
-from retinue_server.batching import batcher as batcher_module
 from retinue_server.batching import engine as engine_module
+from retinue_server.batching import recovery as recovery_module
+from retinue_server.batching import runs as runs_module
 from retinue_server.batching.batcher import Plan
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.tickets import Outcome, Priority
-from retinue_server.errors import DeadlineExpiredError, ImageError, RetinueError
+from retinue_server.errors import (
+    DeadlineExpiredError,
+    ImageError,
+    OverloadedError,
+    RetinueError,
+    UnavailableError,
+)
 
 
 class Schedule:
@@ -50,7 +57,7 @@ class Schedule:
         Raises:
             AssertionError: Something did not.
         """
-        modules = in_place_of_threading(self._scheduler, engine_module, batcher_module)
+        modules = in_place_of_threading(self._scheduler, engine_module, recovery_module, runs_module)
         with modules, watched(), asyncio.Runner() as runner:
             runner.run(self._all())
 
@@ -125,11 +132,12 @@ class Schedule:
         ]
         place = chance.randrange(len(self._batchers))
         deadline = None if chance.random() < 0.6 else self._clock.now + chance.choice((0.0, 0.02, 0.1, 1))
+        priority = chance.choice(list(Priority))
         try:
             outcomes = await self._batchers[place].submit(
                 items,
                 caller=chance.randrange(CALLERS),
-                priority=chance.choice(list(Priority)),
+                priority=priority,
                 deadline=deadline,
             )
         except asyncio.CancelledError:
@@ -141,14 +149,16 @@ class Schedule:
             return
         assert len(outcomes) == len(items)
         for item, outcome in zip(items, outcomes, strict=True):
-            self._check_outcome(place, item, outcome)
+            self._check_outcome(place, item, priority, outcome)
 
-    def _check_outcome(self, place: int, item: Image, outcome: Outcome[Image]) -> None:
+    def _check_outcome(self, place: int, item: Image, priority: Priority, outcome: Outcome[Image]) -> None:
         value = outcome.value
         ran = self._networks[place].ran[item.request, item.index]
         if isinstance(value, RetinueError):
             assert not (isinstance(value, ImageError) and not item.is_bad)
-            assert not (isinstance(value, DeadlineExpiredError) and ran)
+            # Clients may send again what comes back like this.
+            assert not (isinstance(value, DeadlineExpiredError | UnavailableError) and ran)
+            assert not (isinstance(value, OverloadedError) and priority is not Priority.COPY)
             self.outcomes[value.reason] += 1
         else:
             assert value == item
@@ -192,11 +202,11 @@ class Schedule:
                 not level.size and not level.callers and not batcher._queue.waiting(priority)
                 for priority, level in batcher._queue._levels.items()
             )
-            assert not batcher._running
+            assert not batcher._runs
             assert not batcher.faults
             assert network.running == 0
             assert max(network.ran.values(), default=1) == 1, "an item ran twice"
-        assert not self._engine._done_at
+        assert not self._engine._running
         assert self._engine.idle == self._engine.instances
 
     def _check_end(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -10,8 +10,10 @@ from unittest import mock
 from tests.fuzz.simulated_threads import Scheduler
 
 from retinue_server.batching import batcher as batcher_module
+from retinue_server.batching import diagnosis, origins, recovery
 from retinue_server.batching import engine as engine_module
-from retinue_server.batching.batcher import Batch, Batcher
+from retinue_server.batching.batch import Batch
+from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.tickets import Outcome, Priority, Stop, Ticket
 from retinue_server.errors import ImageError
 
@@ -91,7 +93,7 @@ class WatchedBatcher(Batcher[Any, Any]):
         """As `Batcher.take`."""
         waiting = self._waiting()
         batch = super().take(sharers)
-        if batch is not None:
+        if batch is not None and not batch.is_probe:
             assert not any(self._expired(job.ticket) for job in batch.jobs)
             assert len({getattr(job.item, "kind", 0) for job in batch.jobs}) == 1
             assert not any(job.ticket.dropped for job in batch.jobs), "an item was taken that was withdrawn"
@@ -99,16 +101,17 @@ class WatchedBatcher(Batcher[Any, Any]):
             self._check_turns_of_requests(batch)
         return batch
 
-    def run(self, batch: Batch) -> None:
-        """As `Batcher.run`."""
-        try:
-            super().run(batch)
-        finally:
-            # The engine logs what is raised here, and goes on.
-            if all(job.ticket.dropped for job in batch.jobs) and not batch.stop.requested:
-                self.faults.append("a batch ran on for nobody")
-            if batch.stop.requested and not all(job.ticket.future.done() for job in batch.jobs):
-                self.faults.append("a batch was stopped that somebody waits for")
+    def _judge(
+        self, batch: Batch, values: Sequence[Any], raised: type[BaseException] | None, seconds: float
+    ) -> None:
+        # The engine logs what is raised here, and goes on.
+        if all(job.ticket.dropped for job in batch.jobs) and not batch.stop.requested:
+            self.faults.append("a batch ran on for nobody")
+        if batch.stop.requested and not (
+            batch.of_copies or self._engine._stopping or all(job.ticket.future.done() for job in batch.jobs)
+        ):
+            self.faults.append("a batch was stopped that somebody waits for")
+        super()._judge(batch, values, raised, seconds)
 
     def _check_turns(self, batch: Batch, waiting: "dict[_Waiter, dict[Ticket, int]]") -> None:
         left = self._waiting()
@@ -125,13 +128,17 @@ class WatchedBatcher(Batcher[Any, Any]):
             self._passed[waiter] = passed, tickets
 
     def _check_turns_of_requests(self, batch: Batch) -> None:
+        # What fills up a batch of a higher priority took no turn: it runs with what is first there.
+        first = batch.jobs[0].ticket.priority
         for job in batch.jobs:
             job.ticket.passed_by.clear()
+            if job.ticket.priority is not first:
+                continue
             for ticket in self._waiting().get((job.ticket.priority, job.ticket.caller), {}):
                 if ticket is not job.ticket and not self._expired(ticket):
                     ticket.passed_by[job.ticket] += 1
                     most = ticket.passed_by[job.ticket]
-                    assert most <= self._backend.max_batch_size + 1, f"a request was passed over {most} times"
+                    assert most <= self._runs.max_batch_size + 1, f"a request was passed over {most} times"
 
     def _expired(self, ticket: Ticket) -> bool:
         return ticket.deadline is not None and ticket.deadline <= self._clock()
@@ -201,13 +208,20 @@ def failing_count(size: int, seconds: float) -> None:
     raise ValueError("a count that fails")
 
 
+class _Silence:
+    """In place of a log. A mock would be slow."""
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Nothing."""
+
+    exception = warning = info = error
+
+
 @contextmanager
 def watched() -> Iterator[None]:
     """Has the batching core use watched tickets, and log nothing."""
-    log = mock.Mock(exception=lambda *event, **fields: None)
-    with (
-        mock.patch.object(batcher_module, "Ticket", WatchedTicket),
-        mock.patch.object(batcher_module, "_log", log),
-        mock.patch.object(engine_module, "_log", log),
-    ):
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(batcher_module, "Ticket", WatchedTicket))
+        for module in (diagnosis, engine_module, origins, recovery):
+            patches.enter_context(mock.patch.object(module, "_log", _Silence()))
         yield
