@@ -219,6 +219,23 @@ async def test_a_lost_thread_does_not_keep_its_model_from_being_unloaded(bench: 
     assert bench.closed == 2
 
 
+async def test_a_model_that_is_given_up_keeps_no_memory_but_what_hangs(bench: Bench, clock: Clock) -> None:
+    for _ in range(LIMITS.lost_threads):
+        running = await bench.hang(stops=False)
+        # It fails otherwise, too, and is replaced before its thread is given up.
+        clock.now += 1
+        with bench.engine.lock:
+            bench.recovery.device_failed()
+        bench.heal()
+        bench.watch(LIMITS.batch_seconds + LIMITS.grace_seconds)
+        assert await reason_of(running) == "MODEL_HUNG"
+    assert bench.recovery.state is State.GIVEN_UP
+    bench.heal()
+    assert [model.closed for model in bench.models] == [False, False, True]
+    for model in bench.models:
+        model.gate.set()
+
+
 async def test_images_that_fail_do_not_take_the_model_from_others(bench: Bench) -> None:
     model = bench.models[0]
     for _ in range(3):

@@ -249,6 +249,9 @@ class Recovery:
         self._go(state, reason)
         if state is State.REBUILDING:
             self._start(partial(self._heal, ward))
+        elif state is State.GIVEN_UP:
+            # Where the threads were lost to those before it, no batch may be in it that would close it when it ends.
+            self._start(ward.clear)
 
     def _heal(self, ward: Ward) -> None:
         """Opens the model anew. Called without the lock."""
