@@ -87,9 +87,10 @@ class Bench:
         self.engine.watch(seconds)
 
     def heal(self) -> None:
-        (work,) = self.work
-        self.work.clear()
-        work()
+        """Does what other threads are to do."""
+        assert self.work
+        while self.work:
+            self.work.pop(0)()
 
     async def hang(self, *, stops: bool) -> "asyncio.Task[Any]":
         """Has a batch hang; returns who waits for it."""
@@ -183,6 +184,7 @@ async def test_a_thread_that_comes_back_at_last_answers_nobody_and_ends(bench: B
 
     assert not lost.is_alive()
     assert bench.recovery.lost_threads == 0
+    bench.heal()
     assert (bench.batcher.former_backends, bench.closed) == (0, 1)
     assert bench.models[0].closed
     assert (bench.counted, bench.batcher.cost.seconds) == ([], cost_seconds)
@@ -236,6 +238,14 @@ async def test_a_model_that_is_given_up_keeps_no_memory_but_what_hangs(bench: Be
         model.gate.set()
 
 
+async def test_a_batch_that_is_stopped_by_the_end_of_the_server_says_so(bench: Bench) -> None:
+    running = await bench.hang(stops=True)
+    await in_thread(lambda: bench.engine.stop(0))
+    (error,) = values(await running)
+    assert isinstance(error, EngineError)
+    assert "the server is shutting down" in error.message
+
+
 async def test_images_that_fail_do_not_take_the_model_from_others(bench: Bench) -> None:
     model = bench.models[0]
     for _ in range(3):
@@ -260,6 +270,17 @@ async def test_a_model_that_fails_its_probe_is_opened_anew(bench: Bench) -> None
     bench.heal()
     assert model.closed
     assert values(await bench.batcher.submit([1])) == [2]
+
+
+async def test_closing_a_model_that_failed_keeps_no_thread_from_the_others(bench: Bench) -> None:
+    model = bench.models[0]
+    model.fail_with = DeviceError("CUDA failure 700")
+    await bench.batcher.submit([1])
+    # The engine's only thread has done with that batch.
+    assert values(await bench.other.submit([1])) == [2]
+    assert not model.closed
+    bench.heal()
+    assert model.closed
 
 
 async def test_a_device_that_fails_is_a_reason_to_probe_all_models(bench: Bench) -> None:
