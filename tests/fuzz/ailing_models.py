@@ -92,7 +92,7 @@ class Network:
 
     def close(self) -> None:
         """Counts, and takes its time."""
-        self._model.check_unlocked()
+        self._model.check_harmless()
         self.closed += 1
         assert self.closed == 1, "a network was closed twice"
         assert not self.running or self._model.is_closing, "a network was closed that runs"
@@ -146,9 +146,12 @@ class Model:
         """
         chance, ailments = self.chance, self.ailments
         self.dawdle(stop)
+        deaths = ailments.deaths
         if chance.random() < ailments.hangs:
             self._hang(stop, is_run=True)
-        if chance.random() < ailments.deaths:
+            # Those of threads that were given up are to happen, too.
+            deaths *= 10
+        if chance.random() < deaths:
             raise ThreadKiller
         self._fail_perhaps()
 
@@ -160,9 +163,10 @@ class Model:
             if stop is not None:
                 stop.check()
 
-    def check_unlocked(self) -> None:
-        """What takes a while must not keep the engine's lock."""
+    def check_harmless(self) -> None:
+        """What may take long must not keep the engine's lock, nor a thread that runs batches."""
         assert not self._clock.lock.depth, "it is done under the lock"
+        assert not self._scheduler.current.name.startswith("engine-"), "a thread is kept from batches"
 
     def hanging(self) -> list[Hang]:
         """What hangs now."""
@@ -191,9 +195,10 @@ class Model:
             raise self.chance.choice(kinds)("a network that fails")
 
     def _reopen(self) -> Network:
-        self.check_unlocked()
+        self.check_harmless()
         self.dawdle()
-        if self.chance.random() < self.ailments.hangs:
+        # More often, so that other threads are lost meanwhile.
+        if self.chance.random() < 4 * self.ailments.hangs:
             self._hang(None, is_run=False)
         self._fail_perhaps()
         self.networks.append(self._kind(self, self._max_batch_size))

@@ -1,13 +1,13 @@
 """One random schedule of requests and faults for the batching core, and what must hold in it."""
 
 import asyncio
-import math
 import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 from tests.fuzz.ailing_models import Ailments, Model, ThreadKiller, random_limits
+from tests.fuzz.balances import check_engine, check_model, check_no_idle_thread, check_queue
 from tests.fuzz.simulated_threads import Scheduler, Thread, in_place_of_threading
 from tests.fuzz.watched_core import CALLERS, Clock, Image, WatchedBatcher, failing_count, watched
 
@@ -16,8 +16,8 @@ from retinue_server.batching import recovery as recovery_module
 from retinue_server.batching import runs as runs_module
 from retinue_server.batching.batcher import Plan
 from retinue_server.batching.engine import Engine
-from retinue_server.batching.recovery import Recovery, State, taken
-from retinue_server.batching.tickets import BatchEnd, Outcome, Priority
+from retinue_server.batching.recovery import Recovery, State
+from retinue_server.batching.tickets import Outcome, Priority
 from retinue_server.errors import (
     DeadlineExpiredError,
     ImageError,
@@ -65,7 +65,7 @@ class Schedule:
         self._clock.lock = self._engine.lock
         self._is_healed = chance.random() < 0.5
         faults, deaths = chance.choice(((0, 0), (0.1, 0), (0.5, 0), (0.1, 0), (0.1, 0.02)))
-        ailments = Ailments(faults, deaths, chance.choice((0, 0.05, 0.2)) * self._is_healed)
+        ailments = Ailments(faults, deaths, chance.choice((0, 0.05, 0.2, 0.5)) * self._is_healed)
         self._models = self._made_up(ailments)
         self._batchers = [self._batcher(model) for model in self._models]
         self._began()
@@ -74,9 +74,11 @@ class Schedule:
             self._act()
             if chance.random() < 0.6:
                 await asyncio.sleep(0)
-        await self._settle()
-        self._check_idle()
-        await self._ask_all()
+        # Or all ends in the midst of it.
+        if chance.random() < 0.7:
+            await self._settle()
+            self._check_idle()
+            await self._ask_all()
         for model in self._models:
             self._close(model)
         self._stop()
@@ -101,7 +103,15 @@ class Schedule:
         )
         if self._is_healed and chance.random() < 0.8:
             limits = random_limits(self._scheduler)
-            batcher.heal_by(Recovery(model.remedy, limits, on_change=batcher.note_change, clock=self._clock))
+            batcher.heal_by(
+                Recovery(
+                    model.remedy,
+                    limits,
+                    on_change=batcher.note_change,
+                    clock=self._clock,
+                    start=batcher.start,
+                )
+            )
         else:
             model.ailments = replace(model.ailments, hangs=0)
         return batcher
@@ -126,7 +136,7 @@ class Schedule:
             self._stop()
         elif act < 0.45 and self._is_healed:
             self._clock.now += chance.choice((0, 0, 0, 3))
-            self._engine.watch(chance.choice((0.1, 0.6, 2, 100)))
+            self._watch(chance.choice((0.1, 0.6, 0.6, 2, 100)))
         elif act < 0.46 and self._is_healed:
             self._release_one()
         else:
@@ -187,7 +197,20 @@ class Schedule:
     def _stop(self) -> None:
         if not self._stop_began:
             self._stop_began = True
-            self._helpers.append(self._scheduler.spawn(self._engine.stop))
+            self._helpers.append(self._scheduler.spawn(self._stop_engine))
+
+    def _stop_engine(self) -> None:
+        self._engine.stop()
+        running = self._engine._running.values()
+        assert all(one.batch.stop.requested for one in running), "a batch was not told to stop"
+
+    def _watch(self, elapsed_seconds: float) -> None:
+        running = list(self._engine._running.values())
+        self._engine.watch(elapsed_seconds)
+        for one in running:
+            queue = one.batcher
+            assert isinstance(queue, WatchedBatcher)
+            assert queue.recovery is None or one.batch in queue.watched_seconds, "nobody looked at a batch"
 
     def _release_one(self) -> None:
         hanging = [hang for model in self._models for hang in model.hanging()]
@@ -200,6 +223,7 @@ class Schedule:
         while quiet < 4:
             quiet = 0 if self._scheduler.step() or self._expire_join() else quiet + 1
             await asyncio.sleep(0)
+        check_no_idle_thread(self._engine)
 
     def _expire_join(self) -> bool:
         hanging = [hang.thread for model in self._models for hang in model.hanging()]
@@ -220,7 +244,7 @@ class Schedule:
             if self._chance.random() < 0.1:
                 self._release_one()
             self._clock.now += 10
-            self._engine.watch(self._chance.choice((5, 1000)))
+            self._watch(self._chance.choice((1, 5, 1000)))
             await self._drain()
         raise AssertionError(f"a batch is never given up, or a model never healed: {self._states()}")
 
@@ -281,44 +305,11 @@ class Schedule:
         assert not any(helper.is_alive() for helper in self._helpers), "unloading or stopping never ends"
         for thread in self._scheduler.threads:
             assert not thread.expires, "a wait was ended by its time limit only"
-        for batcher in self._watched():
-            _check_queue(batcher)
-        for model, batcher in zip(self._models, self._batchers, strict=True):
-            assert max(model.ran.values(), default=1) == 1, "an item ran twice"
-            self._check_networks(model, batcher)
-        self._check_engine()
-
-    def _check_engine(self) -> None:
-        engine, queues = self._engine, self._watched()
-        assert not engine._running
-        assert engine.idle == engine.instances == len(engine._threads)
-        usage = engine.usage()
-        assert usage.waiting == 0
-        assert usage.batches == {end: sum(queue.ends[end] for queue in queues) for end in BatchEnd}
-        assert math.isclose(usage.busy_seconds, sum(queue.busy_seconds for queue in queues), abs_tol=1e-6)
-        died = any(thread.error for thread in engine._threads)  # type: ignore[attr-defined]
-        assert engine.healthy == (not died)
-        if engine.healthy and not self._stop_began:
-            assert all(thread.is_alive() for thread in engine._threads), "an engine has a thread too few"
-
-    def _check_networks(self, model: Model, batcher: WatchedBatcher) -> None:
-        recovery, runs = batcher.recovery, batcher._runs
-        closed = [network for network in model.networks if network.closed]
-        if model.is_closing:
-            assert len(closed) == len(model.networks), "a network stays open of a model that was unloaded"
-        else:
-            opened = {tenure.backend for tenure in (runs._current, *runs._former) if tenure is not None}
-            assert opened == set(model.networks) - set(closed)
-            used = {batch.tenure for batch in batcher.lost}
-            assert used.issuperset(runs._former), "a network stays open that nothing will use"
-            assert all(tenure.runs for tenure in runs._former)
-        if recovery is None:
-            return
-        assert model.told_closed == len(closed)
-        assert recovery.lost_threads == len(batcher.lost)
-        assert recovery.hung == batcher.hung
-        assert model.is_closing or taken(recovery.state) is (batcher.refusal is None)
-        assert model.is_closing or taken(recovery.state) is batcher.takes_items, "nobody was told of a change"
+        for queue in self._watched():
+            check_queue(queue)
+        for model, queue in zip(self._models, self._batchers, strict=True):
+            check_model(model, queue)
+        check_engine(self._engine, self._watched())
 
     def _check_end(self) -> None:
         self._check_idle()
@@ -334,16 +325,3 @@ class Schedule:
         self._check_idle()
         assert not self._scheduler.threads, "a thread never ended"
         assert counted == (self._engine.usage(), [queue.cost.seconds for queue in self._watched()])
-
-
-def _check_queue(batcher: WatchedBatcher) -> None:
-    assert len(batcher) == batcher.requested == 0
-    assert all(
-        not level.size and not level.callers and not batcher._queue.waiting(priority)
-        for priority, level in batcher._queue._levels.items()
-    )
-    assert not batcher._runs
-    assert not batcher.begun
-    for fault in batcher.faults:
-        raise fault
-    assert batcher.cost.learned == batcher.answered

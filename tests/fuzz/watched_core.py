@@ -1,7 +1,7 @@
 """The batching core, watched: each part checks what it is promised."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from retinue_server.batching import engine as engine_module
 from retinue_server.batching.batch import Batch
 from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.cost import ItemCost
-from retinue_server.batching.recovery import taken
+from retinue_server.batching.recovery import State, taken
 from retinue_server.batching.tickets import BatchEnd, Outcome, Priority, Ticket
 from retinue_server.errors import RetinueError
 
@@ -103,6 +103,7 @@ class WatchedBatcher(Batcher[Any, Any]):
         busy_seconds: What they took, together.
         hung: Batches that were stopped since they took too long.
         answered: Those that had an answer for somebody in time.
+        counted: As many batches the metrics were told of.
         takes_items: What its recovery has told last.
     """
 
@@ -115,7 +116,9 @@ class WatchedBatcher(Batcher[Any, Any]):
         self.lost: set[Batch] = set()
         self.ends: Counter[BatchEnd] = Counter()
         self.busy_seconds = 0.0
-        self.hung = self.answered = 0
+        self.hung = self.answered = self.counted = 0
+        self._tell = self._on_batch
+        self._on_batch = self._count_told
         self._ended_as: dict[Batch, BatchEnd] = {}
         self.takes_items = True
         # How many batches of their priority went by those who wait, and what they wait for.
@@ -145,19 +148,29 @@ class WatchedBatcher(Batcher[Any, Any]):
 
     def watch(self, batch: Batch, elapsed_seconds: float) -> bool:
         """As `Batcher.watch`."""
-        known, hung = batch in self.watched_seconds, batch.hung
-        self.watched_seconds[batch] += elapsed_seconds * known
+        if self.recovery is None:
+            return super().watch(batch, elapsed_seconds)
+        was_hung, state = batch.hung, self.recovery.state
+        is_current = batch.tenure is self._runs._current
+        self.watched_seconds[batch] += elapsed_seconds * (batch in self.watched_seconds)
         lost = super().watch(batch, elapsed_seconds)
-        self.hung += batch.hung and not hung
+        self.hung += batch.hung and not was_hung
+        limits = self.recovery.limits
         if batch.hung or lost:
-            assert self.recovery is not None
-            limits = self.recovery.limits
             at_least = limits.batch_seconds + limits.grace_seconds * lost
             assert self.watched_seconds[batch] >= at_least, "a batch had no time"
+            assert batch.stop.requested, "a batch that hangs was not told to stop"
         if lost:
             self.lost.add(batch)
             self._count(batch, BatchEnd.FAILED)
+            if not is_current and self.recovery.lost_threads < limits.lost_threads:
+                assert self.recovery.state in (state, State.SUSPECT), "a network was judged that was replaced"
         return lost
+
+    def start(self, work: Callable[[], None]) -> None:
+        """For `Recovery`: has work done for a model that is not being unloaded."""
+        assert not self._closed, "a model is healed that is unloaded"
+        recovery._in_thread(work)
 
     def note_change(self) -> None:
         """For `Recovery.on_change`: it is told of each change, once, when it is so."""
@@ -186,12 +199,28 @@ class WatchedBatcher(Batcher[Any, Any]):
         """Called for each batch that ends in time, with the lock."""
         self.answered += any(not isinstance(value, RetinueError) for value in values)
         self._count(batch, self._ended_as[batch])
+        for fault in self._faults_of(batch, values):
+            self.faults.append(AssertionError(fault))
+        recovery = self.recovery
+        state = None if recovery is None else recovery.state
+        is_current = batch.tenure is self._runs._current
+        super()._judge(batch, values, raised, seconds)
+        if recovery is not None and not is_current and recovery.state is not state:
+            self.faults.append(AssertionError("a model was judged by a network that was replaced"))
+
+    def _faults_of(self, batch: Batch, values: Sequence[Any]) -> Iterator[str]:
         asked, has_left = batch.stop.requested, all(job.ticket.future.done() for job in batch.jobs)
         if batch.jobs and all(job.ticket.dropped for job in batch.jobs) and not asked:
-            self.faults.append(AssertionError("a batch ran on for nobody"))
+            yield "a batch ran on for nobody"
         if asked and not (has_left or batch.of_copies or batch.hung or self._engine._stopping):
-            self.faults.append(AssertionError("a batch was stopped that somebody waits for"))
-        super()._judge(batch, values, raised, seconds)
+            yield "a batch was stopped that somebody waits for"
+        gave_way = batch.of_copies and self._ended_as[batch] is BatchEnd.STOPPED
+        if gave_way and any(value.reason != "GAVE_WAY" for value in values):
+            yield "a copy gave way, and was told another reason"
+
+    def _count_told(self, size: int, seconds: float) -> None:
+        self.counted += 1
+        self._tell(size, seconds)
 
     def _count(self, batch: Batch, end: BatchEnd) -> None:
         self.ends[end] += 1
