@@ -64,4 +64,4 @@ def assert_sums_up(server: ServerProcess, model: str, *, answered: int, failed: 
     """Each image of a model was counted once, as what its caller was told."""
     page = MetricsPage(server.http_url)
     for outcome, count in (("answered", answered), ("failed", failed)):
-        assert page.value("retinue_images_total", model=model, outcome=outcome) == count
+        assert page.total("retinue_images_total", model=model, outcome=outcome) == count
