@@ -47,8 +47,9 @@ def main() -> None:
     from tests import gpu_stand_in
 
     if "AILING_GPU" in os.environ:
-        gpu_stand_in.install(pytest.MonkeyPatch())
-        app.choose = lambda *_, **__: gpu_stand_in.provider()
+        patch = pytest.MonkeyPatch()
+        gpu_stand_in.install(patch)
+        patch.setattr(app, "chosen_provider", lambda settings: gpu_stand_in.provider())
     cli.main()
 
 
