@@ -3,8 +3,8 @@
     python -m tests.fuzz.fault_schedules --count 10000
 
 A schedule is made up by a seed: callers that submit, leave and set deadlines, networks that raise, answer too few, are
-slow or kill their thread, models that are closed, an engine that is stopped. Threads are simulated, time is driven by
-hand, so a seed always does the same.
+slow, hang or kill their thread, a watchdog and models that are healed, models that are closed, an engine that is
+stopped. Threads are simulated, time is driven by hand, so a seed always does the same.
 """
 
 import argparse

@@ -9,8 +9,9 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from tests.fuzz.ailing_models import Ailments, Model, Network
 from tests.fuzz.schedule import Schedule
-from tests.fuzz.watched_core import CALLERS, Network, WatchedBatcher
+from tests.fuzz.watched_core import CALLERS, WatchedBatcher
 from tests.unit.server.served import served_model
 from tests.unit.server.test_steps import tensor_model
 
@@ -68,8 +69,8 @@ class PipelineSchedule(Schedule):
         ):
             super().run()
 
-    def _made_up(self, faults: float, deaths: float) -> list[Network]:
-        return [Levels(self._scheduler, self._clock, faults, deaths) for _ in range(3)]
+    def _made_up(self, ailments: Ailments) -> list[Model]:
+        return [Model(self._scheduler, self._clock, ailments, Levels) for _ in range(3)]
 
     def _began(self) -> None:
         classifier, *steps = self._batchers
@@ -80,11 +81,12 @@ class PipelineSchedule(Schedule):
         models = [tensor_model(name, queue=queue) for name, queue in zip("ab", steps, strict=True)]  # type: ignore[arg-type]
         self._steps = TensorSteps([Step(models[0], {"x": "x"}), Step(models[1], {"x": "y"})])
 
-    def _check_idle(self) -> None:
-        super()._check_idle()
-        cutting = self._crops._cutting
-        assert len(cutting) == 0
-        assert not cutting._running
+    def _item(self, number: int) -> TensorWork:
+        return TensorWork({"x": np.zeros((1, 3), np.float32)}, 0)
+
+    def _watched(self) -> list[WatchedBatcher]:
+        cutting: Any = self._crops._cutting
+        return [*self._batchers, cutting]
 
     async def _send(self, number: int) -> None:
         chance = self._chance

@@ -5,9 +5,10 @@ told to (`Scheduler.pause`), so every order of critical sections can come about,
 leaves a thread waiting for good, where in a real run the next one would hide it.
 """
 
+import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ class Thread:
 
     Attributes:
         error: What its target raised, if anything.
+        joins: Whose end it waits for, if anybody's.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Thread:
     ) -> None:
         self.name = name
         self.error: BaseException | None = None
+        self.joins: Thread | None = None
         self.ready: Callable[[], bool] = lambda: True
         self.expires = self.expired = False
         self.turn = threading.Lock()
@@ -37,6 +40,11 @@ class Thread:
         self._scheduler = scheduler
         self._target = target
         self._alive = False
+        self._number = scheduler.number()
+
+    def __hash__(self) -> int:
+        # So that sets of them are the same each time.
+        return self._number
 
     def start(self) -> None:
         """Lets the scheduler give it turns."""
@@ -50,7 +58,10 @@ class Thread:
 
     def join(self, timeout: float | None = None) -> None:
         """Waits for its end, or runs out of time, which is up to the dice."""
+        thread = self._scheduler.current
+        thread.joins = self
         self._scheduler.wait(lambda: not self._alive, expires=timeout is not None)
+        thread.joins = None
 
     def _run(self) -> None:
         self.turn.acquire()
@@ -58,6 +69,7 @@ class Thread:
             self._target()
         except BaseException as error:
             self.error = error
+            self._scheduler.errors.append(error)
         self._alive = False
         self._scheduler.threads.remove(self)
         self._scheduler.back.release()
@@ -135,15 +147,28 @@ class Scheduler:
     Attributes:
         chance: Likewise.
         threads: Those that live.
+        errors: By which threads have ended.
         back: Released by a thread that gives its turn back.
     """
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
         self.threads: list[Thread] = []
+        self.errors: list[BaseException] = []
         self.back = threading.Lock()
         self.back.acquire()
         self._current: Thread | None = None
+        self._numbers = itertools.count()
+
+    @property
+    def current(self) -> Thread:
+        """The one that has its turn."""
+        assert self._current is not None, "only simulated threads may wait"
+        return self._current
+
+    def number(self) -> int:
+        """For one more thread."""
+        return next(self._numbers)
 
     def module(self) -> SimpleNamespace:
         """What stands in for `threading`."""
@@ -167,8 +192,7 @@ class Scheduler:
 
     def wait(self, ready: Callable[[], bool], *, expires: bool) -> None:
         """Gives the calling thread's turn back until something is so, or its time is over."""
-        thread = self._current
-        assert thread is not None, "only simulated threads may wait"
+        thread = self.current
         thread.ready, thread.expires, thread.expired = ready, expires, False
         self.back.release()
         thread.turn.acquire()
@@ -184,6 +208,13 @@ class Scheduler:
         else:
             return False
         return True
+
+    def expire_join(self, hanging: Collection[Thread]) -> bool:
+        """Has one thread run out of time that waits for the end of one of these; false where none does."""
+        late = [thread for thread in self.threads if thread.expires and thread.joins in hanging]
+        if late:
+            self._resume(self.chance.choice(late), expired=True)
+        return bool(late)
 
     def _resume(self, thread: Thread, *, expired: bool) -> None:
         thread.expired, thread.ready, thread.expires = expired, lambda: True, False

@@ -21,6 +21,9 @@ def test_no_answer_is_lost_or_doubled_in_a_thousand_fault_schedules() -> None:
         "withdrawn",
         "DEADLINE_EXPIRED",
         "ENGINE_FAILED",
+        "GAVE_WAY",
+        "MODEL_HUNG",
+        "MODEL_UNREADY",
         "UNLOADING",
         "IMAGE_UNDECODABLE",
     ):

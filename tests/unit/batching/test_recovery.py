@@ -167,7 +167,10 @@ def test_a_model_that_has_lost_too_many_threads_is_given_up_until_one_is_back(be
     bench.recovery.thread_lost(current=True)
     bench.heal()
     bench.recovery.thread_lost(current=True)
-    assert (bench.state, bench.work) == (State.GIVEN_UP, [])
+    assert bench.state is State.GIVEN_UP
+    # It is not opened, but closed.
+    bench.heal()
+    assert bench.told[-2:] == ["refuse", "clear"]
     bench.wait(1000)
     assert (bench.state, bench.work) == (State.GIVEN_UP, [])
     bench.recovery.thread_back()

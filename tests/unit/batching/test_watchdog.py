@@ -87,9 +87,10 @@ class Bench:
         self.engine.watch(seconds)
 
     def heal(self) -> None:
-        (work,) = self.work
-        self.work.clear()
-        work()
+        """Does what other threads are to do."""
+        assert self.work
+        while self.work:
+            self.work.pop(0)()
 
     async def hang(self, *, stops: bool) -> "asyncio.Task[Any]":
         """Has a batch hang; returns who waits for it."""
@@ -183,6 +184,7 @@ async def test_a_thread_that_comes_back_at_last_answers_nobody_and_ends(bench: B
 
     assert not lost.is_alive()
     assert bench.recovery.lost_threads == 0
+    bench.heal()
     assert (bench.batcher.former_backends, bench.closed) == (0, 1)
     assert bench.models[0].closed
     assert (bench.counted, bench.batcher.cost.seconds) == ([], cost_seconds)
@@ -220,6 +222,31 @@ async def test_a_lost_thread_does_not_keep_its_model_from_being_unloaded(bench: 
     assert bench.recovery.lost_threads == 0
 
 
+async def test_a_model_that_is_given_up_keeps_no_memory_but_what_hangs(bench: Bench, clock: Clock) -> None:
+    for _ in range(LIMITS.lost_threads):
+        running = await bench.hang(stops=False)
+        # It fails otherwise, too, and is replaced before its thread is given up.
+        clock.now += 1
+        with bench.engine.lock:
+            bench.recovery.device_failed()
+        bench.heal()
+        bench.watch(LIMITS.batch_seconds + LIMITS.grace_seconds)
+        assert await reason_of(running) == "MODEL_HUNG"
+    assert bench.recovery.state is State.GIVEN_UP
+    bench.heal()
+    assert [model.closed for model in bench.models] == [False, False, True]
+    for model in bench.models:
+        model.gate.set()
+
+
+async def test_a_batch_that_is_stopped_by_the_end_of_the_server_says_so(bench: Bench) -> None:
+    running = await bench.hang(stops=True)
+    await in_thread(lambda: bench.engine.stop(0))
+    (error,) = values(await running)
+    assert isinstance(error, EngineError)
+    assert "the server is shutting down" in error.message
+
+
 async def test_images_that_fail_do_not_take_the_model_from_others(bench: Bench) -> None:
     model = bench.models[0]
     for _ in range(3):
@@ -244,6 +271,17 @@ async def test_a_model_that_fails_its_probe_is_opened_anew(bench: Bench) -> None
     bench.heal()
     assert model.closed
     assert values(await bench.batcher.submit([1])) == [2]
+
+
+async def test_closing_a_model_that_failed_keeps_no_thread_from_the_others(bench: Bench) -> None:
+    model = bench.models[0]
+    model.fail_with = DeviceError("CUDA failure 700")
+    await bench.batcher.submit([1])
+    # The engine's only thread has done with that batch.
+    assert values(await bench.other.submit([1])) == [2]
+    assert not model.closed
+    bench.heal()
+    assert model.closed
 
 
 async def test_a_device_that_fails_is_a_reason_to_probe_all_models(bench: Bench) -> None:

@@ -25,7 +25,8 @@ class Backend(Protocol[Item, Result]):
         Args:
             items: From 1 to `max_batch_size`.
             stop: Requested when nobody waits for the answers any more; then the run may end with any exception.
-            alone: Whether nothing else runs or waits, nor has of late: a lone item may take the whole machine.
+            alone: Whether it may take the whole machine: a lone item where nothing else runs or waits, nor has of
+                late; and any batch of a plan that says so.
         """
         ...
 

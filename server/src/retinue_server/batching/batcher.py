@@ -271,7 +271,8 @@ class Batcher(Generic[Item, Result]):
                     self._judge(batch, values, raised, seconds)
                 elif self.recovery is not None:
                     self.recovery.thread_back()
-            self.clear()
+                if self.recovery is not None and self._runs.unused:
+                    self.recovery.clear()
             if answered and in_time:
                 self._on_batch(len(batch), seconds)
 

@@ -102,7 +102,9 @@ def failure(batch: Batch, name: str) -> RetinueError:
             "the copy gave way to a request.", retry_after_seconds=_RETRY_SECONDS, reason="GAVE_WAY"
         )
     if batch.stop.requested:
-        return EngineError("the run was stopped, since no caller waited for it any more.")
+        return EngineError(
+            "the run was stopped: no caller waited for it any more, or the server is shutting down."
+        )
     return origins.failure(name, batch.jobs, event="probe_failed" if batch.is_probe else "batch_failed")
 
 

@@ -178,6 +178,15 @@ class Recovery:
         """Leaves the model alone: it is being unloaded."""
         self._ward = None
 
+    def clear(self) -> None:
+        """Has backends closed that nothing is in any more.
+
+        Not by a thread that runs batches: closing may take long, or hang, where something else hangs in the device.
+        """
+        # What is unloaded is closed by whoever does that.
+        if self._ward is not None:
+            self._start(self._ward.clear)
+
     def batch_answered(self) -> None:
         """A batch had an answer for somebody."""
         self._failures = 0
@@ -249,6 +258,9 @@ class Recovery:
         self._go(state, reason)
         if state is State.REBUILDING:
             self._start(partial(self._heal, ward))
+        elif state is State.GIVEN_UP:
+            # Where the threads were lost to those before it, no batch may be in it that would close it when it ends.
+            self.clear()
 
     def _heal(self, ward: Ward) -> None:
         """Opens the model anew. Called without the lock."""

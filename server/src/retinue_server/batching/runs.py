@@ -39,6 +39,11 @@ class Runs:
         return iter(self._batches)
 
     @property
+    def unused(self) -> bool:
+        """Whether there are backends to close that no batch will be in any more."""
+        return any(not one.runs for one in self._former)
+
+    @property
     def former(self) -> int:
         """How many backends were replaced and are not closed yet."""
         return len(self._former)
