@@ -1,4 +1,4 @@
-"""What TLS with certificates of both sides, and tokens, cost a server, at images of 50 KB.
+"""What TLS with certificates of both sides, tokens and traces cost a server, at images of 50 KB.
 
 h2load shows no certificate, so the load comes from the client library, through `retinue bench`.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 from tests.certificates import Authority
+from tests.collector import collecting
 
 from benchmarks import bundles, photos, served
 from benchmarks.h2load import LoadError
@@ -27,7 +28,12 @@ _IMAGE_BYTES = 50_000
 # A grey picture of that many pixels, for a network that costs next to nothing.
 _SIDE = 224
 
-_PLAIN, _TLS, _TLS_AND_TOKEN = "no TLS", "TLS of both sides", "TLS of both sides, a token"
+_PLAIN, _TLS, _TLS_AND_TOKEN, _TRACED = (
+    "nothing of it",
+    "TLS of both sides",
+    "TLS of both sides, a token",
+    "traces of 1 % of the calls",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ def run(*, quick: bool) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = [
-        "| | | images/s | of those without TLS | p50 ms | p99 ms | client's cores |",
+        "| | | images/s | of those without | p50 ms | p99 ms | client's cores |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
@@ -136,11 +142,14 @@ def _ways(folder: Path) -> Iterator[list[Way]]:
         served.running() as plain,
         served.running(*tls) as encrypted,
         served.running(*tls, "--tokens", str(tokens)) as guarded,
+        collecting() as collector,
+        served.running("--trace-endpoint", collector.endpoint, "--trace-sample-share", "0.01") as traced,
     ):
         yield [
             Way(_PLAIN, plain, {}),
             Way(_TLS, encrypted, caller),
             Way(_TLS_AND_TOKEN, guarded, {**caller, "RETINUE_TOKEN": token}),
+            Way(_TRACED, traced, {}),
         ]
 
 

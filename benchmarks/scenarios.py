@@ -9,7 +9,7 @@ SCENARIOS = {
     "matrix": "every concurrency and size of requests, JPEG and raw",
     "tiny": "LeNet, one image and 64 images a request",
     "tensors": "the Open Inference Protocol beside the typed API",
-    "operated": "what TLS and tokens cost",
+    "operated": "what TLS, tokens and traces cost",
     "overload": "an open loop, from half of the capacity to ten times it",
     "startup": "until the server takes requests",
     "loading": "a network without a manifest, beside a bare session",
