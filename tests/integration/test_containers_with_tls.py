@@ -153,7 +153,8 @@ def _queries(dashboard: Path) -> list[str]:
     """What Grafana asks for its panels, with every variable at `All`."""
     panels = json.loads(dashboard.read_text())["panels"]
     asked = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-    return [re.sub(r"\$\{?\w+\}?", ".*", query.replace("$__rate_interval", "1m")) for query in asked]
+    timed = [re.sub(r"\$__(rate_interval|range)\b", "1m", query) for query in asked]
+    return [re.sub(r"\$\{?\w+\}?", ".*", query) for query in timed]
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)

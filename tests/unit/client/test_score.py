@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -93,10 +94,10 @@ def test_rows_of_several_versions_are_said_to_be(score, server, folder):
 
     server.service.alter_response = shared_out
     told = score(folder, "--overwrite").stdout
-    # Requests are of eight images, and the last one of four.
-    assert (
-        ". The rows are of several versions, 52 of version 3, 48 of version 4; --model-version has all"
-        in told
+    # Requests are of eight images, and the last one, which may be answered before others, of four.
+    assert re.search(
+        r"\. The rows are of several versions, (52 of version 3, 48|56 of version 3, 44) of version 4; --model-version",
+        told,
     )
 
 
