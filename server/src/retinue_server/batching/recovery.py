@@ -248,7 +248,11 @@ class Recovery:
         ward.refuse(unready(self.name, state))
         self._go(state, reason)
         if state is State.REBUILDING:
-            self._start(partial(self._heal, ward))
+            try:
+                self._start(partial(self._heal, ward))
+            except RuntimeError as error:
+                # The system has no thread for it now.
+                self._not_healed(error)
 
     def _heal(self, ward: Ward) -> None:
         """Opens the model anew. Called without the lock."""
