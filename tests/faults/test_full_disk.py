@@ -1,7 +1,9 @@
 """A disk that is full, and a log that nobody reads any more, cost nobody an answer."""
 
+import fcntl
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,10 @@ from tests.metrics_page import MetricsPage, wait_until
 from tests.ports import free_port
 from tests.server_process import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS, running_server
 
+# Source: pipe(7).
+_PIPE_BYTES = 64 * 1024
+_FULL_BYTES = _PIPE_BYTES - 4096
+_MOST_LINES = 2000
 # As on a full disk, files end after some bytes.
 _NO_ROOM = ("prlimit", "--fsize=100")
 
@@ -66,6 +72,37 @@ def test_a_log_whose_reader_dies_costs_no_answer(workers: int, colour_models: Pa
         _answers(address, url)
         process.terminate()
         assert process.wait(STOP_TIMEOUT_SECONDS) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["one process", "a front-end"])
+def test_a_log_whose_reader_does_not_read_costs_no_answer(
+    workers: int, colour_models: Path, tmp_path: Path
+) -> None:
+    pipe = subprocess.PIPE
+    options = ("--workers", str(workers), "--access-log-share", "1")
+    with _started(colour_models, tmp_path, pipe, pipe, *options) as (process, address, url):
+        assert process.stderr is not None
+        waiting = process.stderr.fileno()
+        with connected(address) as connection:
+            for _ in range(_MOST_LINES):
+                connection.list_models()
+                if _bytes_in(waiting) > _FULL_BYTES:
+                    break
+            # What holds no more has the next ones wait.
+            for _ in range(300):
+                connection.list_models()
+        assert _FULL_BYTES < _bytes_in(waiting) <= _PIPE_BYTES
+        with connected(address) as connection:
+            (outcome,) = connection.classify(flat(0, 0, 255)).outcomes
+            assert outcome.result.classes[0].label == "blue"
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        process.terminate()
+        assert process.wait(STOP_TIMEOUT_SECONDS) == 0
+
+
+def _bytes_in(pipe: int) -> int:
+    """What nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _answers(address: str, url: str) -> None:

@@ -1,7 +1,6 @@
 """The server as a whole: builds the parts, opens when the models are loaded, drains when told to stop."""
 
 import asyncio
-import hashlib
 import math
 import os
 import signal
@@ -9,21 +8,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import structlog
 from starlette.applications import Starlette
 
-from retinue_server import __version__, exposure, memory_plan
+from retinue_server import __version__, exposure, memory_plan, models_source
 from retinue_server.batching.engine import Engine
 from retinue_server.batching.recovery import Limits
 from retinue_server.batching.usage import Usage
 from retinue_server.batching.watchdog import Watchdog
-from retinue_server.bundle.folder import ModelsFolder
-from retinue_server.bundle.mirror import Mirror
-from retinue_server.bundle.mirrored import MirroredFolder
-from retinue_server.bundle.remote import RemoteModels, is_remote
 from retinue_server.catalog import Catalog
 from retinue_server.connections import ConnectionLimits, allow_files
 from retinue_server.decode_pool import DecodePool
@@ -46,7 +40,7 @@ from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.model_control import ModelControl
 from retinue_server.rpc.server import RpcServer
 from retinue_server.rpc.servicer import VisionServicer
-from retinue_server.runtime.cache import ModelCache, why_unusable
+from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.memory import share_heaps
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.runtime.session import Machine
@@ -54,7 +48,6 @@ from retinue_server.runtime.tuning import Tuner
 from retinue_server.service import VisionService
 from retinue_server.settings import Settings
 from retinue_server.shared_memory import SharedMemoryRegions
-from retinue_server.signers import SignerFile
 from retinue_server.tls import IdentityFiles
 from retinue_server.tokens import TokenFile
 from retinue_server.tracing.tracer import LAST_SPANS_SECONDS, Tracer
@@ -117,8 +110,8 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     engine, cutter = _engines(machine, settings, publisher.engine_failed)
     metrics.publish_memory(limit)
     watchdog = Watchdog(engine.watch)
-    folder = _models_folder(settings, metrics, cancelled=stop.is_set)
-    service = VisionService(engine, metrics, cutter, _could_be_loaded(settings, folder))
+    folder = models_source.folder(settings, metrics, cancelled=stop.is_set)
+    service = VisionService(engine, metrics, cutter, models_source.could_be_loaded(settings, folder))
     metrics.publish_server(RUNTIME_VERSION, lambda: service.ready, identity)
     metrics.publish_pools(_pools(engine, cutter, decoders))
     repository = Repository(
@@ -349,32 +342,6 @@ def _stop(engine: Engine, cutter: Engine, watchdog: Watchdog) -> None:
     for one in {engine, cutter}:
         one.stop()
     watchdog.stop()
-
-
-def _models_folder(settings: Settings, metrics: Metrics, *, cancelled: Callable[[], bool]) -> ModelsFolder:
-    """Where the models lie, or where copies of them do."""
-    signers = SignerFile.of(settings)
-    keys = signers.current if signers else None
-    if not is_remote(settings.models):
-        return ModelsFolder(Path(settings.models), keys)
-    mirrors = settings.expanded_cache_folder / "mirror"
-    if why := why_unusable(mirrors):
-        raise StartupError(
-            f"--models is an address, of which a copy is kept in '{mirrors}', and that cannot be used: {why}; "
-            "name another folder with --cache-folder."
-        )
-    remote = RemoteModels(settings.models, settings.parsed_models_options)
-    # With other options the same address may be another place.
-    told = f"{settings.models}\n{settings.models_options}"
-    folder = mirrors / hashlib.sha256(told.encode()).hexdigest()[:32]
-    mirror = Mirror(remote, folder, limit_bytes=settings.mirror_limit, cancelled=cancelled)
-    metrics.publish_mirror(mirror.state)
-    return MirroredFolder(mirror, ModelsFolder(mirror.models, keys), settings.model_control, keys)
-
-
-def _could_be_loaded(settings: Settings, folder: ModelsFolder) -> Callable[[str], bool]:
-    """Whether a call can load a model. To look takes microseconds, and is for those who name what is not served."""
-    return folder.holds if settings.model_control == "explicit" else lambda name: False
 
 
 def _ill_after(settings: Settings) -> Limits:

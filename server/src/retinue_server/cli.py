@@ -74,15 +74,6 @@ def _make_token(arguments: list[str]) -> None:
     print(secret, file=sys.stderr)
 
 
-def _say(text: str) -> None:
-    """Prints, as far as anybody listens: a full disk or a reader that has gone must not end a server."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        # Else Python would try again at its end, and exit with an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _run(settings: Settings) -> None:
     # What goes wrong inside gRPC reaches us as exceptions; its own lines would stand between those of our log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -101,10 +92,14 @@ def _run(settings: Settings) -> None:
     def announce(ready: Ready) -> None:
         if settings.model_control == "none":
             keep()
-        _say(banner(ready))
+        log.say(banner(ready))
 
     log.configure(settings.log_level, settings.log_format)
     if settings.model_control != "none":
         # Models may go again, and the collector must find what of them refers only to itself.
         keep()
-    uvloop.run(serve(settings, announce))
+    try:
+        uvloop.run(serve(settings, announce))
+    finally:
+        # Before it is printed what it ends with.
+        log.flush()

@@ -16,6 +16,7 @@ from retinue_server.batching.batcher import Batcher
 from retinue_server.batching.tickets import Priority
 from retinue_server.catalog import Catalog, ServedModel
 from retinue_server.errors import StartupError, UnavailableError
+from retinue_server.front_end_counts import FrontEndCounts
 from retinue_server.front_end_process import FrontEndProcess, Given
 from retinue_server.metrics import Metrics
 from retinue_server.rpc import replies
@@ -25,19 +26,10 @@ from retinue_server.rpc.relay import Relay
 from retinue_server.rpc.server import streams_per_connection
 from retinue_server.runtime.providers import RUNTIME_VERSION, Provider, available_cores
 from retinue_server.settings import Settings
-from retinue_server.tally import Statistics
 from retinue_server.tracing.tracer import Tracer
 from retinue_server.workers import frames
 from retinue_server.workers.alarm import Alarm
-from retinue_server.workers.counts import (
-    ALL_STATISTICS,
-    Counts,
-    Key,
-    MergedMetrics,
-    lasting,
-    merged_statistics,
-    pack_statistics,
-)
+from retinue_server.workers.counts import ALL_STATISTICS, pack_statistics
 from retinue_server.workers.frames import Kind
 from retinue_server.workers.serving import Plan, Served, shared_among
 from retinue_server.workers.slots import Place, Places
@@ -102,11 +94,10 @@ class FrontEnds(Collector):
         self._given: Given | None = None
         self._serving = self._closed = self._ending = False
         self._restarts = 0
-        self._lost_counts = Counts()
-        self._lost_statistics: dict[Key, Statistics] = {}
         self._publishing = Alarm(self._publish_and_go_on)
         metrics.registry.register(self)
-        self.merged = MergedMetrics(metrics.registry, self._all_counts)
+        self._counts = FrontEndCounts(metrics, self._processes.values())
+        self.merged = self._counts.merged
 
     async def start(self) -> None:
         """Starts the processes; until `open`, they answer with UNAVAILABLE."""
@@ -154,13 +145,7 @@ class FrontEnds(Collector):
 
     def forget_model(self, name: str, version: int) -> None:
         """Drops what was counted of a model that is gone."""
-        # The second is of those that were compared with another version.
-        of_model = [{("model", name), (label, str(version))} for label in ("version", "candidate")]
-        for counts in self._all_counts():
-            for sample in [one for one in counts if any(labels <= set(one[2]) for labels in of_model)]:
-                del counts[sample]
-        for statistics in (self._lost_statistics, *(one.statistics for one in self._processes.values())):
-            statistics.pop((name, version), None)
+        self._counts.forget_model(name, version)
 
     async def close(self) -> None:
         """Has everything reported as not serving."""
@@ -202,9 +187,7 @@ class FrontEnds(Collector):
 
     async def count(self) -> None:
         """Brings `merged` up to date."""
-        await asyncio.gather(
-            *(process.count() for process in self._processes.values() if process.listening.is_set())
-        )
+        await self._counts.update()
 
     def note_change(self, number: int) -> None:
         """Tells the front-ends at once how many images wait for a model, and of all queues soon."""
@@ -233,7 +216,7 @@ class FrontEnds(Collector):
             raise UnavailableError("the server is loading its models; retry shortly.", reason="LOADING")
         if method == ALL_STATISTICS:
             await self.count()
-            return pack_statistics(merged_statistics(self._all_statistics()))
+            return pack_statistics(self._counts.statistics())
         return await self._control.answer(method, request)
 
     @property
@@ -321,8 +304,7 @@ class FrontEnds(Collector):
             began = time.monotonic()
             code = await process.gone()
             del self._processes[number]
-            _add(self._lost_counts, lasting(process.counts))
-            self._lost_statistics = merged_statistics([self._lost_statistics, process.statistics])
+            self._counts.keep(process)
             if self._ending:
                 return
             if not self._serving:
@@ -367,20 +349,3 @@ class FrontEnds(Collector):
                 if end is not None:
                     end.slots.load.publish(batcher.requested, batcher.capacity, waits)
         return any(map(len, queues.values()))
-
-    def _all_statistics(self) -> Iterator[dict[Key, Statistics]]:
-        # What runs in this process counts its batches here.
-        yield self._metrics.all_statistics()
-        yield self._lost_statistics
-        for process in self._processes.values():
-            yield process.statistics
-
-    def _all_counts(self) -> Iterator[Counts]:
-        yield self._lost_counts
-        for process in self._processes.values():
-            yield process.counts
-
-
-def _add(counts: Counts, more: Counts) -> None:
-    for sample, value in more.items():
-        counts[sample] = counts.get(sample, 0.0) + value

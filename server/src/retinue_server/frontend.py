@@ -6,7 +6,6 @@ socket pair and of the memory that they share.
 
 import asyncio
 import gc
-import os
 import signal
 import socket
 import sys
@@ -79,7 +78,7 @@ class FrontEnd:
         log.configure(plan.settings.log_level, plan.settings.log_format)
         ROOM.max_bytes = plan.settings.max_decoded_bytes_in_flight
         self._metrics = Metrics(triton_names=plan.settings.triton_metrics == "on")
-        self._engine = Engine(plan.decode_threads, on_failure=partial(os._exit, _FAILED_EXIT_CODE))
+        self._engine = Engine(plan.decode_threads, on_failure=partial(log.exit_at_once, _FAILED_EXIT_CODE))
         self._service = VisionService(self._engine, self._metrics)
         vision = VisionServicer(self._service, plan.provider, RUNTIME_VERSION, plan.settings)
         control = PassedOnControl(self._asking.ask)
@@ -189,7 +188,7 @@ class FrontEnd:
     def _on_lost(self) -> None:
         if not self._ending:
             # The engine's process is gone, or does not understand: nothing that waits here can be answered.
-            os._exit(_FAILED_EXIT_CODE)
+            log.exit_at_once(_FAILED_EXIT_CODE)
 
 
 def _keep() -> None:

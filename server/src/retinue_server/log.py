@@ -1,15 +1,20 @@
 """Logs: events with fields, on standard error, as lines for people or as JSON, which no caller can fill or forge."""
 
 import logging
+import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
+
+from retinue_server.line_writer import LineWriter
+
+_log = structlog.get_logger(__name__)
 
 # Events of one name, of libraries those of one logger: at once, and in a second from then on. Further ones are counted.
 # All models that a folder may have come and go in fewer.
@@ -44,7 +49,7 @@ def configure(level: str, log_format: Literal["auto", "console", "json"]) -> Non
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.addFilter(Throttle())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -66,6 +71,41 @@ def configure(level: str, log_format: Literal["auto", "console", "json"]) -> Non
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    _WRITER.start()
+
+
+def say(text: str) -> None:
+    """Prints on standard output, in turn with what is logged, and as far as anybody listens."""
+    # Where that is closed there is none.
+    if sys.stdout is not None:
+        _put(sys.stdout, text)
+
+
+def flush() -> None:
+    """Waits until all that was logged is written, for as long as a reader may be expected to take."""
+    _WRITER.flush()
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Ends the process with no more ado than to write what it has logged."""
+    flush()
+    os._exit(code)
+
+
+class _Handler(logging.Handler):
+    """Hands events over to be written, as lines, so that who logs waits for no reader."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Has an event written."""
+        try:
+            _put(self._stream, self.format(record))
+        except Exception:
+            # Who logs cannot help it.
+            self.handleError(record)
 
 
 class Throttle(logging.Filter):
@@ -122,3 +162,11 @@ def _escaped(character: str) -> str:
 def _write_traceback(stream: TextIO, error: ExcInfo) -> None:
     text = "".join(traceback.format_exception(*error))
     stream.write("\n".join(_MARGIN + _printable(line) for line in text.rstrip("\n").split("\n")))
+
+
+def _put(stream: TextIO, text: str) -> None:
+    _WRITER.put(stream.fileno(), f"{text}\n".encode(stream.encoding, "backslashreplace"))
+
+
+# At the level that everybody has.
+_WRITER = LineWriter(on_left_out=lambda count: _log.error("log_lines_left_out", left_out=count))

@@ -68,12 +68,11 @@ def ceiling_bytes(limit: MemoryLimit) -> float:
     Args:
         limit: Of its models, and what is planned beside them.
     """
-    planned_bytes = limit.taken_bytes + limit.arena_bytes
     if not limit.limit_bytes:
-        return _NEARLY_ALL * planned_bytes
+        return _NEARLY_ALL * limit.taken_bytes
     # A model that is being loaded takes more for a moment, which is no reason to refuse what others send.
     least_bytes = _LEAST_CEILING * limit.limit_bytes
-    return max(_NEARLY_ALL * min(planned_bytes, limit.limit_bytes), least_bytes)
+    return max(_NEARLY_ALL * min(limit.taken_bytes, limit.limit_bytes), least_bytes)
 
 
 def within(settings: Settings, limit_bytes: int) -> Settings:

@@ -68,15 +68,19 @@ class TensorLoader:
             BundleError: It cannot be served, or does not fit into the memory.
         """
         path = bundle.model_path
-        self.limit.check(str(path), MemoryUse(path.stat().st_size), measured=False)
+        arena = self.machine.tensor_arena
+        # In front of a GPU they have arenas of their own there.
+        shared_bytes = 0 if arena is None or self.machine.provider.on_gpu else arena.limit_bytes
+        least = MemoryUse(path.stat().st_size, shared_bytes=shared_bytes)
+        self.limit.check(str(path), least, measured=False)
         held_bytes = self.held_bytes()
         session = TensorSession(path, self.machine)
         try:
             session.try_out()
             profile = self._profile(bundle, manifest.sha256, session)
             weights_bytes = session.weights_bytes
-            arena_bytes = max(0, self.held_bytes() - held_bytes - weights_bytes)
-            use = MemoryUse(weights_bytes, arena_bytes)
+            arena_bytes = 0 if shared_bytes else max(0, self.held_bytes() - held_bytes - weights_bytes)
+            use = MemoryUse(weights_bytes, arena_bytes, shared_bytes=shared_bytes)
             self.limit.check(str(path), use, measured=True)
         except BaseException:
             session.close()
@@ -98,9 +102,6 @@ class TensorLoader:
             return TensorBackend(another, profile.max_batch_size, name)
 
         self.healing.begin(batcher, bundle, manifest, use, open_backend)
-        if self.machine.tensor_arena is not None:
-            # It keeps what it was given, also when the last of them has gone.
-            self.limit.arena_bytes = self.machine.tensor_arena.limit_bytes
         _log.info(
             "model_loaded",
             model=bundle.name,

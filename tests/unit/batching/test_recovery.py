@@ -226,3 +226,19 @@ def test_a_model_that_is_unloaded_meanwhile_is_left_alone(bench: Bench) -> None:
     bench.recovery.device_failed()
     assert bench.told[-1] == "clear"
     assert bench.changes == 1
+
+
+def test_a_model_is_opened_later_where_no_thread_can_be_started_for_it() -> None:
+    bench = Bench()
+    begin, bench.recovery._start = bench.recovery._start, no_thread
+    bench.recovery.device_failed()
+    assert bench.recovery.state is State.WAITING
+    assert bench.told == ["refuse"]
+    bench.recovery._start = begin
+    bench.wait(LIMITS.first_pause_seconds)
+    bench.heal()
+    assert bench.recovery.state is State.READY
+
+
+def no_thread(work: Callable[[], None]) -> None:
+    raise RuntimeError("can't start new thread")

@@ -1,11 +1,14 @@
 """Batches that hang cost their callers an answer, and nobody else anything."""
 
 import asyncio
+import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.unit.batching.fakes import Clock, FakeBackend, hold_engine, in_thread, values
 
 from retinue_server.batching.batcher import Batcher
@@ -317,6 +320,48 @@ async def test_a_model_too_slow_for_anybody_to_wait_is_probed(bench: Bench, cloc
             await asyncio.sleep(0.001)
     assert values(await bench.batcher.submit([1])) == [2]
     assert bench.models[0].probes == 1
+
+
+async def test_a_thread_that_cannot_be_replaced_is_replaced_when_it_can_be(bench: Bench) -> None:
+    running = await bench.hang(stops=False)
+    of_other = asyncio.ensure_future(bench.other.submit([5]))
+    await asyncio.sleep(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        bench.engine.watch(LIMITS.batch_seconds + LIMITS.grace_seconds)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="no thread"):
+                bench.engine.watch(LIMITS.batch_seconds + LIMITS.grace_seconds)
+        assert bench.engine.idle == 0
+    # Who waited for the batch is told all the same, once.
+    assert await reason_of(running) == "MODEL_HUNG"
+    assert bench.recovery.lost_threads == 1
+    assert not of_other.done()
+    bench.engine.watch(0.1)
+    assert values(await of_other) == [10]
+    assert bench.engine.idle == 1
+    bench.models[0].gate.set()
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("no thread can be started")
+
+
+def test_looking_goes_on_where_it_fails_and_that_is_told_once() -> None:
+    looks: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def look(seconds: float) -> None:
+        looks.put(seconds)
+        if looks.qsize() < 4:
+            raise RuntimeError("no thread can be started")
+
+    watchdog = Watchdog(look, tick_seconds=0.001)
+    with capture_logs() as logs:
+        watchdog.start()
+        while looks.qsize() < 6:
+            time.sleep(0.001)
+        watchdog.stop()
+    assert [event["event"] for event in logs] == ["batch_watch_failed"]
 
 
 def test_time_in_which_the_process_was_stopped_does_not_count(clock: Clock) -> None:

@@ -183,7 +183,7 @@ async def test_what_was_counted_of_a_model_that_is_gone_is_dropped(bench: Bench)
         (*_REQUESTS, (("code", "OK"), ("model", "a"), ("version", version))) for version in ("1", "2")
     )
     compared = "retinue_shadow_images", "retinue_shadow_images_total", (("candidate", "1"), ("model", "a"))
-    counts = [*(process.counts for process in bench.processes), bench.front_ends._lost_counts]
+    counts = [*(process.counts for process in bench.processes), bench.front_ends._counts._lost_counts]
     for one in counts:
         one.update({gone: 1.0, stays: 2.0, compared: 3.0})
     bench.front_ends.forget_model("a", 1)

@@ -66,12 +66,41 @@ def test_what_is_given_back_can_be_taken_again() -> None:
     limit.check("again", _MODEL, measured=True)
 
 
+def test_what_models_share_is_counted_with_the_first_and_until_the_last() -> None:
+    limit = MemoryLimit(1000 * _MB, "--memory-limit allows")
+    first, second = MemoryUse(100 * _MB, shared_bytes=250 * _MB), MemoryUse(50 * _MB, shared_bytes=250 * _MB)
+    for use, taken in ((first, 350), (second, 400)):
+        limit.check("fits", use, measured=True)
+        limit.take(use)
+        assert limit.taken_bytes == taken * _MB
+    limit.check("to the last byte", MemoryUse(600 * _MB), measured=True)
+    limit.check("likewise", MemoryUse(600 * _MB, shared_bytes=250 * _MB), measured=True)
+    refusal(limit, MemoryUse(601 * _MB))
+    for use, taken in ((first, 300), (second, 0)):
+        limit.give(use)
+        assert limit.taken_bytes == taken * _MB
+
+
+@pytest.mark.parametrize(("measured", "about"), [(True, "about"), (False, "at least")])
+def test_where_there_is_no_room_for_what_models_share_the_refusal_says_so(measured: bool, about: str) -> None:
+    limit = MemoryLimit(400 * _MB, "--memory-limit allows", own_bytes=100 * _MB)
+    limit.take(MemoryUse(120 * _MB))
+    error = refusal(limit, MemoryUse(100 * _MB, shared_bytes=100 * _MB), measured=measured)
+    assert error.message == (
+        f"models/cats/1/model.onnx needs {about} 200 MB (weights 100, buffers 0, and 100 that all models without a "
+        "manifest work in), but of the 400 MB that --memory-limit allows, 220 are taken (120 by other models); raise "
+        "the limit, lower --tensor-memory-limit, serve fewer models or start fewer --instances."
+    )
+
+
 def test_in_front_of_a_gpu_only_device_memory_counts() -> None:
     limit = MemoryLimit(308 * _MB, "--memory-limit allows", on_device=True)
     limit.check("fits", _MODEL, measured=True)
     limit.take(_MODEL)
     assert limit.taken_bytes == 308 * _MB
     assert "needs about 308 MB (weights 98, arena 210), but of the 308 MB" in refusal(limit, _MODEL).message
+    limit.take(MemoryUse(shared_bytes=_MB))
+    assert limit.taken_bytes == 308 * _MB
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from retinue_server import memory_plan
-from retinue_server.runtime.memory import MemoryLimit
+from retinue_server.runtime.memory import MemoryLimit, MemoryUse
 from retinue_server.settings import MIB, Settings
 
 
@@ -31,12 +31,12 @@ def test_what_is_set_stays_and_what_fits_stays() -> None:
 def test_what_models_without_a_manifest_may_work_in_is_no_reason_to_refuse_requests() -> None:
     limit = MemoryLimit(own_bytes=100 * MIB, requests_bytes=400 * MIB)
     assert memory_plan.ceiling_bytes(limit) == pytest.approx(450 * MIB)
-    limit.arena_bytes = 1000 * MIB
+    limit.take(MemoryUse(shared_bytes=1000 * MIB))
     assert memory_plan.ceiling_bytes(limit) == pytest.approx(1350 * MIB)
 
 
 def test_a_process_is_never_to_have_more_than_nearly_all_of_its_limit() -> None:
     limit = MemoryLimit(1000 * MIB, own_bytes=100 * MIB, requests_bytes=250 * MIB)
     assert memory_plan.ceiling_bytes(limit) == pytest.approx(750 * MIB)
-    limit.arena_bytes = 5000 * MIB
+    limit.take(MemoryUse(shared_bytes=5000 * MIB))
     assert memory_plan.ceiling_bytes(limit) == pytest.approx(900 * MIB)

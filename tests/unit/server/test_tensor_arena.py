@@ -11,7 +11,8 @@ from tests import plain_models
 
 from retinue_server.batching.engine import Engine
 from retinue_server.bundle.repository import BundleFolder
-from retinue_server.errors import InvalidRequestError, OverloadedError, RetinueError
+from retinue_server.catalog import ServedModel
+from retinue_server.errors import BundleError, InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
 from retinue_server.runtime import control_group
@@ -129,22 +130,55 @@ def test_without_a_setting_it_is_a_quarter_of_what_there_is(monkeypatch: pytest.
     assert tensor_limit_bytes(0, 0) == psutil.virtual_memory().total // 4
 
 
-def test_from_the_first_such_model_on_the_arena_is_in_the_plan_of_memory(
-    arena: TensorArena, tmp_path: Path
+class Bench:
+    """A loader, and what it may take."""
+
+    def __init__(self, arena: TensorArena, folder: Path, limit_bytes: int = 0) -> None:
+        provider = Provider(CPU, "cpu", "", ((CPU, {}),))
+        machine = Machine(provider, Threads(1, 1), tensor_arena=arena)
+        self.limit = MemoryLimit(limit_bytes, "--memory-limit allows")
+        tuner = Tuner("off", machine, ModelCache(folder / "cache"))
+        self.loader = Loader(
+            Engine(1),
+            machine,
+            max_queue_images=8,
+            decoders=None,
+            tuner=tuner,
+            limit=self.limit,
+            metrics=Metrics(),
+        )
+        self._models = folder / "models"
+
+    def load(self, name: str) -> ServedModel:
+        return self.loader.load(BundleFolder(name, 1, plain_models.counted(self._models / name).parent))
+
+
+def test_the_arena_is_set_aside_while_there_is_such_a_model(arena: TensorArena, tmp_path: Path) -> None:
+    bench = Bench(arena, tmp_path)
+    models = [bench.load("first"), bench.load("second")]
+    weights_bytes = [model.memory.weights_bytes for model in models]
+    assert bench.limit.taken_bytes == _LIMIT_BYTES + sum(weights_bytes)
+    bench.loader.unload(models[0])
+    assert bench.limit.taken_bytes == _LIMIT_BYTES + weights_bytes[1]
+    bench.loader.unload(models[1])
+    assert bench.limit.taken_bytes == 0
+
+
+def test_a_model_for_whose_arena_there_is_no_room_is_refused(arena: TensorArena, tmp_path: Path) -> None:
+    bench = Bench(arena, tmp_path, _LIMIT_BYTES)
+    error = refusal(lambda: bench.load("counted"))
+    assert isinstance(error, BundleError)
+    assert error.reason == "MEMORY_LIMIT"
+    assert "and 60 that all models without a manifest work in" in error.message
+    assert "lower --tensor-memory-limit" in error.message
+    assert bench.limit.taken_bytes == 0
+
+
+def test_a_model_that_goes_gives_back_what_it_has_left_in_the_arena(
+    session: TensorSession,
 ) -> None:
-    provider = Provider(CPU, "cpu", "", ((CPU, {}),))
-    machine = Machine(provider, Threads(1, 1), tensor_arena=arena)
-    limit = MemoryLimit()
-    tuner = Tuner("off", machine, ModelCache(tmp_path / "cache"))
-    loader = Loader(
-        Engine(1),
-        machine,
-        max_queue_images=8,
-        decoders=None,
-        tuner=tuner,
-        limit=limit,
-        metrics=Metrics(),
-    )
-    assert limit.arena_bytes == 0
-    loader.load(BundleFolder("counted", 1, plain_models.counted(tmp_path).parent))
-    assert limit.arena_bytes == _LIMIT_BYTES
+    before_bytes = psutil.Process().memory_info().rss
+    count(session, 50 * _MB)
+    assert psutil.Process().memory_info().rss - before_bytes > 40 * _MB
+    session.close()
+    assert psutil.Process().memory_info().rss - before_bytes < 8 * _MB

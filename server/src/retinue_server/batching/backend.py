@@ -58,9 +58,11 @@ class Tenure:
     Attributes:
         backend: The backend.
         runs: How many batches are in it now, those that hang included.
-        closed: Whether the backend is to give back what it holds when none is.
+        closing: Whether somebody closes the backend, or has.
+        closed: Whether it is closed, also where a batch hangs in it.
     """
 
     backend: Backend[Any, Any]
     runs: int = 0
+    closing: bool = False
     closed: bool = False

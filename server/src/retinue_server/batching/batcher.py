@@ -271,6 +271,7 @@ class Batcher(Generic[Item, Result]):
                     self._judge(batch, values, raised, seconds)
                 elif self.recovery is not None:
                     self.recovery.thread_back()
+                self._runs.settle()
                 if self.recovery is not None and self._runs.unused:
                     self.recovery.clear()
             if answered and in_time:

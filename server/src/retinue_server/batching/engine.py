@@ -82,13 +82,15 @@ class Engine:
         self._alone_in_a_row = 0
         self._stopping = False
         self._started = instances
+        # Of those that were given up, how many have nobody in their place yet.
+        self._missing = 0
         # Those that were given up are not among them.
         self._threads = {self._thread(number) for number in range(instances)}
 
     @property
     def idle(self) -> int:
         """Threads that run nothing."""
-        return self.instances - len(self._running)
+        return self.instances - self._missing - len(self._running)
 
     def start(self) -> None:
         """Starts the threads."""
@@ -143,14 +145,19 @@ class Engine:
 
         Args:
             elapsed_seconds: Since the last time, as far as this process could run.
+
+        Raises:
+            RuntimeError: No thread can be started in the place of one that was given up; it is tried again next time.
         """
         with self.condition:
             for thread, running in list(self._running.items()):
                 if running.batcher.watch(running.batch, elapsed_seconds):
-                    self._replace(thread)
+                    self._give_up(thread)
             for batcher in self._batchers:
                 if batcher.recovery is not None:
                     batcher.recovery.tick()
+            while self._missing:
+                self._replace()
 
     def check_accepting(self) -> None:
         """Refuses work that no thread would run. Called under the lock.
@@ -234,14 +241,20 @@ class Engine:
     def _thread(self, number: int) -> threading.Thread:
         return threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
 
-    def _replace(self, lost: threading.Thread) -> None:
-        """Has another thread do what one does not that hangs. Called under the lock."""
+    def _give_up(self, lost: threading.Thread) -> None:
+        """Counts a thread no more that hangs. Called under the lock."""
         self._ended(self._running.pop(lost), BatchEnd.FAILED)
         self._threads.discard(lost)
-        self._started += 1
-        another = self._thread(self._started)
-        self._threads.add(another)
+        self._missing += 1
+
+    def _replace(self) -> None:
+        """Has another thread do what one does not that was given up. Called under the lock."""
+        another = self._thread(self._started + 1)
         another.start()
+        self._started += 1
+        self._missing -= 1
+        # That waits for the lock, and then finds that it is one of them.
+        self._threads.add(another)
 
     def _work(self) -> None:
         try:

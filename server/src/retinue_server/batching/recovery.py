@@ -257,7 +257,11 @@ class Recovery:
         ward.refuse(unready(self.name, state))
         self._go(state, reason)
         if state is State.REBUILDING:
-            self._start(partial(self._heal, ward))
+            try:
+                self._start(partial(self._heal, ward))
+            except RuntimeError as error:
+                # The system has no thread for it now.
+                self._not_healed(error)
         elif state is State.GIVEN_UP:
             # Where the threads were lost to those before it, no batch may be in it that would close it when it ends.
             self.clear()

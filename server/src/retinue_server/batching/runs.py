@@ -41,7 +41,7 @@ class Runs:
     @property
     def unused(self) -> bool:
         """Whether there are backends to close that no batch will be in any more."""
-        return any(not one.runs for one in self._former)
+        return any(not one.runs and not one.closing for one in self._former)
 
     @property
     def former(self) -> int:
@@ -93,22 +93,28 @@ class Runs:
         """Has batches begin in another one, after `retire`."""
         self._current = Tenure(backend)
 
+    def settle(self) -> None:
+        """Tells of closed backends that nothing is in any more: what hangs in one keeps what that needs."""
+        done = [one for one in self._former if one.closed and not one.runs]
+        self._former = [one for one in self._former if one not in done]
+        for _ in done:
+            self.on_closed()
+
     def close_unused(self, *, used_too: bool = False) -> None:
         """Closes the backends that no batch will be in any more. Called without the lock: it may take a while.
 
         Args:
             used_too: Whether to close those, too, in which a batch still is.
         """
-        if not self._former:
-            return
         with self._lock:
-            closing = [one for one in self._former if not one.closed and (used_too or not one.runs)]
+            closing = [one for one in self._former if not one.closing and (used_too or not one.runs)]
             for tenure in closing:
-                tenure.closed = True
-            # What hangs in one keeps what that needs.
-            done = [one for one in self._former if one.closed and not one.runs]
-            self._former = [one for one in self._former if one not in done]
-        for tenure in closing:
-            tenure.backend.close()
-        for _ in done:
-            self.on_closed()
+                tenure.closing = True
+        try:
+            for tenure in closing:
+                tenure.backend.close()
+        finally:
+            with self._lock:
+                for tenure in closing:
+                    tenure.closed = True
+                self.settle()

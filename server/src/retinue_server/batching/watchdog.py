@@ -4,6 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import structlog
+
+_log = structlog.get_logger(__name__)
+
 # Of the time between two looks. What a suspended or starved process did not see pass is no time that a batch ran.
 _MOST_TIMES_A_TICK = 2
 _TICK_SECONDS = 0.25
@@ -50,5 +54,13 @@ class Watchdog:
         self._look(min(elapsed, _MOST_TIMES_A_TICK * self._tick_seconds))
 
     def _work(self) -> None:
+        failing = False
         while not self._stopped.wait(self._tick_seconds):
-            self.tick()
+            try:
+                self.tick()
+                failing = False
+            except Exception:
+                # Whatever it is, nobody else would stop the next batch that hangs. It is told once.
+                if not failing:
+                    _log.exception("batch_watch_failed")
+                failing = True

@@ -24,12 +24,18 @@ _OPTIONS = (
 
 
 class _Connection:
-    """A connection to a front-end, opened by its first call, and how many it carries now."""
+    """A connection to a front-end, opened by its first call, and how many it carries now.
 
-    __slots__ = ("calls", "channel", "target")
+    Args:
+        target: Where that is.
+        is_extra: Whether there is another one that stays.
+    """
 
-    def __init__(self, target: str) -> None:
+    __slots__ = ("calls", "channel", "is_extra", "target")
+
+    def __init__(self, target: str, *, is_extra: bool = False) -> None:
         self.target = target
+        self.is_extra = is_extra
         self.channel = grpc.aio.insecure_channel(target, _OPTIONS)
         self.calls = 0
 
@@ -47,7 +53,8 @@ class _Connection:
 class Relay:
     """Passes calls on over gRPC, with what came beside the requests, which must be what gRPC takes, and who calls.
 
-    No call waits for others here: there are as many connections as the calls at once need.
+    No call waits for others here: there are as many connections as the calls at once need, and those that were opened
+    for many go when there are fewer.
 
     Args:
         targets: Where the front-ends take them, as the grpc library reads it.
@@ -85,6 +92,8 @@ class Relay:
             raise from_rpc_error(error) from None
         finally:
             connection.calls -= 1
+            if connection.is_extra and not connection.calls:
+                self._drop_if_spare(connection)
 
     def _least_busy(self) -> _Connection:
         """A connection that has room, by turns among those that have as little to do; one that is there, if any is."""
@@ -102,13 +111,20 @@ class Relay:
         if found is not None:
             self._open.remove(found)
         else:
-            found = _Connection(min(there, key=lambda one: one.calls).target)
+            found = _Connection(min(there, key=lambda one: one.calls).target, is_extra=True)
         self._open.append(found)
         return found
 
+    def _drop_if_spare(self, idle: _Connection) -> None:
+        """Has a connection close, where the others to its front-end have room for twice what they carry."""
+        others = [one for one in self._open if one.target == idle.target and one is not idle and one.is_made]
+        if idle in self._open and 2 * sum(one.calls for one in others) < self._streams * len(others):
+            # The library closes what nobody refers to; to be told to, it would look through all tasks there are.
+            self._open.remove(idle)
+
     async def close(self) -> None:
         """Closes the connections."""
-        for one in self._open:
+        for one in list(self._open):
             await one.channel.close()
 
 

@@ -36,15 +36,17 @@ class MemoryUse:
         arena_bytes: What ONNX Runtime's arenas hold beside them, activations above all; on a GPU, on the device.
         buffers_bytes: Images on their way into the network and answers on their way out, slots of front-ends included;
             in the process in front of a GPU, too.
+        shared_bytes: What all models work in together that have no arenas of their own; in the process.
     """
 
     weights_bytes: int = 0
     arena_bytes: int = 0
     buffers_bytes: int = 0
+    shared_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """All of its own."""
         return self.weights_bytes + self.arena_bytes + self.buffers_bytes
 
     def parts(self) -> Iterator[tuple[str, int]]:
@@ -74,7 +76,6 @@ class MemoryLimit:
     Attributes:
         limit_bytes: As given.
         on_device: Likewise.
-        arena_bytes: What models without a manifest may work in, all together, once there is one: beside what is taken.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class MemoryLimit:
         self._granted_by = granted_by
         self._own_bytes = own_bytes
         self._requests_bytes = requests_bytes
+        # With what models share, once, while there are such models.
         self._models_bytes = 0
-        self.arena_bytes = 0
+        self._sharers = 0
         self.on_device = on_device
         # Models are opened anew, and given up, by threads of their own.
         self._lock = threading.Lock()
@@ -115,25 +117,29 @@ class MemoryLimit:
         if not self.limit_bytes or self.taken_bytes + self._counted(need) <= self.limit_bytes:
             return
         parts = [f"weights {_mb(need.weights_bytes)}"]
-        if measured:
+        if measured and not need.shared_bytes:
             parts.append(f"arena {_mb(need.arena_bytes)}")
         if not self.on_device:
             parts.append(f"buffers {_mb(need.buffers_bytes)}")
-        if not measured:
+        if not measured and not need.shared_bytes:
             parts.append("and its arena, which is measured where these fit")
+        lower = ""
+        if shared_bytes := self._newly_shared(need):
+            parts.append(f"and {_mb(shared_bytes)} that all models without a manifest work in")
+            lower = " lower --tensor-memory-limit,"
         requests = f", {_mb(self._requests_bytes)} for requests" if self._requests_bytes else ""
         raise BundleError(
             f"{what} needs {'about' if measured else 'at least'} {_mb(self._counted(need))} MB ({', '.join(parts)}), "
             f"but of the {_mb(self.limit_bytes)} MB that {self._granted_by}, {_mb(self.taken_bytes)} are taken "
-            f"({_mb(self._models_bytes)} by other models{requests}); raise the limit, serve fewer models or start "
-            "fewer --instances.",
+            f"({_mb(self._models_bytes)} by other models{requests}); raise the limit,{lower} serve fewer models or "
+            "start fewer --instances.",
             reason="MEMORY_LIMIT",
         )
 
     def take(self, need: MemoryUse) -> None:
         """Counts a model that is served from now on."""
         with self._lock:
-            self._models_bytes += self._counted(need)
+            self._take(need)
 
     def take_checked(self, what: str, need: MemoryUse) -> None:
         """Counts a model, or refuses it as `check` does.
@@ -143,15 +149,24 @@ class MemoryLimit:
         """
         with self._lock:
             self.check(what, need, measured=True)
-            self._models_bytes += self._counted(need)
+            self._take(need)
 
     def give(self, need: MemoryUse) -> None:
         """Counts it no more."""
         with self._lock:
+            self._sharers -= bool(need.shared_bytes)
             self._models_bytes -= self._counted(need)
 
+    def _take(self, need: MemoryUse) -> None:
+        self._models_bytes += self._counted(need)
+        self._sharers += bool(need.shared_bytes)
+
     def _counted(self, need: MemoryUse) -> int:
-        return need.device_bytes if self.on_device else need.total_bytes
+        """What a model takes that is not among those that are counted."""
+        return need.device_bytes if self.on_device else need.total_bytes + self._newly_shared(need)
+
+    def _newly_shared(self, need: MemoryUse) -> int:
+        return 0 if self.on_device or self._sharers else need.shared_bytes
 
 
 def process_limit(limit_bytes: int, processes: int = 1, requests_bytes: int = 0) -> MemoryLimit:

@@ -95,6 +95,14 @@ class TensorArena:
                 raise
         raise self._too_large()
 
+    def give_back(self) -> None:
+        """Gives back what nobody needs now, unless others fill it all."""
+        try:
+            self._shrink()
+        except Exception as error:
+            if not _is_no_memory(error):
+                raise
+
     @contextmanager
     def _beside_others(self) -> Iterator[None]:
         with self._changed:

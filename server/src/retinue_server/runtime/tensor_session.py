@@ -170,6 +170,8 @@ class TensorSession:
     def close(self) -> None:
         """Gives back what it holds, once no run needs it any more."""
         self._session = None
+        if self._arena is not None:
+            self._arena.give_back()
 
     def _options(self, threads: int) -> ort.SessionOptions:
         return session_options(threads) if self._arena is None else self._arena.session_options(threads)

@@ -10,23 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum, unique
 
 from retinue_server.batching.tickets import Outcome, Priority
-from retinue_server.errors import (
-    DeadlineExpiredError,
-    DeviceError,
-    EngineError,
-    ImageError,
-    InvalidRequestError,
-    ModelControlError,
-    ModelNotFoundError,
-    OverloadedError,
-    PermissionDeniedError,
-    RetinueError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnsupportedError,
-    WrongTaskError,
-)
+from retinue_server.errors import RetinueError
 from retinue_server.tracing.spans import SpanContext
+from retinue_server.workers.packed_errors import pack_error, unpack_error
 
 
 @unique
@@ -134,28 +120,9 @@ _NUMBER = struct.Struct("<Q")
 _CALL = struct.Struct("<QB")
 _REPLY = struct.Struct("<QI")
 _IMAGE = struct.Struct("<ddI")
-_ERROR = struct.Struct("<BdHI")
 _SECONDS = struct.Struct("<d")
 _NEVER = float("inf")
 _NO_TRACE = SpanContext(0, 0)
-
-_ERRORS: tuple[type[RetinueError], ...] = (
-    RetinueError,
-    InvalidRequestError,
-    ImageError,
-    ModelNotFoundError,
-    WrongTaskError,
-    OverloadedError,
-    UnavailableError,
-    DeadlineExpiredError,
-    EngineError,
-    DeviceError,
-    ModelControlError,
-    UnsupportedError,
-    UnauthenticatedError,
-    PermissionDeniedError,
-)
-_ERROR_NUMBERS = {error: number for number, error in enumerate(_ERRORS)}
 
 
 def frame(kind: Kind, body: bytes = b"") -> bytes:
@@ -267,7 +234,7 @@ def pack_reply(request_id: int, outcomes: Sequence[Outcome[Ran]]) -> bytes:
         value = outcome.value
         if isinstance(value, RetinueError):
             _IMAGE.pack_into(body, position, outcome.queue_seconds or 0.0, 0.0, 0)
-            body += _pack_error(value)
+            body += pack_error(value)
         else:
             _IMAGE.pack_into(
                 body, position, outcome.queue_seconds or 0.0, value.inference_seconds, value.batch_size
@@ -293,7 +260,7 @@ def unpack_reply(body: bytes) -> tuple[int, list[Outcome[Ran]]]:
             if batch_size:
                 outcomes.append(Outcome(Ran(inference_seconds, batch_size), queue_seconds))
             else:
-                error, position = _unpack_error(body, position)
+                error, position = unpack_error(body, position)
                 outcomes.append(Outcome(error, queue_seconds))
     except (struct.error, ValueError, IndexError) as error:
         raise FrameError("no reply") from error
@@ -304,7 +271,7 @@ def unpack_reply(body: bytes) -> tuple[int, list[Outcome[Ran]]]:
 
 def pack_refusal(request_id: int, error: RetinueError) -> bytes:
     """The body of `REFUSED`."""
-    return _NUMBER.pack(request_id) + _pack_error(error)
+    return _NUMBER.pack(request_id) + pack_error(error)
 
 
 def unpack_refusal(body: bytes) -> tuple[int, RetinueError]:
@@ -315,7 +282,7 @@ def unpack_refusal(body: bytes) -> tuple[int, RetinueError]:
     """
     try:
         (request_id,) = _NUMBER.unpack_from(body)
-        error, _ = _unpack_error(body, _NUMBER.size)
+        error, _ = unpack_error(body, _NUMBER.size)
     except (struct.error, ValueError, IndexError) as error_:
         raise FrameError("no refusal") from error_
     return request_id, error
@@ -371,25 +338,3 @@ def unpack_seconds(body: bytes) -> float:
     except struct.error as error:
         raise FrameError("no seconds") from error
     return float(seconds)
-
-
-def _pack_error(error: RetinueError) -> bytes:
-    number = next(_ERROR_NUMBERS[base] for base in type(error).__mro__ if base in _ERROR_NUMBERS)
-    retry_after_seconds = error.retry_after_seconds if isinstance(error, OverloadedError) else 0.0
-    reason, message = error.reason.encode(), error.message.encode()
-    return _ERROR.pack(number, retry_after_seconds, len(reason), len(message)) + reason + message
-
-
-def _unpack_error(body: bytes, position: int) -> tuple[RetinueError, int]:
-    """Reads an error; returns it and the position after it."""
-    number, retry_after_seconds, reason_bytes, message_bytes = _ERROR.unpack_from(body, position)
-    reason_start = position + _ERROR.size
-    message_start = reason_start + reason_bytes
-    end = message_start + message_bytes
-    if end > len(body):
-        raise ValueError("an error is cut off")
-    reason, message = body[reason_start:message_start].decode(), body[message_start:end].decode()
-    kind = _ERRORS[number]
-    if kind is OverloadedError:
-        return OverloadedError(message, retry_after_seconds=retry_after_seconds, reason=reason), end
-    return kind(message, reason=reason), end
