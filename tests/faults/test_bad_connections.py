@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
+from tests import wire
 from tests.busy import engine_held
 from tests.calls import Connection, flat
 from tests.metrics_page import MetricsPage, wait_until, waiting_images
@@ -97,6 +98,26 @@ def test_garbage_on_the_grpc_port_harms_nobody(
         with suppress(ConnectionResetError):
             client.recv(1)
     assert not any("Traceback" in line for line in fault_server.stderr_lines if not line.startswith("{"))
+
+
+def test_what_comes_beside_a_call_and_is_no_text_is_no_line_of_the_log(
+    connection: Connection, fault_server: ServerProcess
+) -> None:
+    odd = b"\0\x0cx-request-id\x02\xff\xfe" + b"\0\x0btraceparent\x02\xff\xfe"
+    headers = wire.call_headers("/retinue.v1.VisionService/ListModels") + odd
+    with _connect(fault_server.grpc_address) as client:
+        client.sendall(
+            wire.PREFACE
+            + wire.frame(wire.SETTINGS, 0, 0, b"")
+            + wire.frame(wire.HEADERS, wire.END_HEADERS, 1, headers)
+            + wire.frame(wire.DATA, 1, 1, bytes(5))
+        )
+        told = b""
+        while b"grpc-status" not in told:
+            piece = client.recv(65536)
+            assert piece, told
+            told += piece
+    assert not [line for line in fault_server.stderr_lines if "Invalid encoding" in line]
 
 
 @pytest.mark.parametrize("what", ["noise", "half of the preface", "half of a call"])

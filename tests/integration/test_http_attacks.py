@@ -415,6 +415,20 @@ def test_pages_of_other_origins_may_not_call(origin: str, target: Target) -> Non
         assert b"access-control" not in told.lower()
 
 
+@pytest.mark.parametrize("address", ["\xff\xfe", "a b", "192.0.2.1, 192.0.2.2", "unix:", "x" * 5000])
+def test_whoever_says_to_pass_on_anothers_request_is_not_believed(address: str, target: Target) -> None:
+    told = target.send(
+        head(
+            _CLASSIFY,
+            f"Content-Length: {len(_RED)}",
+            f"X-Forwarded-For: {address}",
+            "X-Forwarded-Proto: \xff",
+        )
+        + _RED
+    )
+    assert told.startswith(b"HTTP/1.1 200 ")
+
+
 def test_as_many_calls_as_are_taken_may_wait_and_no_more(target: Target) -> None:
     """Bodies that never come hold calls; whoever closes gives them back."""
     waiting = []

@@ -294,7 +294,7 @@ def _plan_front(
         metrics.publish_calls(None)
         # Front-ends count what is passed on to them, and hold the limits of tokens.
         calls = Calls(metrics, settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None))
-        exchanges = Exchanges(calls, settings.max_request_bytes, settings.arrival_timeout_seconds)
+        exchanges = Exchanges(calls, settings)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
         return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes, check), calls
@@ -304,7 +304,7 @@ def _plan_front(
     records = CallRecords(tracer, settings.access_log_share)
     calls = Calls(metrics, settings, Access(TokenFile.of(settings)), records)
     metrics.publish_calls(calls.in_flight)
-    exchanges = Exchanges(calls, settings.max_request_bytes, settings.arrival_timeout_seconds)
+    exchanges = Exchanges(calls, settings)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None
     pages = http_app.build(service, metrics.registry, calls=routes, check=check)

@@ -116,11 +116,15 @@ class WrongTaskError(RetinueError):
     reason = "WRONG_TASK"
 
 
+# A token may be for a call in a thousand years, which no reply can say.
+_LONGEST_RETRY_SECONDS = 86_400.0
+
+
 class OverloadedError(RetinueError):
     """There is more work than the server can finish in time.
 
     Attributes:
-        retry_after_seconds: When a new attempt has a fair chance.
+        retry_after_seconds: When a new attempt has a fair chance; a day at most.
     """
 
     code = Code.RESOURCE_EXHAUSTED
@@ -128,7 +132,7 @@ class OverloadedError(RetinueError):
 
     def __init__(self, message: str, *, retry_after_seconds: float, reason: str | None = None) -> None:
         super().__init__(message, reason=reason)
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds = min(retry_after_seconds, _LONGEST_RETRY_SECONDS)
 
 
 class UnavailableError(RetinueError):

@@ -1,5 +1,7 @@
 """What files hold, read again when they change; what held before stays where that cannot be used."""
 
+import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -93,13 +95,20 @@ def bounded_bytes(flag: str, path: Path, most_bytes: int) -> bytes:
     """What a file holds that a flag names.
 
     Raises:
-        StartupError: It cannot be read, or holds more than that.
+        StartupError: It is no regular file, cannot be read, or holds more than that.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StartupError(f"{flag} '{path}' is no regular file; name one.")
             content = file.read(most_bytes + 1)
     except OSError as error:
         raise StartupError(f"cannot read {flag} '{path}': {error.strerror}.") from error
     if len(content) > most_bytes:
         raise StartupError(f"{flag} '{path}' has more than {most_bytes} bytes.")
     return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """To open a pipe that nobody writes to takes for ever, and all who ask wait meanwhile."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -18,6 +18,10 @@ from retinue_server.errors import StartupError
 
 MIB = 1024 * 1024
 
+# Beyond what any machine holds, and far within what protobuf, gRPC and their sums can.
+_MOST_IMAGES = 1_000_000
+_MOST_BYTES = 2**50
+
 _NOT_IN_FILES = frozenset({"config", "print_config"})
 
 # As in `bundle.manifest`.
@@ -182,28 +186,32 @@ class Settings(BaseSettings):
         "and its model probed; 0 means for ever",
     )
     max_queue_images: int = Field(
-        1024, ge=1, description="images that may wait for one model; more are refused"
+        1024, ge=1, le=_MOST_IMAGES, description="images that may wait for one model; more are refused"
     )
-    max_images_per_request: int = Field(256, ge=1, description="images in one request")
+    max_images_per_request: int = Field(256, ge=1, le=_MOST_IMAGES, description="images in one request")
     max_request_bytes: ByteSize = Field(
         ByteSize(64 * MIB), ge=1024, le=2**31 - 1, description="bytes of one request, such as 10MB or 64MiB"
     )
     max_bytes_in_flight: ByteSize = Field(
         ByteSize(512 * MIB),
         ge=1024,
+        le=_MOST_BYTES,
         description="bytes of all requests being answered and of their replies; more are refused; unless set, at "
         "most a 24th of the memory limit",
     )
     max_decoded_bytes_in_flight: ByteSize = Field(
         ByteSize(1024 * MIB),
         ge=1024,
+        le=_MOST_BYTES,
         description="bytes that images take while they are decoded, in each process that decodes; further ones wait, "
         "and those that take more alone are refused; unless set, at most an eighth of the memory limit",
     )
     max_reply_bytes: ByteSize = Field(
         ByteSize(256 * MIB), ge=1024, le=2**31 - 1, description="bytes of the masks or heatmaps of one reply"
     )
-    max_concurrent_requests: int = Field(4096, ge=1, description="calls at once; more are refused")
+    max_concurrent_requests: int = Field(
+        4096, ge=1, le=1_000_000, description="calls at once; more are refused"
+    )
     max_streams_per_connection: int = Field(
         0,
         ge=0,

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 from tests.unit.server.test_tokens import SECRET, ann, written
 
-from retinue_server.errors import OverloadedError, PermissionDeniedError, UnauthenticatedError
+from retinue_server.errors import Code, OverloadedError, PermissionDeniedError, UnauthenticatedError
 from retinue_server.rpc.access import SCOPES, Access
 from retinue_server.rpc.methods import SERVICES
+from retinue_server.rpc.status import to_status
 from retinue_server.tokens import Scope, TokenFile
 
 
@@ -121,6 +122,17 @@ def test_calls_in_a_time_are_bounded_and_told_when_to_come_back(tmp_path: Path) 
     for _ in range(4):
         enter()
     refused(gate, token)
+
+
+@pytest.mark.parametrize("per_second", [1e-9, 1e-300, 5e-324])
+def test_who_may_call_once_in_an_age_is_told_of_a_day(per_second: float, tmp_path: Path) -> None:
+    gate = access(tmp_path, ann(requests_per_second=per_second))
+    token = gate.identify("Classify", bearer())
+    gate.enter(token)
+    with pytest.raises(OverloadedError) as raised:
+        gate.enter(token)
+    assert raised.value.retry_after_seconds == 86_400
+    assert to_status(raised.value).code == Code.RESOURCE_EXHAUSTED.value
 
 
 def test_a_refused_call_holds_nothing(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from retinue_server.errors import StartupError
-from retinue_server.followed import Followed
+from retinue_server.followed import Followed, bounded_bytes
 
 
 class Clock:
@@ -76,3 +77,16 @@ def test_what_changes_while_it_is_read_is_not_used(tmp_path: Path) -> None:
 
     with pytest.raises(StartupError, match="changed while being read"):
         Followed("notes", [path], read)
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "note"
+    os.mkfifo(path)
+    with pytest.raises(StartupError, match="no regular file"):
+        bounded_bytes("--notes", path, 10)
+
+
+def test_a_folder_and_a_device_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(StartupError, match=r"no regular file|cannot read"):
+            bounded_bytes("--notes", path, 10)

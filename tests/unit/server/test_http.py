@@ -18,10 +18,12 @@ class FakeService:
     alive: bool
 
 
-async def get(service: FakeService, path: str, registry: CollectorRegistry | None = None) -> httpx.Response:
+async def get(
+    service: FakeService, path: str, registry: CollectorRegistry | None = None, **headers: str
+) -> httpx.Response:
     app = http_app.build(service, registry or CollectorRegistry())  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
-        return await client.get(path)
+        return await client.get(path, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,19 @@ async def test_metrics_are_those_of_the_registry() -> None:
     response = await get(FakeService(True, True), "/metrics", registry)
     assert "pictures_seen_total 3.0" in response.text
     assert response.headers["content-type"].startswith("text/plain; version=")
+
+
+@pytest.mark.parametrize("version", ["1.x", "..", "9" * 5000, "1.0.0;version=-"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+async def test_whoever_wants_metrics_of_a_version_that_is_none_has_them_all_the_same(
+    kind: str, version: str
+) -> None:
+    registry = CollectorRegistry()
+    Counter("pictures_seen", "Pictures seen.", registry=registry).inc(3)
+    service = FakeService(True, True)
+    response = await get(service, "/metrics", registry, accept=f"{kind};version={version}")
+    assert response.status_code == 200
+    assert "pictures_seen_total 3.0" in response.text
 
 
 async def test_a_port_in_use_is_one_sentence() -> None:

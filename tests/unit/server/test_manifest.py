@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
 
-from retinue_server.bundle import manifest
+from retinue_server.bundle import manifest, plain
 from retinue_server.errors import BundleError
 from retinue_server.vision.spec import ResizeMode
 
@@ -352,6 +352,15 @@ def test_another_hash_is_refused_with_both(tmp_path: Path) -> None:
     assert SHA256 in refused.value.message
     assert "ba7816bf" in refused.value.message
     assert "copy or export the bundle again" in refused.value.message
+
+
+def test_what_is_too_large_for_a_graph_is_refused_without_being_read(tmp_path: Path) -> None:
+    with (tmp_path / "model.onnx").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(BundleError, match=r"model\.onnx has 1099511627776 bytes"):
+        manifest.check_hash(tmp_path, pb.ModelManifest(sha256=SHA256))
+    with pytest.raises(BundleError, match=r"model\.onnx has 1099511627776 bytes"):
+        plain.describe("large", tmp_path / "model.onnx")
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:

@@ -320,3 +320,19 @@ def test_a_share_is_of_a_whole(share: str) -> None:
     for flag in ("--trace-sample-share", "--access-log-share"):
         with pytest.raises(StartupError, match=flag):
             Settings.resolve([flag, share])
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("max-concurrent-requests", 10**6),
+        ("max-queue-images", 10**6),
+        ("max-images-per-request", 10**6),
+        ("max-bytes-in-flight", 2**50),
+        ("max-decoded-bytes-in-flight", 2**50),
+    ],
+)
+def test_limits_are_no_larger_than_what_is_counted_with_them(name: str, most: int) -> None:
+    assert getattr(Settings.resolve([f"--{name}", str(most)]), name.replace("-", "_")) == most
+    with pytest.raises(StartupError, match=rf"{name}.*less than or equal to"):
+        Settings.resolve([f"--{name}", str(most + 1)])

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_INPUT_SIDE = 8192
 MAX_REGIONS = 4096
 MAX_STEPS = 8
+# What protobuf can hold. Source: protobuf.dev, "Proto Limits".
+_MOST_GRAPH_BYTES = 2**31 - 1
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # One line, without what steers a terminal: control characters and the separators of lines and paragraphs.
@@ -70,14 +73,29 @@ def check_hash(folder: Path, manifest: pb.ModelManifest) -> None:
     """Compares the SHA-256 of model.onnx with the manifest's.
 
     Raises:
-        BundleError: The file is missing, no regular file, or another one than the manifest describes.
+        BundleError: The file is missing, no regular file, too large, or another one than the manifest describes.
     """
     path = folder / MODEL_FILE
+    check_size(path)
     actual = file_sha256(path)
     if actual != manifest.sha256:
         raise BundleError(
             f"{path} has SHA-256 {actual}, but field `sha256` of {MANIFEST_FILE} says {manifest.sha256}: "
             f"the file was changed or cut short; {_REPLACE}."
+        )
+
+
+def check_size(path: Path) -> None:
+    """Refuses a file that is too large for a graph, before anybody reads for an hour what cannot be loaded.
+
+    Raises:
+        BundleError: It is, or cannot be opened.
+    """
+    with json_file.opened(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+    if size_bytes > _MOST_GRAPH_BYTES:
+        raise BundleError(
+            f"{path} has {size_bytes} bytes, and ONNX allows {_MOST_GRAPH_BYTES}: it is no graph; {_REPLACE}."
         )
 
 

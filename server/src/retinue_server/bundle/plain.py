@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from retinue.v1 import manifest_pb2 as pb
 
 from retinue_server.bundle.json_file import printable
-from retinue_server.bundle.manifest import file_sha256
+from retinue_server.bundle.manifest import check_size, file_sha256
 from retinue_server.errors import BundleError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def describe(name: str, path: Path) -> pb.ModelManifest:
     Raises:
         BundleError: It cannot be read, or has weights elsewhere.
     """
+    check_size(path)
     files = _weights_beside(path)
     sha256 = file_sha256(path)
     if files:

@@ -72,7 +72,7 @@ def build(
 
     async def metrics(request: Request) -> Response:
         await count()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = _encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 
     async def livez(request: Request) -> Response:
@@ -99,6 +99,15 @@ def build(
         ],
         exception_handlers={HTTPException: _no_endpoint},
     )
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """What writes the page as a caller wants it, or as it is by default where nobody can read what they want."""
+    try:
+        return choose_encoder(accept)
+    except (ValueError, TypeError):
+        # A version that is none, which the library compares all the same.
+        return choose_encoder("")
 
 
 async def _no_endpoint(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from retinue_server.http import body
 from retinue_server.http.body import CallerLeft
 from retinue_server.http.messages import to_json
 from retinue_server.rpc.calls import Call, Calls, current_call
+from retinue_server.settings import Settings
 from retinue_server.tracing.origin import REQUEST_ID_KEY
 
 # Source: google/rpc/code.proto, "HTTP Mapping".
@@ -45,6 +46,8 @@ _OF_THE_CONNECTION = re.compile(
 )
 # gRPC takes 8 KiB, of which some are its own. Source: grpc_types.h, GRPC_ARG_MAX_METADATA_SIZE, and RFC 9113, 6.5.2.
 _MOST_METADATA_BYTES = 6 * 1024
+# Those at most, with a call's id and caller, where a server is set to take less.
+_OWN_METADATA_BYTES = 768
 _ENTRY_BYTES = 32
 _WHO = "authorization"
 # More takes milliseconds to read or to write as JSON, as 200 detections do.
@@ -78,12 +81,17 @@ class Reply:
 class HttpContext:
     """What servicers ask of whoever calls: see `rpc.calls.Context`. HTTP has no deadlines of its own.
 
+    Args:
+        request: The caller's.
+        max_metadata_bytes: What may come beside a call over gRPC.
+
     Attributes:
         timeout_seconds: Of the request from its arrival on, where something in it says so.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, max_metadata_bytes: int) -> None:
         self._request = request
+        self._most_metadata_bytes = min(_MOST_METADATA_BYTES, max_metadata_bytes - _OWN_METADATA_BYTES)
         self._arrived = time.monotonic()
         self.timeout_seconds: float | None = None
 
@@ -103,7 +111,7 @@ class HttpContext:
 
         So a request has the same ones in this process and in a front-end.
         """
-        told, left_bytes = [], _MOST_METADATA_BYTES
+        told, left_bytes = [], self._most_metadata_bytes
         # There is room for who it is, whatever else there is.
         for name, value in sorted(self._request.headers.items(), key=lambda entry: entry[0] != _WHO):
             size_bytes = len(name) + len(value) + _ENTRY_BYTES
@@ -123,14 +131,14 @@ class Exchanges:
 
     Args:
         calls: Bounds and counts them.
-        max_request_bytes: What the body of one may have.
-        arrival_seconds: How long it may take to come.
+        settings: What the body of one may have, how long it may take to come, and what may come beside it.
     """
 
-    def __init__(self, calls: Calls, max_request_bytes: int, arrival_seconds: float = 60.0) -> None:
+    def __init__(self, calls: Calls, settings: Settings) -> None:
         self._calls = calls
-        self._max_request_bytes = max_request_bytes
-        self._arrival_seconds = arrival_seconds
+        self._max_request_bytes = settings.max_request_bytes
+        self._arrival_seconds = settings.arrival_timeout_seconds
+        self._max_metadata_bytes = settings.max_metadata_bytes
 
     async def answer(self, request: Request, method: str, work: Work) -> Response:
         """Answers a request, unless its caller leaves before.
@@ -140,7 +148,7 @@ class Exchanges:
             method: Whose call it is, for metrics and the log.
             work: Makes the reply of the request's body.
         """
-        context = HttpContext(request)
+        context = HttpContext(request, self._max_metadata_bytes)
 
         async def with_body(call: Call) -> Reply:
             _check_origin(request)

@@ -184,6 +184,8 @@ class HttpServer:
             ws="none",
             log_config=None,
             access_log=False,
+            # Whoever calls may write into those headers what they like, and be another caller each time.
+            proxy_headers=False,
             lifespan="off",
             timeout_graceful_shutdown=1,
         )

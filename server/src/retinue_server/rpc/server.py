@@ -1,6 +1,7 @@
 """The gRPC server: limits, services, health, and how it starts and stops."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -77,6 +78,7 @@ class RpcServer:
         private_address: str = "",
     ) -> None:
         self._calls = calls
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         # What no queue can hold would be told to retry for ever.
         max_images = min(settings.max_images_per_request, settings.max_queue_images)
         interceptor = CallInterceptor(
@@ -179,6 +181,11 @@ class RpcServer:
             await asyncio.sleep(_GOODBYE_SECONDS)
         self._calls.release()
         await stopping
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that what came beside a call is no UTF-8, with all of it and a traceback: any caller can send that."""
+    return not str(record.msg).startswith("Invalid encoding on ")
 
 
 def _credentials(identity: IdentityFiles) -> grpc.ServerCredentials:

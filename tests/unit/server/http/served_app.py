@@ -32,7 +32,7 @@ class ServedApp:
     def __init__(self, **settings: Any) -> None:
         self.metrics = Metrics()
         resolved = Settings(**settings)
-        exchanges = Exchanges(Calls(self.metrics, resolved), resolved.max_request_bytes)
+        exchanges = Exchanges(Calls(self.metrics, resolved), resolved)
         self.methods: dict[str, Method] = {}
         self.asked: list[Any] = []
         service: Any = SimpleNamespace(alive=True, ready=True)

@@ -308,10 +308,11 @@ async def test_the_endpoints_are_listed_by_their_patterns(served: ServedApp) -> 
     assert len(listed) == len(set(listed))
 
 
-def beside(*headers: tuple[str, str]) -> list[tuple[str, str]]:
+def beside(*headers: tuple[str, str], max_metadata_bytes: int = 16_384) -> list[tuple[str, str]]:
     """What a servicer finds beside a request with these headers."""
     sent = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-    return exchange.HttpContext(Request({"type": "http", "headers": sent})).invocation_metadata()
+    request = Request({"type": "http", "headers": sent})
+    return exchange.HttpContext(request, max_metadata_bytes).invocation_metadata()
 
 
 @pytest.mark.parametrize(
@@ -366,3 +367,9 @@ async def test_what_is_beside_a_request_is_taken_by_grpc_however_many_headers_th
     current_call.reset(token)
     await relay.close()
     await server.stop(0)
+
+
+def test_what_front_ends_are_set_not_to_take_is_not_beside_a_request() -> None:
+    many = [(f"cookie-{number}", "x" * 40) for number in range(500)]
+    taken = beside(*many, max_metadata_bytes=1024)
+    assert 0 < sum(len(name) + len(value) + 32 for name, value in taken) <= 1024 - 768
