@@ -20,6 +20,7 @@ at once in all other states.
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -185,7 +186,9 @@ class Recovery:
         """
         # What is unloaded is closed by whoever does that.
         if self._ward is not None:
-            self._start(self._ward.clear)
+            # Where the system has no thread for it, the next batch that ends is an occasion, too.
+            with suppress(RuntimeError):
+                self._start(self._ward.clear)
 
     def batch_answered(self) -> None:
         """A batch had an answer for somebody."""
