@@ -89,13 +89,13 @@ def table(models: Path) -> Path:
     )
 
 
-def outside(models: Path) -> Path:
+def outside(models: Path, name: str = "outside") -> Path:
     """`y` is `x`, FP32 [N,200], times weights in a file of their own beside the graph."""
     value = TensorProto.FLOAT, ["N", 200]
     weights = numpy_helper.from_array(np.ones((200, 200), np.float32), "weights")
     return save(
         models,
-        "outside",
+        name,
         [helper.make_node("MatMul", ["x", "weights"], ["y"])],
         [("x", *value)],
         [("y", *value)],

@@ -9,10 +9,11 @@ from threading import Event
 
 import grpc
 import httpx
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 from retinue.v1 import vision_service_pb2 as pb
-from tests import colour_bundles, odd_bundles
+from tests import colour_bundles, odd_bundles, plain_models
 from tests.busy import engine_held
 from tests.calls import Connection, connected, flat, refused
 from tests.metrics_page import MetricsPage, wait_until, waiting_images
@@ -40,7 +41,10 @@ def _label(response: pb.ClassifyResponse) -> str:
     return str(response.outcomes[0].result.classes[0].label)
 
 
-def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(slow_models: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_finishes_what_is_in_flight_and_takes_nothing_new(
+    end: signal.Signals, slow_models: Path
+) -> None:
     # Longer than this test may take: whoever watches the health does not keep the server from its end.
     with (
         running_server(slow_models, "--instances", "1", "--drain-seconds", "600") as server,
@@ -57,7 +61,7 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(slow_models: P
             }
             wait_until(lambda: waiting_images(server.http_url, "colour-classifier") == 3, "three to wait")
 
-            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(end)
             server.wait_for_event("draining")
             assert next(watch).status == _NOT_SERVING
             assert httpx.get(f"{server.http_url}/readyz").status_code == 503
@@ -136,20 +140,20 @@ def test_a_server_told_to_stop_while_it_starts_stops(slow_models: Path) -> None:
 
 
 class EndlessModel:
-    """A bundle's model.onnx that takes minutes to read, though it takes no room, until it is cut off."""
+    """Weights beside a graph that take minutes to read, though they take no room, until they are cut off."""
 
-    def __init__(self, bundle: Path) -> None:
-        self._path = bundle / "model.onnx"
+    def __init__(self, model: Path) -> None:
+        self._path = model.parent / "weights.bin"
         os.truncate(self._path, 1 << 40)
 
     def cut_off(self) -> None:
-        """Lets whoever reads it come to an end; its bundle is broken then."""
+        """Lets whoever reads them come to an end; their model is broken then."""
         os.truncate(self._path, 0)
 
 
 def test_a_server_that_loads_is_alive_and_not_ready(tmp_path: Path) -> None:
     # Bundles are loaded by name.
-    first = EndlessModel(colour_bundles.classifier(tmp_path, "an-endless-model"))
+    first = EndlessModel(plain_models.outside(tmp_path, "an-endless-model"))
     colour_bundles.classifier(tmp_path)
     grpc_port, http_port = _free_port(), _free_port()
     http_url = f"http://127.0.0.1:{http_port}"
@@ -179,3 +183,18 @@ def test_a_server_that_loads_is_alive_and_not_ready(tmp_path: Path) -> None:
 
 def _ask(connection: Connection) -> str:
     return str(connection.list_models()[0].name)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_server_under_nohup_outlives_its_terminal(workers: str, slow_models: Path) -> None:
+    with (
+        running_server(slow_models, "--workers", workers, under=("nohup",)) as server,
+        connected(server.grpc_address) as connection,
+    ):
+        for process in (
+            server.process.pid,
+            *(one.pid for one in psutil.Process(server.process.pid).children()),
+        ):
+            os.kill(process, signal.SIGHUP)
+        assert _label(connection.classify(_COLOURS["red"], model="colour-classifier")) == "red"
+        assert server.terminate() == 0

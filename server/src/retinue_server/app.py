@@ -85,7 +85,7 @@ class Ready:
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
-    """Runs a server until SIGTERM or SIGINT, then drains it: what is in flight is finished, nothing new is taken.
+    """Runs a server until a signal ends it, then drains it: what is in flight is finished, nothing new is taken.
 
     Args:
         settings: How.
@@ -206,10 +206,11 @@ def _forget(name: str, version: int, metrics: Metrics, rpc: RpcServer | FrontEnd
 
 
 def _stop_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """What is set by SIGTERM or SIGINT."""
+    """What is set by SIGTERM or SIGINT, and when the terminal closes, unless nohup has the process outlive that."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, stop.set)
     return stop
 
 

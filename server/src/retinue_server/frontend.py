@@ -200,7 +200,7 @@ def _keep() -> None:
 def main() -> None:
     """Runs a front-end."""
     # When to end is for the engine's process to say, which gets the same signals.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allow_files()
     share_heaps(available_cores())
