@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     ),
     "manifest-never-ends": (
         lambda bundle: _replace(bundle / "manifest.json", lambda path: path.symlink_to("/dev/zero")),
-        ("manifest.json", "is no regular file; copy it again"),
+        ("manifest.json", "leads out of the models folder; copy the bundle into it"),
     ),
     "graph-is-a-pipe": (
         lambda bundle: _replace(bundle / "model.onnx", os.mkfifo),
@@ -162,7 +162,7 @@ BROKEN: dict[str, tuple[_Breaks, tuple[str, ...]]] = {
     ),
     "graph-never-ends": (
         lambda bundle: _replace(bundle / "model.onnx", lambda path: path.symlink_to("/dev/zero")),
-        ("model.onnx", "is no regular file; copy it again"),
+        ("model.onnx", "leads out of the models folder; copy the bundle into it"),
     ),
     "manifest-is-no-text": (
         lambda bundle: (bundle / "manifest.json").write_bytes(b"\xff\xfe\x00"),

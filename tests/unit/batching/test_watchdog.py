@@ -175,7 +175,7 @@ async def test_a_thread_that_does_not_stop_is_given_up_and_another_serves_the_ot
 
 
 async def test_a_thread_that_comes_back_at_last_answers_nobody_and_ends(bench: Bench) -> None:
-    before = {thread for thread in threading.enumerate() if thread.name.startswith("engine-")}
+    before = set(bench.engine._threads)
     running = await bench.hang(stops=False)
     bench.watch(LIMITS.batch_seconds + LIMITS.grace_seconds)
     await running
