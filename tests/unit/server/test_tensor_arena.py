@@ -15,7 +15,7 @@ from retinue_server.catalog import ServedModel
 from retinue_server.errors import BundleError, InvalidRequestError, OverloadedError, RetinueError
 from retinue_server.loader import Loader
 from retinue_server.metrics import Metrics
-from retinue_server.runtime import control_group
+from retinue_server.runtime import control_group, memory
 from retinue_server.runtime.cache import ModelCache
 from retinue_server.runtime.memory import MemoryLimit, tensor_limit_bytes
 from retinue_server.runtime.providers import CPU, Provider
@@ -181,4 +181,6 @@ def test_a_model_that_goes_gives_back_what_it_has_left_in_the_arena(
     count(session, 50 * _MB)
     assert psutil.Process().memory_info().rss - before_bytes > 40 * _MB
     session.close()
+    # As whoever unloads a model does; other tests of this process may have told the allocator to keep more.
+    memory.give_back_freed()
     assert psutil.Process().memory_info().rss - before_bytes < 8 * _MB
