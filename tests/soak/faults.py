@@ -43,6 +43,7 @@ class World:
         authority: Signs certificates.
         chance: The dice.
         done: The faults that were done, in order.
+        files: Held while files do not hold that a server which starts would rightly refuse.
     """
 
     nodes: Sequence[Node]
@@ -54,6 +55,7 @@ class World:
     authority: Authority
     chance: random.Random
     done: list[str] = field(default_factory=list)
+    files: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def plain(self) -> Node:
@@ -189,14 +191,16 @@ async def metrics_are_hammered(world: World) -> None:
 
 async def tokens_are_replaced(world: World) -> None:
     """By a file that does not hold for a while, and then by one with another token besides."""
-    world.put_tokens('{"tokens": [')
-    await asyncio.sleep(1)
-    world.write_tokens(str(world.chance.random()))
+    async with world.files:
+        world.put_tokens('{"tokens": [')
+        await asyncio.sleep(1)
+        world.write_tokens(str(world.chance.random()))
 
 
 async def the_certificate_is_replaced(world: World) -> None:
     """By another one of the same authority."""
-    await asyncio.to_thread(lambda: world.authority.sign().write(world.certificates))
+    async with world.files:
+        await asyncio.to_thread(lambda: world.authority.sign().write(world.certificates))
 
 
 FAULTS: tuple[Callable[[World], Awaitable[None]], ...] = (
@@ -242,4 +246,5 @@ async def restart(world: World, node: Node, how: str) -> None:
         assert code == 0, f"{node.name} ended with {code} after SIGTERM"
     else:
         await node.kill()
-    await node.start()
+    async with world.files:
+        await node.start()
