@@ -152,7 +152,8 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         model: ServedModel,
         options: PictureOptions,
     ) -> replies.Outcomes:
-        current_call.get().images = len(request.images)
+        call = current_call.get()
+        call.images = len(request.images)
         caller, priority, deadline = turn.caller, turn.priority, turn.deadline
         # Where a server has more to do than it can, most of it is to refuse: before images are looked at.
         model.batcher.check_room(len(request.images), caller=caller, priority=priority, deadline=deadline)
@@ -164,9 +165,9 @@ class VisionServicer(vision_service_pb2_grpc.VisionServiceServicer):
         else:
             works = self._open(request, model, options)
         picture_bytes = reply_size.expected_bytes(options, works, model, max_bytes=self._max_reply_bytes)
-        current_call.get().holding.hold_reply(picture_bytes)
+        call.holding.hold_reply(picture_bytes)
         copy = Copy(request.ByteSize, lambda candidate: self._open(request, candidate, options))
-        current_call.get().unqueued_images = 0
+        call.unqueued_images = 0
         return await self._service.answer(
             model, works, caller=caller, priority=priority, deadline=deadline, copy=copy
         )
