@@ -28,8 +28,9 @@ _IMAGE_BYTES = 50_000
 # A grey picture of that many pixels, for a network that costs next to nothing.
 _SIDE = 224
 
-_PLAIN, _TLS, _TLS_AND_TOKEN, _TRACED = (
+_PLAIN, _AGAIN, _TLS, _TLS_AND_TOKEN, _TRACED = (
     "nothing of it",
+    "nothing of it, a second server",
     "TLS of both sides",
     "TLS of both sides, a token",
     "traces of 1 % of the calls",
@@ -140,6 +141,8 @@ def _ways(folder: Path) -> Iterator[list[Way]]:
     token = _make_token(tokens)
     with (
         served.running() as plain,
+        # By how much two servers that do the same differ.
+        served.running() as again,
         served.running(*tls) as encrypted,
         served.running(*tls, "--tokens", str(tokens)) as guarded,
         collecting() as collector,
@@ -147,6 +150,7 @@ def _ways(folder: Path) -> Iterator[list[Way]]:
     ):
         yield [
             Way(_PLAIN, plain, {}),
+            Way(_AGAIN, again, {}),
             Way(_TLS, encrypted, caller),
             Way(_TLS_AND_TOKEN, guarded, {**caller, "RETINUE_TOKEN": token}),
             Way(_TRACED, traced, {}),
