@@ -5,7 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -73,6 +73,10 @@ def calls_ok(server: ServerProcess) -> float:
 
 def connections_of(process: psutil.Process) -> int:
     return sum(one.status == psutil.CONN_ESTABLISHED for one in process.net_connections("tcp"))
+
+
+def listens(process: psutil.Process) -> bool:
+    return any(one.status == psutil.CONN_LISTEN for one in process.net_connections("tcp"))
 
 
 def test_connections_are_divided_and_counted_together(
@@ -247,6 +251,30 @@ def test_a_front_end_that_is_killed_comes_back_and_others_answer_meanwhile(
     for connection in connections:
         assert label(connection.classify(flat(255, 0, 0), model="colour-locator")) == "red"
     assert server.terminate() == 0
+
+
+def test_a_front_end_that_comes_back_takes_no_call_before_it_has_the_models(server: ServerProcess) -> None:
+    before = front_ends(server)
+    engine = psutil.Process(server.process.pid)
+    before[0].kill()
+    server.wait_for_event("worker_died")
+    wait_until(lambda: len(front_ends(server)) == 2, "it to be started again")
+    (back,) = (process for process in front_ends(server) if process not in before)
+    # Who has the models cannot give them now.
+    engine.suspend()
+    with ExitStack() as opened:
+        opened.callback(engine.resume)
+        wait_until(lambda: listens(back), "it to have the port")
+        connections = [opened.enter_context(connected(server.grpc_address)) for _ in range(2 * _CONNECTIONS)]
+        callers = opened.enter_context(ThreadPoolExecutor(len(connections)))
+        calls = [
+            callers.submit(connection.classify, flat(0, 0, 255), model="colour-locator")
+            for connection in connections
+        ]
+        answered, _ = wait(calls, timeout=1, return_when=FIRST_COMPLETED)
+        assert not answered
+        engine.resume()
+        assert {label(call.result()) for call in calls} == {"blue"}
 
 
 def test_the_images_of_a_front_end_that_dies_leave_the_queue(models: Path) -> None:

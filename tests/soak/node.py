@@ -172,9 +172,12 @@ class Node:
         await self._ended()
 
     def kill_front_end(self, place: int) -> bool:
-        """Ends one of its front-ends by SIGKILL; false where it has none."""
+        """Ends one of its front-ends by SIGKILL, unless another one is not back yet; returns whether it did.
+
+        When there is none left, the server is as good as killed, which is a fault of its own.
+        """
         children = psutil.Process(self.server.process.pid).children()
-        if not children:
+        if len(children) < 2 or not all(map(_listens, children)):
             return False
         self.life.front_ends_killed += 1
         self.shaken_at = time.monotonic()
@@ -215,3 +218,10 @@ class Node:
         if not self.encrypted:
             return False
         return ssl.create_default_context(cadata=self._access.ca.decode())
+
+
+def _listens(process: psutil.Process) -> bool:
+    try:
+        return any(one.status == psutil.CONN_LISTEN for one in process.net_connections("tcp"))
+    except psutil.Error:
+        return False

@@ -68,7 +68,7 @@ class FrontEndProcess:
         counts: What its metrics said last.
         statistics: What it had counted of each model then.
         models: What it has of each model.
-        listening: Set when it answers calls.
+        listening: Set when it can be given models.
         ready: Set when it serves models.
         current: Set when these are the ones that it was given last, or it has ended.
         drained: Set when it has no call in flight and takes no more, or has ended.

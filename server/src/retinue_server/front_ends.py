@@ -244,7 +244,8 @@ class FrontEnds(Collector):
     async def _start(self, number: int) -> None:
         process = FrontEndProcess(self, self._tracer)
         try:
-            await process.start(replace(self._plan, private_address=self._private.address(number)))
+            address = self._private.address(number)
+            await process.start(replace(self._plan, private_address=address, joins=self._serving))
         except OSError:
             process.close()
             raise
@@ -311,7 +312,7 @@ class FrontEnds(Collector):
                 raise StartupError(
                     process.failure or f"front-end process {number} ended with code {code}; its log says why."
                 )
-            _log.error("worker_died", worker=number, exit_code=code)
+            _log.error("worker_died", worker=number, exit_code=code, reason=process.failure)
             if time.monotonic() - began > _SOUND_SECONDS:
                 pause_seconds = _FIRST_RESTART_SECONDS
             while number not in self._processes:

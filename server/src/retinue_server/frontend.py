@@ -60,7 +60,7 @@ class FrontEnd:
         # Until it is known which names are wanted; it may be asked for what it has counted before.
         self._metrics = Metrics()
         self._orders: asyncio.Queue[tuple[Kind, bytes]] = asyncio.Queue()
-        self._opened = self._ending = False
+        self._opened = self._ending = self._joins = False
         self._channel = Channel(self._on_frame, self._on_lost)
         self._link = EngineLink(self._channel.send)
         self._asking = Asking(self._channel.send)
@@ -118,7 +118,9 @@ class FrontEnd:
         except StartupError as error:
             self._channel.send(frame(Kind.FAILED, error.message.encode()))
             return
-        await self._rpc.start()
+        self._joins = plan.joins
+        if not self._joins:
+            await self._rpc.start()
         self._engine.start()
         if not self._models_stay:
             # Models may go again, and the collector must find what of them refers only to itself.
@@ -162,6 +164,8 @@ class FrontEnd:
             self._opened = True
             self._service.open(catalog)
             await self._rpc.open(catalog)
+            if self._joins:
+                await self._rpc.start()
             if self._models_stay:
                 _keep()
         self._channel.send(frame(Kind.READY, frames.pack_number(served.number)))

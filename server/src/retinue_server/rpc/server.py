@@ -137,8 +137,9 @@ class RpcServer:
             raise cannot_listen(settings.host, settings.grpc_port) from error
 
     async def start(self) -> None:
-        """Answers calls; until `open`, with UNAVAILABLE."""
-        await self._health.set("", _NOT_SERVING)
+        """Answers calls; until `open`, which may have been before, with UNAVAILABLE."""
+        if not self._known:
+            await self._health.set("", _NOT_SERVING)
         await self._server.start()
 
     async def open(self, catalog: Catalog) -> None:

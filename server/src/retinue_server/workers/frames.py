@@ -45,7 +45,7 @@ class Kind(IntEnum):
 
     # From a front-end.
     LISTENING = 32
-    """It answers calls, if only with UNAVAILABLE."""
+    """It can be given models."""
     FAILED = 33
     """It cannot start, and why."""
     READY = 34

@@ -25,12 +25,14 @@ class Plan:
         provider: What runs the models.
         decode_threads: How many threads decode images.
         private_address: Where it takes calls of the engine's process besides, without encryption; empty for nowhere.
+        joins: Whether others serve already, so that it takes no call before it has the models.
     """
 
     settings: Settings
     provider: Provider
     decode_threads: int
     private_address: str = ""
+    joins: bool = False
 
     def pack(self) -> bytes:
         """The body of `SETTINGS`."""
@@ -41,6 +43,7 @@ class Plan:
                 "provider": [provider.name, provider.requested, provider.fallback_reason],
                 "decode_threads": self.decode_threads,
                 "private_address": self.private_address,
+                "joins": self.joins,
             }
         ).encode()
 
@@ -51,7 +54,7 @@ class Plan:
         settings = Settings(**tomllib.loads(value["settings"]))
         name, requested, fallback_reason = value["provider"]
         provider = Provider(name, requested, fallback_reason, chain=())
-        return cls(settings, provider, value["decode_threads"], value["private_address"])
+        return cls(settings, provider, value["decode_threads"], value["private_address"], value["joins"])
 
 
 def shared_among(settings: Settings, workers: int, grpc_port: int) -> Settings:
