@@ -123,11 +123,12 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path} is no regular file; copy it again.")
+                raise BundleError(f"{printable(str(path))} is no regular file; copy it again.")
             yield file
     except OSError as error:
+        # Files of weights are named by graphs.
         raise BundleError(
-            f"{path} cannot be read: {error.strerror}; copy it again, or let this user read it."
+            f"{printable(str(path))} cannot be read: {error.strerror}; copy it again, or let this user read it."
         ) from error
 
 
