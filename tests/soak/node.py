@@ -127,7 +127,12 @@ class Node:
         await asyncio.to_thread(server.wait_until_ready)
         scheme = "https" if self.encrypted else "http"
         self.http_url = server.http_url.replace("http", scheme, 1)
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", -1),
+            # As the client library has it: when a front-end is gone, gRPC itself would try the others a second later.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+        ]
         if self.encrypted:
             credentials = grpc.ssl_channel_credentials(self._access.ca)
             # Each call may take another front-end's connection.
