@@ -54,6 +54,8 @@ def _in_every_form(image: Image.Image, folder: Path) -> dict[str, Any]:
     return {
         "path": path,
         "path as text": str(path),
+        "URL": path.as_uri(),
+        "file": io.BytesIO(path.read_bytes()),
         "bytes": path.read_bytes(),
         "bytearray": bytearray(path.read_bytes()),
         "opened image": Image.open(path),
@@ -73,7 +75,8 @@ def test_a_picture_has_the_same_answer_in_every_form(client: Client, tmp_path: P
         assert not isinstance(result, ImageError), (name, result)
         assert np.array_equal(result.class_map, client.segment(picture).class_map), name
     expected = client.classify(picture).to_dict()["classes"]
-    for name, form in forms.items():
+    # An open file is read once.
+    for name, form in _in_every_form(picture, tmp_path).items():
         assert client.classify(form).to_dict()["classes"] == expected, name
     assert set(np.unique(classes)) == {0, 1, 2}
 

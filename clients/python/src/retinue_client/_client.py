@@ -51,11 +51,11 @@ ResultT = TypeVar("ResultT")
 class Client:
     """Asks a Retinue server about images. One client, one connection, any number of threads.
 
-    An image is a path, the bytes of an image file, a Pillow image, or a uint8 array [H, W, 3] in RGB, [H, W,
-    4] in RGBA or [H, W] in grey. A call about one image returns its result and raises `ImageError` where
-    there is none. A call about several returns a list with, for each image in order, its result or its
-    `ImageError` as a value. Whatever concerns the call as a whole is raised: see the tree in `RetinueError`'s
-    module.
+    An image is a path, a URL, a file that is open for reading bytes, the bytes of an image file, a Pillow image, or a
+    uint8 array [H, W, 3] in RGB, [H, W, 4] in RGBA or [H, W] in grey: see `ImageSource`. A call about one image
+    returns its result and raises `ImageError` where there is none. A call about several returns a list with, for each
+    image in order, its result or its `ImageError` as a value. Whatever concerns the call as a whole is raised: see the
+    tree in `RetinueError`'s module.
 
     Args:
         address: "HOST:PORT". None means the environment variable RETINUE_SERVER, or localhost:8001.
