@@ -12,6 +12,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
+from retinue_client._async_stream import AsyncStreams
 from retinue_client._calls import (
     Call,
     classify_call,
@@ -48,7 +49,7 @@ from retinue_client._segmentation import Segmentation
 ResultT = TypeVar("ResultT")
 
 
-class AsyncClient:
+class AsyncClient(AsyncStreams):
     """`Client` for asyncio: the same calls, to be awaited, any number of them at once in one event loop.
 
     It connects at its first call, in whose event loop it then belongs.
@@ -254,6 +255,16 @@ class AsyncClient:
         self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
     ) -> ResultT | list[ResultT | ImageError]:
         many, is_one = as_images(images)
+        job = await self._answered(call, many)
+        return job.outcome() if is_one else job.outcomes()
+
+    async def _ask_about(
+        self, call: Call[ResultT], images: Iterable[ImageSource]
+    ) -> list[ResultT | ImageError]:
+        return (await self._answered(call, images)).outcomes()
+
+    async def _answered(self, call: Call[ResultT], many: Iterable[ImageSource]) -> Job[ResultT]:
+        """A job whose every request was answered."""
         # The caller's iterator runs here in the caller's thread; only what it gave is read elsewhere.
         sources = list(many)
         all_at_hand = all(isinstance(source, bytes) for source in sources)
@@ -275,7 +286,7 @@ class AsyncClient:
         finally:
             for _, answer in under_way:
                 answer.cancel()
-        return job.outcome() if is_one else job.outcomes()
+        return job
 
     async def _settle(
         self, job: Job[Any], request: Request, answer: Awaitable[Any], timeout_seconds: float | None

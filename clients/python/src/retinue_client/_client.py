@@ -44,11 +44,12 @@ from retinue_client._repository import (
 )
 from retinue_client._security import Security, Tls
 from retinue_client._segmentation import Segmentation
+from retinue_client._stream import Pending, Streams
 
 ResultT = TypeVar("ResultT")
 
 
-class Client:
+class Client(Streams):
     """Asks a Retinue server about images. One client, one connection, any number of threads.
 
     An image is a path, a URL, a file that is open for reading bytes, the bytes of an image file, a Pillow image, or a
@@ -283,6 +284,19 @@ class Client:
             for _, future in under_way:
                 future.cancel()
         return job.outcomes()
+
+    def _begin(self, call: Call[ResultT], image: ImageSource) -> Pending[ResultT]:
+        job = Job(call, [image], self._limits)
+        request = next(job.requests(), None)
+        if request is None:
+            return Pending(job)
+        method = self._method(call.method)
+        timeout_seconds = self._timeout(call.timeout_seconds)
+        metadata = (*call.metadata, *self._security.metadata)
+        with self._translating(timeout_seconds):
+            future = method.future(request.message, timeout=timeout_seconds, metadata=metadata)
+        settle = functools.partial(self._settle, job, request, future.result, timeout_seconds)
+        return Pending(job, future, settle)
 
     def _settle(
         self, job: Job[Any], request: Request, answer: Callable[[], Any], timeout_seconds: float | None
