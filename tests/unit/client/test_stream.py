@@ -252,6 +252,40 @@ def test_an_event_loop_goes_on_while_a_camera_is_waited_for(server, live):
     assert asyncio.run(both()).outcome.best.label == "frame 0"
 
 
+def test_many_cameras_that_are_waited_for_and_one_that_is_stuck_hold_nobody_up(server):
+    """More of them than the event loop has threads for other things; the program then ends all the same."""
+    stuck = threading.Event()
+
+    def camera():
+        yield np.zeros((4, 6, 3), np.uint8)
+        stuck.wait()
+
+    async def watch():
+        async with AsyncClient(server.address) as client:
+            streams = [client.stream("classify", camera()) for _ in range(50)]
+            frames = await asyncio.gather(*(anext(stream) for stream in streams))
+            waiting = [asyncio.create_task(anext(stream)) for stream in streams]
+            assert (await client.classify(np.zeros((4, 6), np.uint8))).best.label == "6x4 order 4"
+            for task in waiting:
+                task.cancel()
+            return frames
+
+    assert [frame.index for frame in asyncio.run(watch())] == [0] * 50
+    stuck.set()
+
+
+def test_an_asynchronous_loop_that_is_left_without_closing_leaves_nothing_behind(server):
+    async def watch():
+        async with AsyncClient(server.address) as client:
+            async for frame in client.stream("classify", images(30)):
+                if frame.index == 3:
+                    break
+            return (await client.classify(b"after")).best.label
+
+    assert asyncio.run(watch()) == "after"
+    assert len(server.service.requests) <= 3 + 1 + 4 + 1
+
+
 def test_the_frames_of_a_video_may_be_one_array(stream):
     video = np.zeros((3, 4, 6, 3), np.uint8)
     labels = [frame.outcome.best.label for frame in stream("classify", video)]

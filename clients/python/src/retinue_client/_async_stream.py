@@ -1,9 +1,13 @@
 """`Client.stream` for asyncio."""
 
 import asyncio
+import functools
+import queue
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from retinue_client._calls import Call
@@ -145,15 +149,49 @@ async def _next(frames: _Numbered) -> tuple[int, ImageSource] | None:
 async def _numbered(frames: Frames) -> _Numbered:
     """The frames in order, with their indices."""
     index = 0
-    if isinstance(frames, AsyncIterable):
+    async with AsyncExitStack() as stack:
+        if not isinstance(frames, AsyncIterable):
+            frames = await stack.enter_async_context(aclosing(_read_in_a_thread(frames)))
         async for image in frames:
             yield index, image
             index += 1
-        return
+
+
+async def _read_in_a_thread(frames: Iterable[ImageSource]) -> AsyncGenerator[ImageSource, None]:
+    """Reads one frame whenever one is wanted, in a thread of its own.
+
+    So no number of cameras takes the threads in which the event loop has other things done, and one that never gives
+    another frame keeps no program from ending.
+    """
+    loop = asyncio.get_running_loop()
+    wanted: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
     iterator = iter(frames)
-    while (read := await asyncio.to_thread(next, iterator, _END)) is not _END:
-        yield index, read  # type: ignore[misc]
-        index += 1
+
+    def read() -> None:
+        while (answer := wanted.get()) is not None:
+            try:
+                tell = functools.partial(_tell, answer.set_result, answer, next(iterator, _END))
+            except BaseException as error:  # for whoever takes the frames
+                tell = functools.partial(_tell, answer.set_exception, answer, error)
+            with suppress(RuntimeError):  # the event loop ended meanwhile
+                loop.call_soon_threadsafe(tell)
+
+    threading.Thread(target=read, name="retinue-frames", daemon=True).start()
+    try:
+        while True:
+            answer = loop.create_future()
+            wanted.put(answer)
+            if (image := await answer) is _END:
+                return
+            yield image
+    finally:
+        wanted.put(None)
+
+
+def _tell(how: Callable[[Any], None], answer: asyncio.Future[Any], what: Any) -> None:
+    """Settles what is still waited for."""
+    if not answer.done():
+        how(what)
 
 
 async def _newest(numbered: _Numbered) -> _Numbered:
