@@ -252,6 +252,10 @@ def test_a_forbidden_file_says_that_it_is(tmp_path):
     assert str(error) == f"{tmp_path / 'secret.jpg'}: Reading the file is not permitted."
 
 
+def test_a_file_whose_error_says_nothing_has_the_errors_name():
+    assert images.file_error(TimeoutError(), "slow.jpg").message == "The file cannot be read: TimeoutError."
+
+
 def test_every_source_of_one_photo_is_drawn_in_the_same_frame(tmp_path):
     data, upright = rotated_photo()
     path = tmp_path / "photo.png"

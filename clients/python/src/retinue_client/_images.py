@@ -223,7 +223,7 @@ def file_error(exc: OSError | ValueError, path: str | os.PathLike[str]) -> Image
     """An error in the words of this package for what the operating system said of a file."""
     reason, message = (
         "FILE_UNREADABLE",
-        f"The file cannot be read: {getattr(exc, 'strerror', None) or exc}.",
+        f"The file cannot be read: {getattr(exc, 'strerror', None) or str(exc) or type(exc).__name__}.",
     )
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         reason, message = "FILE_NOT_FOUND", "There is no such file."
