@@ -255,16 +255,6 @@ class AsyncClient(AsyncStreams):
         self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
     ) -> ResultT | list[ResultT | ImageError]:
         many, is_one = as_images(images)
-        job = await self._answered(call, many)
-        return job.outcome() if is_one else job.outcomes()
-
-    async def _ask_about(
-        self, call: Call[ResultT], images: Iterable[ImageSource]
-    ) -> list[ResultT | ImageError]:
-        return (await self._answered(call, images)).outcomes()
-
-    async def _answered(self, call: Call[ResultT], many: Iterable[ImageSource]) -> Job[ResultT]:
-        """A job whose every request was answered."""
         # The caller's iterator runs here in the caller's thread; only what it gave is read elsewhere.
         sources = list(many)
         all_at_hand = all(isinstance(source, bytes) for source in sources)
@@ -286,7 +276,7 @@ class AsyncClient(AsyncStreams):
         finally:
             for _, answer in under_way:
                 answer.cancel()
-        return job
+        return job.outcome() if is_one else job.outcomes()
 
     async def _settle(
         self, job: Job[Any], request: Request, answer: Awaitable[Any], timeout_seconds: float | None

@@ -96,19 +96,19 @@ class AsyncStreams(ABC):
 
         async def ask(image: ImageSource) -> Any:
             try:
-                (outcome,) = await self._ask_about(call, [image])
+                outcomes: Any = await self._ask(call, [image])
             except OF_ONE_FRAME as error:
-                outcome = as_image_error(error, image)
-            return outcome
+                return as_image_error(error, image)
+            return outcomes[0]
 
         numbered = _numbered(frames)
         return _answer(ask, _newest(numbered) if live else numbered, max_in_flight)
 
     @abstractmethod
-    async def _ask_about(
-        self, call: Call[ResultT], images: Iterable[ImageSource]
-    ) -> list[ResultT | ImageError]:
-        """Asks about some images."""
+    async def _ask(
+        self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
+    ) -> ResultT | list[ResultT | ImageError]:
+        """Asks about one image or several."""
 
 
 async def _answer(

@@ -296,7 +296,7 @@ class Client(Streams):
         with self._translating(timeout_seconds):
             future = method.future(request.message, timeout=timeout_seconds, metadata=metadata)
         settle = functools.partial(self._settle, job, request, future.result, timeout_seconds)
-        return Pending(job, future, settle)
+        return Pending(job, future, settle, future.cancel)
 
     def _settle(
         self, job: Job[Any], request: Request, answer: Callable[[], Any], timeout_seconds: float | None

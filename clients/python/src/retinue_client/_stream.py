@@ -36,14 +36,17 @@ class Pending(Generic[ResultT]):
         job: The question.
         future: The call that answers it. None where the image could not be read, so that there is none.
         settle: Waits for the call and hands its answer to the job.
+        cancel: Gives the answer up.
     """
 
     def __init__(
         self,
         job: Job[ResultT],
         future: "grpc.Future[Any] | None" = None,
-        settle: Callable[[], None] = lambda: None,
+        settle: Callable[[], object] = lambda: None,
+        cancel: Callable[[], object] = lambda: None,
     ) -> None:
+        self.cancel = cancel
         self._job, self._future, self._settle = job, future, settle
 
     def outcome(self) -> ResultT | ImageError:
@@ -65,11 +68,6 @@ class Pending(Generic[ResultT]):
             tell()
         else:
             self._future.add_done_callback(lambda _: tell())
-
-    def cancel(self) -> None:
-        """Gives the answer up."""
-        if self._future is not None:
-            self._future.cancel()
 
 
 class Streams(ABC):
