@@ -117,7 +117,7 @@ def test_whoever_takes_their_time_over_a_result_stops_the_reading(stream):
 
 
 def test_what_concerns_one_frame_is_its_outcome_and_the_next_goes_on(stream, server, failure, tmp_path):
-    server.service.failures.append(failure(Code.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 2.5))
+    server.service.failures.append(failure(Code.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 60.0))
     server.service.failures.append(failure(Code.DEADLINE_EXCEEDED, "Late.", "EXPIRED_IN_QUEUE"))
     frames = [b"1", b"2", b"bad", tmp_path / "missing.jpg", np.zeros((4, 4)), b"6"]
     outcomes = [frame.outcome for frame in stream("classify", frames, max_in_flight=1)]
@@ -130,7 +130,7 @@ def test_what_concerns_one_frame_is_its_outcome_and_the_next_goes_on(stream, ser
         "6",
     ]
     assert all(isinstance(outcome, ImageError) for outcome in outcomes[:5])
-    assert (outcomes[0].code, outcomes[0].retry_after_seconds) == (Code.RESOURCE_EXHAUSTED, 2.5)
+    assert (outcomes[0].code, outcomes[0].retry_after_seconds) == (Code.RESOURCE_EXHAUSTED, 60.0)
     assert outcomes[0].source == "1 bytes"
 
 
