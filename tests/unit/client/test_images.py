@@ -210,6 +210,17 @@ def test_an_open_file_that_gives_no_bytes_is_refused_with_advice(tmp_path):
             getattr(file, "close", list)()
 
 
+def test_whatever_an_open_file_raises_is_an_error_of_that_image_alone(ask):
+    class Torn(io.BytesIO):
+        def read(self, size=-1):
+            raise EOFError("the stream ended early")
+
+    torn, whole = ask("classify", [Torn(), io.BytesIO(b"whole")])
+    assert (torn.reason, torn.source) == ("FILE_UNREADABLE", "file Torn")
+    assert torn.message == "The file cannot be read: EOFError: the stream ended early."
+    assert whole.best.label == "whole"
+
+
 def test_an_open_file_is_bounded(monkeypatch):
     class Endless:
         def read(self, size):

@@ -19,7 +19,7 @@ from retinue.v1 import image_pb2
 from retinue_client._errors import ImageError
 from retinue_client._pillow import decoding, load_upright, orientation
 from retinue_client._pixels import Pixels, describe_pixels, fill_pixels, image_of_array
-from retinue_client._urls import is_url, open_url
+from retinue_client._urls import as_os_error, is_url, open_url
 
 
 @runtime_checkable
@@ -208,8 +208,10 @@ def _read_open_file(file: Readable) -> bytes:
         raise ImageError(advice, source=source, reason="FILE_UNREADABLE")
     try:
         data = read_stream(file, source)
-    except (OSError, ValueError) as exc:
-        raise file_error(exc, source) from exc
+    except ImageError:
+        raise
+    except Exception as exc:  # a file of an archive or a connection has errors of its own
+        raise file_error(as_os_error(exc), source) from exc
     if not data:
         raise ImageError(
             "The file has no bytes from where it stands: if it was read before, go back with file.seek(0).",

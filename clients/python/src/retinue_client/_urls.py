@@ -36,7 +36,7 @@ def open_url(url: str) -> Iterator[BinaryIO]:
     except (OSError, ImageError):
         raise
     except Exception as exc:  # each of fsspec's file systems has errors of its own
-        raise _as_os_error(exc) from exc
+        raise as_os_error(exc) from exc
 
 
 def _at_once(url: str) -> dict[str, Any]:
@@ -48,7 +48,10 @@ def _at_once(url: str) -> dict[str, Any]:
     return {"block_size": 0, "size": 1} if url.startswith(("http://", "https://")) else {}
 
 
-def _as_os_error(exc: Exception) -> OSError:
+def as_os_error(exc: Exception) -> OSError:
+    """What a file that is none of this machine's raised, as one of this machine's would."""
+    if isinstance(exc, OSError):
+        return exc
     # What aiohttp says of an answer repeats the URL, which may hold a signature.
     status = getattr(exc, "status", None)
     if isinstance(status, int):
