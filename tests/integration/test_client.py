@@ -1,6 +1,7 @@
 """The Python client against a real server: every way to give an image, every kind of answer and of refusal."""
 
 import asyncio
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tests import pictures
 from tests.busy import SLOW_MODEL, engine_held
 from tests.calls import Connection
 from tests.integration.conftest import SMALL_REQUEST_BYTES
+from tests.metrics_page import wait_until, waiting_images
 from tests.server_process import ServerProcess
 
 from retinue_client import (
@@ -54,6 +56,8 @@ def _in_every_form(image: Image.Image, folder: Path) -> dict[str, Any]:
     return {
         "path": path,
         "path as text": str(path),
+        "URL": path.as_uri(),
+        "file": io.BytesIO(path.read_bytes()),
         "bytes": path.read_bytes(),
         "bytearray": bytearray(path.read_bytes()),
         "opened image": Image.open(path),
@@ -73,7 +77,8 @@ def test_a_picture_has_the_same_answer_in_every_form(client: Client, tmp_path: P
         assert not isinstance(result, ImageError), (name, result)
         assert np.array_equal(result.class_map, client.segment(picture).class_map), name
     expected = client.classify(picture).to_dict()["classes"]
-    for name, form in forms.items():
+    # An open file is read once.
+    for name, form in _in_every_form(picture, tmp_path).items():
         assert client.classify(form).to_dict()["classes"] == expected, name
     assert set(np.unique(classes)) == {0, 1, 2}
 
@@ -214,6 +219,47 @@ def test_timing_says_where_the_time_went(client: Client) -> None:
     assert timing.inference_us > 0
     assert sum(stages) <= timing.total_us + len(stages)
     assert timing.batch_size >= 1
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_stream_of_frames_is_answered_in_order(client: Client, live: bool) -> None:
+    labels = [_LABELS[index % 3] for index in range(60)]
+    video = np.stack([np.asarray(pictures.solid(pictures.COLOURS[label], 32, 24)) for label in labels])
+    taken = list(client.stream("detect", video, max_in_flight=3, live=live))
+    assert len(taken) == 60 or live
+    assert taken[-1].index == 59
+    assert [frame.index for frame in taken] == sorted({frame.index for frame in taken})
+    for frame in taken:
+        assert isinstance(frame.outcome, Detections)
+        assert frame.outcome.labels == (labels[frame.index],)
+        assert frame.image is not None
+
+
+async def test_a_stream_goes_on_after_frames_that_are_none(colour_server: ServerProcess) -> None:
+    frames = [pictures.png(pictures.RED), b"text", np.zeros((4, 4)), pictures.png(pictures.BLUE)]
+    async with AsyncClient(colour_server.grpc_address) as client:
+        outcomes = [frame.outcome async for frame in client.stream("classify", frames)]
+        assert [isinstance(outcome, ImageError) for outcome in outcomes] == [False, True, True, False]
+        with pytest.raises(ModelNotFoundError):
+            _ = [frame async for frame in client.stream("classify", frames, model="nope")]
+
+
+async def test_frames_of_a_stream_that_is_left_are_never_run(
+    small: Connection, small_server: ServerProcess
+) -> None:
+    def waiting(count: int) -> None:
+        found = functools.partial(waiting_images, small_server.http_url, "colour-classifier")
+        wait_until(lambda: found() == count, f"{count} frames in the queue")
+
+    with engine_held(small, small_server) as held:
+        async with AsyncClient(small_server.grpc_address) as client:
+            frames = [pictures.png(pictures.RED)] * 30
+            stream = client.stream("classify", frames, model="colour-classifier", max_in_flight=4)
+            first = asyncio.create_task(anext(stream))
+            await asyncio.to_thread(waiting, 4)
+            first.cancel()
+            await asyncio.to_thread(waiting, 0)
+        assert not held.done()
 
 
 async def test_many_calls_share_the_connection_of_an_async_client(colour_server: ServerProcess) -> None:

@@ -340,6 +340,9 @@ def test_models_are_listed_with_what_a_caller_needs(ask):
         ("b-detector", 3, "detect"),
         ("c-segmenter", 3, "segment"),
     ]
+    assert repr(models[0]) == (
+        "<ModelInfo a-classifier v3: classify, 3 classes, 160x224 rgb, fp16_weights, CPUExecutionProvider>"
+    )
     classifier, detector, segmenter = models
     assert (classifier.input_height, classifier.input_width, classifier.colour) == (224, 160, "rgb")
     assert classifier.labels == ("shirt", "bag", "boot")

@@ -20,6 +20,7 @@ def test_the_public_api_is_this_list():
         "DetectOptions",
         "Detection",
         "Detections",
+        "Frame",
         "ImageError",
         "ImageSource",
         "InvalidRequestError",
@@ -61,4 +62,5 @@ def test_importing_the_library_needs_only_its_base_dependencies():
     program = "import sys, retinue_client; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     forbidden = {"typer", "click", "rich", "pyarrow", "onnxruntime", "retinue_server", "torch", "pycocotools"}
+    forbidden |= {"fsspec", "aiohttp", "supervision"}
     assert set(loaded.stdout.split()) & forbidden == set()

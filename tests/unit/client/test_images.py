@@ -163,6 +163,82 @@ def test_what_is_no_image_is_a_type_error_that_says_what_is():
         sent([1, 2])
 
 
+class Dripping(io.BytesIO):
+    """A file that gives less than it is asked for, as sockets do."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 3))
+
+
+def test_an_open_file_travels_from_where_it_stands_and_stays_open(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"0123456789")
+    with (tmp_path / "a.jpg").open("rb") as file:
+        file.seek(2)
+        assert sent(file).encoded == b"23456789"
+        assert not file.closed
+        with pytest.raises(ImageError, match=r"a\.jpg: .*seek\(0\)") as caught:
+            sent(file)
+        assert caught.value.reason == "IMAGE_EMPTY"
+    assert sent(Dripping(b"0123456789")).encoded == b"0123456789"
+
+
+def test_an_open_file_that_gives_no_bytes_is_refused_with_advice(tmp_path):
+    class Uploaded:
+        async def read(self, size=-1):
+            return b""
+
+    class Text:
+        def read(self, size=-1):
+            return "text"
+
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
+    with (tmp_path / "a.jpg").open("rb") as closed:
+        pass
+    with (tmp_path / "a.jpg").open() as text:
+        for file, advice in (
+            (text, "mode 'rb'"),
+            (io.StringIO("text"), "mode 'rb'"),
+            (Text(), "mode 'rb'"),
+            (closed, "is closed"),
+            (Uploaded(), r"await file\.read\(\)"),
+            ((tmp_path / "b.jpg").open("wb"), "cannot be read"),
+        ):
+            with pytest.raises(ImageError, match=advice) as caught:
+                sent(file)
+            assert caught.value.reason == "FILE_UNREADABLE"
+            assert caught.value.source
+            getattr(file, "close", list)()
+
+
+def test_whatever_an_open_file_raises_is_an_error_of_that_image_alone(ask):
+    class Torn(io.BytesIO):
+        def read(self, size=-1):
+            raise EOFError("the stream ended early")
+
+    torn, whole = ask("classify", [Torn(), io.BytesIO(b"whole")])
+    assert (torn.reason, torn.source) == ("FILE_UNREADABLE", "file Torn")
+    assert torn.message == "The file cannot be read: EOFError: the stream ended early."
+    assert whole.best.label == "whole"
+
+
+def test_an_open_file_is_bounded(monkeypatch):
+    class Endless:
+        def read(self, size):
+            return bytes(min(size, 1000))
+
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100_000)
+    with pytest.raises(ImageError) as caught:
+        sent(Endless())
+    assert (caught.value.reason, caught.value.source) == ("FILE_TOO_LARGE", "file Endless")
+
+
+def test_an_open_file_is_one_image_and_not_a_list_of_lines():
+    assert images.is_image_source(io.BytesIO(b"one\ntwo"))
+    assert repr(images.WithRegions(io.BytesIO(b"x"), [[0, 0, 1, 1]])) == (
+        "<WithRegions file BytesIO: [[0, 0, 1, 1]]>"
+    )
+
+
 def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match=r"missing\.jpg: There is no such file") as caught:
         images.read_file(tmp_path / "missing.jpg")
@@ -187,11 +263,16 @@ def test_a_forbidden_file_says_that_it_is(tmp_path):
     assert str(error) == f"{tmp_path / 'secret.jpg'}: Reading the file is not permitted."
 
 
+def test_a_file_whose_error_says_nothing_has_the_errors_name():
+    assert images.file_error(TimeoutError(), "slow.jpg").message == "The file cannot be read: TimeoutError."
+
+
 def test_every_source_of_one_photo_is_drawn_in_the_same_frame(tmp_path):
     data, upright = rotated_photo()
     path = tmp_path / "photo.png"
     path.write_bytes(data)
-    for source in (path, data, Image.open(io.BytesIO(data)), np.ascontiguousarray(upright)):
+    sources = (path, data, io.BytesIO(data), path.as_uri(), Image.open(io.BytesIO(data)))
+    for source in (*sources, np.ascontiguousarray(upright)):
         assert np.array_equal(np.asarray(images.open_upright(source)), upright)
     assert images.upright_size(data) == (2, 3)
 

@@ -12,6 +12,7 @@ from retinue_client import (
     Detection,
     Detections,
     ImageError,
+    Keypoint,
     RleMask,
     Segmentation,
     Timing,
@@ -204,3 +205,35 @@ def test_drawing_leaves_the_given_image_alone():
         assert drawn.mode == "RGB"
         assert drawn.tobytes() != image.tobytes()
         assert image.getcolors() == [(640 * 480, (10, 20, 30))]
+
+
+def test_the_parts_of_results_say_what_they_are_without_their_bytes():
+    mask = RleMask(2, "boot", b"9220003" * 1000, 4, 6)
+    point = Keypoint("toe", 1.25, 2.0, 0.5)
+    fields = {"score": 0.875, "class_id": 2, "label": "boot"}
+    assert repr(Detection(1, 2, 30, 40.25, **fields)) == "<Detection boot 0.88 in (1.0, 2.0, 30.0, 40.2)>"
+    full = Detection(
+        1, 2, 30, 40, mask=mask, keypoints=(point,), classes=(ClassScore(1, "red", 0.5),), **fields
+    )
+    assert repr(full) == "<Detection boot 0.88, red 0.50 in (1.0, 2.0, 30.0, 40.0), with mask, 1 keypoints>"
+    assert repr(mask) == "<RleMask boot in 6x4>"
+    assert repr((point, ClassScore(1, "red", 0.5))) == "(<Keypoint toe at 1.2, 2.0>, <ClassScore red 0.50>)"
+
+
+def test_results_are_read_only_arrays():
+    classes = classification(0.75, 0.25)
+    assert (classes.scores.dtype, classes.scores.tolist()) == (np.float32, [0.75, 0.25])
+    assert (classes.class_ids.dtype, classes.class_ids.tolist()) == (np.int32, [0, 1])
+    assert classes.labels == ("class 0", "class 1")
+    assert classification().scores.shape == (0,)
+    for array in (classes.scores, classes.class_ids):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_a_slice_of_detections_shares_their_arrays_and_the_raw_class_map_its_bytes():
+    found = detections()
+    assert np.shares_memory(found[1:3].boxes, found.boxes)
+    assert found[::-1].labels == ("bag", "boot", "shirt", "boot")
+    result, _ = segmentation()
+    assert np.shares_memory(result.class_map, np.frombuffer(result.encoded, np.uint8))

@@ -7,6 +7,8 @@ import pytest
 
 SOURCES = Path(__file__).parents[3] / "clients/python/src"
 PREAMBLE = """
+import io
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import assert_type
 
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from retinue_client import (
-    AsyncClient, Classification, Client, Detection, Detections, ImageError, Segmentation
+    AsyncClient, Classification, Client, Detection, Detections, Frame, ImageError, Segmentation
 )
 
 client = Client()
@@ -29,16 +31,24 @@ assert_type(client.detect(path for path in Path(".").iterdir()), list[Detections
 assert_type(client.detect("a.jpg")[0], Detection)
 assert_type(client.detect("a.jpg")[:2], Detections)
 
+assert_type(client.classify(io.BytesIO(b"...")), Classification)
+assert_type(client.detect(open("a.jpg", "rb")), Detections)
+assert_type(client.stream("detect", ["a.jpg"], live=True), Generator[Frame[Detections], None, None])
+for frame in client.stream("segment", [np.zeros((2, 2, 3), np.uint8)], mask_format="raw"):
+    assert_type(frame.outcome, Segmentation | ImageError)
+
 async def ask() -> None:
     async with AsyncClient() as other:
         assert_type(await other.classify("a.jpg"), Classification)
         assert_type(await other.segment(["a.jpg"]), list[Segmentation | ImageError])
+        assert_type(other.stream("classify", ["a.jpg"]), AsyncGenerator[Frame[Classification], None])
 """
 WRONG = """
 client.segment("a.jpg", mask_format="jpeg")
 client.classify("a.jpg", topk=1)
 client.classify(3)
 client.detect("a.jpg").boxes = None
+client.stream("detect", ["a.jpg"], top_k=1)
 """
 
 
@@ -55,5 +65,5 @@ def test_a_type_checker_knows_what_each_call_answers_and_which_calls_are_wrong(t
     assert right.returncode == 0, right.stdout
     wrong = check(tmp_path / "wrong.py", PREAMBLE + WRONG)
     first = PREAMBLE.count("\n") + 2
-    for line in range(first, first + 4):
+    for line in range(first, first + 5):
         assert f"wrong.py:{line}: error" in wrong.stdout

@@ -23,6 +23,7 @@ from retinue_client._errors import (
     UnavailableError,
     WrongTaskError,
 )
+from retinue_client._frames import Frame
 from retinue_client._images import ImageSource, WithRegions
 from retinue_client._models import ModelInfo, Quality, Task
 from retinue_client._options import (
@@ -54,6 +55,7 @@ __all__ = [
     "DetectOptions",
     "Detection",
     "Detections",
+    "Frame",
     "ImageError",
     "ImageSource",
     "InvalidRequestError",

@@ -12,6 +12,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
+from retinue_client._async_stream import AsyncStreams
 from retinue_client._calls import (
     Call,
     classify_call,
@@ -48,7 +49,7 @@ from retinue_client._segmentation import Segmentation
 ResultT = TypeVar("ResultT")
 
 
-class AsyncClient:
+class AsyncClient(AsyncStreams):
     """`Client` for asyncio: the same calls, to be awaited, any number of them at once in one event loop.
 
     It connects at its first call, in whose event loop it then belongs.

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,16 @@ from PIL import Image
 from retinue_client._draw import draw_classification, draw_heatmap, score_text
 from retinue_client._images import ImageSource, open_upright
 from retinue_client._masks import heatmap_from_png
+from retinue_client._supervision import supervision_classifications
 from retinue_client._timing import Timing, provenance
 
+if TYPE_CHECKING:
+    import supervision
 
-@dataclass(frozen=True, slots=True)
+ArrayT = TypeVar("ArrayT", bound=npt.NDArray[Any])
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ClassScore:
     """A class and how sure the model is of it.
 
@@ -28,6 +34,9 @@ class ClassScore:
     class_id: int
     label: str
     score: float
+
+    def __repr__(self) -> str:
+        return f"<ClassScore {self.label} {self.score:.2f}>"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""
@@ -66,6 +75,21 @@ class Classification:
         return self.classes[0]
 
     @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """The probabilities, read-only float32 [K], descending."""
+        return _read_only(np.array([entry.score for entry in self.classes], np.float32))
+
+    @property
+    def class_ids(self) -> npt.NDArray[np.int32]:
+        """The classes, read-only int32 [K], counted from 0."""
+        return _read_only(np.array([entry.class_id for entry in self.classes], np.int32))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names, K of them."""
+        return tuple(entry.label for entry in self.classes)
+
+    @property
     def heatmap(self) -> npt.NDArray[np.uint8]:
         """Where the most probable class is seen, read-only uint8 [h, w], decoded when first asked for.
 
@@ -79,9 +103,7 @@ class Classification:
         if not self.encoded_heatmap:
             raise LookupError("There is no heatmap: ask with heatmap=True.")
         if not self._decoded:
-            decoded = heatmap_from_png(self.encoded_heatmap)
-            decoded.flags.writeable = False
-            self._decoded.append(decoded)
+            self._decoded.append(_read_only(heatmap_from_png(self.encoded_heatmap)))
         return self._decoded[0]
 
     def __iter__(self) -> Iterator[ClassScore]:
@@ -110,6 +132,14 @@ class Classification:
             fields["heatmap"] = {"format": "png", "base64": encoded}
         return fields
 
+    def to_supervision(self) -> "supervision.Classifications":
+        """The classes as those of the supervision package.
+
+        Raises:
+            ImportError: It is not installed (`retinue-client[supervision]`).
+        """
+        return supervision_classifications(self.class_ids, self.scores)
+
     def draw(self, image: ImageSource) -> Image.Image:
         """Paints the image (RGB, upright) with a panel of the classes and their scores below it.
 
@@ -131,3 +161,8 @@ class Classification:
         heatmap = self.heatmap
         name = f"{self.classes[0].label} {score_text(self.classes[0].score)}" if self.classes else ""
         return draw_heatmap(open_upright(image), heatmap, name)
+
+
+def _read_only(array: ArrayT) -> ArrayT:
+    array.flags.writeable = False
+    return array

@@ -44,18 +44,19 @@ from retinue_client._repository import (
 )
 from retinue_client._security import Security, Tls
 from retinue_client._segmentation import Segmentation
+from retinue_client._stream import Pending, Streams
 
 ResultT = TypeVar("ResultT")
 
 
-class Client:
+class Client(Streams):
     """Asks a Retinue server about images. One client, one connection, any number of threads.
 
-    An image is a path, the bytes of an image file, a Pillow image, or a uint8 array [H, W, 3] in RGB, [H, W,
-    4] in RGBA or [H, W] in grey. A call about one image returns its result and raises `ImageError` where
-    there is none. A call about several returns a list with, for each image in order, its result or its
-    `ImageError` as a value. Whatever concerns the call as a whole is raised: see the tree in `RetinueError`'s
-    module.
+    An image is a path, a URL, a file that is open for reading bytes, the bytes of an image file, a Pillow image, or a
+    uint8 array [H, W, 3] in RGB, [H, W, 4] in RGBA or [H, W] in grey: see `ImageSource`. A call about one image
+    returns its result and raises `ImageError` where there is none. A call about several returns a list with, for each
+    image in order, its result or its `ImageError` as a value. Whatever concerns the call as a whole is raised: see the
+    tree in `RetinueError`'s module.
 
     Args:
         address: "HOST:PORT". None means the environment variable RETINUE_SERVER, or localhost:8001.
@@ -283,6 +284,19 @@ class Client:
             for _, future in under_way:
                 future.cancel()
         return job.outcomes()
+
+    def _begin(self, call: Call[ResultT], image: ImageSource) -> Pending[ResultT]:
+        job = Job(call, [image], self._limits)
+        request = next(job.requests(), None)
+        if request is None:
+            return Pending(job)
+        method = self._method(call.method)
+        timeout_seconds = self._timeout(call.timeout_seconds)
+        metadata = (*call.metadata, *self._security.metadata)
+        with self._translating(timeout_seconds):
+            future = method.future(request.message, timeout=timeout_seconds, metadata=metadata)
+        settle = functools.partial(self._settle, job, request, future.result, timeout_seconds)
+        return Pending(job, future, settle, future.cancel)
 
     def _settle(
         self, job: Job[Any], request: Request, answer: Callable[[], Any], timeout_seconds: float | None

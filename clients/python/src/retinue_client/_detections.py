@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,16 @@ from retinue_client._classification import ClassScore
 from retinue_client._draw import draw_detections, draw_masks
 from retinue_client._images import ImageSource, open_upright
 from retinue_client._segmentation import RleMask
+from retinue_client._supervision import supervision_detections
 from retinue_client._timing import Timing, provenance
+
+if TYPE_CHECKING:
+    import supervision
 
 _MOST_DRAWN = 5000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Keypoint:
     """A named point of an object.
 
@@ -33,8 +37,11 @@ class Keypoint:
     y: float
     score: float
 
+    def __repr__(self) -> str:
+        return f"<Keypoint {self.name} at {self.x:.1f}, {self.y:.1f}>"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Detection:
     """One object in an image.
 
@@ -64,6 +71,13 @@ class Detection:
     mask: RleMask | None = None
     keypoints: tuple[Keypoint, ...] = ()
     classes: tuple[ClassScore, ...] = ()
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{edge:.1f}" for edge in self.box)
+        best = f", {self.classes[0].label} {self.classes[0].score:.2f}" if self.classes else ""
+        mask = ", with mask" if self.mask is not None else ""
+        points = f", {len(self.keypoints)} keypoints" if self.keypoints else ""
+        return f"<Detection {self.label} {self.score:.2f}{best} in ({box}){mask}{points}>"
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -155,7 +169,7 @@ class Detections(Sequence[Detection]):
 
     def __getitem__(self, index: int | slice) -> "Detection | Detections":
         if isinstance(index, slice):
-            return self._take(np.arange(len(self))[index])
+            return self._take(index, range(len(self))[index])
         x_min, y_min, x_max, y_max = self.boxes[index].tolist()
         return Detection(
             x_min,
@@ -198,7 +212,41 @@ class Detections(Sequence[Detection]):
         keep = (self.scores >= min_score) & ((x_max - x_min) * (y_max - y_min) >= min_area)
         if wanted is not None:
             keep &= np.array([label in wanted for label in self.labels], dtype=np.bool_)
-        return self._take(np.flatnonzero(keep))
+        kept = np.flatnonzero(keep)
+        return self._take(kept, kept.tolist())
+
+    def decode_masks(self) -> npt.NDArray[np.bool_]:
+        """The masks as bool [D, H, W], in the frame of the image; [0, H, W] where there are none.
+
+        Of many objects in a large image that is a lot: D * H * W bytes. `masks[index].decode()` is one of them.
+        """
+        decoded = np.zeros((len(self.masks), self.image_height, self.image_width), np.bool_)
+        for mask, into in zip(self.masks, decoded, strict=True):
+            into[:] = mask.decode()
+        return decoded
+
+    def keypoint_array(self) -> npt.NDArray[np.float32]:
+        """The keypoints as float32 [D, P, 3], x, y and score of each; [0, 0, 3] where there are none."""
+        points = [[(point.x, point.y, point.score) for point in points] for points in self.keypoints]
+        return np.array(points, np.float32) if points else np.zeros((0, 0, 3), np.float32)
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The same as the supervision package's Detections: boxes, confidences, class ids, masks where there are any.
+
+        Its `data` has the labels as "class_name" and, where there are keypoints, "keypoints", float32 [D, P, 3], x, y
+        and score of each.
+
+        Raises:
+            ImportError: It is not installed (`retinue-client[supervision]`).
+        """
+        return supervision_detections(
+            self.boxes,
+            self.class_ids,
+            self.labels,
+            scores=self.scores,
+            masks=self.decode_masks() if self.masks else None,
+            data={"keypoints": self.keypoint_array()} if self.keypoints else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The result as values that JSON knows."""
@@ -237,11 +285,11 @@ class Detections(Sequence[Detection]):
         ]
         return draw_detections(shown, self.boxes * scale, self.class_ids, self.labels, self.scores, keypoints)
 
-    def _take(self, indices: npt.NDArray[np.intp]) -> "Detections":
+    def _take(self, index: slice | npt.NDArray[np.intp], indices: Sequence[int]) -> "Detections":
         return Detections(
-            boxes=self.boxes[indices],
-            scores=self.scores[indices],
-            class_ids=self.class_ids[indices],
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            class_ids=self.class_ids[index],
             labels=tuple(self.labels[index] for index in indices),
             image_width=self.image_width,
             image_height=self.image_height,

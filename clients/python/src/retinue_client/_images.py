@@ -1,15 +1,15 @@
 """What a caller may hand over as an image, and how it travels.
 
-Paths and bytes are image files and travel as they are. Pillow images and arrays are pixels and travel
-uncompressed.
+Paths, URLs, files that are open and bytes are image files and travel as they are. Pillow images and arrays are pixels
+and travel uncompressed.
 """
 
-import errno
+import inspect
 import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,23 @@ from retinue.v1 import image_pb2
 
 from retinue_client._errors import ImageError
 from retinue_client._pillow import decoding, load_upright, orientation
+from retinue_client._pixels import Pixels, describe_pixels, fill_pixels, image_of_array
+from retinue_client._urls import as_os_error, is_url, open_url
 
-PlainImage: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
-)
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file that is open for reading bytes, or what reads as one does."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes, and none at the end."""
+
+
+PlainImage: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Pixels
 """An image alone: see `ImageSource`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WithRegions:
     """An image and where to look, for models that judge given regions.
 
@@ -38,34 +47,28 @@ class WithRegions:
     image: PlainImage
     regions: npt.ArrayLike
 
+    def __repr__(self) -> str:
+        return f"<WithRegions {describe(self.image)}: {self.regions!r}>"
+
 
 ImageSource: TypeAlias = PlainImage | WithRegions
-"""An image: the path of a file, the bytes of one, a Pillow image, or an array; with regions where a model needs them.
+"""An image: the path of a file, its URL, the file itself, open for reading bytes, or its bytes; a Pillow image, or an
+array; with regions where a model needs them.
+
+Text that begins as "https://" or "s3://" does is a URL, which fsspec reads (`retinue-client[fsspec]`). A file that is
+open is read once, from where it stands to its end, and left open.
 
 Arrays are uint8 [H, W, 3] RGB, [H, W, 4] RGBA, [H, W] or [H, W, 1] grey.
 """
 
 # A file over this is not one of the formats the server reads, and would only fill the memory.
 MAX_FILE_BYTES = 1 << 30
-
-_RGB = image_pb2.CHANNEL_ORDER_RGB
-_RGBA = image_pb2.CHANNEL_ORDER_RGBA
-_GRAY = image_pb2.CHANNEL_ORDER_GRAY
-_ORDERS_BY_MODE = {"L": _GRAY, "RGB": _RGB, "RGBA": _RGBA}
-# Modes that lose nothing on their way to one of the three above.
-_PLAIN_MODES = {
-    "1": "L",
-    "P": "RGB",
-    "RGBX": "RGB",
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-    "LAB": "RGB",
-    "HSV": "RGB",
-    "PA": "RGBA",
-    "LA": "RGBA",
-    "La": "RGBA",
-    "RGBa": "RGBA",
-}
+# Most photos are read in one piece, and what is none takes no more memory than it has bytes.
+_PIECE_BYTES = 4 << 20
+_FORMS = (
+    "a path, a URL, a file that is open for reading bytes, the bytes of an image file, a Pillow image, or a uint8 "
+    "array [height, width, 3] in RGB"
+)
 
 
 def is_image_source(value: object) -> bool:
@@ -80,8 +83,14 @@ def is_image_source(value: object) -> bool:
         | Image.Image
         | np.ndarray
         | np.generic
-        | WithRegions,
+        | WithRegions
+        | Readable,
     )
+
+
+def no_image(value: object) -> TypeError:
+    """The error of a value that is no image."""
+    return TypeError(f"{type(value).__name__} is no image: give {_FORMS}.")
 
 
 def describe(source: ImageSource) -> str:
@@ -92,9 +101,10 @@ def describe(source: ImageSource) -> str:
         return os.fsdecode(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{memoryview(source).nbytes} bytes"
-    if isinstance(source, Image.Image):
-        return f"Pillow image {source.mode} {source.width}x{source.height}"
-    return f"array {source.dtype} {list(source.shape)}"
+    if isinstance(source, Image.Image | np.ndarray):
+        return describe_pixels(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) and name else f"file {type(source).__name__}"
 
 
 def fill_image(message: image_pb2.Image, source: ImageSource) -> int:
@@ -115,15 +125,12 @@ def fill_image(message: image_pb2.Image, source: ImageSource) -> int:
     if isinstance(source, bytes | bytearray | memoryview):
         message.encoded = bytes(source)
         return len(message.encoded)
-    if isinstance(source, Image.Image):
-        return _fill_from_pillow(message, source)
-    if isinstance(source, np.ndarray):
-        order = _channel_order(source)
-        return _fill_raw(message, source.tobytes(), source.shape[0], source.shape[1], order)
-    raise TypeError(
-        f"{type(source).__name__} is no image: give a path, the bytes of an image file, a Pillow image, or a "
-        "uint8 array [height, width, 3] in RGB."
-    )
+    if isinstance(source, Image.Image | np.ndarray):
+        return fill_pixels(message, source)
+    if isinstance(source, Readable):
+        message.encoded = _read_open_file(source)
+        return len(message.encoded)
+    raise no_image(source)
 
 
 def _boxes(regions: npt.ArrayLike) -> list[list[float]]:
@@ -138,20 +145,20 @@ def _boxes(regions: npt.ArrayLike) -> list[list[float]]:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file.
+    """The bytes of a file, also of one that lies at a URL.
 
     Raises:
         ImageError: It cannot be read; the reason is FILE_NOT_FOUND, FILE_FORBIDDEN, FILE_IS_A_FOLDER,
             FILE_TOO_LARGE or FILE_UNREADABLE.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_url(path) if is_url(path) else Path(path).open("rb") as file:
             return read_stream(file, describe(path))
     except (OSError, ValueError) as exc:
         raise file_error(exc, path) from exc
 
 
-def read_stream(stream: BinaryIO, source: str) -> bytes:
+def read_stream(stream: Readable, source: str) -> bytes:
     """The bytes of a file that is open.
 
     Args:
@@ -159,32 +166,74 @@ def read_stream(stream: BinaryIO, source: str) -> bytes:
         source: Its name, for messages.
 
     Raises:
-        ImageError: It has too many; the reason is FILE_TOO_LARGE.
+        ImageError: It has too many, and the reason is FILE_TOO_LARGE; or what it gives is no bytes, and the reason is
+            FILE_UNREADABLE.
         OSError: It cannot be read.
     """
-    # One byte past the limit tells a file that is too large from one that just fits.
-    data = stream.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
+    pieces: list[bytes] = []
+    size_bytes = 0
+    # A file may give less than it is asked for; only at its end it gives nothing.
+    while (piece := stream.read(_PIECE_BYTES)) != b"":
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise ImageError(
+                f"The file gives {type(piece).__name__}, not bytes: open it with mode 'rb'.",
+                source=source,
+                reason="FILE_UNREADABLE",
+            )
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes > MAX_FILE_BYTES:
+            raise ImageError(
+                f"The file has more than {MAX_FILE_BYTES >> 20} MiB: it is no photo.",
+                source=source,
+                reason="FILE_TOO_LARGE",
+            )
+    return pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces)
+
+
+def _read_open_file(file: Readable) -> bytes:
+    """The bytes from where a file of the caller stands to its end.
+
+    Raises:
+        ImageError: There are none, or they cannot be read.
+    """
+    source, advice = describe(file), ""
+    if inspect.iscoroutinefunction(file.read):
+        advice = "Reading the file is to be awaited: give what `await file.read()` gives."
+    elif isinstance(file, io.TextIOBase):
+        advice = "The file is open for reading text: open it with mode 'rb'."
+    elif getattr(file, "closed", False) is True:
+        advice = "The file is closed: give it while it is open, or give its path."
+    if advice:
+        raise ImageError(advice, source=source, reason="FILE_UNREADABLE")
+    try:
+        data = read_stream(file, source)
+    except ImageError:
+        raise
+    except Exception as exc:  # a file of an archive or a connection has errors of its own
+        raise file_error(as_os_error(exc), source) from exc
+    if not data:
         raise ImageError(
-            f"The file has more than {MAX_FILE_BYTES >> 20} MiB: it is no photo.",
+            "The file has no bytes from where it stands: if it was read before, go back with file.seek(0).",
             source=source,
-            reason="FILE_TOO_LARGE",
+            reason="IMAGE_EMPTY",
         )
     return data
 
 
 def file_error(exc: OSError | ValueError, path: str | os.PathLike[str]) -> ImageError:
     """An error in the words of this package for what the operating system said of a file."""
-    number = exc.errno if isinstance(exc, OSError) else None
-    reason, message = {
-        errno.ENOENT: ("FILE_NOT_FOUND", "There is no such file."),
-        errno.ENOTDIR: ("FILE_NOT_FOUND", "There is no such file."),
-        errno.EACCES: ("FILE_FORBIDDEN", "Reading the file is not permitted."),
-        errno.EPERM: ("FILE_FORBIDDEN", "Reading the file is not permitted."),
-        errno.EISDIR: ("FILE_IS_A_FOLDER", "It is a folder. `retinue score` takes all images of a folder."),
-    }.get(
-        number or 0, ("FILE_UNREADABLE", f"The file cannot be read: {getattr(exc, 'strerror', None) or exc}.")
+    reason, message = (
+        "FILE_UNREADABLE",
+        f"The file cannot be read: {getattr(exc, 'strerror', None) or str(exc) or type(exc).__name__}.",
     )
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        reason, message = "FILE_NOT_FOUND", "There is no such file."
+    elif isinstance(exc, PermissionError):
+        reason, message = "FILE_FORBIDDEN", "Reading the file is not permitted."
+    elif isinstance(exc, IsADirectoryError):
+        reason = "FILE_IS_A_FOLDER"
+        message = "It is a folder. `retinue score` takes all images of a folder."
     return ImageError(message, source=describe(path), reason=reason)
 
 
@@ -200,15 +249,15 @@ def open_upright(source: ImageSource) -> Image.Image:
     if isinstance(source, WithRegions):
         source = source.image
     if isinstance(source, np.ndarray):
-        order = _channel_order(source)
-        pixels = source[:, :, 0] if order == _GRAY and source.ndim == 3 else source
-        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image = image_of_array(source)
     elif isinstance(source, Image.Image):
         image = source
     elif isinstance(source, str | os.PathLike):
         image = _decode(read_file(source), describe(source))
-    else:
+    elif isinstance(source, bytes | bytearray | memoryview):
         image = _decode(bytes(source), describe(source))
+    else:
+        image = _decode(_read_open_file(source), describe(source))
     with decoding(describe(source)):
         image = load_upright(image)
         if image.has_transparency_data:
@@ -237,73 +286,3 @@ def _decode(data: bytes, source: str) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
     return image
-
-
-def _fill_from_pillow(message: image_pb2.Image, image: Image.Image) -> int:
-    """Pillow images travel as a person sees them, so that Image.open(path) is answered as path itself is.
-
-    What 32-bit levels mean is known of files; of those made here it is not.
-    """
-    source = describe(image)
-    mode = image.mode
-    known = mode not in ("I", "F") or image.format is not None
-    if known:
-        with decoding(source):
-            image = load_upright(image)
-            if image.has_transparency_data and image.mode != "RGBA":
-                image = image.convert("RGBA")
-            elif image.mode in _PLAIN_MODES:
-                image = image.convert(_PLAIN_MODES[image.mode])
-    order = _ORDERS_BY_MODE.get(image.mode)
-    if order is None:
-        raise ImageError(
-            f"Images of mode {mode} have no common meaning: bring the values to 0...255 and convert to "
-            "mode 'L' or 'RGB' first.",
-            source=source,
-            reason="PIXELS_UNSUPPORTED",
-        )
-    return _fill_raw(message, image.tobytes(), image.height, image.width, order)
-
-
-def _fill_raw(
-    message: image_pb2.Image, data: bytes, height: int, width: int, order: image_pb2.ChannelOrder.ValueType
-) -> int:
-    raw = message.raw
-    raw.data = data
-    raw.height = height
-    raw.width = width
-    raw.channel_order = order
-    return len(data)
-
-
-def _channel_order(array: npt.NDArray[Any]) -> image_pb2.ChannelOrder.ValueType:
-    """What the channels of an array mean.
-
-    Raises:
-        ImageError: Its dtype or shape is none of `ImageSource`; the message says how to get there.
-    """
-    advice = None
-    if array.dtype != np.uint8:
-        if array.dtype.kind == "f":
-            how = "if its values are in [0, 1], use (array * 255).round().astype(np.uint8)"
-        elif array.dtype == np.bool_:
-            how = "use array.astype(np.uint8) * 255"
-        else:
-            how = "bring its values to 0...255 and use array.astype(np.uint8)"
-        advice = f"An array must be of dtype uint8, not {array.dtype}: {how}."
-    elif array.ndim == 4:
-        advice = "An array is one image; for a batch give list(array)."
-    elif array.ndim not in (2, 3):
-        advice = f"An array must be [height, width, 3], not of {array.ndim} dimensions."
-    elif array.ndim == 3 and array.shape[2] not in (1, 3, 4):
-        advice = f"An array must be [height, width, 3], not {list(array.shape)}"
-        advice += (
-            ": move the channels to the end with array.transpose(1, 2, 0)."
-            if array.shape[0] in (1, 3, 4)
-            else "."
-        )
-    elif 0 in array.shape:
-        advice = "The array has no pixels."
-    if advice is not None:
-        raise ImageError(advice, source=describe(array), reason="PIXELS_UNSUPPORTED")
-    return {1: _GRAY, 3: _RGB, 4: _RGBA}[array.shape[2] if array.ndim == 3 else 1]

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from retinue_client._calls import Call
 from retinue_client._errors import ImageError, RequestTooLargeError, ResponseError, RetinueError
-from retinue_client._images import ImageSource, describe, fill_image, is_image_source
+from retinue_client._images import ImageSource, describe, fill_image, is_image_source, no_image
 
 ResultT = TypeVar("ResultT")
 
@@ -134,8 +134,5 @@ def as_images(images: object) -> tuple[Iterable[ImageSource], bool]:
     if is_image_source(images):
         return [images], True  # type: ignore[list-item]
     if not isinstance(images, Iterable):
-        raise TypeError(
-            f"{type(images).__name__} is no image: give a path, the bytes of an image file, a Pillow image, "
-            "a uint8 array [height, width, 3] in RGB, or a list of these."
-        )
+        raise no_image(images)
     return images, False

@@ -44,7 +44,7 @@ class Quality:
     engine: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ModelInfo:
     """A model that is served, and how it runs there.
 
@@ -137,6 +137,12 @@ class ModelInfo:
     sticky_key: str
     shadow_percent: int
     steps: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"<ModelInfo {self.name} v{self.version}: {self.task}, {len(self.labels):,} classes, "
+            f"{self.input_width}x{self.input_height} {self.colour}, {self.precision}, {self.provider}>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON knows."""

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,11 @@ from PIL import Image
 from retinue_client._draw import draw_segmentation
 from retinue_client._images import ImageSource, open_upright
 from retinue_client._masks import class_map_from_png, class_map_from_raw, mask_from_rle
+from retinue_client._supervision import supervision_detections
 from retinue_client._timing import Timing, provenance
+
+if TYPE_CHECKING:
+    import supervision
 
 MaskFormat: TypeAlias = Literal["png", "coco_rle", "raw"]
 """How the class map travels: a greyscale PNG, a COCO run-length mask for each class, or the class ids."""
@@ -56,7 +60,7 @@ def first_coloured_class(areas: Iterable[ClassArea]) -> int:
     return int(any(area.class_id == 0 and area.is_background for area in areas))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RleMask:
     """The pixels of one class as pycocotools reads them: `{"size": [height, width], "counts": counts}`.
 
@@ -73,6 +77,9 @@ class RleMask:
     counts: bytes
     height: int
     width: int
+
+    def __repr__(self) -> str:
+        return f"<RleMask {self.label} in {self.width}x{self.height}>"
 
     def decode(self) -> npt.NDArray[np.bool_]:
         """The mask as bool [height, width]."""
@@ -182,6 +189,23 @@ class Segmentation:
             "mask": mask,
             "timing": self.timing.to_dict(),
         }
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The classes as the supervision package's Detections, each with its mask and the box around that.
+
+        A class whose name says that it is background is left out. They have no confidence; `data` has the labels as
+        "class_name".
+
+        Raises:
+            ImportError: It is not installed (`retinue-client[supervision]`).
+            ResponseError: The class map cannot be decoded.
+        """
+        shown = [area for area in self.areas if not area.is_background]
+        masks = np.zeros((len(shown), self.height, self.width), np.bool_)
+        for area, into in zip(shown, masks, strict=True):
+            np.equal(self.class_map, area.class_id, out=into)
+        ids = np.array([area.class_id for area in shown], np.int32)
+        return supervision_detections(None, ids, [area.label for area in shown], masks=masks)
 
     def to_image(self) -> Image.Image:
         """The class map as a greyscale image: the level is the class id, the highest where there is none."""

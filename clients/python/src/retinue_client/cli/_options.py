@@ -29,7 +29,7 @@ def parse_version(text: str) -> int | str:
 
 
 Images = Annotated[
-    list[str], typer.Argument(metavar="IMAGE", help="Image files; - reads one from standard input.")
+    list[str], typer.Argument(metavar="IMAGE", help="Image files or URLs; - reads one from standard input.")
 ]
 Server = Annotated[
     str,

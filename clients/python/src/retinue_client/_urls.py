@@ -1,0 +1,61 @@
+"""Files that lie elsewhere, such as at https:// or s3://, opened with fsspec as those of this machine are."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TypeGuard
+
+from retinue_client._errors import ImageError
+
+# Several kinds in a row are fsspec's way to say, for example, that a file is kept here once it was read.
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
+_FORBIDDEN = (401, 403)
+_LONGEST_REASON = 200
+
+
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether this is text that begins as a URL does. A `Path` never is one."""
+    return isinstance(source, str) and _URL.match(source) is not None
+
+
+@contextmanager
+def open_url(url: str) -> Iterator[BinaryIO]:
+    """Opens a file that is read from its beginning to its end.
+
+    Raises:
+        OSError: It cannot be read, then or later; of the same kind as for a file of this machine.
+    """
+    try:
+        try:
+            from fsspec.core import url_to_fs  # noqa: PLC0415 (it is an extra)
+        except ImportError as exc:
+            raise OSError("reading from a URL needs a package more: install retinue-client[fsspec]") from exc
+        filesystem, path = url_to_fs(url)
+        with filesystem.open(path, "rb", **_at_once(url)) as file:
+            yield file
+    except (OSError, ImageError):
+        raise
+    except Exception as exc:  # each of fsspec's file systems has errors of its own
+        raise as_os_error(exc) from exc
+
+
+def _at_once(url: str) -> dict[str, Any]:
+    """What has a web server be asked once, for the whole file.
+
+    fsspec would ask for its size first, take every failure of that for a file that is not there, and then ask for one
+    block after the other. It asks for no size where it is told one, which without blocks it does not use.
+    """
+    return {"block_size": 0, "size": 1} if url.startswith(("http://", "https://")) else {}
+
+
+def as_os_error(exc: Exception) -> OSError:
+    """What a file that is none of this machine's raised, as one of this machine's would."""
+    if isinstance(exc, OSError):
+        return exc
+    # What aiohttp says of an answer repeats the URL, which may hold a signature.
+    status = getattr(exc, "status", None)
+    if isinstance(status, int):
+        kind = PermissionError if status in _FORBIDDEN else OSError
+        return kind(f"its server answered {status}")
+    said = next(iter(str(exc).splitlines()), "")[:_LONGEST_REASON].rstrip(".")
+    return OSError(f"{type(exc).__name__}: {said}" if said else type(exc).__name__)
