@@ -19,7 +19,7 @@ from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 from typer.testing import CliRunner
 
-from retinue_client import AsyncClient, Client
+from retinue_client import AsyncClient, Client, Retries
 from retinue_client.cli._app import app
 
 TIMING = pb.Timing(
@@ -332,14 +332,14 @@ def failure() -> type[Failure]:
 
 
 class Asker:
-    """Calls a method of `Client` or, in an event loop of its own, of `AsyncClient`."""
+    """Calls a method of `Client` or, in an event loop of its own, of `AsyncClient`, which see each failure."""
 
     def __init__(self, address: str, asynchronous: bool) -> None:
         self.address = address
         self.asynchronous = asynchronous
 
     def __call__(self, method: str, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        settings = client or {}
+        settings = {"retries": Retries.none(), **(client or {})}
         if not self.asynchronous:
             with Client(self.address, **settings) as plain:
                 return getattr(plain, method)(*args, **kwargs)
