@@ -193,6 +193,16 @@ def test_one_address_that_is_no_name_is_called_ready_or_not(connect, start_serve
     assert shares([server], connect(server.address, retries=NONE)) == [20]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_many_calls_at_once_survive_a_server_that_is_not_there(host, start_server):
+    """None of them reached it, so none of them is charged for coming again."""
+    server = start_server()
+    given = [f"{host}:{free_port()}", *addresses([server], host)]
+    async with AsyncClient(given, retries=Retries(burst=0)) as client:
+        results = await asyncio.gather(*(client.classify(f"{place}".encode()) for place in range(300)))
+    assert [result.best.label for result in results] == [str(place) for place in range(300)]
+
+
 def test_nobody_at_any_address_names_them(connect):
     given = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     with pytest.raises(ServerUnreachableError) as caught:

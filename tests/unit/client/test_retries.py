@@ -13,7 +13,6 @@ from retinue_client import (
     DeadlineExceededError,
     InvalidRequestError,
     OverloadedError,
-    RetinueError,
     Retries,
     ServerError,
     ServerUnreachableError,
@@ -334,10 +333,3 @@ def test_where_none_takes_anything_they_are_asked_all_the_same():
     turns.set_aside(1)
     assert {turns.next() for _ in range(4)} == {0, 1}
     assert turns.next(but=0) == 1
-
-
-def test_an_error_of_any_try_is_one_of_the_tree(ask, server):
-    """Also where the client's own channel is what is closed: see test_closing.py for that."""
-    server.stop()
-    with pytest.raises(RetinueError):
-        ask("classify", b"x", client={"retries": SOON})

@@ -23,9 +23,10 @@ class Retries:
         first_delay_seconds: About how long to wait before the second time, twice as long before the third, and so on,
             where the server advises nothing.
         longest_delay_seconds: At most so long; who is told to come back later than this is told so with an error.
-        burst: So many requests may be sent again at once; a client has this many tokens, and each time takes one.
-        tokens_per_answer: What each answer adds to them: of the requests of a server that goes on failing, only so
-            large a share comes twice.
+        burst: So many requests may be sent again at once: a client has this many tokens, and each time takes one, but
+            where the request had reached nobody.
+        tokens_per_answer: What each answer adds to them. With servers that go on failing, for each answer only so many
+            requests are sent twice.
         hedge_after_seconds: A request that has no answer after so long is sent a second time, to another server where
             several are given; who answers first counts, and the other one is cancelled. It is one of the attempts and
             takes a token, too. None never does it.

@@ -21,6 +21,8 @@ REPOSITORY = "inference.GRPCInferenceService"
 REPOSITORY_METHODS = frozenset({"RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"})
 # They may have done something although nobody was told.
 _NEVER_AGAIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
+# No server has done anything for a request that failed so.
+_REACHED_NOBODY = frozenset({"SERVER_UNREACHABLE", "NOT_READY"})
 # A request that ends one server must not end them all.
 _MOST_LOST = 2
 _MOST_DOUBLINGS = 30
@@ -189,7 +191,7 @@ class Delivery:
         left = sending.left_seconds()
         if left is not None and seconds >= left:
             return None
-        return seconds if self._budget.spend() else None
+        return seconds if error.reason in _REACHED_NOBODY or self._budget.spend() else None
 
     def _may_hedge(self, sending: Sending) -> bool:
         return (
