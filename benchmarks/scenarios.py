@@ -10,6 +10,7 @@ SCENARIOS = {
     "tiny": "LeNet, one image and 64 images a request",
     "tensors": "the Open Inference Protocol beside the typed API",
     "operated": "what TLS, tokens and traces cost",
+    "client": "what the Python client adds to a call",
     "overload": "an open loop, from half of the capacity to ten times it",
     "startup": "until the server takes requests",
     "loading": "a network without a manifest, beside a bare session",

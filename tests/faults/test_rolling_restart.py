@@ -1,40 +1,22 @@
-"""Servers that are restarted one after the other cost a caller who knows them all not one call."""
+"""Servers that are restarted one after the other cost a client that knows them all not one call."""
 
-import json
+import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import grpc
+import numpy as np
 import pytest
-from retinue.v1 import vision_service_pb2 as pb
-from retinue.v1 import vision_service_pb2_grpc
-from tests.calls import flat
 from tests.metrics_page import MetricsPage, wait_until
 from tests.ports import free_port
 from tests.server_process import ServerProcess
 
+from retinue_client import AsyncClient, Classification, Client, ImageError, RetinueError
+
 _CALLERS = 3
-# What a caller sets who balances over several servers. Source: gRFC A6, and gRPC's service_config.proto.
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    # A server that drains says so here, and is called no more before it closes its connections.
-    "healthCheckConfig": {"serviceName": ""},
-    "methodConfig": [
-        {
-            "name": [{"service": "retinue.v1.VisionService"}],
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
+_IMAGES = [np.full((8, 8, 3), (0, 0, 255), np.uint8)] * 2
 
 
 class Replica:
@@ -73,40 +55,90 @@ def _replicas(models: Path, *arguments: str) -> Iterator[list[Replica]]:
         yield replicas
 
 
-@pytest.mark.parametrize("workers", [0, 1], ids=["one process", "a front-end"])
-def test_no_call_fails_while_servers_are_restarted_in_turn(workers: int, colour_models: Path) -> None:
-    request = pb.ClassifyRequest(model="colour-classifier", images=[flat(0, 0, 255)] * 2)
-    outcomes: Counter[str] = Counter()
-    done = threading.Event()
+class Callers:
+    """Some who go on calling until they are told to stop, and what became of their calls.
 
-    def call(vision: vision_service_pb2_grpc.VisionServiceStub) -> None:
-        while not done.is_set():
-            try:
-                first, second = vision.Classify(request, timeout=30).outcomes
-                outcomes[first.result.classes[0].label + second.result.classes[0].label] += 1
-            except grpc.RpcError as error:
-                outcomes[f"{error.code()}: {error.details()}"] += 1
+    Attributes:
+        outcomes: How often each outcome came.
+    """
 
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.done = threading.Event()
+
+    def note(self, results: list[Classification | ImageError] | RetinueError) -> None:
+        """Counts a call."""
+        if isinstance(results, RetinueError):
+            self.outcomes[repr(results)] += 1
+        else:
+            self.outcomes[
+                "".join(repr(one) if isinstance(one, ImageError) else one.best.label for one in results)
+            ] += 1
+
+    def call_from_threads(self, addresses: list[str]) -> None:
+        """Calls with `Client`, from several threads."""
+
+        def call(client: Client) -> None:
+            while not self.done.is_set():
+                try:
+                    self.note(client.classify(_IMAGES, model="colour-classifier"))
+                except RetinueError as error:
+                    self.note(error)
+
+        with Client(addresses, timeout_seconds=30) as client:
+            threads = [threading.Thread(target=call, args=(client,)) for _ in range(_CALLERS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def call_from_tasks(self, addresses: list[str]) -> None:
+        """Calls with `AsyncClient`, from several tasks of one event loop."""
+
+        async def call(client: AsyncClient) -> None:
+            while not self.done.is_set():
+                try:
+                    self.note(await client.classify(_IMAGES, model="colour-classifier"))
+                except RetinueError as error:
+                    self.note(error)
+
+        async def call_all() -> None:
+            async with AsyncClient(addresses, timeout_seconds=30) as client:
+                await asyncio.gather(*(call(client) for _ in range(_CALLERS)))
+
+        asyncio.run(call_all())
+
+
+@contextmanager
+def _calling(call: Callable[[Callers, list[str]], None], addresses: list[str]) -> Iterator[Callers]:
+    callers = Callers()
+    thread = threading.Thread(target=call, args=(callers, addresses))
+    thread.start()
+    try:
+        yield callers
+    finally:
+        callers.done.set()
+        thread.join()
+
+
+# gRPC balances over IP addresses; names have a channel each, among which the client balances.
+@pytest.mark.parametrize(
+    ("workers", "host"), [(0, "localhost"), (1, "127.0.0.1")], ids=["one process", "a front-end"]
+)
+def test_no_call_fails_while_servers_are_restarted_in_turn(
+    workers: int, host: str, colour_models: Path
+) -> None:
     with _replicas(colour_models, "--workers", str(workers)) as replicas:
-        target = "ipv4:" + ",".join(one.process.grpc_address for one in replicas)
-        options = [
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.max_reconnect_backoff_ms", 500),
-        ]
-        with grpc.insecure_channel(target, options=options) as channel:
-            stub = vision_service_pb2_grpc.VisionServiceStub(channel)
-            callers = [threading.Thread(target=call, args=(stub,)) for _ in range(_CALLERS)]
-            for caller in callers:
-                caller.start()
-            try:
-                for one in replicas:
-                    one.restart()
-                    wait_until(lambda one=one: _answered(one.process) > 0, "it to be found")  # type: ignore[misc]
-            finally:
-                done.set()
-                for caller in callers:
-                    caller.join()
-        assert set(outcomes) == {"blueblue"}, outcomes
+        addresses = [one.process.grpc_address.replace("127.0.0.1", host) for one in replicas]
+        with (
+            _calling(Callers.call_from_threads, addresses) as threads,
+            _calling(Callers.call_from_tasks, addresses) as tasks,
+        ):
+            for one in replicas:
+                one.restart()
+                wait_until(lambda one=one: _answered(one.process) > 10, "it to be found")  # type: ignore[misc]
+        assert set(threads.outcomes) == {"blueblue"}, threads.outcomes
+        assert set(tasks.outcomes) == {"blueblue"}, tasks.outcomes
         for one in replicas:
             page = MetricsPage(one.process.http_url)
             assert page.total("retinue_queue_images") == 0

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from tests.certificates import Authority
+from tests.ports import free_port
 from tests.server_process import ServerProcess, running_server
 
 from retinue_client import (
@@ -80,6 +82,25 @@ def test_a_client_that_has_everything_is_answered(served: Served, red: Path) -> 
 async def test_so_is_one_of_asyncio(served: Served, red: Path) -> None:
     async with AsyncClient(served.address, tls=served.tls, token=SECRETS["infer"]) as client:
         assert (await client.classify(red, model="colour-classifier")).classes[0].label == "red"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_of_several_addresses_each_shows_a_certificate_of_its_own(
+    kind: type[Client] | type[AsyncClient], served: Served, red: Path
+) -> None:
+    """What a certificate names is one of them; and who is asked whether they are ready wants no token for that."""
+    port = served.address.rpartition(":")[2]
+    for addresses in (
+        [f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}"],
+        [f"localhost:{port}", f"127.0.0.1:{port}"],
+    ):
+        client = kind(addresses, tls=served.tls, token=SECRETS["infer"])
+        for _ in range(4):
+            answer: Any = client.classify(red, model="colour-classifier")
+            assert (answer if kind is Client else await answer).best.label == "red"
+        closed: Any = client.close()
+        if kind is AsyncClient:
+            await closed
 
 
 @pytest.mark.parametrize(

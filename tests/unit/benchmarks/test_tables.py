@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from benchmarks import comparison, matrix, models, overload, roofline, tiny
+from benchmarks import client, comparison, matrix, models, overload, roofline, tiny
 
 ROW = {
     "images_per_second": 1234.5,
@@ -71,6 +71,29 @@ RESULTS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
             "served": [{"images": 64, **ROW}],
         },
         ["| Retinue, 64 a request | 19 | 1,234 | 0.88 | 671360 | 2.50 | 10490 | 1.2 % |"],
+    ),
+    "client": (
+        client,
+        {
+            "goal_us": 150,
+            "rows": [
+                {
+                    "client": "Client",
+                    "bare_us": 241.2,
+                    "client_us": 361.7,
+                    "overhead_us": 120.4,
+                    "cpu_overhead_us": 118.8,
+                },
+                {
+                    "client": "AsyncClient",
+                    "bare_us": 300.0,
+                    "client_us": 460.0,
+                    "overhead_us": 160.0,
+                    "cpu_overhead_us": 161.0,
+                },
+            ],
+        },
+        ["| `Client.classify` | 241 | 362 | 120 | 119 | within 150 |", "| 160 | 161 | over 150 |"],
     ),
     "overload": (
         overload,

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from retinue.v1 import image_pb2, manifest_pb2
 from retinue.v1 import vision_service_pb2 as pb
 from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 from typer.testing import CliRunner
 
-from retinue_client import AsyncClient, Client
+from retinue_client import AsyncClient, Client, Retries
 from retinue_client.cli._app import app
 
 TIMING = pb.Timing(
@@ -279,6 +280,41 @@ MODELS = [
 ]
 
 
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """Says whether the server is ready; grpc_health's own, for threads, may wait for itself when a watcher goes."""
+
+    def __init__(self) -> None:
+        self._ready = True
+        self._changed = threading.Condition()
+
+    def set_ready(self, ready: bool) -> None:
+        """What it says from now on."""
+        with self._changed:
+            self._ready = ready
+            self._changed.notify_all()
+
+    def Watch(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        told: bool | None = None
+
+        def wake() -> None:
+            with self._changed:
+                self._changed.notify_all()
+
+        context.add_callback(wake)
+        while True:
+            with self._changed:
+                while self._ready is told and context.is_active():
+                    self._changed.wait()
+                told = self._ready
+            if not context.is_active():
+                return
+            yield health_pb2.HealthCheckResponse(status=_SERVING if told else _NOT_SERVING)
+
+
 @dataclass
 class FakeServer:
     """A running fake.
@@ -286,6 +322,7 @@ class FakeServer:
     Attributes:
         service: What it answers, and what it was asked.
         address: Where it listens.
+        health: What it says of itself.
         stop: Ends it and waits until it has.
         start_again: A new server on the same port with the same service.
     """
@@ -293,37 +330,52 @@ class FakeServer:
     service: FakeService
     address: str
     _server: grpc.Server
+    health: Health
 
     def stop(self) -> None:
         self._server.stop(None).wait()
 
     def start_again(self) -> None:
-        self._server, _ = _listen(self.service, self.address)
+        self._server, _ = _listen(self.service, self.health, self.address)
 
 
 MAX_MESSAGE_BYTES = 1 << 20
 
 
-def _listen(service: FakeService, address: str) -> tuple[grpc.Server, int]:
+def _listen(service: FakeService, checks: Health, address: str) -> tuple[grpc.Server, int]:
     server = grpc.server(
         futures.ThreadPoolExecutor(32),
         options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
     )
     pb_grpc.add_VisionServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     port = server.add_insecure_port(address)
     server.start()
     return server, port
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    service = FakeService()
-    running, port = _listen(service, "localhost:0")
-    fake = FakeServer(service, f"localhost:{port}", running)
-    yield fake
-    if service.hold is not None:
-        service.hold.set()
-    fake.stop()
+def start_server() -> Iterator[Callable[..., FakeServer]]:
+    """Starts servers, at HOST or HOST:PORT."""
+    started: list[FakeServer] = []
+
+    def start(where: str = "localhost") -> FakeServer:
+        service, checks = FakeService(), Health()
+        host, _, port = where.partition(":")
+        running, found = _listen(service, checks, f"{host}:{port or 0}")
+        started.append(FakeServer(service, f"{host}:{found}", running, checks))
+        return started[-1]
+
+    yield start
+    for fake in started:
+        if fake.service.hold is not None:
+            fake.service.hold.set()
+        fake.stop()
+
+
+@pytest.fixture
+def server(start_server: Callable[..., FakeServer]) -> FakeServer:
+    return start_server()
 
 
 @pytest.fixture
@@ -332,14 +384,14 @@ def failure() -> type[Failure]:
 
 
 class Asker:
-    """Calls a method of `Client` or, in an event loop of its own, of `AsyncClient`."""
+    """Calls a method of `Client` or, in an event loop of its own, of `AsyncClient`, which see each failure."""
 
     def __init__(self, address: str, asynchronous: bool) -> None:
         self.address = address
         self.asynchronous = asynchronous
 
     def __call__(self, method: str, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        settings = client or {}
+        settings = {"retries": Retries.none(), **(client or {})}
         if not self.asynchronous:
             with Client(self.address, **settings) as plain:
                 return getattr(plain, method)(*args, **kwargs)

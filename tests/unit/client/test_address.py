@@ -15,6 +15,11 @@ from retinue_client._channel import channel_options
         ("[::1]", "[::1]:8001"),
         ("unix:/run/retinue.sock", "unix:/run/retinue.sock"),
         ("dns:///retinue.example:8001", "dns:///retinue.example:8001"),
+        ("a, b:9000 ,[::1]", "a:8001,b:9000,[::1]:8001"),
+        (["a", "b:9000,c"], "a:8001,b:9000,c:8001"),
+        (("a", "a:8001"), "a:8001"),
+        ("ipv4:10.0.0.7:8001,10.0.0.8:8001", "ipv4:10.0.0.7:8001,10.0.0.8:8001"),
+        ("unix:/run/a.sock,dns:///b:8001", "unix:/run/a.sock,dns:///b:8001"),
     ],
 )
 def test_an_address_becomes_a_target(given, target):
@@ -32,6 +37,10 @@ def test_an_address_becomes_a_target(given, target):
         "a:b",
         ":8001",
         "::1",
+        "a,,b",
+        "a,http://b",
+        [],
+        ["a", ""],
     ],
 )
 def test_what_is_no_address_is_refused_with_an_example(given):
@@ -45,6 +54,9 @@ def test_without_an_address_the_environment_names_it_and_else_it_is_the_default(
     monkeypatch.setenv("RETINUE_SERVER", "elsewhere:9001")
     with Client() as client:
         assert client.address == "elsewhere:9001"
+    monkeypatch.setenv("RETINUE_SERVER", "elsewhere,further:9002")
+    with Client() as client:
+        assert repr(client) == "<Client of elsewhere:8001,further:9002>"
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_json_of_a_call_that_fails_midway_still_has_a_line_for_each_image(retinu
     def fail_the_second(request, context):
         calls.append(len(request.images))
         if len(calls) == 2:
-            failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 2.0).abort(context)
+            failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 20.0).abort(context)
 
     server.service.on_request = fail_the_second
     result = retinue("detect", "--json", *[photos / "a.png"] * 40)
@@ -125,7 +125,7 @@ def test_json_of_a_call_that_fails_midway_still_has_a_line_for_each_image(retinu
     printed = lines(result)
     assert len(printed) == 40
     assert [line["error"] is None for line in printed] == [True] * 16 + [False] * 24
-    assert printed[-1]["error"]["retry_after_seconds"] == 2.0
+    assert printed[-1]["error"]["retry_after_seconds"] == 20.0
     assert result.stderr == "retinue: Full.\n"
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_client import AsyncClient, Client, UnavailableError
 
@@ -83,16 +84,18 @@ async def test_closing_an_async_client_fails_the_calls_of_other_tasks(server, im
     assert "the client was closed" in error.message
 
 
-@pytest.mark.parametrize("method", ["list_models", "classify"])
-async def test_an_async_client_that_is_closed_before_a_call_is_sent_fails_it(server, method, monkeypatch):
-    """The close comes between the look at the client and the sending."""
+@pytest.mark.parametrize("when", ["before it is sent", "before it is under way"])
+async def test_an_async_client_that_is_closed_early_in_a_call_fails_it(server, when):
+    """The close comes between the look at the client and the sending, or right after that."""
     async with AsyncClient(server.address) as client:
         await client.list_models()
-        send = client._method(method.title().replace("_", ""))
+        transport = client._transport
+        sending = transport.prepare("Classify", pb.ClassifyRequest(), 10)
+        if when == "before it is under way":
+            transport.begin(sending)
         await client.close()
-        monkeypatch.setattr(client, "_method", lambda name: send)
         with pytest.raises(UnavailableError, match="the client was closed"):
-            await getattr(client, method)(*([b"x"] if method == "classify" else []))
+            await transport.answer(sending)
 
 
 async def test_a_task_that_is_cancelled_stays_cancelled_when_its_client_is_closed(server):

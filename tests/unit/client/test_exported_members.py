@@ -37,6 +37,7 @@ def test_the_public_api_is_this_list():
         "RequestTooLargeError",
         "ResponseError",
         "RetinueError",
+        "Retries",
         "RleMask",
         "SegmentOptions",
         "Segmentation",
@@ -49,6 +50,8 @@ def test_the_public_api_is_this_list():
         "WithRegions",
         "WrongTaskError",
         "__version__",
+        "deadline",
+        "remaining_seconds",
     ]
     assert all(hasattr(retinue_client, name) for name in retinue_client.__all__)
 
@@ -61,6 +64,18 @@ def test_every_module_but_the_command_line_is_private():
 def test_importing_the_library_needs_only_its_base_dependencies():
     program = "import sys, retinue_client; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    forbidden = {"typer", "click", "rich", "pyarrow", "onnxruntime", "retinue_server", "torch", "pycocotools"}
-    forbidden |= {"fsspec", "aiohttp", "supervision"}
+    forbidden = {
+        "typer",
+        "click",
+        "rich",
+        "pyarrow",
+        "onnxruntime",
+        "retinue_server",
+        "torch",
+        "pycocotools",
+        "opentelemetry",
+        "fsspec",
+        "aiohttp",
+        "supervision",
+    }
     assert set(loaded.stdout.split()) & forbidden == set()

@@ -6,6 +6,7 @@ It imports nothing of the server; the command line (`retinue_client.cli`) is an 
 from retinue_client._async_client import AsyncClient
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._client import Client
+from retinue_client._deadline import deadline, remaining_seconds
 from retinue_client._detections import Detection, Detections, Keypoint
 from retinue_client._errors import (
     AuthenticationError,
@@ -35,6 +36,7 @@ from retinue_client._options import (
     SegmentOptions,
 )
 from retinue_client._repository import ModelState
+from retinue_client._retries import Retries
 from retinue_client._security import Tls
 from retinue_client._segmentation import ClassArea, MaskFormat, MaskSize, RleMask, Segmentation
 from retinue_client._timing import Timing
@@ -72,6 +74,7 @@ __all__ = [
     "RequestTooLargeError",
     "ResponseError",
     "RetinueError",
+    "Retries",
     "RleMask",
     "SegmentOptions",
     "Segmentation",
@@ -84,4 +87,6 @@ __all__ = [
     "WithRegions",
     "WrongTaskError",
     "__version__",
+    "deadline",
+    "remaining_seconds",
 ]

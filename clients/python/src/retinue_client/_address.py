@@ -1,6 +1,7 @@
-"""Where the server is."""
+"""Where the server is, or where several are."""
 
 import os
+from collections.abc import Sequence
 
 DEFAULT_ADDRESS = "localhost:8001"
 DEFAULT_PORT = 8001
@@ -8,20 +9,37 @@ ADDRESS_VARIABLE = "RETINUE_SERVER"
 
 # gRPC's own schemes (https://github.com/grpc/grpc/blob/master/doc/naming.md), handed on as they are.
 _GRPC_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
+# These have lists of their own.
+_LISTING_SCHEMES = ("ipv4:", "ipv6:")
 
 
-def resolve_address(address: str | None) -> str:
-    """The gRPC target to connect to.
+def resolve_address(address: str | Sequence[str] | None) -> str:
+    """The address to connect to, or several, separated by commas.
 
     Args:
-        address: "HOST:PORT", "HOST" for port 8001, "[IPv6]:PORT" or a gRPC target such as "unix:/run/a.sock".
-            None means what the environment variable RETINUE_SERVER says, or localhost:8001.
+        address: "HOST:PORT", "HOST" for port 8001, "[IPv6]:PORT" or a gRPC target such as "unix:/run/a.sock"; several,
+            separated by commas, or as a sequence. None means what the environment variable RETINUE_SERVER says, or
+            localhost:8001.
 
     Raises:
         ValueError: It is no address; the message says what one looks like.
     """
     if address is None:
         address = os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+    given = [address] if isinstance(address, str) else list(address)
+    if not given:
+        raise ValueError(f"There is no address: one is written HOST:PORT, such as {DEFAULT_ADDRESS}.")
+    # What is given twice is one server all the same.
+    return ",".join(dict.fromkeys(_resolved(one) for text in given for one in split_addresses(text)))
+
+
+def split_addresses(text: str) -> list[str]:
+    """The addresses in what `resolve_address` takes or gives, each for itself; a list of gRPC's own is one."""
+    text = text.strip()
+    return [text] if text.startswith(_LISTING_SCHEMES) else text.split(",")
+
+
+def _resolved(address: str) -> str:
     address = address.strip()
     if address.startswith(_GRPC_SCHEMES):
         return address

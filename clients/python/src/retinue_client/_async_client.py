@@ -2,17 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-import grpc
 from retinue.v1 import vision_service_pb2 as pb
-from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
 from retinue_client._async_stream import AsyncStreams
+from retinue_client._async_transport import AsyncTransport
 from retinue_client._calls import (
     Call,
     classify_call,
@@ -26,11 +24,10 @@ from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
-    deadline_seconds,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
-from retinue_client._errors import ImageError, RetinueError, client_closed, error_from_call
+from retinue_client._errors import ImageError, RetinueError
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
@@ -40,11 +37,12 @@ from retinue_client._repository import (
     index_request,
     load_request,
     model_states,
-    repository_stub,
     unload_request,
 )
+from retinue_client._retries import Retries
 from retinue_client._security import Security, Tls
 from retinue_client._segmentation import Segmentation
+from retinue_client._sending import Sending
 
 ResultT = TypeVar("ResultT")
 
@@ -55,15 +53,18 @@ class AsyncClient(AsyncStreams):
     It connects at its first call, in whose event loop it then belongs.
 
     Args:
-        address: "HOST:PORT". None means the environment variable RETINUE_SERVER, or localhost:8001.
-        timeout_seconds: How long one request may take where a call does not say; None means as long as it
-            takes.
+        address: "HOST:PORT"; several servers that serve the same take turns, as a sequence or separated by commas.
+            None means the environment variable RETINUE_SERVER, or localhost:8001.
+        timeout_seconds: How long one request may take where a call does not say, however often it is sent; None means
+            as long as it takes. `deadline` bounds it besides.
         max_request_images: A longer list of images becomes several requests.
         max_request_bytes: So does a list of more bytes than this.
         tls: How the connection is encrypted. None means what RETINUE_TLS_CA, RETINUE_CLIENT_CERTIFICATE and
             RETINUE_CLIENT_KEY name, or that it is not.
         token: What says who calls. None means the environment variable RETINUE_TOKEN, or nothing. Without TLS it is
             sent to this machine only.
+        retries: When a request that got no answer is sent again, and when a second one beside it. None means as
+            `Retries()` says; `Retries.none()` never.
 
     Raises:
         ValueError: The address or a limit makes no sense, a file cannot be read, or the token would be sent without
@@ -72,25 +73,24 @@ class AsyncClient(AsyncStreams):
 
     def __init__(
         self,
-        address: str | None = None,
+        address: str | Sequence[str] | None = None,
         *,
         timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
         max_request_images: int = DEFAULT_MAX_REQUEST_IMAGES,
         max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
         tls: Tls | None = None,
         token: str | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self._address = resolve_address(address)
         self._security = Security.resolve(self._address, tls, token)
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: pb_grpc.VisionServiceAsyncStub | None = None
-        self._closed = False
+        self._transport = AsyncTransport(self._address, self._security, retries or Retries())
 
     @property
     def address(self) -> str:
-        """Where the server is."""
+        """Where the server is; several are separated by commas."""
         return self._address
 
     @overload
@@ -233,9 +233,7 @@ class AsyncClient(AsyncStreams):
 
     async def close(self) -> None:
         """Ends the connection; calls that are under way fail. Closing twice is fine."""
-        self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -249,80 +247,51 @@ class AsyncClient(AsyncStreams):
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncClient of {self._address}{', closed' if self._closed else ''}>"
+        return f"<AsyncClient of {self._address}{', closed' if self._transport.closed else ''}>"
 
     async def _ask(
         self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
     ) -> ResultT | list[ResultT | ImageError]:
+        self._transport.check_open()
         many, is_one = as_images(images)
         # The caller's iterator runs here in the caller's thread; only what it gave is read elsewhere.
         sources = list(many)
         all_at_hand = all(isinstance(source, bytes) for source in sources)
         job = Job(call, sources, self._limits)
-        method = self._method(call.method)
-        timeout_seconds = self._timeout(call.timeout_seconds)
-        metadata = (*call.metadata, *self._security.metadata)
         requests = job.requests()
-        under_way: deque[tuple[Request, Any]] = deque()
+        under_way: deque[tuple[Request, Sending]] = deque()
         try:
             while (request := await _next_request(requests, all_at_hand)) is not None:
-                with self._translating(timeout_seconds):
-                    answer = method(request.message, timeout=timeout_seconds, metadata=metadata)
-                    under_way.append((request, answer))
+                timeout_seconds = self._timeout(call.timeout_seconds)
+                sending = self._transport.prepare(
+                    call.method, request.message, timeout_seconds, call.metadata
+                )
+                under_way.append((request, sending))
+                self._transport.begin(sending)
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
-                    await self._settle(job, *under_way.popleft(), timeout_seconds)
+                    await self._settle(job, *under_way.popleft())
             while under_way:
-                await self._settle(job, *under_way.popleft(), timeout_seconds)
+                await self._settle(job, *under_way.popleft())
         finally:
-            for _, answer in under_way:
-                answer.cancel()
+            for _, sending in under_way:
+                self._transport.abandon(sending)
         return job.outcome() if is_one else job.outcomes()
 
-    async def _settle(
-        self, job: Job[Any], request: Request, answer: Awaitable[Any], timeout_seconds: float | None
-    ) -> None:
+    async def _settle(self, job: Job[Any], request: Request, sending: Sending) -> None:
         """Waits for the answer to a request and hands it to its job."""
         try:
-            with self._translating(timeout_seconds):
-                response = await answer
+            response = await self._transport.answer(sending)
         except RetinueError as error:
             job.refuse(request, error)
         else:
             job.accept(request, response)
 
     async def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
-        call = self._method(method)
-        with self._translating(timeout_seconds):
-            return await call(request, timeout=timeout_seconds, metadata=self._security.metadata)
-
-    @contextmanager
-    def _translating(self, timeout_seconds: float | None) -> Iterator[None]:
-        """Turns what gRPC raises into RetinueError."""
-        try:
-            yield
-        except grpc.RpcError as exc:
-            raise error_from_call(exc, self._address, timeout_seconds, closed=self._closed) from exc
-        except asyncio.CancelledError as exc:
-            # gRPC raises it for a closed channel too, and asyncio would take the task for cancelled.
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
-                raise
-            raise client_closed() from exc
-        except grpc.aio.UsageError as exc:
-            if not self._closed:
-                raise
-            raise client_closed() from exc
-
-    def _method(self, name: str) -> Any:
-        if self._closed:
-            raise RuntimeError("The client is closed.")
-        if self._stub is None:
-            self._channel = self._security.aio_channel(self._address)
-            self._stub = pb_grpc.VisionServiceStub(self._channel)
-        return getattr(self._stub, name, None) or getattr(repository_stub(self._channel), name)
+        self._transport.check_open()
+        return await self._transport.answer(self._transport.prepare(method, request, timeout_seconds))
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
-        return deadline_seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
 
 
 async def _next_request(requests: Iterator[Request], all_at_hand: bool) -> Request | None:

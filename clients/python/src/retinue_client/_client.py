@@ -2,14 +2,11 @@
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-import grpc
 from retinue.v1 import vision_service_pb2 as pb
-from retinue.v1 import vision_service_pb2_grpc as pb_grpc
 
 from retinue_client._address import resolve_address
 from retinue_client._calls import (
@@ -25,11 +22,10 @@ from retinue_client._channel import (
     DEFAULT_MAX_REQUEST_IMAGES,
     DEFAULT_TIMEOUT_SECONDS,
     REQUESTS_IN_FLIGHT,
-    deadline_seconds,
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
-from retinue_client._errors import ImageError, RetinueError, client_closed, error_from_call
+from retinue_client._errors import ImageError, RetinueError
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
@@ -39,12 +35,14 @@ from retinue_client._repository import (
     index_request,
     load_request,
     model_states,
-    repository_stub,
     unload_request,
 )
+from retinue_client._retries import Retries
 from retinue_client._security import Security, Tls
 from retinue_client._segmentation import Segmentation
+from retinue_client._sending import Sending
 from retinue_client._stream import Pending, Streams
+from retinue_client._transport import Transport
 
 ResultT = TypeVar("ResultT")
 
@@ -59,15 +57,18 @@ class Client(Streams):
     tree in `RetinueError`'s module.
 
     Args:
-        address: "HOST:PORT". None means the environment variable RETINUE_SERVER, or localhost:8001.
-        timeout_seconds: How long one request may take where a call does not say; None means as long as it
-            takes.
+        address: "HOST:PORT"; several servers that serve the same take turns, as a sequence or separated by commas.
+            None means the environment variable RETINUE_SERVER, or localhost:8001.
+        timeout_seconds: How long one request may take where a call does not say, however often it is sent; None means
+            as long as it takes. `deadline` bounds it besides.
         max_request_images: A longer list of images becomes several requests.
         max_request_bytes: So does a list of more bytes than this.
         tls: How the connection is encrypted. None means what RETINUE_TLS_CA, RETINUE_CLIENT_CERTIFICATE and
             RETINUE_CLIENT_KEY name, or that it is not.
         token: What says who calls. None means the environment variable RETINUE_TOKEN, or nothing. Without TLS it is
             sent to this machine only.
+        retries: When a request that got no answer is sent again, and when a second one beside it. None means as
+            `Retries()` says; `Retries.none()` never.
 
     Raises:
         ValueError: The address or a limit makes no sense, a file cannot be read, or the token would be sent without
@@ -76,25 +77,24 @@ class Client(Streams):
 
     def __init__(
         self,
-        address: str | None = None,
+        address: str | Sequence[str] | None = None,
         *,
         timeout_seconds: float | None = DEFAULT_TIMEOUT_SECONDS,
         max_request_images: int = DEFAULT_MAX_REQUEST_IMAGES,
         max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
         tls: Tls | None = None,
         token: str | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self._address = resolve_address(address)
         self._security = Security.resolve(self._address, tls, token)
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
-        self._channel = self._security.channel(self._address)
-        self._stub = pb_grpc.VisionServiceStub(self._channel)
-        self._closed = False
+        self._transport = Transport(self._address, self._security, retries or Retries())
 
     @property
     def address(self) -> str:
-        """Where the server is."""
+        """Where the server is; several are separated by commas."""
         return self._address
 
     @overload
@@ -235,8 +235,7 @@ class Client(Streams):
 
     def close(self) -> None:
         """Ends the connection; calls that are under way fail. Closing twice is fine."""
-        self._closed = True
-        self._channel.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -250,87 +249,60 @@ class Client(Streams):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client of {self._address}{', closed' if self._closed else ''}>"
+        return f"<Client of {self._address}{', closed' if self._transport.closed else ''}>"
 
     def _ask(
         self, call: Call[ResultT], images: ImageSource | Iterable[ImageSource]
     ) -> ResultT | list[ResultT | ImageError]:
+        self._transport.check_open()
         many, is_one = as_images(images)
         job = Job(call, many, self._limits)
-        method = self._method(call.method)
-        timeout_seconds = self._timeout(call.timeout_seconds)
-        metadata = (*call.metadata, *self._security.metadata)
         if is_one:
             for request in job.requests():
-                # A blocking call costs half of what a future does.
-                answer = functools.partial(
-                    method, request.message, timeout=timeout_seconds, metadata=metadata
-                )
-                self._settle(job, request, answer, timeout_seconds)
+                self._settle(job, request, self._prepare(call, request))
             return job.outcome()
-        under_way: deque[tuple[Request, Any]] = deque()
+        under_way: deque[tuple[Request, Sending]] = deque()
         try:
             for request in job.requests():
-                with self._translating(timeout_seconds):
-                    future = method.future(request.message, timeout=timeout_seconds, metadata=metadata)
-                    under_way.append((request, future))
+                sending = self._prepare(call, request)
+                under_way.append((request, sending))
+                self._transport.begin(sending)
                 if len(under_way) >= REQUESTS_IN_FLIGHT:
-                    oldest, future = under_way.popleft()
-                    self._settle(job, oldest, future.result, timeout_seconds)
+                    self._settle(job, *under_way.popleft())
             while under_way:
-                oldest, future = under_way.popleft()
-                self._settle(job, oldest, future.result, timeout_seconds)
+                self._settle(job, *under_way.popleft())
         finally:
-            for _, future in under_way:
-                future.cancel()
+            for _, sending in under_way:
+                self._transport.abandon(sending)
         return job.outcomes()
 
     def _begin(self, call: Call[ResultT], image: ImageSource) -> Pending[ResultT]:
+        self._transport.check_open()
         job = Job(call, [image], self._limits)
         request = next(job.requests(), None)
         if request is None:
             return Pending(job)
-        method = self._method(call.method)
-        timeout_seconds = self._timeout(call.timeout_seconds)
-        metadata = (*call.metadata, *self._security.metadata)
-        with self._translating(timeout_seconds):
-            future = method.future(request.message, timeout=timeout_seconds, metadata=metadata)
-        settle = functools.partial(self._settle, job, request, future.result, timeout_seconds)
-        return Pending(job, future, settle, future.cancel)
+        sending = self._prepare(call, request)
+        self._transport.begin(sending)
+        settle = functools.partial(self._settle, job, request, sending)
+        return Pending(job, sending.call, settle, functools.partial(self._transport.abandon, sending))
 
-    def _settle(
-        self, job: Job[Any], request: Request, answer: Callable[[], Any], timeout_seconds: float | None
-    ) -> None:
+    def _prepare(self, call: Call[Any], request: Request) -> Sending:
+        timeout_seconds = self._timeout(call.timeout_seconds)
+        return self._transport.prepare(call.method, request.message, timeout_seconds, call.metadata)
+
+    def _settle(self, job: Job[Any], request: Request, sending: Sending) -> None:
         """Waits for the answer to a request and hands it to its job."""
         try:
-            with self._translating(timeout_seconds):
-                response = answer()
+            response = self._transport.answer(sending)
         except RetinueError as error:
             job.refuse(request, error)
         else:
             job.accept(request, response)
 
     def _invoke(self, method: str, request: Any, timeout_seconds: float | None) -> Any:
-        call = self._method(method)
-        with self._translating(timeout_seconds):
-            return call(request, timeout=timeout_seconds, metadata=self._security.metadata)
-
-    @contextmanager
-    def _translating(self, timeout_seconds: float | None) -> Iterator[None]:
-        """Turns what gRPC raises into RetinueError."""
-        try:
-            yield
-        except grpc.RpcError as exc:
-            raise error_from_call(exc, self._address, timeout_seconds, closed=self._closed) from exc
-        except ValueError as exc:
-            if not self._closed:
-                raise
-            raise client_closed() from exc
-
-    def _method(self, name: str) -> Any:
-        if self._closed:
-            raise RuntimeError("The client is closed.")
-        return getattr(self._stub, name, None) or getattr(repository_stub(self._channel), name)
+        self._transport.check_open()
+        return self._transport.answer(self._transport.prepare(method, request, timeout_seconds))
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
-        return deadline_seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds

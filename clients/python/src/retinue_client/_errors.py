@@ -273,7 +273,7 @@ def _error_of_the_transport(
     if code is StatusCode.UNAVAILABLE:
         return _no_connection(text, address)
     if code is StatusCode.DEADLINE_EXCEEDED:
-        within = "in time" if timeout_seconds is None else f"within {timeout_seconds:g} s"
+        within = "in time" if timeout_seconds is None else f"within {round(timeout_seconds, 3):g} s"
         return DeadlineExceededError(
             f"{address} did not answer {within}. Give it more time, or send fewer images at once."
         )
@@ -309,6 +309,12 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     if "http1" in lower or "http/1" in lower or "http2" in lower or "alpn" in lower:
         return ServerUnreachableError(
             f"{address} does not speak gRPC. Is it Retinue's HTTP port? The gRPC port is 8001 by default."
+        )
+    if "backend unhealthy" in lower:
+        return UnavailableError(
+            f"No server at {address} is ready: each is loading its models, shutting down, or failing. Try again, or "
+            "look at its log.",
+            reason="NOT_READY",
         )
     if "failed to connect" in lower or "resol" in lower:
         port = address.rpartition(":")[2]

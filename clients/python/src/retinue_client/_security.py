@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import grpc
 
-from retinue_client._channel import channel_options, is_local
+from retinue_client._channel import Options, channel_options, is_local
 
 TOKEN_VARIABLE = "RETINUE_TOKEN"
 CA_VARIABLE = "RETINUE_TLS_CA"
@@ -90,16 +90,16 @@ class Security:
         """What goes beside each call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
-    def channel(self, address: str, options: tuple[tuple[str, int], ...] = ()) -> grpc.Channel:
+    def channel(self, address: str, options: Options = ()) -> grpc.Channel:
         """A connection to `address`, with these of gRPC's options besides the usual ones."""
         options = (*channel_options(address), *options)
         if not self.encrypted:
             return grpc.insecure_channel(address, options=options)
         return grpc.secure_channel(address, self._credentials(), options=options)
 
-    def aio_channel(self, address: str) -> grpc.aio.Channel:
+    def aio_channel(self, address: str, options: Options = ()) -> grpc.aio.Channel:
         """The same for asyncio."""
-        options = channel_options(address)
+        options = (*channel_options(address), *options)
         if not self.encrypted:
             return grpc.aio.insecure_channel(address, options=options)
         return grpc.aio.secure_channel(address, self._credentials(), options=options)

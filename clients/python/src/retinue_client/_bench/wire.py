@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self, TypeAlias
 
 import grpc
 
-from retinue_client._channel import deadline_seconds
+from retinue_client._channel import deadline_seconds, targets
 from retinue_client._errors import RetinueError, error_from_call
 from retinue_client._security import PLAIN, Security
 
@@ -69,7 +69,7 @@ class GrpcWire:
     gRPC's futures cost less than a thread for each call, and no more than asyncio, whose timers count milliseconds.
 
     Args:
-        address: A target as `resolve_address` gives it.
+        address: As `resolve_address` gives it; connections to several are opened in turn.
         method: The RPC of VisionService.
         timeout_seconds: Each call's deadline, or None.
         connections: Over how many connections.
@@ -88,7 +88,8 @@ class GrpcWire:
         self._timeout_seconds = deadline_seconds(timeout_seconds)
         # Channels to one address would share a connection.
         alone = (("grpc.use_local_subchannel_pool", 1),)
-        self._channels = [security.channel(address, alone) for _ in range(connections)]
+        names = itertools.cycle(target.name for target in targets(address, apart=True))
+        self._channels = [security.channel(next(names), alone) for _ in range(connections)]
         self._metadata = security.metadata
         calls: list[Any] = [channel.unary_unary(_SERVICE + method) for channel in self._channels]
         self._calls = itertools.cycle(calls)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retinue_client import AsyncClient, ClassifyWith, Client, Priority, Tls
+from retinue_client import AsyncClient, ClassifyWith, Client, Priority, Retries, Tls
 from retinue_client._address import ADDRESS_VARIABLE, DEFAULT_ADDRESS, resolve_address
 from retinue_client._channel import DEFAULT_TIMEOUT_SECONDS
 from retinue_client._security import CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE, PUBLIC
@@ -33,7 +33,12 @@ Images = Annotated[
 ]
 Server = Annotated[
     str,
-    typer.Option("--server", metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="Where the server is."),
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar=ADDRESS_VARIABLE,
+        help="Where the server is; several, separated by commas, are asked in turn.",
+    ),
 ]
 TlsCa = Annotated[
     str | None,
@@ -267,14 +272,20 @@ def connect(server: str, timeout_seconds: float) -> Client:
 
 
 def connect_async(server: str, timeout_seconds: float) -> AsyncClient:
-    """The same for asyncio.
+    """The same for asyncio, for commands that pace themselves: nothing is sent again unless they do it.
 
     Raises:
         typer.Exit: As above.
     """
     given, address = _GIVEN.get(), _address(server)
     try:
-        return AsyncClient(address, timeout_seconds=timeout_seconds, tls=given.tls, token=given.token)
+        return AsyncClient(
+            address,
+            timeout_seconds=timeout_seconds,
+            tls=given.tls,
+            token=given.token,
+            retries=Retries.none(),
+        )
     except ValueError as exc:
         fail(str(exc))
 
