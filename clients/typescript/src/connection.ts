@@ -1,7 +1,14 @@
 /** A connection to a server, and what of gRPC a caller need not know. */
 
 import { type DescMethodUnary, fromBinary, type Message } from "@bufbuild/protobuf";
-import { type ChannelOptions, Client, connectivityState, Metadata, type ServiceError } from "@grpc/grpc-js";
+import {
+  type ChannelOptions,
+  Client,
+  type ClientUnaryCall,
+  connectivityState,
+  Metadata,
+  type ServiceError,
+} from "@grpc/grpc-js";
 
 import { isLoopback } from "./address.js";
 import type { Security } from "./security.js";
@@ -35,6 +42,7 @@ export class Connection {
   readonly target: string;
   readonly #client: Client;
   readonly #token: string;
+  readonly #underWay = new Set<ClientUnaryCall>();
 
   constructor(target: string, security: Security) {
     this.target = target;
@@ -62,11 +70,13 @@ export class Connection {
         this.#metadata(options.metadata),
         { deadline },
         (error: ServiceError | null, response?: Message) => {
+          this.#underWay.delete(call);
           signal?.removeEventListener("abort", cancel);
           if (response === undefined) reject(error);
           else resolve(response);
         },
       );
+      this.#underWay.add(call);
       function cancel(): void {
         reject(signal?.reason);
         call.cancel();
@@ -82,6 +92,8 @@ export class Connection {
 
   /** Ends the connection; calls that are under way fail. */
   close(): void {
+    // gRPC itself would let them go on.
+    for (const call of this.#underWay) call.cancel();
     this.#client.close();
   }
 

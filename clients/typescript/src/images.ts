@@ -84,8 +84,9 @@ export async function readImage(source: ImageSource): Promise<[image: Image, siz
     throw new TypeError("That is no image: give a path, the bytes of an image file, or pixels.");
   }
   if (typeof source === "object" && "regions" in source) {
+    const regions = readRegions(source.regions);
     const [image, sizeBytes] = await readImage(source.image);
-    image.regions = readRegions(source.regions);
+    image.regions = regions;
     return [image, sizeBytes];
   }
   const image = create(ImageSchema);
