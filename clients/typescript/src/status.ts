@@ -166,7 +166,7 @@ function noConnection(text: string, address: string, cause: ServiceError): Unava
       { cause },
     );
   }
-  if (lower.includes("no connection established") || lower.includes("resol")) {
+  if (lower.includes("no connection established") || lower.includes("name resolution failed")) {
     const port = /:([0-9]+)$/.exec(address)?.[1];
     const onPort = port === undefined ? "" : ` --grpc-port ${port}`;
     return new ServerUnreachableError(
@@ -198,8 +198,12 @@ function troubleWithTls(lower: string): string {
   if (lower.includes("wrong version number") || lower.includes("packet length too long")) {
     return "does not speak TLS. Leave tls and RETINUE_TLS_CA away, or start it with --tls-certificate.";
   }
-  if (lower.includes("certificate required") || lower.includes("alert")) {
-    return "wants to see a certificate: name yours with tls, or RETINUE_CLIENT_CERTIFICATE and RETINUE_CLIENT_KEY.";
+  // Where the server gives no reason, and no system call has failed, this is all that gRPC says.
+  if (lower.includes("last error: failed to connect")) {
+    return (
+      "closes connections before anything is said. It may speak TLS: name its authority with tls or RETINUE_TLS_CA; or " +
+      "want to see a certificate: name yours with tls, or RETINUE_CLIENT_CERTIFICATE and RETINUE_CLIENT_KEY."
+    );
   }
   return "";
 }
@@ -208,7 +212,7 @@ function troubleWithTls(lower: string): string {
 function causeOf(lower: string): string {
   const causes: readonly (readonly [sign: string, words: string])[] = [
     ["refused", "connection refused"],
-    ["resol", "unknown host name"],
+    ["name resolution failed", "unknown host name"],
     ["timed out", "no reply from the host"],
     ["timeout", "no reply from the host"],
     ["unreach", "network unreachable"],
