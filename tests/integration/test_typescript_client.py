@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,11 +26,11 @@ TOKENS = [
 ]
 
 
-def run(*command: str, **environment: str) -> str:
-    """What a command prints in the client's folder."""
+def run(*command: str, folder: Path = CLIENT, **environment: str) -> str:
+    """What a command prints in a folder."""
     done = subprocess.run(
         command,
-        cwd=CLIENT,
+        cwd=folder,
         env={**ENVIRONMENT, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -147,3 +148,23 @@ def test_no_call_fails_while_servers_are_restarted_in_turn(models: Path) -> None
 
 def _answered(server: ServerProcess) -> float:
     return MetricsPage(server.http_url).total("retinue_requests_total", method="Classify", code="OK")
+
+
+def test_the_session_in_the_docs_prints_what_is_shown(server: ServerProcess) -> None:
+    page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    found = re.search(r"```typescript\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    code, shown = found.groups()
+    # Inside of the package its own name leads to it.
+    session = CLIENT / "dist" / "session"
+    session.mkdir(exist_ok=True)
+    (session / "session.ts").write_text(code.replace("localhost:8001", server.grpc_address))
+    settings = {
+        "extends": "../../tsconfig.json",
+        "compilerOptions": {"rootDir": ".", "outDir": ".", "incremental": False},
+        "files": ["session.ts"],
+        "include": [],
+    }
+    (session / "tsconfig.json").write_text(json.dumps(settings))
+    run("npx", "tsc", "--project", str(session))
+    assert run("node", str(session / "session.js"), folder=ROOT) == shown
