@@ -4,8 +4,8 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 
 import { ClassifyResponseSchema } from "../src/gen/retinue/v1/vision_service_pb.js";
-import { Classification, ImageError } from "../src/index.js";
-import { answer, refusal, withStandIn } from "./stand_in.js";
+import { Classification, Client, ImageError } from "../src/index.js";
+import { answer, type ClassifyRequest, refusal, withStandIn } from "./stand_in.js";
 
 const images = (count: number) => Array.from({ length: count }, (_, index) => Buffer.from(`image ${index}`));
 
@@ -243,4 +243,53 @@ test("an option that is none, or cannot be sent, is told before anything is sent
     await assert.rejects(client.segment(red, { maskFormat: "jpeg" as "png" }), /raw, coco_rle, png/);
     await assert.rejects(client.classify(5 as unknown as string), TypeError);
   });
+});
+
+test("details that somebody has damaged are as good as absent", async () => {
+  await withStandIn(
+    () => {
+      const error = refusal("NOT_FOUND", "no such model");
+      error.metadata.set("grpc-status-details-bin", Buffer.from("damaged"));
+      throw error;
+    },
+    async (client) => {
+      await assert.rejects(client.classify(Buffer.from("red")), {
+        name: "ModelNotFoundError",
+        reason: "NOT_FOUND",
+        message: "no such model",
+      });
+    },
+  );
+});
+
+for (const listed of ["ipv4:A,B", "A,B"]) {
+  test(`several servers have turns: ${listed}`, async () => {
+    const asked = new Set<string>();
+    const answering = (name: string) => (request: ClassifyRequest) => {
+      asked.add(name);
+      return answer(request);
+    };
+    await withStandIn(answering("A"), (first) =>
+      withStandIn(answering("B"), async (second) => {
+        using client = new Client(listed.replace("A", first.address).replace("B", second.address));
+        // At first only one of them may be connected.
+        for (let calls = 0; calls < 200 && asked.size < 2; calls++) await client.classify(Buffer.from("red"));
+      }),
+    );
+    assert.deepEqual([...asked].sort(), ["A", "B"]);
+  });
+}
+
+test("what one server refuses is asked of the next", async () => {
+  const draining = () => {
+    throw refusal("UNAVAILABLE", "DRAINING");
+  };
+  await withStandIn(draining, (first) =>
+    withStandIn(answer, async (second) => {
+      using client = new Client(`${first.address},${second.address}`);
+      for (let calls = 0; calls < 4; calls++) {
+        assert.equal((await client.classify(Buffer.from("red"))).best?.label, "red");
+      }
+    }),
+  );
 });
