@@ -28,10 +28,12 @@ serve: $(VENV)/.serve-$(RUNTIME)
 ## each takes up to three gigabytes
 test: $(VENV)/.develop
 	scripts/install-system-packages
+	scripts/install-node-packages
 	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 ## develop: install everything, the export tools with PyTorch included
 develop: $(VENV)/.develop
+	scripts/install-node-packages
 
 ## check: everything that reads the code without running it
 check: $(VENV)/.develop
@@ -42,15 +44,20 @@ check: $(VENV)/.develop
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against protos/contract.binpb
 	scripts/check-generated-protos
+	scripts/check-generated-typescript
+	npm --prefix clients/typescript run --silent check
 
-## format: apply ruff's formatting and safe fixes
+## format: apply ruff's and biome's formatting and safe fixes
 format: $(VENV)/.develop
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	scripts/install-node-packages
+	npm --prefix clients/typescript run --silent format
 
-## proto: regenerate protos/gen from protos/retinue
-proto:
+## proto: regenerate protos/gen and clients/typescript/src/gen from protos/retinue
+proto: $(VENV)/.develop
 	scripts/generate-protos
+	scripts/generate-typescript
 
 ## contract: make protos/contract.binpb anew, which no change may break: at a release, or where a break is meant
 contract: $(VENV)/.develop
@@ -101,7 +108,7 @@ audit: $(VENV)/.develop
 	PATH=$(CURDIR)/$(BIN):$$PATH scripts/audit $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-proto .work
+	rm -rf $(VENV) .venv-proto .work clients/typescript/node_modules clients/typescript/dist
 
 # On Debian and Ubuntu the venv module is a package of its own, and without it leaves half an environment behind.
 $(BIN)/pip:

@@ -3,9 +3,12 @@
 import grpc
 import httpx
 import pytest
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, json_format
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.calls import Connection
 from tests.server_process import ServerProcess
 
@@ -87,3 +90,31 @@ def test_reflection_describes_the_vision_service(colour: Connection) -> None:
     services = {service.name: service for file in files for service in file.service}
     methods = {method.name for method in services["VisionService"].method}
     assert methods == {"Classify", "Detect", "Segment", "ListModels", "GetModel"}
+
+
+@pytest.mark.parametrize(
+    "symbol", [f"{_SERVICE}.Classify", "retinue.v1.ClassScore.label", "retinue.v1.Priority"]
+)
+def test_reflection_finds_whatever_has_a_name(colour: Connection, symbol: str) -> None:
+    response = _reflected(colour, reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+    assert response.HasField("file_descriptor_response")
+
+
+def test_reflection_says_what_it_does_not_know(colour: Connection) -> None:
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{_SERVICE}.Nothing")
+    assert _reflected(colour, request).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_a_model_is_asked_with_nothing_but_reflection_and_json(colour: Connection) -> None:
+    """As grpcurl does: it knows no message before it asks."""
+    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(colour.channel))
+    method = pool.FindServiceByName(_SERVICE).methods_by_name["Classify"]
+    request, answer = (GetMessageClass(kind) for kind in (method.input_type, method.output_type))
+    asked = {"model": "colour-classifier", "images": [{"raw": {"data": "/wAA", "width": 1, "height": 1}}]}
+    call = colour.channel.unary_unary(
+        f"/{_SERVICE}/Classify",
+        request_serializer=request.SerializeToString,
+        response_deserializer=answer.FromString,
+    )
+    response = json_format.MessageToDict(call(json_format.ParseDict(asked, request())))
+    assert response["outcomes"][0]["result"]["classes"][0]["label"] == "red"

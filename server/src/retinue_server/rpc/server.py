@@ -20,6 +20,7 @@ from retinue_server.rpc.inference_servicer import InferenceServicer
 from retinue_server.rpc.interceptor import CallInterceptor
 from retinue_server.rpc.port import address, cannot_listen
 from retinue_server.rpc.servicer import SERVICE, VisionServicer
+from retinue_server.rpc.symbols import Symbols
 from retinue_server.runtime.providers import available_cores
 from retinue_server.settings import Settings
 from retinue_server.tls import Identity, IdentityFiles
@@ -121,7 +122,9 @@ class RpcServer:
         self._publishing = asyncio.Lock()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (SERVICE, inference_servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (SERVICE, inference_servicer.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+            pool=Symbols(),
         )
         self.port = self._listen(settings, identity)
         if private_address:
