@@ -38,7 +38,7 @@ async def ask():
     with tracer.start_as_current_span("asyncio"):
         async with AsyncClient(server) as client:
             await client.detect([red] * 3, model="colour-detector")
-            left = asyncio.create_task(client.segment(red, model="colour-segmenter"))
+            left = asyncio.create_task(client.segment(b"not read", model="colour-segmenter"))
             await asyncio.sleep(0)
             left.cancel()
             await asyncio.wait([left])
