@@ -29,6 +29,7 @@ from retinue_client import (
     ModelNotFoundError,
     OverloadedError,
     RetinueError,
+    Retries,
     ServerUnreachableError,
     WrongTaskError,
 )
@@ -276,14 +277,22 @@ async def test_many_calls_share_the_connection_of_an_async_client(colour_server:
             await client.get_model("nope")
 
 
-def test_a_full_queue_says_when_to_come_back(small: Connection, small_server: ServerProcess) -> None:
-    red = pictures.png(pictures.RED)
-    with Client(small_server.grpc_address) as client, engine_held(small, small_server):
+def test_a_full_queue_says_when_to_come_back_and_a_client_does(
+    small: Connection, small_server: ServerProcess
+) -> None:
+    images = [pictures.png(pictures.RED)] * 50
+    with (
+        Client(small_server.grpc_address, retries=Retries.none()) as hasty,
+        Client(small_server.grpc_address, retries=Retries(max_attempts=10)) as client,
+        engine_held(small, small_server),
+    ):
         with pytest.raises(OverloadedError) as caught:
-            client.classify([red] * 50, model="colour-classifier", timeout_seconds=30)
+            hasty.classify(images, model="colour-classifier", timeout_seconds=30)
         assert caught.value.reason == "QUEUE_FULL"
         assert caught.value.retry_after_seconds is not None
         assert caught.value.retry_after_seconds > 0
+        outcomes = client.classify(images, model="colour-classifier", timeout_seconds=30)
+    assert [isinstance(outcome, Classification) for outcome in outcomes] == [True] * 50
 
 
 def test_a_deadline_ends_a_call_that_waits(small: Connection, small_server: ServerProcess) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from itertools import pairwise
 
 import grpc
 import pytest
@@ -97,6 +98,20 @@ def test_a_client_that_is_told_when_to_come_back_comes_then(ask, server, failure
     server.service.on_request = refuse_once
     ask("classify", b"x", client={"retries": SOON})
     assert arrived[1] - arrived[0] >= 0.3
+
+
+def test_a_server_that_says_soon_each_time_is_given_longer_and_longer(ask, server, failure):
+    arrived = []
+
+    def refuse(_request, context):
+        arrived.append(time.monotonic())
+        if len(arrived) < 4:
+            failure(Code.RESOURCE_EXHAUSTED, "Full.", "QUEUE_FULL", 0.001).abort(context)
+
+    server.service.on_request = refuse
+    ask("classify", b"x", client={"retries": Retries(first_delay_seconds=0.05)})
+    waits = [later - sooner for sooner, later in pairwise(arrived)]
+    assert all(wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2), strict=True))
 
 
 @pytest.mark.parametrize(

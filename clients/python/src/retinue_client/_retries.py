@@ -20,8 +20,8 @@ class Retries:
 
     Attributes:
         max_attempts: How often one request is sent at most, at least 1.
-        first_delay_seconds: About how long to wait before the second time, twice as long before the third, and so on,
-            where the server advises nothing.
+        first_delay_seconds: About how long to wait before the second time, twice as long before the third, and so on;
+            as long as the server advises where that is longer.
         longest_delay_seconds: At most so long; who is told to come back later than this is told so with an error.
         burst: So many requests may be sent again at once: a client has this many tokens, and each time takes one, but
             where the request had reached nobody.

@@ -181,10 +181,10 @@ class Delivery:
             sending.lost += 1
             if sending.lost >= _MOST_LOST:
                 return None
-        seconds = error.retry_after_seconds
-        if seconds is None:
-            doublings = min(sending.attempts - 1, _MOST_DOUBLINGS)
-            seconds = min(retries.first_delay_seconds * 2**doublings, retries.longest_delay_seconds)
+        doublings = min(sending.attempts - 1, _MOST_DOUBLINGS)
+        seconds = min(retries.first_delay_seconds * 2**doublings, retries.longest_delay_seconds)
+        # A server that says "soon" each time is not asked more and more often for that.
+        seconds = max(seconds, error.retry_after_seconds or 0.0)
         if seconds > retries.longest_delay_seconds:
             return None
         seconds *= self._random.uniform(1.0, 1.25)
