@@ -29,11 +29,11 @@ export const refusals = new EventTarget();
  * Asks the server.
  *
  * @param {string} path From the root.
- * @param {RequestInit} options As of fetch.
+ * @param {RequestInit & {quiet: boolean}} options As of fetch; with `quiet` nobody is asked for another token.
  * @returns {Promise<Response>} Its answer, whose status is that of a success.
  * @throws {ServerError}
  */
-export async function ask(path, options = {}) {
+export async function ask(path, { quiet = false, ...options } = {}) {
   const headers = new Headers(options.headers);
   if (token.get()) headers.set("authorization", `Bearer ${token.get()}`);
   let response;
@@ -45,7 +45,7 @@ export async function ask(path, options = {}) {
   }
   if (response.ok) return response;
   const told = await fault(response);
-  if (response.status === 401 || told.reason === "SCOPE_MISSING") {
+  if (!quiet && (response.status === 401 || told.reason === "SCOPE_MISSING")) {
     refusals.dispatchEvent(new CustomEvent("refused", { detail: told }));
   }
   throw told;

@@ -3,12 +3,7 @@
 import { choice, element, fill, labelled, table } from "./elements.js";
 import { classColour, css, runsOf } from "./pixels.js";
 import { heatmap } from "./stage.js";
-
-/** A score for people. */
-export function percent(score) {
-  if (score > 0 && score < 0.0005) return "< 0.1 %";
-  return `${(100 * score).toFixed(score < 0.0995 ? 1 : 0)} %`;
-}
+import { percent } from "./words.js";
 
 /** The task of a model, as this page and the paths of the API name it. */
 export function taskOf(model) {

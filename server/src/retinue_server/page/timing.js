@@ -1,6 +1,7 @@
 /** Where the time of a request went. */
 
 import { element, fill } from "./elements.js";
+import { milliseconds } from "./words.js";
 
 const STAGES = [
   ["decode_us", "Decode"],
@@ -22,11 +23,6 @@ export function stages(timing, waitedMs) {
   const server = Math.max(0, timing.total_us / 1000 - counted);
   const way = Math.max(0, waitedMs - Math.max(counted, timing.total_us / 1000));
   return [...told, ["Rest of the server", server], ["Network and browser", way]];
-}
-
-/** Milliseconds for people. */
-export function milliseconds(ms) {
-  return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
 
 /** Draws the bar with its legend. */

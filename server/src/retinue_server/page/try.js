@@ -5,8 +5,9 @@ import { pictures } from "./picture.js";
 import { LANGUAGES, pathOf } from "./samples.js";
 import { ServerError, ask, facts, listModels, sentence } from "./server.js";
 import { Stage } from "./stage.js";
-import { TASKS, percent, taskOf } from "./tasks.js";
+import { TASKS, taskOf } from "./tasks.js";
 import { showTiming } from "./timing.js";
+import { percent } from "./words.js";
 
 export const title = "Try";
 
