@@ -34,7 +34,7 @@ def test_calls_of_others_are_seen_within_seconds(tab: Tab) -> None:
 
 def test_memory_is_told_by_model_as_the_metrics_have_it(tab: Tab) -> None:
     page = tab.open("#/live")
-    region = page.get_by_role("region", name="Memory by model").last
+    region = page.get_by_role("region", name="Memory by model")
     expect(region.get_by_role("row")).to_have_count(5)
     told = httpx.get(f"{tab.address}/v1/models/fashion-cnn").json()["execution"]["memory_bytes"]
     expect(region.get_by_role("row", name="fashion-cnn")).to_contain_text(f"{told / 2**20:.1f}")

@@ -34,8 +34,8 @@ class Live {
     this.trouble = element("div", {});
     this.tiles = element("dl", { class: "tiles" });
     this.charts = element("div", { class: "charts" });
-    this.versions = element("section", { "aria-label": "Versions" });
-    this.memory = element("section", { "aria-label": "Memory by model" });
+    this.versions = element("section");
+    this.memory = element("section");
     fill(
       place,
       element("div", { class: "heading" }, element("h1", {}, "Live"), this.pause),

@@ -66,7 +66,7 @@ export function paintRuns(pixels, size, runs, whole, colour) {
 export function classColour(id) {
   // Of twelve hues five apart, which are all of them; further dozens lie between, lighter or darker.
   const dozen = Math.floor(id / 12);
-  return fromHsl((((id * 5) % 12) * 30 + 15 * (dozen % 2) + 160) % 360, 0.85, [0.72, 0.65, 0.8][dozen % 3]);
+  return fromHsl((((id * 5) % 12) * 30 + 15 * (dozen % 2) + 160) % 360, 0.85, [0.72, 0.7, 0.82][dozen % 3]);
 }
 
 /** Source: CSS Color Module Level 4, 7.1. */
