@@ -73,6 +73,7 @@ class Ready:
         start_seconds: From the process's start until then.
         encrypted: Whether both ports speak TLS.
         client_options: What the client's command needs before what it is to do.
+        has_page: Whether there is a page for browsers.
     """
 
     host: str
@@ -83,6 +84,7 @@ class Ready:
     start_seconds: float
     encrypted: bool = False
     client_options: str = ""
+    has_page: bool = False
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -224,7 +226,17 @@ def _ready(settings: Settings, grpc_port: int, http_port: int, catalog: Catalog,
         (bool(settings.tokens), " --token-file TOKEN"),
     ]
     needed = "".join(option for is_needed, option in options if is_needed)
-    ready = Ready(settings.host, grpc_port, http_port, catalog, provider, seconds, encrypted, needed)
+    ready = Ready(
+        settings.host,
+        grpc_port,
+        http_port,
+        catalog,
+        provider,
+        seconds,
+        encrypted,
+        needed,
+        has_page=settings.ui == "on",
+    )
     _log.info("ready", grpc_port=grpc_port, http_port=http_port, seconds=round(ready.start_seconds, 3))
     return ready
 
