@@ -26,7 +26,7 @@ _HAND_OVER = """
 """
 
 # How many pixels of the canvas are not empty.
-_PAINTED = """
+PAINTED = """
 () => {
     const canvas = document.querySelector(".frame canvas");
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -79,9 +79,9 @@ def test_a_heatmap_is_painted_over_what_the_model_looks_at(tab: Tab) -> None:
     page = tab.open("#/try/mobilenet-v2")
     tab.give(CAT)
     result(page)
-    assert page.evaluate(_PAINTED) == 0
+    assert page.evaluate(PAINTED) == 0
     page.get_by_label("Heatmap").check()
-    wait_until(lambda: page.evaluate(_PAINTED) > 0.2, "the heatmap")
+    wait_until(lambda: page.evaluate(PAINTED) > 0.2, "the heatmap")
 
 
 def test_objects_have_boxes_in_the_image_and_rows_in_a_table(tab: Tab) -> None:
@@ -121,12 +121,12 @@ def test_classes_of_pixels_are_painted_and_can_be_left_out(tab: Tab) -> None:
     page = tab.open("#/try/fashion-segmenter")
     tab.give(SCENE)
     assert "dress" in result(page)
-    painted = page.evaluate(_PAINTED)
+    painted = page.evaluate(PAINTED)
     # As the list says, all but the background.
     background = page.locator(".areas li", has_text="background").locator("b").inner_text()
     assert painted == pytest.approx(1 - float(background.removesuffix(" %")) / 100, abs=0.02)
     page.get_by_label("dress").uncheck()
-    assert 0 < page.evaluate(_PAINTED) < painted - 0.05
+    assert 0 < page.evaluate(PAINTED) < painted - 0.05
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
