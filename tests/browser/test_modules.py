@@ -31,6 +31,7 @@ _NAMES = {
     "pixels": ("runsOf", "paintRuns", "classColour", "bytesOf"),
     "exposition": ("parse", "sum", "growth", "counted", "quantile", "reading"),
     "timing": ("stages",),
+    "samples": ("LANGUAGES",),
     "chart": ("ceiling",),
 }
 
@@ -145,3 +146,32 @@ def test_the_parts_of_a_request_are_all_of_what_the_browser_waited(page: Page) -
 def test_axes_end_at_round_numbers(page: Page) -> None:
     told = call(page, "chart", "[0.004, 1, 1.1, 4.9, 51, 0].map(ceiling)")
     assert told[:5] == pytest.approx([0.005, 1, 2, 5, 100])
+
+
+def test_code_for_a_guarded_server_brings_a_token_and_encrypts(page: Page) -> None:
+    asked = {
+        "task": "classify",
+        "model": "cats",
+        "version": "canary",
+        "options": {"top_k": 3, "heatmap": True},
+        "file": "-rf.jpg",
+        "origin": "https://vision.example:8443",
+        "facts": {"grpc_port": 9001, "encrypted": True, "tokens": True},
+    }
+    told = {
+        name: call(page, "samples", f"LANGUAGES.{name}(given[0])", asked)
+        for name in ("Python", "TypeScript", "curl", "grpcurl")
+    }
+    assert 'with Client("vision.example:9001", tls=Tls()) as client:' in told["Python"]
+    assert 'version="canary"' in told["Python"]
+    assert "heatmap=True" in told["Python"]
+    assert 'new Client("vision.example:9001", { tls: {} })' in told["TypeScript"]
+    assert "topK: 3" in told["TypeScript"]
+    assert (
+        "https://vision.example:8443/v1/models/cats/versions/canary:classify?top_k=3&heatmap=true"
+        in told["curl"]
+    )
+    assert "-plaintext" not in told["grpcurl"]
+    assert "base64 -w0 ./-rf.jpg" in told["grpcurl"]
+    for name in ("curl", "grpcurl"):
+        assert "Bearer $RETINUE_TOKEN" in told[name]

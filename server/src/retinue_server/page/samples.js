@@ -50,7 +50,7 @@ function typescript(asked) {
     'import { Client } from "retinue-client";',
     "",
     ...(asked.facts.tokens ? ["// The token comes from the environment: RETINUE_TOKEN."] : []),
-    `const client = new Client(${quoted(grpcAddress(asked))});`,
+    `const client = new Client(${quoted(grpcAddress(asked))}${asked.facts.encrypted ? ", { tls: {} }" : ""});`,
     ...wrapped(`const result = await client.${asked.task}(${quoted(asked.file)}, { `, told, " });", ""),
     "console.log(result);",
     "client.close();",

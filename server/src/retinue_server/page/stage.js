@@ -47,7 +47,6 @@ export class Stage {
     } catch {
       // Such as TIFF, which the server reads.
       this.image.hidden = true;
-      this.tell("The browser cannot show this file; results are drawn in an empty frame.");
     }
   }
 
@@ -70,8 +69,10 @@ export class Stage {
 
   /** @param {Drawn} drawn */
   draw({ size, boxes = [], masks = [], heat, opacity = 1 }) {
-    if (this.image.hidden) this.fit(size);
-    else if (this.image.naturalWidth !== size.width || this.image.naturalHeight !== size.height) {
+    if (this.image.hidden) {
+      this.tell("The browser cannot show this file; the results are drawn in an empty frame.");
+      this.fit(size);
+    } else if (this.image.naturalWidth !== size.width || this.image.naturalHeight !== size.height) {
       this.tell(`The server reads this image as ${size.width}×${size.height} pixels, the browser otherwise.`);
       this.fit(size);
     }
