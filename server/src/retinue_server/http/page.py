@@ -106,7 +106,7 @@ class Page:
             content = json.dumps(dict(self._facts())).encode()
             return _reply(_File(content, None, "application/json"), headers)
         file = self._files.get(name)
-        return file and _reply(file, headers)
+        return _reply(file, headers) if file is not None else None
 
 
 def _reply(file: _File, headers: Headers) -> Response:

@@ -17,7 +17,7 @@ const JPEG_QUALITY = 0.92;
 /**
  * Buttons and a place that images come by; `take` gets each.
  *
- * @param {HTMLElement} place Where they may be dropped.
+ * @param {HTMLElement} place What shows that they may be dropped.
  * @param {(picture: Picture) => void} take
  * @param {() => string} task Of the model that is chosen, for an example.
  * @param {(error: Error) => void} fail Told where there is none.
@@ -34,17 +34,18 @@ export function pictures(place, take, task, fail) {
   } });
   const photo = element("input", { type: "file", accept: "image/*", capture: "environment", hidden: true, change: () => taken(photo.files[0]) });
 
-  place.addEventListener("dragover", (event) => {
+  // Anywhere: beside the place the browser would leave the page for the file.
+  document.addEventListener("dragover", (event) => {
     event.preventDefault();
     place.classList.add("over");
-  });
-  for (const name of ["dragleave", "drop"]) place.addEventListener(name, () => place.classList.remove("over"));
-  place.addEventListener("drop", (event) => {
+  }, { signal });
+  for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => place.classList.remove("over"), { signal });
+  document.addEventListener("drop", (event) => {
     event.preventDefault();
     const file = event.dataTransfer.files[0];
     if (file) taken(file);
     else fail(new Error("What was dropped is no file; save the image first, or copy and paste it."));
-  });
+  }, { signal });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
     if (file) taken(file);
