@@ -1,4 +1,4 @@
-"""What an operator sees who opens the HTTP port in a browser: text, not a download."""
+"""What an operator sees who opens the HTTP port in a browser: the page, and text instead of downloads."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from tests.server_process import ServerProcess
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("path", "text"), [("/metrics", "retinue_model_info"), ("/readyz", "ready"), ("/", '"/metrics"')]
+    ("path", "text"),
+    [("/metrics", "retinue_model_info"), ("/readyz", "ready"), ("/", '<nav aria-label="Pages">')],
 )
 def test_a_browser_shows_each_endpoint(
     path: str, text: str, colour_server: ServerProcess, tmp_path: Path

@@ -93,6 +93,9 @@ def test_a_model_says_how_it_runs(small: Connection, small_server: ServerProcess
     assert 1 <= execution.max_batch_size <= 32
     assert execution.images_per_second > 0
     assert 0 < execution.lone_image_us < 10_000_000
+    sizes = [batch.batch_size for batch in execution.batches]
+    assert (sizes[0], sizes[-1]) == (1, execution.max_batch_size)
+    assert all(batch.batch_us > 0 for batch in execution.batches)
     page = MetricsPage(small_server.http_url)
     for part, size_bytes in (
         ("weights", execution.memory.weights_bytes),

@@ -26,6 +26,7 @@ from retinue_server.front_ends import FrontEnds
 from retinue_server.healing import Healing
 from retinue_server.http import app as http_app
 from retinue_server.http.exchange import Exchanges
+from retinue_server.http.page import Facts
 from retinue_server.http.server import HttpServer
 from retinue_server.lifecycle import Repository
 from retinue_server.loader import Loader
@@ -72,6 +73,7 @@ class Ready:
         start_seconds: From the process's start until then.
         encrypted: Whether both ports speak TLS.
         client_options: What the client's command needs before what it is to do.
+        has_page: Whether there is a page for browsers.
     """
 
     host: str
@@ -82,6 +84,7 @@ class Ready:
     start_seconds: float
     encrypted: bool = False
     client_options: str = ""
+    has_page: bool = False
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -223,7 +226,17 @@ def _ready(settings: Settings, grpc_port: int, http_port: int, catalog: Catalog,
         (bool(settings.tokens), " --token-file TOKEN"),
     ]
     needed = "".join(option for is_needed, option in options if is_needed)
-    ready = Ready(settings.host, grpc_port, http_port, catalog, provider, seconds, encrypted, needed)
+    ready = Ready(
+        settings.host,
+        grpc_port,
+        http_port,
+        catalog,
+        provider,
+        seconds,
+        encrypted,
+        needed,
+        has_page=settings.ui == "on",
+    )
     _log.info("ready", grpc_port=grpc_port, http_port=http_port, seconds=round(ready.start_seconds, 3))
     return ready
 
@@ -292,13 +305,15 @@ def _plan_front(
     control = ModelControl(repository)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control, tracer)
+        page = _page(settings, lambda: front_ends.port)
         metrics.publish_calls(None)
         # Front-ends count what is passed on to them, and hold the limits of tokens.
         calls = Calls(metrics, settings, Access(TokenFile.of(settings), among=0), CallRecords(log_share=None))
         exchanges = Exchanges(calls, settings)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
-        return front_ends, http_app.build(service, front_ends.merged, front_ends.count, routes, check), calls
+        pages = http_app.build(service, front_ends.merged, front_ends.count, routes, check, page)
+        return front_ends, pages, calls
     vision = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
     tensors = InferenceServicer(service, metrics, provider, settings, control, regions=regions)
@@ -308,8 +323,22 @@ def _plan_front(
     exchanges = Exchanges(calls, settings)
     routes = http_app.calls(exchanges, methods.of(vision, tensors), max_images)
     check = calls.check if calls.access.guarded else None
-    pages = http_app.build(service, metrics.registry, calls=routes, check=check)
-    return RpcServer(vision, tensors, calls, settings, identity=identity, no_room=no_room), pages, calls
+    rpc = RpcServer(vision, tensors, calls, settings, identity=identity, no_room=no_room)
+    page = _page(settings, lambda: rpc.port)
+    pages = http_app.build(service, metrics.registry, calls=routes, check=check, page=page)
+    return rpc, pages, calls
+
+
+def _page(settings: Settings, grpc_port: Callable[[], int]) -> Facts | None:
+    """What the page for browsers is told; None where it is switched off."""
+    if settings.ui == "off":
+        return None
+    return lambda: {
+        "grpc_port": grpc_port(),
+        "encrypted": bool(settings.tls_certificate),
+        "client_certificates": bool(settings.tls_client_ca),
+        "tokens": bool(settings.tokens),
+    }
 
 
 def _engines(machine: Machine, settings: Settings, on_failure: Callable[[], object]) -> tuple[Engine, Engine]:

@@ -30,6 +30,8 @@ def _lines(ready: Ready) -> Iterator[str]:
     yield f"  gRPC  {host}:{ready.grpc_port}{'  (TLS)' if ready.encrypted else ''}"
     scheme = "https" if ready.encrypted else "http"
     yield f"  HTTP  {scheme}://{host}:{ready.http_port}  (/metrics, /livez, /readyz)"
+    if ready.has_page:
+        yield f"  Page  {scheme}://{host}:{ready.http_port}/ui/"
     yield ""
     if ready.catalog.models:
         yield from _table([_COLUMNS, *(_row(model) for model in ready.catalog.models)])

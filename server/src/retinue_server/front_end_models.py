@@ -110,8 +110,8 @@ class FrontEndModels:
             batcher=batcher,
             threads=Threads(execution.instances, execution.threads_per_instance),
             profile=Profile(
-                (execution.max_batch_size,),
-                (execution.max_batch_size / execution.images_per_second,),
+                tuple(batch.batch_size for batch in execution.batches),
+                tuple(batch.batch_us / 1e6 for batch in execution.batches),
                 execution.lone_image_us / 1e6,
                 execution.alone_on_all_cores,
             ),

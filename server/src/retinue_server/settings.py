@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     http_port: int = Field(
         8080, ge=0, le=65535, description="HTTP port: calls, metrics and health; 0 picks a free one"
     )
+    ui: Literal["on", "off"] = Field(
+        "on", description="whether the HTTP port has the page for browsers, /ui/"
+    )
 
     tls_certificate: str = Field(
         "",

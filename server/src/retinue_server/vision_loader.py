@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -206,7 +206,7 @@ class VisionLoader:
         session.plan_lone_runs(on_all_cores=profile.alone_on_all_cores or profile.all_cores)
         session.check_answers(np.zeros((2, *shape), np.uint8), feeds.typical(2))
         session.shrink_memory(np.zeros((1, *shape), np.uint8), feeds.typical(1))
-        return replace(profile, batch_sizes=session.prepare(profile.batch_sizes, feeds.typical))
+        return profile.only(session.prepare(profile.batch_sizes, feeds.typical))
 
     def _fill_arenas(
         self, session: Session, profile: Profile, feeds: Feeds, images: npt.NDArray[np.uint8]

@@ -31,6 +31,8 @@ def test_it_tells_the_version_the_provider_and_the_addresses() -> None:
     assert text.startswith(f"Retinue {__version__} is ready after 1.3 s, on {CPU}.\n")
     assert "  gRPC  localhost:8001\n" in text
     assert "  HTTP  http://localhost:8080  (/metrics, /livez, /readyz)\n" in text
+    assert "Page" not in text
+    assert "  Page  http://localhost:8080/ui/\n" in banner(replace(READY, has_page=True))
 
 
 @pytest.mark.parametrize(

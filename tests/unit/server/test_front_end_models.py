@@ -30,7 +30,8 @@ _BOXES = Layout(
 def described(name: str, version: int = 1, **manifest: object) -> pb.Model:
     model = pb.Model(name=name, version=version, manifest=MANIFEST)
     model.manifest.MergeFrom(manifest_pb2.ModelManifest(name=name, **manifest))  # type: ignore[arg-type]
-    model.execution.max_batch_size, model.execution.images_per_second = 4, 100
+    for size in (1, 4):
+        model.execution.batches.add(batch_size=size, batch_us=10_000 * size)
     return model
 
 

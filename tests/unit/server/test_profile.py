@@ -164,3 +164,8 @@ def test_runs_together_end_where_one_of_them_cannot_begin() -> None:
 
     with pytest.raises((MemoryError, threading.BrokenBarrierError)):
         seconds_together(run, 2, budget_seconds=0.0)
+
+
+def test_what_is_left_of_the_sizes_keeps_its_seconds() -> None:
+    profile = Profile((1, 2, 4), (0.002, 0.003, 0.004), lone_seconds=0.001).only((1, 4))
+    assert (profile.batch_sizes, profile.batch_seconds) == ((1, 4), (0.002, 0.004))

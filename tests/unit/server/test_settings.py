@@ -81,6 +81,7 @@ def test_every_setting_can_come_from_flag_environment_and_file(
         "model_control": "watch",
         "system_shared_memory": "on",
         "triton_metrics": "on",
+        "ui": "off",
         "trace_endpoint": "https://collector:4317",
         "trace_sample_share": "0.5",
         "trace_callers_per_second": "7.5",

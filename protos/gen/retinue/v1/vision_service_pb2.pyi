@@ -1144,6 +1144,7 @@ class Execution(_message.Message):
     LONE_IMAGE_US_FIELD_NUMBER: _builtins.int
     ALONE_ON_ALL_CORES_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The ONNX Runtime execution provider that runs it, such as "CPUExecutionProvider"."""
     requested_provider: _builtins.str
@@ -1170,6 +1171,12 @@ class Execution(_message.Message):
     def memory(self) -> Global___MemoryUse:
         """What takes the model's memory."""
 
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchMeasurement]:
+        """What batches took when the model was measured, by ascending size from 1 to `max_batch_size`, the largest worth
+        running. Empty for a pipeline of tensors, which is not measured.
+        """
+
     def __init__(
         self,
         *,
@@ -1185,14 +1192,41 @@ class Execution(_message.Message):
         lone_image_us: _builtins.int = ...,
         alone_on_all_cores: _builtins.bool = ...,
         memory: Global___MemoryUse | None = ...,
+        batches: _abc.Iterable[Global___BatchMeasurement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_on_all_cores", b"alone_on_all_cores", "fallback_reason", b"fallback_reason", "images_per_second", b"images_per_second", "instances", b"instances", "lone_image_us", b"lone_image_us", "max_batch_size", b"max_batch_size", "memory", b"memory", "memory_bytes", b"memory_bytes", "provider", b"provider", "requested_provider", b"requested_provider", "runtime_version", b"runtime_version", "threads_per_instance", b"threads_per_instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone_on_all_cores", b"alone_on_all_cores", "batches", b"batches", "fallback_reason", b"fallback_reason", "images_per_second", b"images_per_second", "instances", b"instances", "lone_image_us", b"lone_image_us", "max_batch_size", b"max_batch_size", "memory", b"memory", "memory_bytes", b"memory_bytes", "provider", b"provider", "requested_provider", b"requested_provider", "runtime_version", b"runtime_version", "threads_per_instance", b"threads_per_instance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Execution: _TypeAlias = Execution  # noqa: Y015
+
+@_typing.final
+class BatchMeasurement(_message.Message):
+    """What batches of one size take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    BATCH_US_FIELD_NUMBER: _builtins.int
+    batch_size: _builtins.int
+    """Images in one, at least 1."""
+    batch_us: _builtins.float
+    """What one takes an instance in microseconds, decoding not counted; 0 or more."""
+    def __init__(
+        self,
+        *,
+        batch_size: _builtins.int = ...,
+        batch_us: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "batch_us", b"batch_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchMeasurement: _TypeAlias = BatchMeasurement  # noqa: Y015
 
 @_typing.final
 class MemoryUse(_message.Message):

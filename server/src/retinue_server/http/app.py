@@ -17,6 +17,7 @@ from retinue_server import __version__
 from retinue_server.http import protocol, vision
 from retinue_server.http.exchange import Exchanges
 from retinue_server.http.guard import Check, Guard
+from retinue_server.http.page import PREFIX, Facts, Page
 from retinue_server.rpc.methods import Methods
 from retinue_server.service import VisionService
 
@@ -46,6 +47,7 @@ def build(
     count: Callable[[], Awaitable[None]] = _nothing,
     calls: Sequence[BaseRoute] = (),
     check: Check | None = None,
+    page: Facts | None = None,
 ) -> Starlette:
     """The endpoints.
 
@@ -54,6 +56,7 @@ def build(
     - `/readyz`: 200 where requests are taken, else 503.
     - `/v1/...` and `/v2/...`: the calls.
     - `/`: what is here.
+    - `/ui/`: the page for browsers, which `/` leads them to.
 
     Args:
         service: Whose they are.
@@ -61,11 +64,15 @@ def build(
         count: Brings that up to date before.
         calls: The endpoints of calls.
         check: Refuses callers of paths; None lets everybody have all.
+        page: What the page for browsers is told of the server; None where there is no page.
     """
+    # Its files are for everybody, so that it can ask for a token.
+    pages = [Middleware(Page, facts=page)] if page is not None else []
     guard = [Middleware(Guard, check=check)] if check is not None else []
     patterns = [route.path_format for route in calls if isinstance(route, Route)]
     # Several have one pattern, for one method each.
-    endpoints = ["/metrics", "/livez", "/readyz", *sorted(set(patterns))]
+    own = ["/metrics", "/livez", "/readyz", *([PREFIX] if page is not None else [])]
+    endpoints = [*own, *sorted(set(patterns))]
 
     async def index(request: Request) -> Response:
         return JSONResponse({"name": "retinue", "version": __version__, "endpoints": endpoints})
@@ -94,6 +101,7 @@ def build(
             *calls,
         ],
         middleware=[
+            *pages,
             *guard,
             Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING_BYTES, compresslevel=_PACKING_LEVEL),
         ],

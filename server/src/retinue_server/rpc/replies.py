@@ -12,6 +12,7 @@ from retinue_server.catalog import ServedModel
 from retinue_server.errors import RetinueError
 from retinue_server.results import Answer, Classification, DetectionList, MaskFormat, Segmentation
 from retinue_server.rpc.status import to_status
+from retinue_server.runtime.profile import Profile
 from retinue_server.runtime.providers import Provider
 from retinue_server.tensor_steps import is_measured
 
@@ -89,8 +90,16 @@ def model_message(
             images_per_second=model.profile.images_per_second if is_measured(model) else 0,
             lone_image_us=_microseconds(model.profile.lone_seconds) if is_measured(model) else 0,
             alone_on_all_cores=model.profile.alone_on_all_cores,
+            batches=_measurements(model.profile) if is_measured(model) else [],
         ),
     )
+
+
+def _measurements(profile: Profile) -> list[pb.BatchMeasurement]:
+    return [
+        pb.BatchMeasurement(batch_size=size, batch_us=seconds * 1e6)
+        for size, seconds in zip(profile.batch_sizes, profile.batch_seconds, strict=True)
+    ]
 
 
 def _fill_outcomes(

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -88,6 +88,15 @@ class Profile:
         fitting = sum(seconds <= goal_seconds / 2 for seconds in self.batch_seconds) or 1
         return replace(
             self, batch_sizes=self.batch_sizes[:fitting], batch_seconds=self.batch_seconds[:fitting]
+        )
+
+    def only(self, sizes: Collection[int]) -> "Profile":
+        """Leaves the batches of other sizes out."""
+        kept = [pair for pair in zip(self.batch_sizes, self.batch_seconds, strict=True) if pair[0] in sizes]
+        return replace(
+            self,
+            batch_sizes=tuple(size for size, _ in kept),
+            batch_seconds=tuple(seconds for _, seconds in kept),
         )
 
 

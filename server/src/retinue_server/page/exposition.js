@@ -1,0 +1,148 @@
+/** What /metrics prints, read, and what happened between two looks at it. Pure. */
+
+const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
+const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
+const ANSWERING = new Set(["Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"]);
+
+/**
+ * One line.
+ *
+ * @typedef {{labels: Object<string, string>, value: number}} Sample
+ */
+
+/**
+ * Reads Prometheus's text format.
+ *
+ * @param {string} text
+ * @returns {Map<string, Sample[]>} By name, of those that begin with "retinue_" or "process_".
+ */
+export function parse(text) {
+  const samples = new Map();
+  for (const line of text.split("\n")) {
+    if (!line.startsWith("retinue_") && !line.startsWith("process_")) continue;
+    const [, name, told = "", value] = SAMPLE.exec(line) ?? [];
+    if (!name) continue;
+    const labels = {};
+    for (const [, label, content] of told.matchAll(LABEL)) labels[label] = content.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
+    if (!samples.has(name)) samples.set(name, []);
+    samples.get(name).push({ labels, value: value === "+Inf" ? Infinity : Number(value) });
+  }
+  return samples;
+}
+
+/** The sum of a name's samples whose labels are as `wanted` says. */
+export function sum(samples, name, wanted = () => true) {
+  return (samples.get(name) ?? []).reduce((all, { labels, value }) => (wanted(labels) ? all + value : all), 0);
+}
+
+/** By how much that grew from one look to the next; what is less than before has begun anew. */
+export function growth(before, after, name, wanted) {
+  const [from, to] = [sum(before, name, wanted), sum(after, name, wanted)];
+  return to < from ? to : to - from;
+}
+
+/**
+ * What a histogram counted between two looks, by bucket.
+ *
+ * @returns {Array<[number, number]>} Upper bounds, ascending to Infinity, and how many were in each bucket.
+ */
+export function counted(before, after, name, wanted = () => true) {
+  const bounds = new Map();
+  for (const [samples, sign] of [[after, 1], [before, -1]]) {
+    for (const { labels, value } of samples.get(`${name}_bucket`) ?? []) {
+      if (!wanted(labels)) continue;
+      const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
+      bounds.set(bound, (bounds.get(bound) ?? 0) + sign * value);
+    }
+  }
+  let below = 0;
+  return [...bounds].sort(([one], [other]) => one - other).map(([bound, total]) => {
+    const inside = Math.max(0, total - below);
+    below = Math.max(below, total);
+    return [bound, inside];
+  });
+}
+
+/**
+ * A quantile of what was counted, between the bounds of its bucket in proportion; null of nothing.
+ *
+ * Source: Prometheus, histogram_quantile.
+ */
+export function quantile(buckets, share) {
+  const all = buckets.reduce((total, [, count]) => total + count, 0);
+  if (!all) return null;
+  let rest = share * all;
+  let low = 0;
+  for (const [bound, count] of buckets) {
+    if (rest <= count && count) return bound === Infinity ? low : low + ((bound - low) * rest) / count;
+    rest -= count;
+    low = bound;
+  }
+  return low;
+}
+
+/** Whether a sample is of a call that models answer. */
+export function isAnswer({ method }) {
+  return ANSWERING.has(method);
+}
+
+/**
+ * What happened between two looks.
+ *
+ * @param {{at: number, samples: Map}} before `at` in milliseconds.
+ * @param {{at: number, samples: Map}} after
+ */
+export function reading(before, after) {
+  const seconds = Math.max(0.001, (after.at - before.at) / 1000);
+  const from = before.samples;
+  const to = after.samples;
+  const durations = counted(from, to, "retinue_request_duration_seconds", isAnswer);
+  const outcome = (...names) => growth(from, to, "retinue_images_total", (labels) => names.includes(labels.outcome)) / seconds;
+  const batches = growth(from, to, "retinue_batch_size_count");
+  return {
+    at: after.at,
+    requests: growth(from, to, "retinue_requests_total", isAnswer) / seconds,
+    answered: outcome("answered"),
+    others: outcome("failed", "refused", "cancelled"),
+    p50: quantile(durations, 0.5),
+    p95: quantile(durations, 0.95),
+    p99: quantile(durations, 0.99),
+    batch: batches ? growth(from, to, "retinue_batch_size_sum") / batches : null,
+    ...levels(to),
+  };
+}
+
+/** What waits and what is being answered at a look. */
+export function levels(samples) {
+  return { queue: sum(samples, "retinue_queue_images"), inFlight: sum(samples, "retinue_calls_in_flight") };
+}
+
+/** Each version that is served, with what happened to it between two looks. */
+export function versions(before, after) {
+  const seconds = Math.max(0.001, (after.at - before.at) / 1000);
+  const from = before.samples;
+  const to = after.samples;
+  const told = (to.get("retinue_model_info") ?? []).map(({ labels: { model, version, task } }) => {
+    const its = (labels) => labels.model === model && labels.version === version;
+    const durations = counted(from, to, "retinue_request_duration_seconds", (labels) => its(labels) && isAnswer(labels));
+    const batches = growth(from, to, "retinue_batch_size_count", its);
+    const memory = (part) => sum(to, "retinue_model_memory_bytes", (labels) => its(labels) && labels.part === part);
+    return {
+      model,
+      version,
+      task,
+      images: growth(from, to, "retinue_images_total", (labels) => its(labels) && labels.outcome === "answered") / seconds,
+      requests: growth(from, to, "retinue_requests_total", (labels) => its(labels) && isAnswer(labels)),
+      p50: quantile(durations, 0.5),
+      p99: quantile(durations, 0.99),
+      batch: batches ? growth(from, to, "retinue_batch_size_sum", its) / batches : null,
+      queue: sum(to, "retinue_queue_images", its),
+      parts: ["weights", "arena", "buffers"].map(memory),
+    };
+  });
+  for (const one of told) {
+    const all = told.reduce((total, other) => (other.model === one.model ? total + other.requests : total), 0);
+    one.share = all ? one.requests / all : null;
+  }
+  return told;
+}
