@@ -75,14 +75,15 @@ class Job:
             OSError: The table cannot be written.
         """
         started = time.monotonic()
-        requests = in_requests(entries, self._scorer.images_per_call, _BYTES_PER_REQUEST)
-        window_requests = self._scorer.calls_at_once + _REQUESTS_AHEAD
+        requests = in_requests(entries, lambda: self._scorer.images_per_call, _BYTES_PER_REQUEST)
         window: deque[tuple[int, asyncio.Task[list[Row]]]] = deque()
         window_bytes = 0
         try:
             more = True
             while more or window:
-                room = len(window) < window_requests and window_bytes < _MOST_BYTES
+                room = (
+                    len(window) < self._scorer.calls_at_once + _REQUESTS_AHEAD and window_bytes < _MOST_BYTES
+                )
                 if window and (window[0][1].done() or not (more and room)):
                     size_bytes, task = window.popleft()
                     window_bytes -= size_bytes

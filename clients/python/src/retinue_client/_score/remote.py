@@ -1,11 +1,7 @@
-"""Asks a server about images until each has an answer."""
+"""Asks servers about images until each has an answer."""
 
-import asyncio
-import itertools
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpc import StatusCode
@@ -15,81 +11,77 @@ from retinue_client._errors import (
     DeadlineExceededError,
     ImageError,
     InvalidRequestError,
+    ModelNotFoundError,
     OverloadedError,
     RetinueError,
     ServerError,
     UnavailableError,
 )
-from retinue_client._models import ModelInfo, Task
+from retinue_client._models import ModelInfo
+from retinue_client._score.fleet import Fleet, Server, Wanted
 from retinue_client._score.latency import Latencies
-from retinue_client._score.pace import Pace, Ticket
 from retinue_client._score.rows import Result
 from retinue_client._score.scorer import ScoreOptions
 
-_IMAGES_PER_REQUEST = 8
-_START_REQUESTS = 2
-_FIRST_DELAY_SECONDS = 0.1
-_LONGEST_DELAY_SECONDS = 5.0
-# A request that the server gave up on this often is an error of its images.
+# Beyond that a request costs no less for each of its images.
+_MOST_IMAGES_PER_REQUEST = 64
+# So that a server computes some while others are on their way.
+_REQUESTS_AT_A_SERVER = 4
+# A request that servers gave up on this often is an error of its images.
 _MOST_ATTEMPTS = 3
 
 
-async def find_model(client: AsyncClient, task: Task, name: str, version: int | str | None) -> ModelInfo:
-    """The model to score with.
-
-    Args:
-        client: Of the server.
-        task: What it must answer.
-        name: Its name; empty where the server has exactly one for the task.
-        version: Its version or its label, or None for the one that most requests get.
-
-    Raises:
-        InvalidRequestError: The name is missing or the model answers another question.
-        RetinueError: The server does not answer, or has no such model.
-    """
-    if name:
-        model = await client.get_model(name, version)
-        if model.task != task:
-            raise InvalidRequestError(f"The model {name!r} is for {model.task}, not for {task}.")
-        return model
-    models = await client.list_models(task)
-    names = sorted({model.name for model in models})
-    if len(names) != 1:
-        found = f"it has {', '.join(names)}: name one with --model" if names else "it has none"
-        raise InvalidRequestError(f"Which model of {client.address} is to {task}? Of this task {found}.")
-    return models[0]
-
-
 class RemoteScorer:
-    """Asks as many requests at once as the server takes, and again what it refuses; see `Scorer`.
+    """Asks as much at once as the servers take, and again what they refuse or lose; see `Scorer`.
 
     Args:
-        client: Of the server; it is closed with this.
+        clients: One of each server, which retry nothing themselves; they are closed with this.
         options: The question.
+        clock: Seconds, monotonic.
+
+    Attributes:
+        latencies: From sending a request until its answer, once for each of its images.
     """
 
-    def __init__(self, client: AsyncClient, options: ScoreOptions) -> None:
-        self._client = client
+    def __init__(
+        self,
+        clients: Sequence[AsyncClient],
+        options: ScoreOptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._options = options
-        self._ask: Callable[..., Awaitable[list[Any]]] = getattr(client, options.task)
-        self.images_per_call = min(_IMAGES_PER_REQUEST, options.max_in_flight)
-        self.calls_at_once = max(1, options.max_in_flight // _IMAGES_PER_REQUEST)
-        self._pace = Pace(start=_START_REQUESTS, maximum=self.calls_at_once, clock=time.monotonic)
-        self._freed = asyncio.Event()
-        self._last_answer = time.monotonic()
-        self._random = random.Random(0)
+        self._clock = clock
+        self._fleet = Fleet(
+            clients,
+            Wanted(options.task, options.options["model"], options.options["version"]),
+            max_in_flight=options.max_in_flight,
+            patience_seconds=options.patience_seconds,
+            clock=clock,
+        )
+        # More than these in one request have been found to be too many.
+        self._most_images = _MOST_IMAGES_PER_REQUEST
         self.latencies = Latencies()
+
+    @property
+    def images_per_call(self) -> int:
+        """As many as let each server have several requests at once, in powers of two."""
+        limit = min((server.pace.limit for server in self._serving()), default=1)
+        images = min(self._most_images, max(1, limit // _REQUESTS_AT_A_SERVER))
+        return 1 << (images.bit_length() - 1)
+
+    @property
+    def calls_at_once(self) -> int:
+        """As many as the servers have been found to take."""
+        images = sum(server.pace.limit for server in self._serving())
+        return -(-images // self.images_per_call)
 
     async def find_model(self) -> ModelInfo:
         """The model that answers; see `Scorer`."""
-        wanted = self._options.options
-        model = await find_model(self._client, self._options.task, wanted["model"], wanted["version"])
-        self._last_answer = time.monotonic()
-        return model
+        return await self._fleet.find_model()
 
     async def close(self) -> None:
-        """Closes the client."""
-        await self._client.close()
+        """Closes the connections."""
+        await self._fleet.close()
 
     async def answers(self, images: Sequence[bytes]) -> list[Result | ImageError]:
         """The outcomes, after a second try for images on which the server failed while it answered others."""
@@ -99,11 +91,16 @@ class RemoteScorer:
                 outcomes[place] = (await self._outcomes([images[place]]))[0]
         return outcomes
 
+    def _serving(self) -> list[Server]:
+        """The servers that are not gone, or all where none is left."""
+        servers = self._fleet.servers
+        return [server for server in servers if not server.is_gone] or servers
+
     async def _outcomes(self, images: Sequence[bytes]) -> list[Result | ImageError]:
-        """What became of each image, however often the server has to be asked.
+        """What became of each image, however often servers have to be asked.
 
         Raises:
-            RetinueError: The server refuses the question as such, or stopped answering.
+            RetinueError: The question as such is refused, or nobody answers any more.
         """
         failure = await self._try(images)
         if not isinstance(failure, RetinueError):
@@ -111,70 +108,52 @@ class RemoteScorer:
         if len(images) == 1:
             return [ImageError(failure.message, code=failure.code, reason=failure.reason)]
         # One image may be what fails them all, or fewer in a request may be acceptable where so many are not.
-        return [(await self._outcomes([image]))[0] for image in images]
+        half = len(images) // 2
+        return [*await self._outcomes(images[:half]), *await self._outcomes(images[half:])]
 
     async def _try(self, images: Sequence[bytes]) -> list[Result | ImageError] | RetinueError:
         """The outcomes of a request, or why it is given up as it is."""
-        for attempt in itertools.count(1):
-            try:
-                return await self._ask_once(images)
-            except UnavailableError as error:
-                self._check_patience(error)
-            except OverloadedError as error:
-                self._check_patience(error)
-                if attempt >= _MOST_ATTEMPTS and len(images) > 1:
-                    return error
-            except (DeadlineExceededError, ServerError) as error:
-                self._check_patience(error)
-                if attempt >= _MOST_ATTEMPTS:
-                    return error
-            except InvalidRequestError as error:
-                if len(images) == 1:
-                    raise
-                return error
-        raise AssertionError
+        attempts = 0
+        avoid: Server | None = None
+        while True:
+            async with self._fleet.turn(len(images), avoid=avoid) as turn:
+                client = turn.server.client
+                sent = self._clock()
+                try:
+                    outcomes: list[Any] = await getattr(client, self._options.task)(
+                        images, **self._options.options
+                    )
+                except RetinueError as error:
+                    failure = error
+                else:
+                    seconds = self._clock() - sent
+                    self.latencies.add(seconds, count=len(images))
+                    self._fleet.answered(turn, _queue_seconds(outcomes))
+                    return outcomes
+                avoid = turn.server
+                if isinstance(failure, InvalidRequestError):
+                    if len(images) == 1:
+                        raise failure
+                    if failure.reason == "TOO_MANY_IMAGES":
+                        self._most_images = min(self._most_images, max(1, len(images) // 2))
+                    return failure
+                if not self._may_pass(failure):
+                    raise failure
+                self._fleet.failed(turn, failure)
+            if not isinstance(failure, UnavailableError | ModelNotFoundError):
+                attempts += 1
+            if attempts >= _MOST_ATTEMPTS and not (isinstance(failure, OverloadedError) and len(images) == 1):
+                return failure
 
-    async def _ask_once(self, images: Sequence[bytes]) -> list[Result | ImageError]:
-        async with self._turn() as ticket:
-            sent = time.monotonic()
-            try:
-                outcomes = await self._ask(images, **self._options.options)
-            except (OverloadedError, UnavailableError, DeadlineExceededError) as error:
-                self._pace.refused(ticket, self._delay_seconds(error))
-                raise
-            self._last_answer = time.monotonic()
-            self._pace.answered()
-            self.latencies.add(self._last_answer - sent, count=len(images))
-            return outcomes
+    def _may_pass(self, failure: RetinueError) -> bool:
+        """Whether a failure may be of the moment, or of one server of several."""
+        if isinstance(failure, ModelNotFoundError):
+            # It may be starting again with its models still to come.
+            return len(self._fleet.servers) > 1
+        return isinstance(failure, OverloadedError | UnavailableError | DeadlineExceededError | ServerError)
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[Ticket]:
-        """Waits until the pace lets another request through, and counts it while it is under way."""
-        while (wait_seconds := self._pace.seconds_until_free()) != 0.0:
-            if wait_seconds is None:
-                self._freed.clear()
-                await self._freed.wait()
-            else:
-                await asyncio.sleep(wait_seconds)
-        ticket = self._pace.begin()
-        try:
-            yield ticket
-        finally:
-            self._pace.end()
-            self._freed.set()
 
-    def _delay_seconds(self, error: RetinueError) -> float:
-        """How long to leave the server alone: as long as it says, else longer the longer it has not answered.
-
-        A part of it is random, so that many clients do not come back at once.
-        """
-        delay_seconds = error.retry_after_seconds
-        if delay_seconds is None:
-            silence_seconds = time.monotonic() - self._last_answer
-            delay_seconds = min(_LONGEST_DELAY_SECONDS, max(_FIRST_DELAY_SECONDS, silence_seconds / 2))
-        return delay_seconds * self._random.uniform(1.0, 1.25)
-
-    def _check_patience(self, error: RetinueError) -> None:
-        silence_seconds = time.monotonic() - self._last_answer
-        if silence_seconds > self._options.patience_seconds:
-            raise error
+def _queue_seconds(outcomes: Sequence[Any]) -> float:
+    """How long the images of a request have waited for the engine, on average; 0 where none got that far."""
+    waits = [outcome.timing.queue_us for outcome in outcomes if not isinstance(outcome, ImageError)]
+    return sum(waits) / len(waits) / 1e6 if waits else 0.0

@@ -17,13 +17,13 @@ class ScoreOptions:
     Attributes:
         task: The question.
         options: The question's options, as the client takes them.
-        max_in_flight: The most images asked about at once.
+        max_in_flight: The most images asked about at once, of each server.
         patience_seconds: How long to go on trying while no request at all is answered.
     """
 
     task: Task
     options: dict[str, Any]
-    max_in_flight: int = 128
+    max_in_flight: int = 1024
     patience_seconds: float = 120.0
 
 

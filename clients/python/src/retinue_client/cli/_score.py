@@ -19,7 +19,6 @@ from retinue_client._score.table import Table, partial_path_of
 from retinue_client.cli._console import console_for, named
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._options import (
-    DEFAULT_SERVER,
     DEFAULT_TIMEOUT,
     Classes,
     MaxDetections,
@@ -27,13 +26,14 @@ from retinue_client.cli._options import (
     Model,
     ModelVersion,
     PriorityOption,
-    Server,
+    Servers,
     TaskName,
     Threshold,
     Timeout,
     TopK,
     connect_async,
     options_of_task,
+    servers_of,
 )
 from retinue_client.cli._progress import ScoreProgress
 
@@ -55,14 +55,14 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results' file.")] = False,
     max_in_flight: Annotated[
-        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once.")
-    ] = 128,
+        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once, at each server.")
+    ] = 1024,
     patience: Annotated[
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
     priority: PriorityOption = "low",
-    server: Server = DEFAULT_SERVER,
+    server: Servers = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Score all images of a folder into a Parquet file.
@@ -89,7 +89,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         all_files,
         ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
     )
-    scorer = RemoteScorer(connect_async(server, timeout), plan.options)
+    scorer = RemoteScorer([connect_async(one, timeout) for one in servers_of(server)], plan.options)
     try:
         summary = asyncio.run(plan.carry_out(scorer))
     except KeyboardInterrupt:
