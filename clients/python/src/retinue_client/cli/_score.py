@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from retinue_client import AsyncClient, RetinueError, __version__
+from retinue_client import RetinueError, __version__
 from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
-from retinue_client._score.job import Job, ScoreOptions, Summary, find_model
+from retinue_client._score.job import Job, Summary
+from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.rows import schema_of
+from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.table import Table, partial_path_of
 from retinue_client.cli._console import console_for, named
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._options import (
-    DEFAULT_SERVER,
     DEFAULT_TIMEOUT,
     Classes,
     MaxDetections,
@@ -25,13 +26,14 @@ from retinue_client.cli._options import (
     Model,
     ModelVersion,
     PriorityOption,
-    Server,
+    Servers,
     TaskName,
     Threshold,
     Timeout,
     TopK,
     connect_async,
     options_of_task,
+    servers_of,
 )
 from retinue_client.cli._progress import ScoreProgress
 
@@ -53,14 +55,14 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results' file.")] = False,
     max_in_flight: Annotated[
-        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once.")
-    ] = 128,
+        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once, at each server.")
+    ] = 1024,
     patience: Annotated[
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
     priority: PriorityOption = "low",
-    server: Server = DEFAULT_SERVER,
+    server: Servers = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Score all images of a folder into a Parquet file.
@@ -87,9 +89,9 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         all_files,
         ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
     )
-    client = connect_async(server, timeout)
+    scorer = RemoteScorer([connect_async(one, timeout) for one in servers_of(server)], plan.options)
     try:
-        summary = asyncio.run(plan.carry_out(client))
+        summary = asyncio.run(plan.carry_out(scorer))
     except KeyboardInterrupt:
         console_for(sys.stderr).print(f"retinue: interrupted. {_where_rows_are(out)}", soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -118,15 +120,14 @@ class _Plan:
             leave_out = frozenset({inside, partial_path_of(inside)})
         return walk(self.folder, all_files=self.all_files, leave_out=leave_out)
 
-    async def carry_out(self, client: AsyncClient) -> Summary:
+    async def carry_out(self, scorer: Scorer) -> Summary:
         """Scores the files into the table. The table keeps its partial name where this does not succeed."""
-        task, wanted = self.options.task, self.options.options
-        async with client:
+        try:
             # First, for a table takes the place of what an earlier run may have left.
-            await find_model(client, task, wanted["model"], wanted["version"])
-            table = Table(self.out, schema_of(task, self._metadata()))
+            await scorer.find_model()
+            table = Table(self.out, schema_of(self.options.task, self._metadata()))
             try:
-                summary = await self._run(client, table)
+                summary = await self._run(scorer, table)
                 if summary.scored + summary.failed == 0:
                     table.discard()
                 else:
@@ -137,13 +138,15 @@ class _Plan:
             except BaseException:
                 table.leave()
                 raise
+        finally:
+            await scorer.close()
         return summary
 
-    async def _run(self, client: AsyncClient, table: Table) -> Summary:
+    async def _run(self, scorer: Scorer, table: Table) -> Summary:
         with ScoreProgress(console_for(sys.stderr)) as progress:
             count = asyncio.get_running_loop().run_in_executor(None, self._count)
             count.add_done_callback(progress.count_done)
-            return await Job(client, self.folder, self.options, progress.add).run(self.entries(), table)
+            return await Job(scorer, self.folder, self.options.task, progress.add).run(self.entries(), table)
 
     def _count(self) -> int:
         return sum(1 for _ in self.entries())
