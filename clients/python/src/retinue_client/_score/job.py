@@ -4,10 +4,10 @@ import asyncio
 import itertools
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from retinue_client._errors import (
 )
 from retinue_client._images import read_file, upright_size
 from retinue_client._models import ModelInfo, Task
+from retinue_client._score.account import Account
 from retinue_client._score.files import Entry, in_requests, printable
-from retinue_client._score.latency import Latencies
 from retinue_client._score.pace import Pace, Ticket
 from retinue_client._score.rows import Result, Row, row_of
 from retinue_client._score.table import Table
@@ -59,27 +59,6 @@ class ScoreOptions:
     options: dict[str, Any]
     max_in_flight: int = 128
     patience_seconds: float = 120.0
-
-
-@dataclass(slots=True)
-class Summary:
-    """How a job went.
-
-    Attributes:
-        scored: Files with a result.
-        failed: Files with an error.
-        reasons: How often each reason of an error occurred.
-        versions: How many files each version of the model has answered.
-        seconds: From the first file to the last.
-        latencies: From sending a request until its answer, once for each of its images.
-    """
-
-    scored: int = 0
-    failed: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    versions: Counter[int] = field(default_factory=Counter)
-    seconds: float = 0.0
-    latencies: Latencies = field(default_factory=Latencies)
 
 
 async def find_model(client: AsyncClient, task: Task, name: str, version: int | str | None) -> ModelInfo:
@@ -115,6 +94,7 @@ class Job:
         client: Of the server.
         folder: What the files' paths are relative to.
         options: The question.
+        account: Takes down what is done.
         on_rows: Called with the rows of each request, in order, from the event loop.
     """
 
@@ -123,11 +103,13 @@ class Job:
         client: AsyncClient,
         folder: Path,
         options: ScoreOptions,
+        account: Account,
         on_rows: Callable[[list[Row]], None],
     ) -> None:
         self._client = client
         self._folder = folder
         self._options = options
+        self._account = account
         self._on_rows = on_rows
         self._ask: Callable[..., Awaitable[list[Any]]] = getattr(client, options.task)
         most_requests = max(1, options.max_in_flight // _IMAGES_PER_REQUEST)
@@ -137,16 +119,15 @@ class Job:
         self._freed = asyncio.Event()
         self._last_answer = time.monotonic()
         self._random = random.Random(0)
-        self.summary = Summary()
 
-    async def run(self, entries: Iterator[Entry], table: Table) -> Summary:
+    async def run(self, entries: Iterator[Entry], table: Table) -> None:
         """Scores every entry and appends its row to the table.
 
         Raises:
             RetinueError: The server refuses the question as such, or stopped answering.
             OSError: The table cannot be written.
         """
-        started = self._last_answer = time.monotonic()
+        self._last_answer = time.monotonic()
         requests = in_requests(entries, self._images_per_request, _BYTES_PER_REQUEST)
         window: deque[tuple[int, asyncio.Task[list[Row]]]] = deque()
         window_bytes = 0
@@ -168,21 +149,16 @@ class Job:
             for _, task in window:
                 task.cancel()
             await asyncio.gather(*(task for _, task in window), return_exceptions=True)
-            self.summary.seconds = time.monotonic() - started
-        return self.summary
 
     async def _take(self, rows: list[Row], table: Table) -> None:
-        for row in rows:
-            reason = row.get("error_reason")
-            if reason is None:
-                self.summary.scored += 1
-                self.summary.versions[row["version"]] += 1
-            else:
-                self.summary.failed += 1
-                self.summary.reasons[reason] += 1
+        self._account.add_rows(rows)
         if table.append(rows):
-            await asyncio.to_thread(table.flush)
+            await asyncio.to_thread(self._flush, table)
         self._on_rows(rows)
+
+    def _flush(self, table: Table) -> None:
+        with self._account.timing("writing"):
+            table.flush()
 
     async def _score(self, entries: list[Entry]) -> list[Row]:
         """The rows of one request's files."""
@@ -197,18 +173,17 @@ class Job:
 
     def _read(self, entries: list[Entry]) -> list[tuple[bytes | ImageError, tuple[int, int] | None]]:
         """Each file's bytes or why there are none, and for classifiers, whose results lack it, the image's size."""
-        files: list[tuple[bytes | ImageError, tuple[int, int] | None]] = []
-        for entry in entries:
-            if entry.error is not None:
-                files.append((entry.error, None))
-                continue
-            try:
-                data = read_file(self._folder / entry.path)
-            except ImageError as error:
-                files.append((error, None))
-            else:
-                files.append((data, upright_size(data) if self._options.task == "classify" else None))
-        return files
+        with self._account.timing("reading"):
+            return [self._read_one(entry) for entry in entries]
+
+    def _read_one(self, entry: Entry) -> tuple[bytes | ImageError, tuple[int, int] | None]:
+        if entry.error is not None:
+            return entry.error, None
+        try:
+            data = read_file(self._folder / entry.path)
+        except ImageError as error:
+            return error, None
+        return data, upright_size(data) if self._options.task == "classify" else None
 
     async def _answers(self, images: list[bytes]) -> list[Result | ImageError]:
         """The outcomes, after a second try for images on which the server failed while it answered others."""
@@ -234,9 +209,10 @@ class Job:
 
     async def _try(self, images: list[bytes]) -> list[Result | ImageError] | RetinueError:
         """The outcomes of a request, or why it is given up as it is."""
+        ready = time.monotonic()
         for attempt in itertools.count(1):
             try:
-                return await self._ask_once(images)
+                return await self._ask_once(images, ready)
             except UnavailableError as error:
                 self._check_patience(error)
             except OverloadedError as error:
@@ -253,7 +229,7 @@ class Job:
                 return error
         raise AssertionError
 
-    async def _ask_once(self, images: list[bytes]) -> list[Result | ImageError]:
+    async def _ask_once(self, images: list[bytes], ready: float) -> list[Result | ImageError]:
         async with self._turn() as ticket:
             sent = time.monotonic()
             try:
@@ -263,7 +239,7 @@ class Job:
                 raise
             self._last_answer = time.monotonic()
             self._pace.answered()
-            self.summary.latencies.add(self._last_answer - sent, count=len(images))
+            self._account.add_answer(sent - ready, self._last_answer - sent, outcomes)
             return outcomes
 
     @asynccontextmanager
