@@ -9,7 +9,7 @@ import pytest
 from retinue_client import ImageError
 from retinue_client._score.files import Entry, in_requests, printable, walk
 from retinue_client._score.latency import Latencies
-from retinue_client._score.pace import Pace
+from retinue_client._score.pace import Pace, Ticket
 from retinue_client._score.rows import row_of, schema_of
 from retinue_client._score.table import Table
 
@@ -94,7 +94,7 @@ class TestFiles:
         entries = [
             Entry(str(index), size) for index, size in enumerate([10, 10, 10, 90, 200, 10, 10, 10, 10])
         ]
-        runs = list(in_requests(iter(entries), max_images=3, max_bytes=100))
+        runs = list(in_requests(iter(entries), max_images=lambda: 3, max_bytes=100))
         assert [[entry.size_bytes for entry in run] for run in runs] == [
             [10, 10, 10],
             [90],
@@ -110,59 +110,79 @@ class TestFiles:
 
 
 class TestPace:
-    def pace(self, start=2, maximum=16):
-        self.now = 100.0
+    now = 0.0
+
+    def pace(self, start=16, maximum=1000):
         return Pace(start=start, maximum=maximum, clock=lambda: self.now)
 
-    def test_it_lets_as_many_through_as_its_limit(self):
+    def test_it_lets_so_many_images_through_and_further_ones_when_some_have_ended(self):
         pace = self.pace()
-        assert pace.seconds_until_free() == 0
-        pace.begin()
-        pace.begin()
-        assert pace.seconds_until_free() is None
-        pace.end()
-        assert pace.seconds_until_free() == 0
+        first = pace.begin(10)
+        assert pace.seconds_until_free(6) == 0
+        assert pace.seconds_until_free(7) is None
+        pace.begin(6)
+        assert pace.seconds_until_free(1) is None
+        pace.end(first)
+        assert (pace.under_way, pace.seconds_until_free(10)) == (6, 0)
 
-    def test_it_grows_with_every_answer_until_the_first_refusal_and_then_with_every_round(self):
+    def test_a_request_of_more_than_the_limit_goes_alone(self):
         pace = self.pace()
-        for expected in (3, 4, 5):
-            pace.answered()
-            assert pace.limit == expected
-        pace.refused(pace.begin(), 0.0)
+        assert pace.seconds_until_free(50) == 0
+        pace.begin(1)
+        assert pace.seconds_until_free(50) is None
+
+    def test_it_doubles_with_every_round_until_the_first_refusal_and_then_grows_by_a_few_a_round(self):
+        pace = self.pace()
+        for _ in range(4):
+            pace.answered(Ticket(4, 0), 0.0)
+        assert pace.limit == 32
+        pace.refused(pace.begin(4), 0.0)
+        assert pace.limit == 16
+        for _ in range(4):
+            pace.answered(Ticket(4, 1), 0.0)
+        assert 22 <= pace.limit <= 24
+
+    def test_it_grows_no_more_where_images_wait_long_enough_and_shrinks_where_they_wait_long(self):
+        pace = self.pace()
+        for _ in range(10):
+            pace.answered(Ticket(4, 0), 0.3)
+        assert pace.limit == 16
+        for _ in range(4):
+            pace.answered(Ticket(4, 0), 1.5)
+        assert 5 <= pace.limit <= 9
+        for _ in range(1000):
+            pace.answered(Ticket(1, 0), 1.5)
         assert pace.limit == 2
-        for _ in range(2):
-            assert pace.limit == 2
-            pace.answered()
-        pace.answered()
-        assert pace.limit == 3
 
-    def test_it_never_exceeds_its_maximum_nor_falls_below_one(self):
-        pace = self.pace(maximum=5)
+    def test_it_never_exceeds_its_maximum_nor_falls_below_two(self):
+        pace = self.pace(maximum=20)
         for _ in range(50):
-            pace.answered()
-        assert pace.limit == 5
+            pace.answered(Ticket(4, 0), 0.0)
+        assert pace.limit == 20
         for _ in range(50):
-            pace.refused(pace.begin(), 0.0)
-            pace.end()
-        assert pace.limit == 1
-        assert pace.seconds_until_free() == 0
+            ticket = pace.begin(1)
+            pace.refused(ticket, 0.0)
+            pace.end(ticket)
+        assert pace.limit == 2
+        assert self.pace(maximum=1).limit == 1
 
     def test_refusals_of_one_overload_slow_it_down_once(self):
-        pace = self.pace(start=8)
-        tickets = [pace.begin() for _ in range(8)]
+        pace = self.pace()
+        tickets = [pace.begin(2) for _ in range(8)]
         for ticket in tickets:
             pace.refused(ticket, 0.0)
-        assert pace.limit == 4
+        assert pace.limit == 8
 
     def test_it_waits_as_long_as_the_server_wants_to_be_left_alone(self):
         pace = self.pace()
-        pace.refused(pace.begin(), 2.0)
-        pace.end()
-        assert pace.seconds_until_free() == pytest.approx(2.0)
+        ticket = pace.begin(1)
+        pace.refused(ticket, 2.0)
+        pace.end(ticket)
+        assert pace.seconds_until_free(1) == pytest.approx(2.0)
         self.now += 1.5
-        assert pace.seconds_until_free() == pytest.approx(0.5)
+        assert pace.seconds_until_free(1) == pytest.approx(0.5)
         self.now += 1.5
-        assert pace.seconds_until_free() == 0
+        assert pace.seconds_until_free(1) == 0
 
 
 class TestLatencies:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,14 @@ def walk(folder: Path, *, all_files: bool, leave_out: frozenset[Path]) -> Iterat
             yield _file_entry(entry, relative)
 
 
-def in_requests(entries: Iterator[Entry], max_images: int, max_bytes: int) -> Iterator[list[Entry]]:
-    """The entries in runs of at most so many images and, beyond the first of a run, so many bytes."""
+def in_requests(
+    entries: Iterator[Entry], max_images: Callable[[], int], max_bytes: int
+) -> Iterator[list[Entry]]:
+    """The entries in runs of at most so many images, asked anew each time, and, beyond the first, so many bytes."""
     run: list[Entry] = []
     size_bytes = 0
     for entry in entries:
-        if run and (len(run) == max_images or size_bytes + entry.size_bytes > max_bytes):
+        if run and (len(run) >= max_images() or size_bytes + entry.size_bytes > max_bytes):
             yield run
             run, size_bytes = [], 0
         run.append(entry)

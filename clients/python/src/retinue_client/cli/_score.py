@@ -9,19 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from retinue_client import AsyncClient, RetinueError, __version__
+from retinue_client import RetinueError, __version__
 from retinue_client._models import ModelInfo
 from retinue_client._score.account import Account
 from retinue_client._score.document import JobFacts, write_summary
 from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
-from retinue_client._score.job import Job, ScoreOptions, find_model
+from retinue_client._score.job import Job
+from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.rows import schema_of
+from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.summary import Summary
 from retinue_client._score.table import Table, partial_path_of
 from retinue_client.cli._console import console_for
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._options import (
-    DEFAULT_SERVER,
     DEFAULT_TIMEOUT,
     Classes,
     MaxDetections,
@@ -29,13 +30,14 @@ from retinue_client.cli._options import (
     Model,
     ModelVersion,
     PriorityOption,
-    Server,
+    Servers,
     TaskName,
     Threshold,
     Timeout,
     TopK,
     connect_async,
     options_of_task,
+    servers_of,
 )
 from retinue_client.cli._progress import ScoreProgress, Show, ending
 
@@ -57,8 +59,8 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results' file.")] = False,
     max_in_flight: Annotated[
-        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once.")
-    ] = 128,
+        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once, at each server.")
+    ] = 1024,
     patience: Annotated[
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
@@ -71,7 +73,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         typer.Option("--json-progress", help="Say how far it is on standard error, a JSON object a line."),
     ] = False,
     priority: PriorityOption = "low",
-    server: Server = DEFAULT_SERVER,
+    server: Servers = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Score all images of a folder into a Parquet file.
@@ -102,9 +104,11 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
         show,
     )
-    client = connect_async(server, timeout)
+    scorer = RemoteScorer(
+        [connect_async(one, timeout) for one in servers_of(server)], plan.options, plan.account
+    )
     try:
-        summary = asyncio.run(plan.carry_out(client))
+        summary = asyncio.run(plan.carry_out(scorer))
     except KeyboardInterrupt:
         console_for(sys.stderr).print(f"retinue: interrupted. {_where_rows_are(out)}", soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -135,34 +139,34 @@ class _Plan:
             leave_out = frozenset({inside, partial_path_of(inside), _summary_path(inside)})
         return walk(self.folder, all_files=self.all_files, leave_out=leave_out)
 
-    async def carry_out(self, client: AsyncClient) -> Summary:
+    async def carry_out(self, scorer: Scorer) -> Summary:
         """Scores the files into the table. The table keeps its partial name where this does not succeed."""
-        task, wanted = self.options.task, self.options.options
-        async with client:
+        try:
             # First, for a table takes the place of what an earlier run may have left.
-            model = await find_model(client, task, wanted["model"], wanted["version"])
-            table = Table(self.out, schema_of(task, self._metadata()))
+            model = await scorer.find_model()
+            table = Table(self.out, schema_of(self.options.task, self._metadata()))
             try:
                 async with ScoreProgress(self.account, self.show, sys.stderr) as progress:
-                    await self._run(client, table, progress)
+                    await self._run(scorer, table, progress)
                 if self.account.images == 0:
                     table.discard()
                 else:
                     with self.account.timing("writing"):
                         table.commit()
-                summary = self._sum_up(model, progress)
             except OSError:
                 table.discard()
                 raise
             except BaseException:
                 table.leave()
                 raise
-        return summary
+        finally:
+            await scorer.close()
+        return self._sum_up(model, progress)
 
-    async def _run(self, client: AsyncClient, table: Table, progress: ScoreProgress) -> None:
+    async def _run(self, scorer: Scorer, table: Table, progress: ScoreProgress) -> None:
         count = asyncio.get_running_loop().run_in_executor(None, self._count)
         count.add_done_callback(progress.count_done)
-        job = Job(client, self.folder, self.options, self.account, progress.add)
+        job = Job(scorer, self.folder, self.options.task, self.account, progress.add)
         await job.run(self.entries(), table)
 
     def _sum_up(self, model: ModelInfo, progress: ScoreProgress) -> Summary:
