@@ -65,7 +65,17 @@ def expect_to_go_on_anywhere(text, form=None, **options):
 
 
 class TestFolders:
-    NAMES = ("b.jpg", "a/z.PNG", "a/b/c.webp", "a.jpg", "a-b.gif", "z/1.tiff", "a/b.bmp", "notes.txt", "noname")
+    NAMES = (
+        "b.jpg",
+        "a/z.PNG",
+        "a/b/c.webp",
+        "a.jpg",
+        "a-b.gif",
+        "z/1.tiff",
+        "a/b.bmp",
+        "notes.txt",
+        "noname",
+    )
 
     def test_images_of_all_subfolders_come_sorted_by_path(self, tmp_path):
         make(tmp_path, *self.NAMES)
@@ -129,7 +139,9 @@ class TestFolders:
         assert keys(tmp_path) == ["d/" * 400 + "a.jpg"]
 
     def test_a_folder_of_more_names_than_fit_in_memory_is_sorted_all_the_same(self, tmp_path, monkeypatch):
-        names = [f"{number * 7919 % 1000:03}{'é' if number % 3 else chr(0xDCE9)}.jpg" for number in range(100)]
+        names = [
+            f"{number * 7919 % 1000:03}{'é' if number % 3 else chr(0xDCE9)}.jpg" for number in range(100)
+        ]
         make(tmp_path, *names, "050/x.jpg")
         at_once = keys(tmp_path)
         monkeypatch.setattr(tree, "_NAMES_IN_MEMORY", 7)
@@ -335,7 +347,15 @@ class TestLists:
     def test_lines_of_jsonl_that_hold_no_path_are_errors(self, tmp_path):
         make(tmp_path, "a.jpg", "b.jpg")
         lines = [
-            *('{"image": "a.jpg", "n": 1}', "", '{"image": null}', '{"image": 7}', '{"n": 2}', "[1]", "{broken"),
+            *(
+                '{"image": "a.jpg", "n": 1}',
+                "",
+                '{"image": null}',
+                '{"image": 7}',
+                '{"n": 2}',
+                "[1]",
+                "{broken",
+            ),
             *("[" * 100_000, "x" * (2 << 20), '{"image": {"path": "b.jpg"}}', '{"image": "\\u0000.jpg"}'),
         ]
         (tmp_path / "list.jsonl").write_text("\n".join(lines))
@@ -354,7 +374,9 @@ class TestLists:
 
     def test_a_list_of_paths_has_one_a_line(self, tmp_path):
         make(tmp_path, "a.jpg", os.fsdecode(b"caf\xe9.jpg"), " b.jpg")
-        (tmp_path / "list.txt").write_bytes(b"a.jpg\r\n\ncaf\xe9.jpg\n b.jpg\n" + b"x" * (3 << 20) + b"\na.jpg")
+        (tmp_path / "list.txt").write_bytes(
+            b"a.jpg\r\n\ncaf\xe9.jpg\n b.jpg\n" + b"x" * (3 << 20) + b"\na.jpg"
+        )
         assert expect_to_go_on_anywhere(tmp_path / "list.txt") == [
             ("a.jpg", b"12345"),
             ("caf\\xe9.jpg", b"12345"),
