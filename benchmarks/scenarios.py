@@ -14,6 +14,7 @@ SCENARIOS = {
     "startup": "until the server takes requests",
     "loading": "a network without a manifest, beside a bare session",
     "memory": "when it is ready, and after many requests",
+    "score": "`retinue score` beside the server's own best, and its memory up to a million rows",
     "comparison": "Retinue and other servers in turn",
     "quantisation": "INT8 against FP32",
     "gpu": "the server on a GPU, beside a bare loop and beside the CPU's answers",
