@@ -11,6 +11,7 @@ from retinue_client._models import Task
 from retinue_client._score.account import Account
 from retinue_client._score.files import Entry, in_requests, printable
 from retinue_client._score.rows import Row, row_of
+from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import Scorer
 from retinue_client._score.table import Table
 
@@ -29,6 +30,7 @@ class Job:
         folder: What the files' paths are relative to.
         task: The question.
         account: Takes down what is done.
+        sample: Keeps a few of the images with their results, for the report; None without one.
         on_rows: Called with the rows of each request, in order, from the event loop.
     """
 
@@ -38,12 +40,14 @@ class Job:
         folder: Path,
         task: Task,
         account: Account,
+        sample: Sample | None,
         on_rows: Callable[[list[Row]], None],
     ) -> None:
         self._scorer = scorer
         self._folder = folder
         self._task: Task = task
         self._account = account
+        self._sample = sample
         self._on_rows = on_rows
 
     async def run(self, entries: Iterator[Entry], table: Table) -> None:
@@ -93,9 +97,18 @@ class Job:
         readable = [data for data, _ in files if isinstance(data, bytes)]
         answers = iter(await self._scorer.answers(readable))
         rows = []
+        many_wait = False
         for entry, (data, size) in zip(entries, files, strict=True):
-            outcome = data if isinstance(data, ImageError) else next(answers)
-            rows.append(row_of(printable(entry.path), outcome, size))
+            path = printable(entry.path)
+            if isinstance(data, ImageError):
+                rows.append(row_of(path, data, size))
+                continue
+            outcome = next(answers)
+            rows.append(row_of(path, outcome, size))
+            if self._sample is not None:
+                many_wait |= self._sample.offer(path, data, outcome)
+        if many_wait and self._sample is not None:
+            await asyncio.to_thread(self._sample.draw_waiting)
         return rows
 
     def _read(self, entries: list[Entry]) -> list[tuple[bytes | ImageError, tuple[int, int] | None]]:

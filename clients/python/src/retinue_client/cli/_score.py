@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,9 @@ from retinue_client._score.document import JobFacts, write_summary
 from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
 from retinue_client._score.job import Job
 from retinue_client._score.remote import RemoteScorer
+from retinue_client._score.report import write_report
 from retinue_client._score.rows import schema_of
+from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.summary import Summary
 from retinue_client._score.table import Table, partial_path_of
@@ -65,6 +68,10 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write a page about the results, with a sample drawn."),
+    ] = True,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but why the job ended, where it failed.")
     ] = False,
@@ -103,6 +110,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         all_files,
         ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
         show,
+        Sample() if report else None,
     )
     scorer = RemoteScorer(
         [connect_async(one, timeout) for one in servers_of(server)], plan.options, plan.account
@@ -119,16 +127,17 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     _finish(plan, summary)
 
 
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """One run of the command."""
 
-    def __init__(self, folder: Path, out: Path, all_files: bool, options: ScoreOptions, show: Show) -> None:
-        self.folder = folder
-        self.out = out
-        self.all_files = all_files
-        self.options = options
-        self.show = show
-        self.account = Account()
+    folder: Path
+    out: Path
+    all_files: bool
+    options: ScoreOptions
+    show: Show
+    sample: Sample | None
+    account: Account = field(default_factory=Account)
 
     def entries(self) -> Iterator[Entry]:
         """The files, in order; never those that the job itself writes."""
@@ -136,7 +145,9 @@ class _Plan:
         leave_out = frozenset[Path]()
         if own.is_relative_to(root):
             inside = self.folder / own.relative_to(root)
-            leave_out = frozenset({inside, partial_path_of(inside), _summary_path(inside)})
+            leave_out = frozenset(
+                {inside, partial_path_of(inside), _summary_path(inside), _report_path(inside)}
+            )
         return walk(self.folder, all_files=self.all_files, leave_out=leave_out)
 
     async def carry_out(self, scorer: Scorer) -> Summary:
@@ -161,22 +172,25 @@ class _Plan:
                 raise
         finally:
             await scorer.close()
-        return self._sum_up(model, progress)
+        return await asyncio.to_thread(self._sum_up, model, progress)
 
     async def _run(self, scorer: Scorer, table: Table, progress: ScoreProgress) -> None:
         count = asyncio.get_running_loop().run_in_executor(None, self._count)
         count.add_done_callback(progress.count_done)
-        job = Job(scorer, self.folder, self.options.task, self.account, progress.add)
+        job = Job(scorer, self.folder, self.options.task, self.account, self.sample, progress.add)
         await job.run(self.entries(), table)
 
     def _sum_up(self, model: ModelInfo, progress: ScoreProgress) -> Summary:
-        """Writes the summary beside the results."""
+        """Writes the summary and the report beside the results."""
         self.account.close_part()
         summary = self.account.total()
         if summary.images:
             facts = JobFacts(
                 self.options.task, str(self.folder), str(self.out), self._given_options(), model, __version__
             )
+            if self.sample is not None:
+                self.sample.draw_waiting()
+                write_report(_report_path(self.out), facts, summary, self.sample)
             progress.end(write_summary(_summary_path(self.out), facts, summary))
         return summary
 
@@ -222,6 +236,11 @@ def _summary_path(out: Path) -> Path:
     return out.with_name(out.name + ".summary.json")
 
 
+def _report_path(out: Path) -> Path:
+    """Where the report is, beside the results."""
+    return out.with_name(out.name + ".report.html")
+
+
 def _where_rows_are(out: Path) -> str:
     partial = partial_path_of(out)
     return f"The rows so far are in {partial}." if partial.exists() else ""
@@ -237,6 +256,8 @@ def _finish(plan: _Plan, summary: Summary) -> None:
         )
         fail(f"{plan.folder} has no files{advice}.")
     text = f"{ending(summary)}; results in {plan.out}"
+    if plan.sample is not None:
+        text += f", report in {_report_path(plan.out)}"
     if len(summary.versions) > 1:
         shares = ", ".join(
             f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())
