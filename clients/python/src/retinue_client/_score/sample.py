@@ -6,7 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,8 @@ _MOST_PIXELS = 64_000_000
 # What is kept of images that are not drawn yet, before they are.
 _MOST_WAITING_BYTES = 64 << 20
 _LONGEST_SIDE = 480
-_QUALITIES = (72, 50, 30, 10)
+# The longest side and the quality to be tried one after the other until a picture is small enough.
+_SIZES = ((960, 70), (960, 40), (480, 40), (240, 40), (120, 40))
 _MOST_OBJECTS = 40
 _MOST_NAMED = 3
 _MOST_CHARACTERS = 512
@@ -190,10 +191,9 @@ def _words_of(result: Result) -> str:
         more = f" and {len(result) - len(said):,} more" if len(result) > len(said) else ""
         return ", ".join(said) + more or "nothing found"
     pixels = max(1, result.width * result.height)
-    said = [
-        f"{named(area.label)} {100 * area.area_pixels / pixels:.0f} %" for area in result.areas[:_MOST_NAMED]
-    ]
-    return ", ".join(said) or "no class"
+    objects = [area for area in result.areas if not area.is_background]
+    said = [f"{named(area.label)} {100 * area.area_pixels / pixels:.0f} %" for area in objects[:_MOST_NAMED]]
+    return ", ".join(said) or "nothing found"
 
 
 def _picture(encoded: bytes, result: Result) -> tuple[bytes, tuple[int, int]]:
@@ -201,7 +201,8 @@ def _picture(encoded: bytes, result: Result) -> tuple[bytes, tuple[int, int]]:
     try:
         image = _small(encoded)
         if isinstance(result, Classification):
-            drawn = replace(result, classes=result.classes[:_MOST_NAMED]).draw(image)
+            # Its drawing is a panel of what stands in the words.
+            drawn = image
         elif isinstance(result, Detections):
             drawn = result[:_MOST_OBJECTS].draw(image)
         else:
@@ -209,8 +210,8 @@ def _picture(encoded: bytes, result: Result) -> tuple[bytes, tuple[int, int]]:
     except (ImageError, ResponseError):
         # The server has read it all the same: the report names the row without a picture.
         return b"", (0, 0)
-    drawn.thumbnail((2 * _LONGEST_SIDE, 2 * _LONGEST_SIDE))
-    for quality in _QUALITIES:
+    for side, quality in _SIZES:
+        drawn.thumbnail((side, side))
         buffer = io.BytesIO()
         drawn.save(buffer, "WEBP", quality=quality)
         if buffer.tell() <= _PICTURE_BYTES:

@@ -192,11 +192,10 @@ class Summary:
         try:
             for name in ("scored", "failed", "other_classes", "empty", "timed", "batch_sizes"):
                 setattr(made, name, int(state[name]))
+            examples = state["examples"]
             for reason, count in state["reasons"].items():
-                examples = [
-                    (str(about), str(message)) for about, message in state["examples"].get(reason, ())
-                ]
-                made._count_failures(reason, int(count), examples)
+                found = [(str(about), str(message)) for about, message in examples.get(reason, ())]
+                made._count_failures(reason, int(count), found)
             made.versions.update({int(version): int(count) for version, count in state["versions"]})
             for class_id, label, count, pixels in state["classes"]:
                 made._count_class((int(class_id), str(label)), int(count), int(pixels))
@@ -204,7 +203,7 @@ class Summary:
             made.stages = {stage: float(state["stages"][stage]) for stage in STAGES}
             made.latencies = Latencies.from_state(state["latencies"])
             made.seconds = float(state["seconds"])
-        except (AttributeError, KeyError, TypeError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise ValueError(f"this is no summary: {exc!r}") from exc
         return made
 

@@ -1,4 +1,4 @@
-"""The report of a job: one HTML page that asks nothing of the network, for people."""
+"""The page of a report."""
 
 import base64
 import hashlib
@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retinue_client._score.document import JobFacts, write_aside
-from retinue_client._score.markup import Html, clip, element, join
-from retinue_client._score.report_sections import SECTIONS, heading
+from retinue_client._score.report.answers import classes, pictures, scores
+from retinue_client._score.report.course import failures, heading, particulars, times
+from retinue_client._score.report.markup import Html, clip, element
 from retinue_client._score.sample import Sample
 from retinue_client._score.summary import Summary
 
@@ -46,10 +47,16 @@ def report(facts: JobFacts, summary: Summary, sample: Sample) -> str:
         element("link", rel="icon", href="data:,"),
         element("style", Html(style)),
     )
-    sections = join(*(section(facts, summary, sample) for section in SECTIONS))
-    body = element(
-        "body", element("header", heading(facts, summary)), element("main", sections), _footer(facts)
+    main = element(
+        "main",
+        classes(facts, summary),
+        scores(facts, summary),
+        pictures(facts, sample),
+        failures(summary),
+        times(summary),
+        particulars(facts, summary),
     )
+    body = element("body", element("header", heading(facts, summary)), main, _footer(facts))
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
 
 

@@ -6,7 +6,7 @@ colours are the style sheet's.
 
 from collections.abc import Sequence
 
-from retinue_client._score.markup import Html, element, join
+from retinue_client._score.report.markup import Html, element, join
 
 _GAP = 0.12
 

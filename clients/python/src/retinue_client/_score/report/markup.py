@@ -40,6 +40,11 @@ def join(*content: Content) -> Html:
     return Html("".join(_written(part) for part in content if part is not None))
 
 
+def caption(text: str) -> Html:
+    """The text, whose numbers are not parted from their percent signs."""
+    return Html(_written(text).replace(" %", "&nbsp;%"))
+
+
 def clip(text: str, most: int) -> str:
     """The text without control characters, and with an ellipsis in place of what is beyond so many characters."""
     shown = plain(text[: most + 1])
