@@ -172,3 +172,13 @@ def test_hostile_names_are_bounded_and_plain():
     (shown,) = sample.random
     assert shown.key.startswith("\\x1b")
     assert len(shown.key) + len(shown.says) < 2000
+
+
+def test_a_sample_that_has_not_changed_is_not_written_again(tmp_path):
+    path = tmp_path / "_sample.json"
+    sample = offered(2000)
+    sample.save(path)
+    path.unlink()
+    sample.offer("sure.jpg" * 3, IMAGE, ImageError("No."))
+    sample.save(path)
+    assert not path.exists()

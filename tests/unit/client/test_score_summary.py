@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 
 import pytest
 from tests.unit.client.score_results import DETECTIONS, MODEL, SEGMENTATION, classification
@@ -210,3 +211,32 @@ def test_an_empty_job_has_a_document_too():
     values = json.loads(json.dumps(document(facts, Summary()), allow_nan=False))
     assert (values["images"], values["images_per_second"], values["slowest_stage"]) == (0, None, None)
     assert values["score_bins"] is None
+
+
+def test_rows_answers_and_parts_of_several_threads_are_all_counted():
+    account = Account()
+    stop = threading.Event()
+
+    def answer():
+        for _ in range(2000):
+            account.add_answer(0.0, random.random(), [Classification((), "m", 1, TIMING)])
+        stop.set()
+
+    def read():
+        while not stop.is_set():
+            account.percentile_ms(0.5)
+            account.total()
+
+    states = []
+    threads = [threading.Thread(target=target) for target in (answer, read)]
+    for thread in threads:
+        thread.start()
+    while not stop.is_set():
+        account.add_rows([row(failure())])
+        states.append(account.close_part())
+    for thread in threads:
+        thread.join()
+    states.append(account.close_part())
+    total = account.total()
+    assert (total.latencies.count, total.timed, total.failed) == (2000, 2000, len(states) - 1)
+    assert sum(state["timed"] for state in states) == 2000

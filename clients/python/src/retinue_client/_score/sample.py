@@ -84,6 +84,7 @@ class Sample:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         self._drawing = threading.Lock()
+        self._unsaved = True
         self.random: list[Shown] = []
         self.unsure: list[Shown] = []
 
@@ -105,6 +106,7 @@ class Sample:
             shown = Shown(plain(key[:_MOST_CHARACTERS]), draw, score, _words_of(outcome))
             if len(image) <= _MOST_ENCODED_BYTES:
                 shown.waiting = (image, outcome)
+            self._unsaved = True
             self._take(shown, at_random=at_random, unsure=unsure)
             return self._waiting_bytes() > _MOST_WAITING_BYTES
         return False
@@ -118,11 +120,16 @@ class Sample:
                     shown.waiting = None
 
     def save(self, path: Path) -> None:
-        """Draws what waits and writes all down.
+        """Draws what waits and writes all down, where anything has changed since.
+
+        To be called before the journal is told of a part, so that the sample never lacks one of its images.
 
         Raises:
             OSError: It cannot be written.
         """
+        if not self._unsaved:
+            return
+        self._unsaved = False
         self.draw_waiting()
         values = {"random": list(map(_state, self.random)), "unsure": list(map(_state, self.unsure))}
         write_aside(path, json.dumps({"seed": self._seed, **values}).encode())
