@@ -2,7 +2,10 @@
 
 import json
 import random
+import re
 import threading
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from tests.unit.client.score_results import DETECTIONS, MODEL, SEGMENTATION, classification
@@ -14,6 +17,7 @@ from retinue_client._score.document import JobFacts, document
 from retinue_client._score.rows import row_of
 from retinue_client._score.summary import SCORE_BINS, STAGES, Summary
 from retinue_client._timing import Timing
+from retinue_client.cli._progress import Moment
 
 TIMING = Timing(
     decode_us=2000, queue_us=1000, inference_us=8000, postprocess_us=500, total_us=12000, batch_size=4
@@ -240,3 +244,26 @@ def test_rows_answers_and_parts_of_several_threads_are_all_counted():
     total = account.total()
     assert (total.latencies.count, total.timed, total.failed) == (2000, 2000, len(states) - 1)
     assert sum(state["timed"] for state in states) == 2000
+
+
+def test_every_field_is_documented():
+    page = (Path(__file__).parents[3] / "docs" / "scoring-report.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(\w+)`", page))
+    account = account_of_a_row()
+    values = document(JobFacts("segment", "photos", "out", {}, MODEL, "1.2.3"), account.total())
+    for name in (
+        *values,
+        *values["stages_ms"],
+        *values["waits_ms"],
+        *values["latency_ms"],
+        *values["classes"][0],
+    ):
+        assert name in told, name
+    for name in (one.name for one in fields(Moment)):
+        assert name in told, name
+
+
+def account_of_a_row():
+    account = Account()
+    account.add_rows([row(SEGMENTATION)])
+    return account
