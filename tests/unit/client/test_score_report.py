@@ -1,11 +1,13 @@
 """The report of a job: what it says, and that nothing from outside is more than text in it."""
 
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -204,3 +206,57 @@ def test_markup_goes_in_as_it_is_and_text_as_text():
     assert join("&", element("b")) == "&amp;<b></b>"
     assert clip("abcdef", 4) == "abc…"
     assert clip("\x1b" * 100, 10) == "\\x1b\\x1b\\…"
+
+
+def results_of(folder):
+    summary = json.loads((folder / "_summary.json").read_text(encoding="utf-8"))
+    shown = re.findall("<figcaption>.*?</figcaption>", (folder / "_report.html").read_text(encoding="utf-8"))
+    return summary, shown
+
+
+def test_a_job_that_was_broken_off_reports_on_the_whole_as_one_that_was_not(score, server, folder, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert score(folder, "--rows-per-part", 10, out=whole).exit_code == 0
+    answered = []
+
+    def go_away(request, context):
+        answered.extend(getattr(request, "images", ()))
+        if len(answered) > 45:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Gone.")
+
+    server.service.on_request = go_away
+    again = (folder, "--rows-per-part", 10, "--patience", 0)
+    assert score(*again, out=broken).exit_code == 2
+    assert not (broken / "_report.html").exists()
+    assert (broken / "_journal.jsonl").read_text(encoding="utf-8").count("\n") > 1
+    assert (broken / "_sample.json").exists()
+    server.service.on_request = None
+    result = score(*again, "--json-progress", out=broken)
+    assert result.exit_code == 0
+    assert json.loads(result.stderr.splitlines()[-1])["images"] == 100
+    (summary, shown), (expected, expected_shown) = results_of(broken), results_of(whole)
+    for name in ("images", "scored", "failed", "versions", "classes", "score_bins", "errors"):
+        assert summary[name] == expected[name]
+    assert len(shown) == 18
+    assert shown == expected_shown
+    assert not (broken / "_sample.json").exists()
+
+
+def test_a_job_may_go_without_a_report(score, folder, tmp_path):
+    result = score(folder, "--no-report", out=tmp_path / "out")
+    assert result.exit_code == 0
+    assert "report" not in result.stdout
+    assert not (tmp_path / "out" / "_report.html").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--quiet",), ("--json-progress",)])
+def test_standard_output_is_empty_where_nobody_reads_it(score, folder, tmp_path, arguments):
+    result = score(folder, *arguments, out=tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert (result.stderr == "") == ("--quiet" in arguments)
+
+
+def test_quiet_and_json_exclude_each_other(score, folder, tmp_path):
+    result = score(folder, "--quiet", "--json-progress", out=tmp_path / "out")
+    assert result.exit_code == 2
+    assert "exclude each other" in result.stderr
