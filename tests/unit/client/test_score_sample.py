@@ -10,6 +10,7 @@ from PIL import Image
 from tests.unit.client.score_results import DETECTIONS, SEGMENTATION, classification
 
 from retinue_client import ImageError
+from retinue_client._score import picture
 from retinue_client._score import sample as score_sample
 from retinue_client._score.sample import RANDOM_IMAGES, UNSURE_IMAGES, Sample
 
@@ -34,8 +35,8 @@ def keys(shown):
     return [one.key for one in shown]
 
 
-def opened(picture):
-    return Image.open(io.BytesIO(picture), formats=["WEBP"])
+def opened(encoded):
+    return Image.open(io.BytesIO(encoded), formats=["WEBP"])
 
 
 def test_every_image_is_as_likely_to_be_shown_as_any_other():
@@ -109,8 +110,8 @@ def test_a_damaged_file_begins_an_empty_sample(tmp_path, content):
 
 def test_only_what_is_still_chosen_is_drawn(monkeypatch):
     drawn = []
-    draw = score_sample._picture
-    monkeypatch.setattr(score_sample, "_picture", lambda *given: drawn.append(given) or draw(*given))
+    draw = score_sample.picture_of
+    monkeypatch.setattr(score_sample, "picture_of", lambda *given: drawn.append(given) or draw(*given))
     offered(2000).draw_waiting()
     assert len(drawn) <= RANDOM_IMAGES + UNSURE_IMAGES
 
@@ -150,7 +151,7 @@ def test_images_that_cannot_be_drawn_are_shown_without_a_picture_or_small(image)
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch):
-    monkeypatch.setattr(score_sample, "_MOST_PIXELS", 1000)
+    monkeypatch.setattr(picture, "_MOST_PIXELS", 1000)
     sample = Sample()
     sample.offer("a.png", IMAGE, DETECTIONS)
     sample.draw_waiting()
@@ -182,3 +183,17 @@ def test_a_sample_that_has_not_changed_is_not_written_again(tmp_path):
     sample.offer("sure.jpg" * 3, IMAGE, ImageError("No."))
     sample.save(path)
     assert not path.exists()
+
+
+def test_samples_of_parts_are_merged_to_that_of_the_whole():
+    whole, first, second = offered(400), Sample(), Sample()
+    for number in range(400):
+        part = first if number % 3 else second
+        part.offer(f"{number}.jpg", IMAGE, classification(("cat", number / 400)))
+    whole.draw_waiting()
+    merged = Sample()
+    for part in (second, first):
+        merged.merge(Sample.from_state(json.loads(json.dumps(part.state()))))
+    assert (merged.random, merged.unsure) == (whole.random, whole.unsure)
+    with pytest.raises(ValueError, match="seed 1"):
+        merged.merge(Sample(1))

@@ -15,26 +15,18 @@ from PIL import Image
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
 from retinue_client._draw import score_text
-from retinue_client._errors import ImageError, ResponseError
-from retinue_client._images import open_upright
-from retinue_client._pillow import decoding
+from retinue_client._errors import ImageError
 from retinue_client._plain import named, plain
 from retinue_client._score.document import write_aside
+from retinue_client._score.picture import picture_of
 from retinue_client._score.rows import Result
 
 RANDOM_IMAGES = 12
 UNSURE_IMAGES = 6
-# Of all pictures together, so that the report stays under a megabyte in base64.
-_PICTURE_BYTES = 30_000
-# A picture is made of an image for which a copy in memory is worth its while.
+# Of larger files there is no picture.
 _MOST_ENCODED_BYTES = 32 << 20
-_MOST_PIXELS = 64_000_000
 # What is kept of images that are not drawn yet, before they are.
 _MOST_WAITING_BYTES = 64 << 20
-_LONGEST_SIDE = 480
-# The longest side and the quality to be tried one after the other until a picture is small enough.
-_SIZES = ((960, 70), (960, 40), (480, 40), (240, 40), (120, 40))
-_MOST_OBJECTS = 40
 _MOST_NAMED = 3
 _MOST_CHARACTERS = 512
 
@@ -116,7 +108,7 @@ class Sample:
         with self._drawing:
             for shown in self._all():
                 if shown.waiting is not None:
-                    shown.picture, shown.size = _picture(*shown.waiting)
+                    shown.picture, shown.size = picture_of(*shown.waiting)
                     shown.waiting = None
 
     def save(self, path: Path) -> None:
@@ -130,9 +122,7 @@ class Sample:
         if not self._unsaved:
             return
         self._unsaved = False
-        self.draw_waiting()
-        values = {"random": list(map(_state, self.random)), "unsure": list(map(_state, self.unsure))}
-        write_aside(path, json.dumps({"seed": self._seed, **values}).encode())
+        write_aside(path, json.dumps(self.state()).encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -142,13 +132,47 @@ class Sample:
             OSError: There is one that cannot be read.
         """
         try:
-            values = json.loads(path.read_bytes())
-            made = cls(int(values["seed"]))
-            made.random = [_shown(one) for one in values["random"][:RANDOM_IMAGES]]
-            made.unsure = [_shown(one) for one in values["unsure"][:UNSURE_IMAGES]]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return cls.from_state(json.loads(path.read_bytes()))
+        except (FileNotFoundError, ValueError):
             return cls()
+
+    def state(self) -> dict[str, Any]:
+        """Draws what waits, and gives all of it as values that JSON knows."""
+        self.draw_waiting()
+        return {
+            "seed": self._seed,
+            "random": [_state_of(shown) for shown in self.random],
+            "unsure": [_state_of(shown) for shown in self.unsure],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The sample that gave this state.
+
+        Raises:
+            ValueError: None did.
+        """
+        try:
+            made = cls(int(state["seed"]))
+            made.random = [_shown(one) for one in state["random"][:RANDOM_IMAGES]]
+            made.unsure = [_shown(one) for one in state["unsure"][:UNSURE_IMAGES]]
+        except (KeyError, TypeError) as exc:
+            raise ValueError(f"this is no sample: {exc!r}") from exc
         return made
+
+    def merge(self, other: "Sample") -> None:
+        """Takes in the sample of other images of the same job, as workers have that score parts of it.
+
+        Raises:
+            ValueError: Its dice are others.
+        """
+        if other._seed != self._seed:
+            raise ValueError(f"a sample of seed {other._seed} cannot be merged with one of {self._seed}")
+        for shown in other.random:
+            self._take(shown, at_random=True, unsure=False)
+        for shown in other.unsure:
+            self._take(shown, at_random=False, unsure=True)
+        self._unsaved = True
 
     def _take(self, shown: Shown, *, at_random: bool, unsure: bool) -> None:
         if at_random:
@@ -203,47 +227,7 @@ def _words_of(result: Result) -> str:
     return ", ".join(said) or "nothing found"
 
 
-def _picture(encoded: bytes, result: Result) -> tuple[bytes, tuple[int, int]]:
-    """The result drawn over the image, small, and its size; empty where it cannot be read or has too many pixels."""
-    try:
-        image = _small(encoded)
-        if isinstance(result, Classification):
-            # Its drawing is a panel of what stands in the words.
-            drawn = image
-        elif isinstance(result, Detections):
-            drawn = result[:_MOST_OBJECTS].draw(image)
-        else:
-            drawn = result.draw(image)
-    except (ImageError, ResponseError):
-        # The server has read it all the same: the report names the row without a picture.
-        return b"", (0, 0)
-    for side, quality in _SIZES:
-        drawn.thumbnail((side, side))
-        buffer = io.BytesIO()
-        drawn.save(buffer, "WEBP", quality=quality)
-        if buffer.tell() <= _PICTURE_BYTES:
-            return buffer.getvalue(), drawn.size
-    return b"", (0, 0)
-
-
-def _small(encoded: bytes) -> Image.Image:
-    """The image upright in RGB, at most 480 pixels wide and high.
-
-    Raises:
-        ImageError: It cannot be read, or has too many pixels.
-    """
-    with decoding("image"):
-        image = Image.open(io.BytesIO(encoded))
-        # JPEG files need not be decoded in full.
-        image.draft("RGB", (_LONGEST_SIDE, _LONGEST_SIDE))
-    if image.width * image.height > _MOST_PIXELS:
-        raise ImageError("It has too many pixels to be drawn.", reason="IMAGE_TOO_LARGE")
-    upright = open_upright(image)
-    upright.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    return upright
-
-
-def _state(shown: Shown) -> dict[str, Any]:
+def _state_of(shown: Shown) -> dict[str, Any]:
     picture = base64.b64encode(shown.picture).decode("ascii")
     return {
         "key": shown.key,
