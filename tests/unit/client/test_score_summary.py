@@ -17,7 +17,7 @@ from retinue_client._score.document import JobFacts, document
 from retinue_client._score.rows import row_of
 from retinue_client._score.summary import SCORE_BINS, STAGES, Summary
 from retinue_client._timing import Timing
-from retinue_client.cli._progress import Moment
+from retinue_client.cli._progress_bar import Moment
 
 TIMING = Timing(
     decode_us=2000, queue_us=1000, inference_us=8000, postprocess_us=500, total_us=12000, batch_size=4
