@@ -183,11 +183,14 @@ async def test_a_reader_that_is_gone_is_not_passed_over_in_silence():
         gone.set()
         raise BrokenPipeError
 
-    shown.output.write = write
-    with pytest.raises(BrokenPipeError):
+    async def work():
         async with shown.progress:
             shown.clock.now += 1
             await asyncio.wait_for(gone.wait(), timeout=60)
+
+    shown.output.write = write
+    with pytest.raises(BrokenPipeError):
+        await work()
 
 
 def test_a_terminal_shows_the_count_the_rate_the_time_left_and_the_failures(server, folder, tmp_path):
