@@ -223,7 +223,7 @@ def _words_of(result: Result) -> str:
         return ", ".join(said) + more or "nothing found"
     pixels = max(1, result.width * result.height)
     objects = [area for area in result.areas if not area.is_background]
-    said = [f"{named(area.label)} {100 * area.area_pixels / pixels:.0f} %" for area in objects[:_MOST_NAMED]]
+    said = [f"{named(area.label)} {score_text(area.area_pixels / pixels)}" for area in objects[:_MOST_NAMED]]
     return ", ".join(said) or "nothing found"
 
 
