@@ -12,7 +12,8 @@ from tests.unit.client.score_results import DETECTIONS, SEGMENTATION, classifica
 from retinue_client import ImageError
 from retinue_client._score import picture
 from retinue_client._score import sample as score_sample
-from retinue_client._score.sample import RANDOM_IMAGES, UNSURE_IMAGES, Sample
+from retinue_client._score.disk import Disk
+from retinue_client._score.sample import RANDOM_IMAGES, SAMPLE, UNSURE_IMAGES, Sample
 
 
 def png(width=64, height=48, colour=(200, 30, 30)):
@@ -69,15 +70,15 @@ def test_the_order_of_answers_and_rows_made_twice_change_nothing():
 
 
 def test_a_job_that_goes_on_shows_what_an_uninterrupted_one_does(tmp_path):
-    path = tmp_path / "_sample.json"
+    disk = Disk(tmp_path)
     uninterrupted = offered(400)
     uninterrupted.draw_waiting()
     for kill in (150, 300):
-        sample = Sample.load(path)
+        sample = Sample.load(disk)
         for number in range(max(0, kill - 160), kill):
             sample.offer(f"{number}.jpg", IMAGE, classification(("cat", number / 400)))
-        sample.save(path)
-    resumed = Sample.load(path)
+        sample.save(disk)
+    resumed = Sample.load(disk)
     for number in range(300, 400):
         resumed.offer(f"{number}.jpg", IMAGE, classification(("cat", number / 400)))
     resumed.draw_waiting()
@@ -103,9 +104,9 @@ def test_a_job_that_goes_on_shows_what_an_uninterrupted_one_does(tmp_path):
     ],
 )
 def test_a_damaged_file_begins_an_empty_sample(tmp_path, content):
-    path = tmp_path / "_sample.json"
-    path.write_bytes(content)
-    assert Sample.load(path).random == []
+    disk = Disk(tmp_path)
+    (tmp_path / SAMPLE).write_bytes(content)
+    assert Sample.load(disk).random == []
 
 
 def test_only_what_is_still_chosen_is_drawn(monkeypatch):
@@ -176,13 +177,13 @@ def test_hostile_names_are_bounded_and_plain():
 
 
 def test_a_sample_that_has_not_changed_is_not_written_again(tmp_path):
-    path = tmp_path / "_sample.json"
+    disk = Disk(tmp_path)
     sample = offered(2000)
-    sample.save(path)
-    path.unlink()
+    sample.save(disk)
+    (tmp_path / SAMPLE).unlink()
     sample.offer("sure.jpg" * 3, IMAGE, ImageError("No."))
-    sample.save(path)
-    assert not path.exists()
+    sample.save(disk)
+    assert not (tmp_path / SAMPLE).exists()
 
 
 def test_samples_of_parts_are_merged_to_that_of_the_whole():

@@ -75,6 +75,21 @@ class Disk:
         self.aside(name).replace(path)
         sync_folder(path.parent)
 
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a whole file.
+
+        Raises:
+            OSError: It does not fit on the disk, or cannot be written.
+        """
+        file = self.create(name)
+        try:
+            file.write(content)
+        except OSError:
+            file.close()
+            raise
+        self.sync(file)
+        self.keep(name)
+
     def append(self, name: str, line: bytes) -> None:
         """Adds a line to a file, which is made if it is not there, and brings it to the disk.
 

@@ -40,10 +40,10 @@ class Job:
         scorer: Answers them.
         task: The question.
         account: Takes down what is done.
-        sample: Keeps a few of the images with their results, for the report; None without one.
         parts: Takes the rows.
         limit: How many may fail.
         on_rows: Called with rows that are in the account, in order, from the event loop.
+        sample: Keeps a few of the images with their results, for the report; None without one.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Job:
         scorer: Scorer,
         task: Task,
         account: Account,
-        sample: Sample | None,
         parts: Parts,
         limit: ErrorLimit,
         on_rows: Callable[[list[Row]], None],
+        sample: Sample | None = None,
     ) -> None:
         self._scorer = scorer
         self._task: Task = task

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from PIL import Image
@@ -17,10 +16,12 @@ from retinue_client._detections import Detections
 from retinue_client._draw import score_text
 from retinue_client._errors import ImageError
 from retinue_client._plain import named, plain
-from retinue_client._score.document import write_aside
+from retinue_client._score.disk import Disk
 from retinue_client._score.picture import picture_of
 from retinue_client._score.rows import Result
 
+# While a job goes on; in the end the report has what is in it.
+SAMPLE = "_sample.json"
 RANDOM_IMAGES = 12
 UNSURE_IMAGES = 6
 # Of larger files there is no picture.
@@ -111,7 +112,7 @@ class Sample:
                     shown.picture, shown.size = picture_of(*shown.waiting)
                     shown.waiting = None
 
-    def save(self, path: Path) -> None:
+    def save(self, disk: Disk) -> None:
         """Draws what waits and writes all down, where anything has changed since.
 
         To be called before the journal is told of a part, so that the sample never lacks one of its images.
@@ -122,17 +123,17 @@ class Sample:
         if not self._unsaved:
             return
         self._unsaved = False
-        write_aside(path, json.dumps(self.state()).encode())
+        disk.write(SAMPLE, json.dumps(self.state()).encode())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, disk: Disk) -> Self:
         """What `save` has written; an empty sample where there is no such file or it is damaged.
 
         Raises:
             OSError: There is one that cannot be read.
         """
         try:
-            return cls.from_state(json.loads(path.read_bytes()))
+            return cls.from_state(json.loads((disk.root / SAMPLE).read_bytes()))
         except (FileNotFoundError, ValueError):
             return cls()
 

@@ -13,6 +13,7 @@ from retinue_client._score.errors import ScoreError
 from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.forms import Form, form_of
 from retinue_client._score.remote import RemoteScorer
+from retinue_client._score.report import REPORT
 from retinue_client._score.scorer import ScoreOptions
 from retinue_client._score.sources.columns import Columns
 from retinue_client._score.sources.opening import SourceFormat, SourceOptions, open_source
@@ -241,7 +242,7 @@ def _finish(plan: Plan, summary: Summary, *, all_files: bool) -> None:
         fail(f"{plan.source.name} has no files{advice}.")
     text = f"{ending(summary)}; results in {plan.out}"
     if plan.report:
-        text += f", report in {plan.out / '_report.html'}"
+        text += f", report in {plan.out / REPORT}"
     if len(summary.versions) > 1:
         shares = ", ".join(
             f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ from retinue_client._score.outputs.forms import Form, output_of
 from retinue_client._score.outputs.output import Output
 from retinue_client._score.parts import Parts
 from retinue_client._score.report import write_report
-from retinue_client._score.sample import Sample
+from retinue_client._score.sample import SAMPLE, Sample
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.entry import Source
 from retinue_client._score.summary import Summary
 from retinue_client.cli._progress import ScoreProgress, Show
 
-# While the job goes on; the report has what is in it.
-_SAMPLE = "_sample.json"
 # They say how soon an answer comes, or from where, and nothing of what it is.
 _WITHOUT_EFFECT = ("priority",)
 
@@ -118,7 +117,7 @@ class Run:
                 facts = {"name": model.name, "version": model.version, "sha256": model.sha256}
                 journal = destination.begin(facts)
                 if plan.report:
-                    self._sample = Sample.load(plan.out / _SAMPLE)
+                    self._sample = Sample.load(disk)
                 output = output_of(plan.form, plan.options.task, self._metadata())
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
                     await self._score(scorer, disk, output, journal, progress)
@@ -134,14 +133,14 @@ class Run:
         plan = self._plan
         count = asyncio.get_running_loop().run_in_executor(None, plan.source.count)
         count.add_done_callback(progress.count_done)
-        parts = Parts(disk, output, journal, plan.rows_per_part, self._end_part)
-        job = Job(scorer, plan.options.task, self._account, self._sample, parts, plan.limit, progress.add)
+        parts = Parts(disk, output, journal, plan.rows_per_part, partial(self._end_part, disk))
+        job = Job(scorer, plan.options.task, self._account, parts, plan.limit, progress.add, self._sample)
         await job.run(plan.source, None if journal.last is None else journal.last.cursor)
 
-    def _end_part(self) -> dict[str, Any]:
+    def _end_part(self, disk: Disk) -> dict[str, Any]:
         """What is kept of a part over a restart; the sample first, so that it lacks none of its images."""
         if self._sample is not None:
-            self._sample.save(self._plan.out / _SAMPLE)
+            self._sample.save(disk)
         return self._account.close_part()
 
     def _finish(
@@ -155,10 +154,10 @@ class Run:
         )
         summary = self._account.total()
         if self._sample is not None:
-            write_report(plan.out / "_report.html", facts, summary, self._sample)
-        progress.end(write_summary(plan.out / "_summary.json", facts, summary))
+            write_report(disk, facts, summary, self._sample)
+        progress.end(write_summary(disk, facts, summary))
         journal.finish()
-        disk.remove(_SAMPLE)
+        disk.remove(SAMPLE)
 
     def _take_earlier(self, part: PartRecord) -> None:
         self._account.resume(part.state)

@@ -3,6 +3,6 @@
 The job hands over what it is, what its rows add up to, and its sample.
 """
 
-from retinue_client._score.report.page import report, write_report
+from retinue_client._score.report.page import REPORT, report, write_report
 
-__all__ = ["report", "write_report"]
+__all__ = ["REPORT", "report", "write_report"]

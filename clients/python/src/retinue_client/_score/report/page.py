@@ -5,23 +5,25 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retinue_client._score.document import JobFacts, write_aside
+from retinue_client._score.disk import Disk
+from retinue_client._score.document import JobFacts
 from retinue_client._score.report.answers import classes, pictures, scores
 from retinue_client._score.report.course import failures, heading, particulars, times
 from retinue_client._score.report.markup import Html, clip, element
 from retinue_client._score.sample import Sample
 from retinue_client._score.summary import Summary
 
+REPORT = "_report.html"
 _STYLE = Path(__file__).with_name("report.css")
 
 
-def write_report(path: Path, facts: JobFacts, summary: Summary, sample: Sample) -> None:
-    """Writes the report.
+def write_report(disk: Disk, facts: JobFacts, summary: Summary, sample: Sample) -> None:
+    """Writes `_report.html`.
 
     Raises:
         OSError: It cannot be written.
     """
-    write_aside(path, report(facts, summary, sample).encode())
+    disk.write(REPORT, report(facts, summary, sample).encode())
 
 
 def report(facts: JobFacts, summary: Summary, sample: Sample) -> str:
