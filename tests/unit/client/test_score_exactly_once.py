@@ -1,6 +1,7 @@
 """A job that dies at any step and is started again: every row once, in order, in the very same files."""
 
 import asyncio
+import gc
 import io
 import itertools
 import os
@@ -139,7 +140,7 @@ class Echo:
         return [result_of(self.task, int(image)) for image in images]
 
 
-def run_once(disk, form, count=18, rows_a_part=8, overwrite=False, limit=None):
+def run_once(disk, form, count=11, rows_a_part=4, overwrite=False, limit=None):
     """One run of a job, as the command has it."""
     task, account = TASKS[form], Account()
     job = {"task": task, "count": count}
@@ -191,10 +192,10 @@ def test_killed_at_any_step_a_job_goes_on_to_the_same_files_as_without(tmp_path,
             break
         again = run_once(Disk(root), form)
         assert files_of(root) == expected, step
-        assert again.total().images == account.total().images == 18
+        assert again.total().images == account.total().images == 11
         assert again.total().classes == account.total().classes
         assert again.total().reasons == account.total().reasons
-    assert step > 30
+    assert step > 20
 
 
 def test_killed_again_and_again_it_still_ends(tmp_path):
@@ -204,7 +205,7 @@ def test_killed_again_and_again_it_still_ends(tmp_path):
     # Each life is of more steps than it takes to make one part.
     while run_to_its_death(MortalDisk(root, 12 + deaths % 5), Form.PARQUET):
         deaths += 1
-    assert deaths > 3
+    assert deaths >= 2
     assert files_of(root) == expected
 
 
@@ -230,7 +231,7 @@ def test_finished_twice_it_does_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*") if path.name != "_lock"}
     account = run_once(Disk(tmp_path / "r"), Form.COCO)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert account.earlier_images == 18
+    assert account.earlier_images == 11
 
 
 def test_two_jobs_do_not_write_into_one_folder(tmp_path):
@@ -255,7 +256,7 @@ def test_results_that_somebody_has_changed_are_not_added_to(tmp_path):
     with pytest.raises(JournalError, match=r"part-000000.parquet is missing"):
         run_once(Disk(tmp_path / "r"), Form.PARQUET)
     run_once(Disk(tmp_path / "r"), Form.PARQUET, overwrite=True)
-    assert pq.read_table(tmp_path / "r").num_rows == 18
+    assert pq.read_table(tmp_path / "r").num_rows == 11
 
 
 @pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b"[]\n", b'{"part":7}\n', b"\xff\n"])
@@ -272,7 +273,7 @@ def test_results_without_a_journal_are_kept_unless_told_otherwise(tmp_path):
     (tmp_path / "r" / "_journal.jsonl").unlink()
     with pytest.raises(DestinationError, match="without a journal"):
         run_once(Disk(tmp_path / "r"), Form.PARQUET)
-    assert pq.read_table(tmp_path / "r").num_rows == 18
+    assert pq.read_table(tmp_path / "r").num_rows == 11
 
 
 def test_what_was_written_aside_does_not_stay(tmp_path):
@@ -283,10 +284,11 @@ def test_what_was_written_aside_does_not_stay(tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
     peaks = []
-    for count in (2_000, 20_000):
-        run_once(Disk(tmp_path / "warm"), Form.PARQUET, 500, overwrite=True)
+    for count in (2_000, 2_000, 20_000):
+        gc.collect()
         tracemalloc.start()
-        run_once(Disk(tmp_path / f"{count}"), Form.PARQUET, count, rows_a_part=500)
+        run_once(Disk(tmp_path / "r"), Form.PARQUET, count, rows_a_part=500, overwrite=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] * 1.1 + 200_000
+    # The first run fills caches. A row that stayed would be at least 100 bytes, of 18,000 of them.
+    assert peaks[2] < peaks[1] + 1_000_000

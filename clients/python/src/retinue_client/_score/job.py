@@ -141,6 +141,8 @@ class Job:
             return [self._read_one(entry) for entry in entries]
 
     def _read_one(self, entry: Entry) -> tuple[bytes | ImageError, tuple[int, int] | None]:
+        if isinstance(entry.content, ImageError):
+            return entry.content, None
         try:
             data = entry.read()
         except ImageError as error:
