@@ -13,7 +13,8 @@ from tests.unit.client.score_results import DETECTIONS, MODEL, SEGMENTATION, cla
 from retinue_client import ImageError
 from retinue_client._classification import Classification, ClassScore
 from retinue_client._score.account import Account
-from retinue_client._score.document import JobFacts, document
+from retinue_client._score.disk import Disk
+from retinue_client._score.document import JobFacts, document, write_summary
 from retinue_client._score.rows import row_of
 from retinue_client._score.summary import SCORE_BINS, STAGES, Summary
 from retinue_client._timing import Timing
@@ -208,6 +209,14 @@ def test_the_document_says_what_a_program_wants_to_know():
     assert values["classes"] == [{"class_id": 0, "label": "cat", "count": 1}]
     assert values["latency_ms"]["p99"] == pytest.approx(20, rel=0.01)
     assert values["slowest_stage"] == "transport"
+
+
+def test_names_that_are_no_text_are_escapes_in_the_document(tmp_path):
+    facts = JobFacts("classify", "b\udcff", "größe", {}, MODEL, "1.2.3")
+    said = write_summary(Disk(tmp_path), facts, Summary())
+    written = (tmp_path / "_summary.json").read_bytes()
+    assert json.loads(written) == said
+    assert "größe".encode() in written
 
 
 def test_an_empty_job_has_a_document_too():

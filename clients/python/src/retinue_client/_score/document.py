@@ -97,7 +97,9 @@ def write_summary(disk: Disk, facts: JobFacts, summary: Summary) -> dict[str, An
         OSError: It cannot be written.
     """
     values = document(facts, summary)
-    disk.write(SUMMARY, json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    # Names of files may have bytes that are no text: as escapes they are JSON all the same.
+    disk.write(SUMMARY, text.encode("utf-8", "backslashreplace"))
     return values
 
 
