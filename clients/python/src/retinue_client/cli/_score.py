@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from retinue_client import RetinueError, __version__
+from retinue_client._score.asker import ServerAsker
 from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
 from retinue_client._score.job import Job, Summary
 from retinue_client._score.remote import RemoteScorer
@@ -89,7 +90,10 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         all_files,
         ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
     )
-    scorer = RemoteScorer([connect_async(one, timeout) for one in servers_of(server)], plan.options)
+    scorer = RemoteScorer(
+        [ServerAsker(connect_async(one, timeout), plan.options.task, options) for one in servers_of(server)],
+        plan.options,
+    )
     try:
         summary = asyncio.run(plan.carry_out(scorer))
     except KeyboardInterrupt:
