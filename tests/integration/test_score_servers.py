@@ -10,6 +10,7 @@ from tests.metrics_page import MetricsPage
 from tests.server_process import ServerProcess, running_server
 
 from retinue_client import AsyncClient, Classification
+from retinue_client._score.account import Account
 from retinue_client._score.asker import ServerAsker
 from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.scorer import ScoreOptions
@@ -90,6 +91,7 @@ async def test_servers_that_come_late_are_killed_and_started_again_cost_no_answe
             scorer = RemoteScorer(
                 [ServerAsker(AsyncClient(address), options.task, options.options) for address in addresses],
                 options,
+                Account(),
             )
             assert (await scorer.find_model()).name == "colour-classifier"
             stream = Stream(scorer)

@@ -19,8 +19,10 @@ from retinue_client import (
     UnavailableError,
 )
 from retinue_client._errors import ServerError
+from retinue_client._score.account import Account
 from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.scorer import ScoreOptions
+from retinue_client._timing import Timing
 
 
 class JumpingSelector(selectors.DefaultSelector):
@@ -82,7 +84,7 @@ class FakeAsker:
             if error := self.fail(images):
                 raise error
             self.asked.update(images)
-            timing = SimpleNamespace(queue_us=1e6 * (begins - now))
+            timing = Timing(0, round(1e6 * (begins - now)), 0, 0, 0, 1)
             return [SimpleNamespace(image=image, server=self.address, timing=timing) for image in images]
         finally:
             self.under_way -= len(images)
@@ -112,7 +114,7 @@ def run(clients, work, *, max_in_flight=64, patience_seconds=60.0, model="a-mode
             max_in_flight=max_in_flight,
             patience_seconds=patience_seconds,
         )
-        scorer = RemoteScorer(clients, options, clock=loop.time)
+        scorer = RemoteScorer(clients, options, Account(), clock=loop.time)
         try:
             await scorer.find_model()
             return await work(scorer)

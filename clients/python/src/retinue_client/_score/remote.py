@@ -16,9 +16,9 @@ from retinue_client._errors import (
     UnavailableError,
 )
 from retinue_client._models import ModelInfo
+from retinue_client._score.account import Account
 from retinue_client._score.asker import Asker
 from retinue_client._score.fleet import Fleet, Server, Wanted
-from retinue_client._score.latency import Latencies
 from retinue_client._score.rows import Result
 from retinue_client._score.scorer import ScoreOptions
 
@@ -36,19 +36,19 @@ class RemoteScorer:
     Args:
         askers: One for each server; they are closed with this.
         options: The question.
+        account: Takes down the answers.
         clock: Seconds, monotonic.
-
-    Attributes:
-        latencies: From sending a request until its answer, once for each of its images.
     """
 
     def __init__(
         self,
         askers: Sequence[Asker],
         options: ScoreOptions,
+        account: Account,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
+        self._account = account
         self._clock = clock
         self._fleet = Fleet(
             askers,
@@ -59,7 +59,6 @@ class RemoteScorer:
         )
         # More than these in one request have been found to be too many.
         self._most_images = _MOST_IMAGES_PER_REQUEST
-        self.latencies = Latencies()
 
     @property
     def images_per_call(self) -> int:
@@ -112,6 +111,7 @@ class RemoteScorer:
 
     async def _try(self, images: Sequence[bytes]) -> list[Result | ImageError] | RetinueError:
         """The outcomes of a request, or why it is given up as it is."""
+        ready = self._clock()
         attempts = 0
         avoid: Server | None = None
         while True:
@@ -122,8 +122,7 @@ class RemoteScorer:
                 except RetinueError as error:
                     failure = error
                 else:
-                    seconds = self._clock() - sent
-                    self.latencies.add(seconds, count=len(images))
+                    self._account.add_answer(sent - ready, self._clock() - sent, outcomes)
                     self._fleet.answered(turn, _queue_seconds(outcomes))
                     return outcomes
                 avoid = turn.server

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from retinue_client._errors import ImageError
 from retinue_client._models import ModelInfo, Task
-from retinue_client._score.latency import Latencies
 from retinue_client._score.rows import Result
 
 
@@ -30,11 +29,8 @@ class ScoreOptions:
 class Scorer(Protocol):
     """Answers images, many at once, whatever it takes. Its methods belong to one event loop.
 
-    Attributes:
-        latencies: From asking until an answer, once for each image that got one.
+    It takes down each answer, and how long that took, in the job's `Account`, which it is made with.
     """
-
-    latencies: Latencies
 
     @property
     def images_per_call(self) -> int:

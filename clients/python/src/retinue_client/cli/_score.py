@@ -10,14 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from retinue_client import RetinueError, __version__
-from retinue_client._score.asker import ServerAsker
+from retinue_client._models import ModelInfo
+from retinue_client._score.account import Account
+from retinue_client._score.document import JobFacts, write_summary
 from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
-from retinue_client._score.job import Job, Summary
-from retinue_client._score.remote import RemoteScorer
+from retinue_client._score.job import Job
 from retinue_client._score.rows import schema_of
 from retinue_client._score.scorer import ScoreOptions, Scorer
+from retinue_client._score.summary import Summary
 from retinue_client._score.table import Table, partial_path_of
-from retinue_client.cli._console import console_for, named
+from retinue_client.cli._console import console_for
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._options import (
     DEFAULT_TIMEOUT,
@@ -27,16 +29,14 @@ from retinue_client.cli._options import (
     Model,
     ModelVersion,
     PriorityOption,
-    Servers,
     TaskName,
     Threshold,
     Timeout,
     TopK,
-    connect_async,
     options_of_task,
-    servers_of,
 )
-from retinue_client.cli._progress import ScoreProgress
+from retinue_client.cli._progress import ScoreProgress, Show, ending
+from retinue_client.cli._scorer import Local, ModelsFolder, Servers, scorer_of
 
 
 def score(  # noqa: PLR0913 (a command's options are its parameters)
@@ -62,8 +62,17 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but why the job ended, where it failed.")
+    ] = False,
+    json_progress: Annotated[
+        bool,
+        typer.Option("--json-progress", help="Say how far it is on standard error, a JSON object a line."),
+    ] = False,
     priority: PriorityOption = "low",
     server: Servers = None,
+    local: Local = False,
+    models: ModelsFolder = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Score all images of a folder into a Parquet file.
@@ -83,17 +92,18 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     )
     if task is TaskName.SEGMENT:
         options["mask_format"] = "coco_rle"
+    if quiet and json_progress:
+        fail("--quiet and --json-progress exclude each other.")
+    show = Show.NOTHING if quiet else Show.JSON if json_progress else Show.SCREEN
     _check_paths(folder, out, overwrite)
     plan = _Plan(
         folder,
         out,
         all_files,
         ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
+        show,
     )
-    scorer = RemoteScorer(
-        [ServerAsker(connect_async(one, timeout), plan.options.task, options) for one in servers_of(server)],
-        plan.options,
-    )
+    scorer = scorer_of(plan.options, plan.account, timeout, servers=server, local=local, models=models)
     try:
         summary = asyncio.run(plan.carry_out(scorer))
     except KeyboardInterrupt:
@@ -109,11 +119,13 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
 class _Plan:
     """One run of the command."""
 
-    def __init__(self, folder: Path, out: Path, all_files: bool, options: ScoreOptions) -> None:
+    def __init__(self, folder: Path, out: Path, all_files: bool, options: ScoreOptions, show: Show) -> None:
         self.folder = folder
         self.out = out
         self.all_files = all_files
         self.options = options
+        self.show = show
+        self.account = Account()
 
     def entries(self) -> Iterator[Entry]:
         """The files, in order; never those that the job itself writes."""
@@ -121,21 +133,23 @@ class _Plan:
         leave_out = frozenset[Path]()
         if own.is_relative_to(root):
             inside = self.folder / own.relative_to(root)
-            leave_out = frozenset({inside, partial_path_of(inside)})
+            leave_out = frozenset({inside, partial_path_of(inside), _summary_path(inside)})
         return walk(self.folder, all_files=self.all_files, leave_out=leave_out)
 
     async def carry_out(self, scorer: Scorer) -> Summary:
         """Scores the files into the table. The table keeps its partial name where this does not succeed."""
         try:
             # First, for a table takes the place of what an earlier run may have left.
-            await scorer.find_model()
+            model = await scorer.find_model()
             table = Table(self.out, schema_of(self.options.task, self._metadata()))
             try:
-                summary = await self._run(scorer, table)
-                if summary.scored + summary.failed == 0:
+                async with ScoreProgress(self.account, self.show, sys.stderr) as progress:
+                    await self._run(scorer, table, progress)
+                if self.account.images == 0:
                     table.discard()
                 else:
-                    table.commit()
+                    with self.account.timing("writing"):
+                        table.commit()
             except OSError:
                 table.discard()
                 raise
@@ -144,24 +158,37 @@ class _Plan:
                 raise
         finally:
             await scorer.close()
-        return summary
+        return self._sum_up(model, progress)
 
-    async def _run(self, scorer: Scorer, table: Table) -> Summary:
-        with ScoreProgress(console_for(sys.stderr)) as progress:
-            count = asyncio.get_running_loop().run_in_executor(None, self._count)
-            count.add_done_callback(progress.count_done)
-            return await Job(scorer, self.folder, self.options.task, progress.add).run(self.entries(), table)
+    async def _run(self, scorer: Scorer, table: Table, progress: ScoreProgress) -> None:
+        count = asyncio.get_running_loop().run_in_executor(None, self._count)
+        count.add_done_callback(progress.count_done)
+        job = Job(scorer, self.folder, self.options.task, self.account, progress.add)
+        await job.run(self.entries(), table)
+
+    def _sum_up(self, model: ModelInfo, progress: ScoreProgress) -> Summary:
+        """Writes the summary beside the results."""
+        self.account.close_part()
+        summary = self.account.total()
+        if summary.images:
+            facts = JobFacts(
+                self.options.task, str(self.folder), str(self.out), self._given_options(), model, __version__
+            )
+            progress.end(write_summary(_summary_path(self.out), facts, summary))
+        return summary
 
     def _count(self) -> int:
         return sum(1 for _ in self.entries())
 
     def _metadata(self) -> dict[str, str]:
-        options = {name: value for name, value in self.options.options.items() if value not in (None, "")}
         return {
             "retinue.task": self.options.task,
             "retinue.client": __version__,
-            "retinue.options": json.dumps(options),
+            "retinue.options": json.dumps(self._given_options()),
         }
+
+    def _given_options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.options.options.items() if value not in (None, "")}
 
 
 def _check_paths(folder: Path, out: Path, overwrite: bool) -> None:
@@ -187,6 +214,11 @@ def _check_paths(folder: Path, out: Path, overwrite: bool) -> None:
         fail(f"{exc.filename}: {exc.strerror}.")
 
 
+def _summary_path(out: Path) -> Path:
+    """Where the summary is, beside the results."""
+    return out.with_name(out.name + ".summary.json")
+
+
 def _where_rows_are(out: Path) -> str:
     partial = partial_path_of(out)
     return f"The rows so far are in {partial}." if partial.exists() else ""
@@ -194,27 +226,19 @@ def _where_rows_are(out: Path) -> str:
 
 def _finish(plan: _Plan, summary: Summary) -> None:
     """Says how it went, and ends the command with its exit code."""
-    if summary.scored + summary.failed == 0:
+    if summary.images == 0:
         advice = (
             ""
             if plan.all_files
             else (f" named like images ({', '.join(sorted(IMAGE_SUFFIXES))}); --all-files takes every file")
         )
         fail(f"{plan.folder} has no files{advice}.")
-    total = summary.scored + summary.failed
-    text = f"scored {summary.scored:,} of {total:,} images in {summary.seconds:.1f} s"
-    text += f" ({total / max(summary.seconds, 1e-9):.1f} images/s)"
-    if summary.failed:
-        reasons = ", ".join(f"{count:,} {named(reason)}" for reason, count in summary.reasons.most_common())
-        text += f", {summary.failed:,} failed ({reasons})"
-    p50, p99 = summary.latencies.percentile(0.5), summary.latencies.percentile(0.99)
-    if p50 is not None and p99 is not None:
-        text += f"; latency p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
-    text += f"; results in {plan.out}"
+    text = f"{ending(summary)}; results in {plan.out}"
     if len(summary.versions) > 1:
         shares = ", ".join(
             f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())
         )
         text += f". The rows are of several versions, {shares}; --model-version has all of them of one"
-    console_for(sys.stdout).print(text, soft_wrap=True)
+    if plan.show is Show.SCREEN:
+        console_for(sys.stdout).print(text, soft_wrap=True)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_ANSWERED)
