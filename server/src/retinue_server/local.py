@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from retinue.v1 import vision_service_pb2
 
 from retinue_server import core, log
-from retinue_server.errors import BundleError, InvalidRequestError, RetinueError, UnsupportedError
+from retinue_server.errors import InvalidRequestError, ModelControlError, RetinueError, UnsupportedError
 from retinue_server.metrics import Metrics
 from retinue_server.publisher import Publisher
 from retinue_server.rpc.calls import Call, Calls
@@ -106,7 +106,9 @@ class LocalEngine:
             await asyncio.to_thread(log.flush)
 
     async def _start(self) -> None:
-        settings = Settings.resolve([*self._arguments, *_FIXED, "--load-models", self._models or _ALL])
+        settings = Settings.resolve(
+            [*self._arguments, *_FIXED, "--load-models", "" if self._models else _ALL]
+        )
         level = settings.log_level if "log_level" in settings.model_fields_set else "warning"
         log.configure(level, settings.log_format)
         core.prepare_process()
@@ -123,12 +125,14 @@ class LocalEngine:
         self._calls = Calls(metrics, running.settings)
         self._servicer = VisionServicer(running.service, running.provider, RUNTIME_VERSION, running.settings)
         running.start()
-        catalog = await running.load()
-        named = set(self._models.split(",")) - {""}
-        for (name, _), error in catalog.failures.items():
-            if name in named:
-                raise BundleError(f"model '{name}' cannot be loaded: {error.message}", reason=error.reason)
-        running.service.open(catalog)
+        running.service.open(await running.load())
+        for name in filter(None, self._models.split(",")):
+            try:
+                await running.repository.load(name)
+            except ModelControlError:
+                # Another version of it may do, and the log has why this one does not.
+                if not running.repository.catalog.serves(name):
+                    raise
 
     async def _work(self, method: str, request: bytes, context: "_Context", call: Call) -> bytes:
         call.holding.hold_request(len(request))
