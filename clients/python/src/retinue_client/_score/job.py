@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from retinue_client._errors import ImageError
-from retinue_client._images import read_file, upright_size
+from retinue_client._images import read_file
 from retinue_client._models import Task
 from retinue_client._score.account import Account
 from retinue_client._score.files import Entry, in_requests, printable
+from retinue_client._score.header import size_of
 from retinue_client._score.rows import Row, row_of
 from retinue_client._score.scorer import Scorer
 from retinue_client._score.table import Table
@@ -110,4 +111,4 @@ class Job:
             data = read_file(self._folder / entry.path)
         except ImageError as error:
             return error, None
-        return data, upright_size(data) if self._task == "classify" else None
+        return data, size_of(data) if self._task == "classify" else None
