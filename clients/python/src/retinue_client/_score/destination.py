@@ -4,60 +4,89 @@ import fcntl
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from retinue_client._score.disk import ASIDE, Disk
-from retinue_client._score.journal import JOURNAL, Journal
+from retinue_client._score.errors import DestinationError
+from retinue_client._score.journal import JOURNAL, Journal, PartRecord
 
 _LOCK = "_lock"
 # What jobs write, in all formats: nothing else is ever removed.
 _OWN = re.compile(
     r"part-\d{6,}\.(parquet|jsonl)|_parts|masks|results\.json|dataset\.json|"
-    r"_summary\.json|_report\.html|_sample|_tmp|_lock|_journal\.jsonl"
+    r"(_summary\.json|_report\.html)(\.partial)?|_sample|_tmp|_lock|_journal\.jsonl"
 )
-
-
-class DestinationError(Exception):
-    """The folder cannot be written into as it is; the message says why and what to do."""
 
 
 class Destination:
     """A folder of results, locked for this process until it is closed.
 
-    What an earlier run of the same job has not ended is removed, what it has ended is kept.
-
     Args:
         disk: The folder, which is made where it is not there.
         job: What the job is: all that its rows depend on, as values that JSON knows.
         overwrite: Whether to begin anew whatever is there of an earlier job.
+        on_part: Called with each part that is there and is kept, in order; what it raises ValueError of is damaged.
 
     Attributes:
         disk: The folder.
-        journal: What has been done.
 
     Raises:
         DestinationError: Another process writes there, another job has, or something that is no result lies there.
-        JournalError: The journal is damaged.
         OSError: The folder cannot be made, read or written.
     """
 
-    def __init__(self, disk: Disk, job: dict[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, disk: Disk, job: dict[str, Any], *, overwrite: bool, on_part: Callable[[PartRecord], None]
+    ) -> None:
         self.disk = disk
-        job = json.loads(json.dumps(job))
+        # As it is after it was written and read again.
+        self._job: dict[str, Any] = json.loads(json.dumps(job))
+        self._overwrite = overwrite
         self._made = not disk.root.exists()
-        if not self._made and not disk.root.is_dir():
-            raise DestinationError(f"{str(disk.root)!r} is a file; results are a folder.")
+        self._journal: Journal | None = None
         if not self._made:
             self._refuse_foreign()
         disk.root.mkdir(exist_ok=True)
         self._lock = _locked(disk.root / _LOCK)
         try:
-            self.journal = self._open_journal(job, overwrite)
+            if not overwrite:
+                self._journal = Journal.read(disk, on_part)
+            if self._journal is not None:
+                _refuse_another(disk.root, "another job", self._journal.job, self._job)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return 0 if self._journal is None else self._journal.rows
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._journal is not None and self._journal.finished
+
+    def begin(self, model: dict[str, Any]) -> Journal:
+        """Begins the job, or goes on with it: what an earlier run has ended is kept, what it has not is removed.
+
+        Args:
+            model: What answers, as values that JSON knows.
+
+        Raises:
+            DestinationError: What is there was answered by something else, or nothing says what it is.
+            OSError: The folder cannot be written.
+        """
+        if self._journal is None:
+            self._clear()
+            self._journal = Journal.begin(self.disk, self._job, model)
+        else:
+            _refuse_another(self.disk.root, "another model", self._journal.model, model)
+            self._remove_unfinished(self._journal.parts)
+        return self._journal
 
     def __enter__(self) -> Self:
         return self
@@ -71,45 +100,30 @@ class Destination:
         self.close()
 
     def close(self) -> None:
-        """Lets others have the folder."""
+        """Lets others have the folder. Where no part came about, nothing stays behind."""
+        self.disk.remove(ASIDE)
+        if self._journal is not None and self._journal.parts == 0:
+            self.disk.remove(JOURNAL)
+            self._journal = None
+        if self._made and self._journal is None:
+            self.disk.remove(_LOCK)
+            self.disk.root.rmdir()
         self._lock.close()
 
-    def forsake(self) -> None:
-        """Leaves nothing behind, where there was nothing to score."""
-        for name in (ASIDE, JOURNAL, _LOCK):
-            self.disk.remove(name)
-        if self._made:
-            self.disk.root.rmdir()
-        self.close()
-
-    def _open_journal(self, job: dict[str, Any], overwrite: bool) -> Journal:
-        journal = None
-        if overwrite:
-            # First: without it, all else counts for nothing should this run not get to the end of removing it.
-            self.disk.remove(JOURNAL)
-        else:
-            journal = Journal.read(self.disk)
-            if journal is not None:
-                _refuse_another_job(self.disk.root, journal.job, job)
-        if journal is None:
-            self._clear(overwrite)
-            return Journal.begin(self.disk, job)
-        self._remove_unfinished(journal.parts)
-        return journal
-
-    def _clear(self, overwrite: bool) -> None:
+    def _clear(self) -> None:
         """Removes what an earlier job has left.
 
         Raises:
             DestinationError: There is something and it is not to be overwritten.
         """
-        left = [name for name in self.disk.names() if name != _LOCK]
-        if left and not overwrite:
+        left = sorted(name for name in self.disk.names() if name != _LOCK)
+        if left and not self._overwrite:
             raise DestinationError(
-                f"{str(self.disk.root)!r} holds results without a journal ({min(left)}, ...), so nothing can be "
-                "added to them. Name another folder, or --overwrite them."
+                f"{str(self.disk.root)!r} holds results without a journal ({left[0]}), so nothing can be added to "
+                "them. Name another folder, or --overwrite them."
             )
-        for name in left:
+        # The journal first: without it, nothing that this run does not get to remove counts for anything.
+        for name in sorted(left, key=lambda name: name != JOURNAL):
             self.disk.remove(name)
 
     def _remove_unfinished(self, parts: int) -> None:
@@ -122,10 +136,12 @@ class Destination:
                     self.disk.remove(os.path.join(folder, name))
 
     def _refuse_foreign(self) -> None:
+        if not self.disk.root.is_dir():
+            raise DestinationError(f"{str(self.disk.root)!r} is a file; results are a folder.")
         foreign = sorted(name for name in self.disk.names() if not _OWN.fullmatch(name))
         if foreign:
             raise DestinationError(
-                f"{str(self.disk.root)!r} holds other things, {foreign[0]!r} for one: name a folder of its own."
+                f"{str(self.disk.root)!r} holds other things ({foreign[0]}): name a folder of its own."
             )
 
 
@@ -148,7 +164,7 @@ def _locked(path: Path) -> BinaryIO:
     return file
 
 
-def _refuse_another_job(root: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _refuse_another(root: Path, what: str, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
     differences = [
         f"{name} was {begun.get(name)!r} and is {wanted.get(name)!r}"
         for name in {**begun, **wanted}
@@ -156,6 +172,6 @@ def _refuse_another_job(root: Path, begun: dict[str, Any], wanted: dict[str, Any
     ]
     if differences:
         raise DestinationError(
-            f"{str(root)!r} holds the results of another job: {'; '.join(differences)}. Name another folder, or "
+            f"{str(root)!r} holds results of {what}: {'; '.join(differences)}. Name another folder, or "
             "--overwrite them."
         )

@@ -2,17 +2,15 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from retinue_client._score.disk import Disk
+from retinue_client._score.errors import JournalError
 
 JOURNAL = "_journal.jsonl"
 FORMAT_VERSION = 1
-
-
-class JournalError(Exception):
-    """The journal is damaged, or what it says is there is not; the message says what and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,8 @@ class Journal:
     """The journal of one job.
 
     Attributes:
-        job: What the job is, as it was begun.
+        job: What the job is: all that its rows depend on, as it was asked for.
+        model: What answers it.
         parts: How many parts are whole.
         rows: How many rows they have.
         reasons: How many of them have an error, by its reason.
@@ -55,25 +54,31 @@ class Journal:
 
     disk: Disk
     job: dict[str, Any]
+    model: dict[str, Any]
     parts: int = 0
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     last: PartRecord | None = None
     finished: bool = False
+    _files: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, disk: Disk, job: dict[str, Any]) -> "Journal":
+    def begin(cls, disk: Disk, job: dict[str, Any], model: dict[str, Any]) -> "Journal":
         """Writes the first line of a new journal.
 
         Raises:
             OSError: It cannot be written.
         """
-        disk.append(JOURNAL, _line({"journal": FORMAT_VERSION, "job": job}))
-        return cls(disk, job)
+        disk.append(JOURNAL, _line({"journal": FORMAT_VERSION, "job": job, "model": model}))
+        return cls(disk, job, model)
 
     @classmethod
-    def read(cls, disk: Disk) -> "Journal | None":
+    def read(cls, disk: Disk, on_part: Callable[[PartRecord], None]) -> "Journal | None":
         """Reads the journal that an earlier run has left, and cuts off a last line that it did not end.
+
+        Args:
+            disk: The results' folder.
+            on_part: Called with each part, in order; what it raises ValueError of is damaged.
 
         Returns:
             The journal, or None where there is none with as much as its first line.
@@ -95,9 +100,9 @@ class Journal:
                 try:
                     fields = json.loads(line)
                     if journal is None:
-                        journal = cls(disk, _job_of(fields))
+                        journal = cls(disk, *_head_of(fields))
                     else:
-                        journal._take(fields)
+                        journal._take(fields, on_part)
                 except (ValueError, KeyError, TypeError) as exc:
                     raise JournalError(
                         f"Line {number} of {path} is damaged ({exc}). --overwrite begins anew."
@@ -105,6 +110,10 @@ class Journal:
         if journal is None:
             disk.remove(JOURNAL)
         return journal
+
+    def files(self) -> list[str]:
+        """The files of all parts, in order."""
+        return list(self._files)
 
     def add(self, record: PartRecord) -> None:
         """Notes a part that has its name.
@@ -124,7 +133,7 @@ class Journal:
         self.disk.append(JOURNAL, _line({"finished": {"parts": self.parts, "rows": self.rows}}))
         self.finished = True
 
-    def _take(self, fields: dict[str, Any]) -> None:
+    def _take(self, fields: dict[str, Any], on_part: Callable[[PartRecord], None]) -> None:
         if self.finished:
             raise ValueError("it comes after the end")
         if "finished" in fields:
@@ -140,20 +149,21 @@ class Journal:
                 f"{self.disk.root / record.file} {what}, and was written with {record.size_bytes:,}: somebody "
                 "has changed the results. --overwrite begins anew."
             )
+        on_part(record)
         self._count(record)
 
     def _count(self, record: PartRecord) -> None:
         self.parts += 1
+        self._files.append(record.file)
         self.rows += record.rows
         self.reasons.update(record.reasons)
         self.last = record
 
 
-def _job_of(fields: dict[str, Any]) -> dict[str, Any]:
+def _head_of(fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if fields["journal"] != FORMAT_VERSION:
         raise ValueError(f"the journal is of version {fields['journal']}, not {FORMAT_VERSION}")
-    job: dict[str, Any] = fields["job"]
-    return job
+    return fields["job"], fields["model"]
 
 
 def _line(fields: dict[str, Any]) -> bytes:

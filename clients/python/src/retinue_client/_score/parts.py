@@ -75,13 +75,13 @@ class PartWriter:
 
 
 class Parts:
-    """Rows in order, cut after every `rows_a_part` of them.
+    """Rows in order, in parts of `rows_a_part` each, but the last.
 
     Args:
         disk: The results' folder.
         output: The form of the results.
         journal: Where each part is noted that is whole.
-        rows_a_part: How many rows a part has, but the last.
+        rows_a_part: How many rows a part has.
         state: Says what the job's summary keeps over a restart, whenever a part is whole.
     """
 
@@ -91,7 +91,7 @@ class Parts:
         output: Output,
         journal: Journal,
         rows_a_part: int,
-        state: Callable[[], Any] = lambda: None,
+        state: Callable[[], Any],
     ) -> None:
         self._disk = disk
         self._output = output
@@ -119,24 +119,19 @@ class Parts:
             self._open = PartWriter(self._disk, self._output, self._journal.parts, self._journal.rows)
         self._open.write(rows)
         self._cursor = cursor
-        if self._open.rows >= self._rows_a_part:
-            self._keep(self._open)
 
-    def end(self) -> None:
-        """Ends the last part.
+    def keep(self) -> None:
+        """Ends the part that is open, if one is, gives it its name and notes it in the journal.
 
         Raises:
             OSError: It cannot be written.
         """
         if self._open is not None:
-            self._keep(self._open)
+            self._journal.add(self._open.keep(self._cursor, self._state()))
+            self._open = None
 
     def drop(self) -> None:
         """Gives up the part that is open, if one is."""
         if self._open is not None:
             self._open.drop()
             self._open = None
-
-    def _keep(self, part: PartWriter) -> None:
-        self._journal.add(part.keep(self._cursor, self._state()))
-        self._open = None

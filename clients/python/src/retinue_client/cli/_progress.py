@@ -133,7 +133,7 @@ class ScoreProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def count_done(self, count: "asyncio.Future[int]") -> None:
+    def count_done(self, count: "asyncio.Future[int | None]") -> None:
         """Takes how many files there are, once that is known."""
         if not count.cancelled() and count.exception() is None:
             self._total = count.result()

@@ -1,9 +1,9 @@
-"""What a form of results is, and which there are."""
+"""What a form of results is."""
 
 from collections.abc import Iterable
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from retinue_client._models import ModelInfo, Task
+from retinue_client._models import ModelInfo
 from retinue_client._score.disk import Disk
 from retinue_client._score.rows import Row
 
@@ -60,16 +60,3 @@ class Output(Protocol):
         Raises:
             OSError: It cannot be written.
         """
-
-
-Problem: TypeAlias = str
-"""Why a form does not do for a task."""
-
-
-def problem_with(form: str, task: Task) -> Problem | None:
-    """Why results of a task cannot be written in a form, or None where they can."""
-    if form == "coco" and task != "detect":
-        return f"COCO's files are of detections, not what --task {task} gives."
-    if form == "masks" and task != "segment":
-        return f"Masks are what --task segment gives, not --task {task}."
-    return None

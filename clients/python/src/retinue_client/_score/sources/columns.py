@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 from retinue_client._errors import ImageError
-from retinue_client._score.sources.entry import Entry, SourceError, printable
+from retinue_client._score.errors import SourceError
+from retinue_client._score.sources.entry import Entry, printable
 from retinue_client._score.sources.lines import LineTooLong, TextLines, bounded_lines, too_long, unreadable
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.values import Values

@@ -12,10 +12,6 @@ ENDED = "ended"
 ASSUMED_BYTES = 1 << 20
 
 
-class SourceError(Exception):
-    """A source that cannot be read at all, or does not say what it has; the message says why and what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One image to score.
@@ -69,12 +65,14 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def in_requests(entries: Iterator[Entry], max_images: int, max_bytes: int) -> Iterator[list[Entry]]:
-    """The entries in runs of at most so many images and, beyond the first of a run, so many bytes."""
+def in_requests(
+    entries: Iterator[Entry], max_images: Callable[[], int], max_bytes: int
+) -> Iterator[list[Entry]]:
+    """The entries in runs of at most so many images, asked anew each time, and, beyond the first, so many bytes."""
     run: list[Entry] = []
     size_bytes = 0
     for entry in entries:
-        if run and (len(run) == max_images or size_bytes + entry.size_bytes > max_bytes):
+        if run and (len(run) >= max_images() or size_bytes + entry.size_bytes > max_bytes):
             yield run
             run, size_bytes = [], 0
         run.append(entry)

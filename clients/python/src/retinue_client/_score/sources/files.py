@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from retinue_client._errors import ImageError
-from retinue_client._score.sources.entry import ASSUMED_BYTES, ENDED, Entry, SourceError, printable
+from retinue_client._score.errors import SourceError
+from retinue_client._score.sources.entry import ASSUMED_BYTES, ENDED, Entry, printable
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.walk import Found, walk
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from retinue_client._errors import ImageError
+from retinue_client._score.errors import SourceError
 from retinue_client._score.sources.columns import Columns, CsvRecords, JsonlRecords, ListContainer
-from retinue_client._score.sources.entry import Source, SourceError
+from retinue_client._score.sources.entry import Source
 from retinue_client._score.sources.files import Contained, Container, ImageFiles, Listed, Names, Walked
 from retinue_client._score.sources.lines import PathLines
 from retinue_client._score.sources.parquet import ParquetContainer

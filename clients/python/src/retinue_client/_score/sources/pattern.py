@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from retinue_client._score.sources.entry import SourceError
+from retinue_client._score.errors import SourceError
 
 _BRACES = re.compile(r"\{([^{}/]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -37,9 +37,9 @@ def expand(text: str) -> list[str]:
     """
     names = [""]
     for piece in _pieces(text):
-        names = [name + ending for name in names for ending in piece]
-        if len(names) > _MOST_NAMES:
+        if len(names) * len(piece) > _MOST_NAMES:
             raise SourceError(f"{text!r} stands for more than {_MOST_NAMES:,} names.")
+        names = [name + ending for name in names for ending in piece]
     return names
 
 

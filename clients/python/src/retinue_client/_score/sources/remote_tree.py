@@ -1,12 +1,14 @@
 """A folder behind a URL, as fsspec and the library of its protocol read it."""
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from retinue_client._errors import ImageError
 from retinue_client._images import MAX_FILE_BYTES, file_error, read_stream
-from retinue_client._score.sources.entry import SourceError
+from retinue_client._score.errors import SourceError
 from retinue_client._score.sources.tree import Item
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
@@ -98,6 +100,8 @@ def _size_of(entry: dict[str, Any]) -> int | None:
 
 
 def _as_os_error(exc: Exception) -> OSError:
-    if isinstance(exc, OSError):
-        return exc
-    return OSError(None, f"{type(exc).__name__}: {exc}")
+    """The exception as the operating system would have it; fsspec's often lack the number."""
+    for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
+        if isinstance(exc, kind) and exc.errno is None:
+            return OSError(number, os.strerror(number))
+    return exc if isinstance(exc, OSError) else OSError(None, f"{type(exc).__name__}: {exc}")

@@ -23,6 +23,8 @@ _HEADERS = frozenset(
         tarfile.GNUTYPE_LONGLINK,
     }
 )
+# It may ask so often for what follows the last member.
+_MOST_ENDS = 4
 # What tarfile and the decompressors under it raise of damaged files; a chain of headers makes it recurse.
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError)
 
@@ -51,7 +53,7 @@ class TarContainer:
         """The same of a file that is open and may be a pipe."""
         number = 0
         try:
-            with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
+            with tarfile.open(fileobj=_Ending(file), mode="r|*", tarinfo=_Member) as tar:
                 while (member := tar.next()) is not None:
                     # Else all that were read are kept.
                     tar.members = []  # type: ignore[attr-defined]
@@ -68,6 +70,26 @@ class TarContainer:
 
     def _is_wanted(self, member: tarfile.TarInfo) -> bool:
         return not member.isdir() and (self._all_files or looks_like_image(member.name))
+
+
+class _Ending:
+    """A file whose end is told: tarfile asks on after it, once for each block that a member claims to have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._ends = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            EOFError: That was said before, more than once.
+        """
+        data = self._file.read(size)
+        self._ends += not data
+        if self._ends > _MOST_ENDS:
+            raise EOFError("it ends within a member")
+        return data
 
 
 class _Member(tarfile.TarInfo):

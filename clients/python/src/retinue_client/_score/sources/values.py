@@ -8,7 +8,8 @@ from typing import Any
 
 from retinue_client._errors import ImageError
 from retinue_client._images import MAX_FILE_BYTES
-from retinue_client._score.sources.entry import ASSUMED_BYTES, Entry, SourceError, printable
+from retinue_client._score.errors import SourceError
+from retinue_client._score.sources.entry import ASSUMED_BYTES, Entry, printable
 from retinue_client._score.sources.remote_tree import RemoteTree, is_url
 from retinue_client._score.sources.tree import LocalTree, Tree
 
