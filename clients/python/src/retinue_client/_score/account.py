@@ -50,6 +50,19 @@ class Account:
         self._done.merge(part)
         self.earlier_images += part.images
 
+    def add_part(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Adds a part that another process has made for this run, by what `close_part` gave of it there.
+
+        Returns:
+            The part's summary, for the journal: several are made at once, so it took the time since the last one.
+        """
+        part = Summary.from_state(state)
+        now = self._clock()
+        part.seconds = now - self._part_began
+        self._part_began = now
+        self._done.merge(part)
+        return part.state()
+
     def add_rows(self, rows: Sequence[Row]) -> None:
         """Counts rows that belong to the part, in order."""
         self._part.add_rows(rows)

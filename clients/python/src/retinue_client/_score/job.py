@@ -11,7 +11,7 @@ from retinue_client._models import Task
 from retinue_client._score.account import Account
 from retinue_client._score.header import size_of
 from retinue_client._score.limit import ErrorLimit
-from retinue_client._score.parts import Parts
+from retinue_client._score.parts import RowTaker
 from retinue_client._score.rows import Row, row_of
 from retinue_client._score.scorer import Scorer
 from retinue_client._score.sources.entry import Entry, Source, in_requests
@@ -49,7 +49,7 @@ class Job:
         scorer: Scorer,
         task: Task,
         account: Account,
-        parts: Parts,
+        parts: RowTaker,
         limit: ErrorLimit,
         on_rows: Callable[[list[Row]], None],
     ) -> None:

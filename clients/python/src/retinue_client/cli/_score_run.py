@@ -19,6 +19,8 @@ from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.forms import Form, output_of
 from retinue_client._score.outputs.output import Output
 from retinue_client._score.parts import Parts
+from retinue_client._score.ray_scorer import RayScorer
+from retinue_client._score.ray_worker import PartPlan, facts_of
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.entry import Source
 from retinue_client._score.summary import Summary
@@ -87,7 +89,7 @@ class Run:
         self._account = account
         self.earlier_rows = 0
 
-    async def carry_out(self, scorer: Scorer) -> Summary | None:
+    async def carry_out(self, scorer: Scorer | RayScorer) -> Summary | None:
         """Scores what is left.
 
         Returns:
@@ -108,8 +110,7 @@ class Run:
                 return None
             try:
                 model = await scorer.find_model()
-                facts = {"name": model.name, "version": model.version, "sha256": model.sha256}
-                journal = destination.begin(facts)
+                journal = destination.begin(facts_of(model))
                 output = output_of(plan.form, plan.options.task, self._metadata())
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
                     await self._score(scorer, disk, output, journal, progress)
@@ -120,11 +121,22 @@ class Run:
         return self._account.total()
 
     async def _score(
-        self, scorer: Scorer, disk: Disk, output: Output, journal: Journal, progress: ScoreProgress
+        self,
+        scorer: Scorer | RayScorer,
+        disk: Disk,
+        output: Output,
+        journal: Journal,
+        progress: ScoreProgress,
     ) -> None:
         plan = self._plan
         count = asyncio.get_running_loop().run_in_executor(None, plan.source.count)
         count.add_done_callback(progress.count_done)
+        if isinstance(scorer, RayScorer):
+            parts_plan = PartPlan(
+                scorer.engine, journal.model, plan.source, plan.out, plan.form, self._metadata()
+            )
+            await scorer.score(parts_plan, plan.rows_per_part, journal, output, self._account, plan.limit)
+            return
         parts = Parts(disk, output, journal, plan.rows_per_part, self._account.close_part)
         job = Job(scorer, plan.options.task, self._account, parts, plan.limit, progress.add)
         await job.run(plan.source, None if journal.last is None else journal.last.cursor)
