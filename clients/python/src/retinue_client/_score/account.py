@@ -40,6 +40,10 @@ class Account:
         """Those of them that have an error."""
         return self._done.failed + self._part.failed
 
+    def begin(self) -> None:
+        """Counts time from now on: what came before, such as loading a model, was no scoring."""
+        self._part_began = self._clock()
+
     def resume(self, state: dict[str, Any]) -> None:
         """Adds a part that an earlier run has made, by what `close_part` gave of it; in order.
 

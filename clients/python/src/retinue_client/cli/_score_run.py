@@ -110,6 +110,7 @@ class Run:
                 return None
             try:
                 model = await scorer.find_model()
+                self._account.begin()
                 journal = destination.begin(facts_of(model))
                 output = output_of(plan.form, plan.options.task, self._metadata())
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
