@@ -46,6 +46,11 @@ class Account:
         with self._lock:
             return self._done.failed + self._part.failed
 
+    def begin(self) -> None:
+        """Counts time from now on: what came before, such as loading a model, was no scoring."""
+        with self._lock:
+            self._part_began = self._clock()
+
     def resume(self, state: dict[str, Any]) -> None:
         """Adds a part that an earlier run has made, by what `close_part` gave of it; in order.
 
@@ -56,6 +61,20 @@ class Account:
         with self._lock:
             self._done.merge(part)
             self.earlier_images += part.images
+
+    def add_part(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Adds a part that another process has made for this run, by what `close_part` gave of it there.
+
+        Returns:
+            The part's summary, for the journal: several are made at once, so it took the time since the last one.
+        """
+        part = Summary.from_state(state)
+        with self._lock:
+            now = self._clock()
+            part.seconds = now - self._part_began
+            self._part_began = now
+            self._done.merge(part)
+        return part.state()
 
     def add_rows(self, rows: Sequence[Row]) -> None:
         """Counts rows that belong to the part, in order."""

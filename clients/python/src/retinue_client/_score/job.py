@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from retinue_client._errors import ImageError
-from retinue_client._images import upright_size
 from retinue_client._models import Task
 from retinue_client._score.account import Account
+from retinue_client._score.header import size_of
 from retinue_client._score.limit import ErrorLimit
-from retinue_client._score.parts import Parts
+from retinue_client._score.parts import RowTaker
 from retinue_client._score.rows import Row, row_of
 from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import Scorer
@@ -51,7 +51,7 @@ class Job:
         scorer: Scorer,
         task: Task,
         account: Account,
-        parts: Parts,
+        parts: RowTaker,
         limit: ErrorLimit,
         on_rows: Callable[[list[Row]], None],
         sample: Sample | None = None,
@@ -147,4 +147,4 @@ class Job:
             data = entry.read()
         except ImageError as error:
             return error, None
-        return data, upright_size(data) if self._task == "classify" else None
+        return data, size_of(data) if self._task == "classify" else None

@@ -20,6 +20,8 @@ from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.forms import Form, output_of
 from retinue_client._score.outputs.output import Output
 from retinue_client._score.parts import Parts
+from retinue_client._score.ray_scorer import RayScorer
+from retinue_client._score.ray_worker import PartPlan, facts_of
 from retinue_client._score.report import write_report
 from retinue_client._score.sample import SAMPLE, Sample
 from retinue_client._score.scorer import ScoreOptions, Scorer
@@ -93,7 +95,7 @@ class Run:
         self._sample: Sample | None = None
         self.earlier_rows = 0
 
-    async def carry_out(self, scorer: Scorer) -> Summary | None:
+    async def carry_out(self, scorer: Scorer | RayScorer) -> Summary | None:
         """Scores what is left.
 
         Returns:
@@ -114,8 +116,8 @@ class Run:
                 return None
             try:
                 model = await scorer.find_model()
-                facts = {"name": model.name, "version": model.version, "sha256": model.sha256}
-                journal = destination.begin(facts)
+                self._account.begin()
+                journal = destination.begin(facts_of(model))
                 if plan.report:
                     self._sample = Sample.load(disk)
                 output = output_of(plan.form, plan.options.task, self._metadata())
@@ -128,11 +130,30 @@ class Run:
         return self._account.total()
 
     async def _score(
-        self, scorer: Scorer, disk: Disk, output: Output, journal: Journal, progress: ScoreProgress
+        self,
+        scorer: Scorer | RayScorer,
+        disk: Disk,
+        output: Output,
+        journal: Journal,
+        progress: ScoreProgress,
     ) -> None:
         plan = self._plan
         count = asyncio.get_running_loop().run_in_executor(None, plan.source.count)
         count.add_done_callback(progress.count_done)
+        if isinstance(scorer, RayScorer):
+            parts_plan = PartPlan(
+                scorer.engine,
+                journal.model,
+                plan.source,
+                plan.out,
+                plan.form,
+                self._metadata(),
+                with_sample=plan.report,
+            )
+            await scorer.score(
+                parts_plan, plan.rows_per_part, journal, output, self._account, plan.limit, self._sample
+            )
+            return
         parts = Parts(disk, output, journal, plan.rows_per_part, partial(self._end_part, disk))
         job = Job(scorer, plan.options.task, self._account, parts, plan.limit, progress.add, self._sample)
         await job.run(plan.source, None if journal.last is None else journal.last.cursor)
