@@ -13,6 +13,7 @@ SCENARIOS = {
     "overload": "an open loop, from half of the capacity to ten times it",
     "startup": "until the server takes requests",
     "loading": "a network without a manifest, beside a bare session",
+    "local": "a scoring job with the engine in its own process, beside the roofline",
     "memory": "when it is ready, and after many requests",
     "score": "`retinue score` beside the server's own best, and its memory up to a million rows",
     "comparison": "Retinue and other servers in turn",

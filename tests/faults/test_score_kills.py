@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,11 @@ def _files(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in untimed}
 
 
+def _shown(out: Path) -> list[str]:
+    """The images that the report shows, and their results."""
+    return re.findall("<figcaption>.*?</figcaption>", (out / "_report.html").read_text(encoding="utf-8"))
+
+
 @pytest.mark.slow
 def test_a_job_that_is_killed_a_hundred_times_loses_no_row_and_doubles_none(
     warm: WarmProcess, folder: Path, tmp_path: Path
@@ -59,13 +65,13 @@ def test_a_job_that_is_killed_a_hundred_times_loses_no_row_and_doubles_none(
     def arguments(out: Path, task: str) -> list[object]:
         return ["score", folder, "--task", task, "--out", out, "--rows-per-part", 16]
 
-    expected, seconds = {}, {}
+    expected, shown, seconds = {}, {}, {}
     for name, task in (("c.parquet", "classify"), ("d.json", "detect")):
         began = time.monotonic()
         warm.start(arguments(tmp_path / name, task), log)
         assert warm.end() == 1, log.read_text()
         seconds[name] = time.monotonic() - began
-        expected[name] = _files(tmp_path / name)
+        expected[name], shown[name] = _files(tmp_path / name), _shown(tmp_path / name)
 
     dice = random.Random(7)
     kills = jobs = 0
@@ -86,6 +92,7 @@ def test_a_job_that_is_killed_a_hundred_times_loses_no_row_and_doubles_none(
         # The one that ended by itself had been killed too late: what it says is that of a job without kills.
         assert code in (0, 1), log.read_text()
         assert _files(out) == expected[name]
+        assert _shown(out) == shown[name]
         summary = json.loads((out / "_summary.json").read_text())
         assert (summary["images"], summary["failed"]) == (_IMAGES, 6)
     assert jobs > 2

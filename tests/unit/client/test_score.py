@@ -88,7 +88,7 @@ def test_every_file_has_one_row_in_the_order_of_its_path(score, folder, tmp_path
     assert result.stdout.startswith("scored 100 of 100 images in ")
     assert "latency p50" in result.stdout
     assert sorted(path.name for path in (tmp_path / "results.parquet").iterdir()) == [
-        *("_journal.jsonl", "_lock", "_summary.json", "part-000000.parquet")
+        *("_journal.jsonl", "_lock", "_report.html", "_summary.json", "part-000000.parquet")
     ]
 
 

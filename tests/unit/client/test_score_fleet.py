@@ -48,7 +48,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 @dataclass(eq=False)
-class FakeClient:
+class FakeAsker:
     """A server that takes so many seconds for an image, one after the other, and can be told to fail."""
 
     address: str = "a:1"
@@ -70,7 +70,7 @@ class FakeClient:
             raise ModelNotFoundError("There is no such model.")
         return _model(name, self.version)
 
-    async def classify(self, images, **options):
+    async def ask(self, images):
         self.under_way += len(images)
         self.most = max(self.most, self.under_way)
         try:
@@ -143,10 +143,10 @@ def expect_each_once(*clients, count=400):
 
 
 def test_two_servers_share_the_work_and_take_half_the_time():
-    one = FakeClient()
+    one = FakeAsker()
     run([one], score_all)
     alone_seconds = run.seconds
-    pair = [FakeClient("a:1"), FakeClient("b:1")]
+    pair = [FakeAsker("a:1"), FakeAsker("b:1")]
     run(pair, score_all)
     expect_each_once(*pair)
     assert run.seconds < 0.6 * alone_seconds
@@ -155,7 +155,7 @@ def test_two_servers_share_the_work_and_take_half_the_time():
 
 
 def test_a_slow_server_gets_less():
-    fast, slow = FakeClient("a:1", seconds=0.01), FakeClient("b:1", seconds=0.1)
+    fast, slow = FakeAsker("a:1", seconds=0.01), FakeAsker("b:1", seconds=0.1)
     run([fast, slow], score_all, max_in_flight=1024)
     expect_each_once(fast, slow)
     assert sum(slow.asked.values()) < 90
@@ -172,7 +172,7 @@ def test_a_server_that_refuses_is_left_alone_as_long_as_it_says_and_others_get_t
             return OverloadedError("Full.", retry_after_seconds=0.5)
         return None
 
-    busy, other = FakeClient("a:1", fail=full), FakeClient("b:1")
+    busy, other = FakeAsker("a:1", fail=full), FakeAsker("b:1")
     run([busy, other], score_all)
     expect_each_once(other)
     # What was under way at the first refusal is refused together; between such salvos lies the delay.
@@ -195,7 +195,7 @@ def test_a_server_that_is_gone_gets_nothing_until_a_probe_is_answered():
             sent_while_gone.append(now)
         return ServerUnreachableError("Nobody there.")
 
-    first, second = FakeClient("a:1", fail=gone), FakeClient("b:1")
+    first, second = FakeAsker("a:1", fail=gone), FakeAsker("b:1")
     run([first, second], score_all)
     expect_each_once(first, second)
     # Those that were under way when it went, at most 16 images, and no others.
@@ -209,10 +209,10 @@ def test_all_servers_may_be_gone_for_as_long_as_the_patience_lasts():
     def gone(images):
         return UnavailableError("Draining.") if 0.3 <= asyncio.get_running_loop().time() < 20 else None
 
-    pair = [FakeClient("a:1", fail=gone), FakeClient("b:1", fail=gone)]
+    pair = [FakeAsker("a:1", fail=gone), FakeAsker("b:1", fail=gone)]
     run(pair, score_all, patience_seconds=30)
     expect_each_once(*pair)
-    pair = [FakeClient("a:1", fail=gone), FakeClient("b:1", fail=gone)]
+    pair = [FakeAsker("a:1", fail=gone), FakeAsker("b:1", fail=gone)]
     with pytest.raises(UnavailableError, match="Draining"):
         run(pair, score_all, patience_seconds=5)
 
@@ -221,33 +221,33 @@ def test_a_job_begins_with_the_servers_that_answer_and_the_others_join():
     def late(images):
         return ServerUnreachableError("Not yet.") if asyncio.get_running_loop().time() < 1 else None
 
-    late_one, other = FakeClient("a:1", fail=late), FakeClient("b:1")
+    late_one, other = FakeAsker("a:1", fail=late), FakeAsker("b:1")
     run([late_one, other], score_all)
     expect_each_once(late_one, other)
     assert late_one.asked
     with pytest.raises(ServerUnreachableError):
-        run([FakeClient("a:1", fail=late), FakeClient("b:1", fail=late)], score_all)
+        run([FakeAsker("a:1", fail=late), FakeAsker("b:1", fail=late)], score_all)
 
 
 def test_servers_with_different_versions_or_without_the_model_are_refused_by_name():
     with pytest.raises(InvalidRequestError, match=r"a:1 answers with version 3 .* b:1 with version 4"):
-        run([FakeClient("a:1"), FakeClient("b:1", version=4)], score_all)
+        run([FakeAsker("a:1"), FakeAsker("b:1", version=4)], score_all)
     with pytest.raises(ModelNotFoundError):
-        run([FakeClient("a:1"), FakeClient("b:1")], score_all, model="gone")
+        run([FakeAsker("a:1"), FakeAsker("b:1")], score_all, model="gone")
 
 
 def test_an_image_on_which_servers_fail_is_tried_on_others_and_is_then_an_error_alone():
     def poisoned(images):
         return ServerError("The engine failed.") if images is not None and b"7" in images else None
 
-    sound, broken = FakeClient("a:1"), FakeClient("b:1", fail=poisoned)
+    sound, broken = FakeAsker("a:1"), FakeAsker("b:1", fail=poisoned)
     run([sound, broken], score_all)
     expect_each_once(sound, broken)
 
     async def one_run(scorer):
         return await scorer.answers([b"5", b"6", b"7", b"8"])
 
-    answers = run([FakeClient("a:1", fail=poisoned), FakeClient("b:1", fail=poisoned)], one_run)
+    answers = run([FakeAsker("a:1", fail=poisoned), FakeAsker("b:1", fail=poisoned)], one_run)
     assert [isinstance(answer, ImageError) for answer in answers] == [False, False, True, False]
     assert answers[2].code is StatusCode.INTERNAL
 
@@ -270,12 +270,12 @@ def test_requests_grow_with_what_a_server_takes_and_not_past_what_it_allows():
             await score_all(scorer, count=128, size=scorer.images_per_call)
         return grown, scorer.images_per_call
 
-    grown, settled = run([FakeClient(seconds=0.0001, fail=few)], follow, max_in_flight=1024)
+    grown, settled = run([FakeAsker(seconds=0.0001, fail=few)], follow, max_in_flight=1024)
     assert (grown, settled) == (32, 16)
     assert max(sizes) == 32
 
 
 def test_what_is_under_way_stays_within_the_limit():
-    client = FakeClient(seconds=0.0001)
+    client = FakeAsker(seconds=0.0001)
     run([client], score_all, max_in_flight=24)
     assert client.most <= 24

@@ -17,7 +17,7 @@ _LOCK = "_lock"
 # What jobs write, in all formats: nothing else is ever removed.
 _OWN = re.compile(
     r"part-\d{6,}\.(parquet|jsonl)|_parts|masks|results\.json|dataset\.json|"
-    r"(_summary\.json|_report\.html)(\.partial)?|_sample|_tmp|_lock|_journal\.jsonl"
+    r"_summary\.json|_report\.html|_sample\.json|_tmp|_lock|_journal\.jsonl"
 )
 
 

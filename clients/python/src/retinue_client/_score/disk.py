@@ -17,12 +17,17 @@ class Disk:
 
     A file is written aside, in `_tmp`, brought to the disk, and then given its name. Names are relative to the folder.
 
+    Args:
+        root: The folder.
+        aside: Where files are written aside: in `_tmp`, or for one of several writers a folder of its own in there.
+
     Attributes:
         root: The folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, aside: str = ASIDE) -> None:
         self.root = root
+        self._aside = aside
 
     def create(self, name: str) -> BinaryIO:
         """A new file that is written aside, to be kept with `keep`.
@@ -36,7 +41,7 @@ class Disk:
 
     def aside(self, name: str) -> Path:
         """Where a file is until it is kept."""
-        return self.root / ASIDE / name
+        return self.root / self._aside / name
 
     def sync(self, file: BinaryIO) -> None:
         """Brings what was written to a file to the disk, and closes it.
@@ -74,6 +79,21 @@ class Disk:
             sync_folder(self.aside(name))
         self.aside(name).replace(path)
         sync_folder(path.parent)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a whole file.
+
+        Raises:
+            OSError: It does not fit on the disk, or cannot be written.
+        """
+        file = self.create(name)
+        try:
+            file.write(content)
+        except OSError:
+            file.close()
+            raise
+        self.sync(file)
+        self.keep(name)
 
     def append(self, name: str, line: bytes) -> None:
         """Adds a line to a file, which is made if it is not there, and brings it to the disk.

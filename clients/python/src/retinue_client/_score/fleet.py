@@ -16,6 +16,7 @@ from retinue_client._errors import (
     UnavailableError,
 )
 from retinue_client._models import ModelInfo, Task
+from retinue_client._score.asker import Asker
 from retinue_client._score.pace import Pace, Ticket
 
 # What is found out of a server begins with these.
@@ -30,13 +31,13 @@ class Server:
     """One server.
 
     Attributes:
-        client: Asks it.
+        asker: Asks it.
         pace: How much it takes.
         silent_since: When it first did not answer after it last did; None while it answers.
         probing: Asks it whether it is back, while it is gone; nothing else is sent to it then.
     """
 
-    client: AsyncClient
+    asker: Asker
     pace: Pace
     silent_since: float | None = None
     probing: asyncio.Task[None] | None = None
@@ -78,7 +79,7 @@ class Fleet:
     have been silent for longer than its patience.
 
     Args:
-        clients: Of the servers; they are closed with this.
+        askers: One for each server; they are closed with this.
         wanted: What all of them must have.
         max_in_flight: The most images under way at each.
         patience_seconds: How long all may be silent.
@@ -87,7 +88,7 @@ class Fleet:
 
     def __init__(
         self,
-        clients: Sequence[AsyncClient],
+        askers: Sequence[Asker],
         wanted: Wanted,
         *,
         max_in_flight: int,
@@ -95,8 +96,7 @@ class Fleet:
         clock: Callable[[], float],
     ) -> None:
         self.servers = [
-            Server(client, Pace(start=_START_IMAGES, maximum=max_in_flight, clock=clock))
-            for client in clients
+            Server(asker, Pace(start=_START_IMAGES, maximum=max_in_flight, clock=clock)) for asker in askers
         ]
         self._wanted = wanted
         self._patience_seconds = patience_seconds
@@ -132,8 +132,8 @@ class Fleet:
         for server, other in others:
             if (other.name, other.version) != (model.name, model.version):
                 raise InvalidRequestError(
-                    f"{first.client.address} answers with version {model.version} of {model.name}, "
-                    f"{server.client.address} with version {other.version} of {other.name}: name one that all "
+                    f"{first.asker.address} answers with version {model.version} of {model.name}, "
+                    f"{server.asker.address} with version {other.version} of {other.name}: name one that all "
                     "have with --model and --model-version."
                 )
         for server, error in missing.items():
@@ -188,7 +188,7 @@ class Fleet:
         for probe in probes:
             probe.cancel()
         await asyncio.gather(*probes, return_exceptions=True)
-        await asyncio.gather(*(server.client.close() for server in self.servers))
+        await asyncio.gather(*(server.asker.close() for server in self.servers))
 
     def _choose(self, images: int, avoid: Server | None) -> tuple[Server | None, float | None]:
         """The server with room of which the smallest share is taken; else how long until it is worth looking again."""
@@ -266,10 +266,12 @@ class Fleet:
         return delay_seconds * self._random.uniform(1.0, 1.25)
 
     async def _look(self, server: Server, timeout_seconds: float | None = None) -> ModelInfo:
-        return await find_model(server.client, self._wanted, timeout_seconds)
+        return await find_model(server.asker, self._wanted, timeout_seconds)
 
 
-async def find_model(client: AsyncClient, wanted: Wanted, timeout_seconds: float | None = None) -> ModelInfo:
+async def find_model(
+    asker: Asker | AsyncClient, wanted: Wanted, timeout_seconds: float | None = None
+) -> ModelInfo:
     """The model of a server that is wanted.
 
     Raises:
@@ -278,13 +280,13 @@ async def find_model(client: AsyncClient, wanted: Wanted, timeout_seconds: float
     """
     task, name = wanted.task, wanted.name
     if name:
-        model = await client.get_model(name, wanted.version, timeout_seconds=timeout_seconds)
+        model = await asker.get_model(name, wanted.version, timeout_seconds=timeout_seconds)
         if model.task != task:
             raise InvalidRequestError(f"The model {name!r} is for {model.task}, not for {task}.")
         return model
-    models = await client.list_models(task, timeout_seconds=timeout_seconds)
+    models = await asker.list_models(task, timeout_seconds=timeout_seconds)
     names = sorted({model.name for model in models})
     if len(names) != 1:
         found = f"it has {', '.join(names)}: name one with --model" if names else "it has none"
-        raise InvalidRequestError(f"Which model of {client.address} is to {task}? Of this task {found}.")
+        raise InvalidRequestError(f"Which model of {asker.address} is to {task}? Of this task {found}.")
     return models[0]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from retinue_client._score.disk import Disk
 from retinue_client._score.journal import Journal, PartRecord
@@ -54,16 +54,21 @@ class PartWriter:
         Raises:
             OSError: It does not fit on the disk, or cannot be written.
         """
-        self._writer.end()
+        record = self.seal(cursor, state)
         self._output.keep(self._disk, self._part)
+        return record
+
+    def seal(self, cursor: Any, state: Any = None) -> PartRecord:
+        """Ends the part and leaves it aside, for another process to give it its name; as `keep` otherwise."""
+        self._writer.end()
         name = self._output.file_of(self._part)
-        size_bytes = self._disk.size_bytes(name)
+        aside = str(self._disk.aside(name))
         return PartRecord(
             part=self._part,
             file=name,
             rows=self.rows,
-            size_bytes=size_bytes or 0,
-            sha256=self._disk.sha256(name),
+            size_bytes=self._disk.size_bytes(aside) or 0,
+            sha256=self._disk.sha256(aside),
             cursor=cursor,
             reasons=dict(sorted(self._reasons.items())),
             state=state,
@@ -72,6 +77,22 @@ class PartWriter:
     def drop(self) -> None:
         """Gives the part up; what was written of it stays aside until the next run removes it."""
         self._writer.drop()
+
+
+class RowTaker(Protocol):
+    """Takes the rows of a job in order: `Parts`, or one part of them."""
+
+    def room(self) -> int:
+        """How many rows may be written at once."""
+
+    def write(self, rows: list[Row], cursor: Any) -> None:
+        """Adds rows; `cursor` is that of the last of them."""
+
+    def keep(self) -> None:
+        """Ends what is open and keeps it."""
+
+    def drop(self) -> None:
+        """Gives up what is open, if anything is."""
 
 
 class Parts:

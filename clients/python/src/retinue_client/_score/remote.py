@@ -1,12 +1,10 @@
-"""Asks servers about images until each has an answer."""
+"""Asks servers, or the engine in this process, about images until each has an answer."""
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from grpc import StatusCode
 
-from retinue_client._async_client import AsyncClient
 from retinue_client._errors import (
     DeadlineExceededError,
     ImageError,
@@ -19,6 +17,7 @@ from retinue_client._errors import (
 )
 from retinue_client._models import ModelInfo
 from retinue_client._score.account import Account
+from retinue_client._score.asker import Asker
 from retinue_client._score.fleet import Fleet, Server, Wanted
 from retinue_client._score.rows import Result
 from retinue_client._score.scorer import ScoreOptions
@@ -35,7 +34,7 @@ class RemoteScorer:
     """Asks as much at once as the servers take, and again what they refuse or lose; see `Scorer`.
 
     Args:
-        clients: One of each server, which retry nothing themselves; they are closed with this.
+        askers: One for each server; they are closed with this.
         options: The question.
         account: Takes down the answers.
         clock: Seconds, monotonic.
@@ -43,7 +42,7 @@ class RemoteScorer:
 
     def __init__(
         self,
-        clients: Sequence[AsyncClient],
+        askers: Sequence[Asker],
         options: ScoreOptions,
         account: Account,
         clock: Callable[[], float] = time.monotonic,
@@ -52,7 +51,7 @@ class RemoteScorer:
         self._account = account
         self._clock = clock
         self._fleet = Fleet(
-            clients,
+            askers,
             Wanted(options.task, options.options["model"], options.options["version"]),
             max_in_flight=options.max_in_flight,
             patience_seconds=options.patience_seconds,
@@ -117,12 +116,9 @@ class RemoteScorer:
         avoid: Server | None = None
         while True:
             async with self._fleet.turn(len(images), avoid=avoid) as turn:
-                client = turn.server.client
                 sent = self._clock()
                 try:
-                    outcomes: list[Any] = await getattr(client, self._options.task)(
-                        images, **self._options.options
-                    )
+                    outcomes = await turn.server.asker.ask(images)
                 except RetinueError as error:
                     failure = error
                 else:
@@ -152,7 +148,7 @@ class RemoteScorer:
         return isinstance(failure, OverloadedError | UnavailableError | DeadlineExceededError | ServerError)
 
 
-def _queue_seconds(outcomes: Sequence[Any]) -> float:
+def _queue_seconds(outcomes: Sequence[Result | ImageError]) -> float:
     """How long the images of a request have waited for the engine, on average; 0 where none got that far."""
     waits = [outcome.timing.queue_us for outcome in outcomes if not isinstance(outcome, ImageError)]
     return sum(waits) / len(waits) / 1e6 if waits else 0.0

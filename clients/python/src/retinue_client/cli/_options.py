@@ -35,15 +35,6 @@ Server = Annotated[
     str,
     typer.Option("--server", metavar="HOST:PORT", envvar=ADDRESS_VARIABLE, help="Where the server is."),
 ]
-Servers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--server",
-        metavar="HOST:PORT",
-        envvar=ADDRESS_VARIABLE,
-        help="Where the server is; several, separated by commas or given one by one, share the work.",
-    ),
-]
 TlsCa = Annotated[
     str | None,
     typer.Option(
@@ -205,12 +196,6 @@ def parse_region(text: str) -> tuple[float, ...]:
     except ValueError as exc:
         raise typer.BadParameter(f"{text!r} is no region: write X1,Y1,X2,Y2, as 10,20,110,220.") from exc
     return x_min, y_min, x_max, y_max
-
-
-def servers_of(given: list[str] | None) -> list[str]:
-    """The addresses that --server names, each of them once; the usual one where it names none."""
-    named = [one.strip() for text in given or () for one in text.split(",")]
-    return list(dict.fromkeys(one for one in named if one)) or [DEFAULT_SERVER]
 
 
 def options_of_task(task: TaskName, flags: dict[str, tuple[str, set[TaskName], object]]) -> dict[str, object]:

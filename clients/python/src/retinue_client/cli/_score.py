@@ -12,10 +12,11 @@ from retinue_client._score.account import Account
 from retinue_client._score.errors import ScoreError
 from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.forms import Form, form_of
-from retinue_client._score.remote import RemoteScorer
-from retinue_client._score.scorer import ScoreOptions
+from retinue_client._score.ray_scorer import RayScorer
+from retinue_client._score.report import REPORT
+from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.columns import Columns
-from retinue_client._score.sources.opening import SourceFormat, SourceOptions, open_source
+from retinue_client._score.sources.opening import STANDARD_INPUT, SourceFormat, SourceOptions, open_source
 from retinue_client._score.sources.walk import IMAGE_SUFFIXES
 from retinue_client._score.summary import Summary
 from retinue_client.cli._console import console_for
@@ -28,17 +29,27 @@ from retinue_client.cli._options import (
     Model,
     ModelVersion,
     PriorityOption,
-    Servers,
     TaskName,
     Threshold,
     Timeout,
     TopK,
-    connect_async,
     options_of_task,
-    servers_of,
 )
 from retinue_client.cli._progress import Show, ending
 from retinue_client.cli._score_run import Plan, Run
+from retinue_client.cli._scorer import (
+    Local,
+    ModelsFolder,
+    RayAddress,
+    RayCores,
+    RayGpus,
+    RayWorkers,
+    Servers,
+    Where,
+    absolute,
+    cluster_of,
+    scorer_of,
+)
 
 
 def _parse_limit(text: str) -> ErrorLimit:
@@ -125,6 +136,10 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write a page about the results, with a sample drawn."),
+    ] = True,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but why the job ended, where it failed.")
     ] = False,
@@ -134,6 +149,12 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     ] = False,
     priority: PriorityOption = "low",
     server: Servers = None,
+    local: Local = False,
+    models: ModelsFolder = None,
+    ray: RayAddress = None,
+    ray_cpus: RayCores = 1,
+    ray_gpus: RayGpus = 0.0,
+    ray_workers: RayWorkers = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Score millions of images into a folder of files, each image exactly once.
@@ -154,6 +175,10 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     )
     if quiet and json_progress:
         fail("--quiet and --json-progress exclude each other.")
+    if ray is not None:
+        if source == STANDARD_INPUT:
+            fail("--ray cannot read standard input, which its workers do not have: name files.")
+        source, out = absolute(source), out.absolute()
     show = Show.NOTHING if quiet else Show.JSON if json_progress else Show.SCREEN
     try:
         chosen = form_of(form, out, task.value)
@@ -174,14 +199,16 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
             limit=max_errors or ErrorLimit(),
             overwrite=overwrite,
             show=show,
+            report=report,
         )
     except ScoreError as error:
         fail(str(error))
     except OSError as exc:
         fail(f"{exc.filename or source}: {exc.strerror or exc}.")
     account = Account()
-    clients = [connect_async(one, timeout) for one in servers_of(server)]
-    _carry_out(plan, account, RemoteScorer(clients, plan.options, account), all_files=all_files)
+    where = Where(server, local, models, cluster_of(ray, ray_cpus, ray_gpus, ray_workers))
+    scorer = scorer_of(plan.options, account, timeout, where)
+    _carry_out(plan, account, scorer, all_files=all_files)
 
 
 def _facts_of(options: SourceOptions) -> dict[str, Any]:
@@ -196,7 +223,7 @@ def _facts_of(options: SourceOptions) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _carry_out(plan: Plan, account: Account, scorer: RemoteScorer, *, all_files: bool) -> None:
+def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_files: bool) -> None:
     """Runs the plan, and ends the command with its exit code."""
     run = Run(plan, account)
     try:
@@ -235,6 +262,8 @@ def _finish(plan: Plan, summary: Summary, *, all_files: bool) -> None:
         )
         fail(f"{plan.source.name} has no files{advice}.")
     text = f"{ending(summary)}; results in {plan.out}"
+    if plan.report:
+        text += f", report in {plan.out / REPORT}"
     if len(summary.versions) > 1:
         shares = ", ".join(
             f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())
