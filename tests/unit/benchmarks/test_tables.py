@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from benchmarks import client, comparison, matrix, models, overload, roofline, tiny
+from benchmarks import client, comparison, local, matrix, models, overload, roofline, tiny
 
 ROW = {
     "images_per_second": 1234.5,
@@ -123,6 +123,17 @@ RESULTS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
             "| 10 | 1900 | 171 | 0.90 | 800.0 | 990.0 | 90.0 % | 3.0 | 40.0 | 1.0 % DEADLINE_EXCEEDED | 0.5 | 10.0 % |",
             "(188 before, 192 after); each request has 1 s.",
         ],
+    ),
+    "local": (
+        local,
+        {
+            "workload": "W",
+            "roofline": "1 process",
+            "roofline_per_second": 200.0,
+            "images_per_second": 195.0,
+            "ratio": 0.975,
+        },
+        ["| roofline | 200 | |", "| `retinue score --local` | 195 | 0.97 |"],
     ),
     "comparison": (
         comparison,

@@ -226,10 +226,16 @@ def error_from_call(
     elif reason is None:
         error = _error_of_the_transport(code, text, address, timeout_seconds)
     else:
-        error_class = _ERRORS_BY_REASON.get(reason) or _ERRORS_BY_CODE.get(code, ServerError)
-        error = error_class(text, code=code, reason=reason, retry_after_seconds=retry_after_seconds)
+        error = _error_of_the_server(code, text, reason, retry_after_seconds)
     error.__cause__ = call
     return error
+
+
+def error_from_status(status: Any) -> RetinueError:
+    """Translates the google.rpc.Status with which a whole call was refused, as Retinue makes it."""
+    reason, retry_after_seconds = _details(status)
+    code = _CODES_BY_NUMBER.get(status.code, StatusCode.UNKNOWN)
+    return _error_of_the_server(code, status.message, reason or code.name, retry_after_seconds)
 
 
 def client_closed() -> UnavailableError:
@@ -264,6 +270,13 @@ def _details(status: Any) -> tuple[str | None, float | None]:
             elif detail.Unpack(retry):
                 retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return reason, retry_after_seconds
+
+
+def _error_of_the_server(
+    code: StatusCode, text: str, reason: str, retry_after_seconds: float | None
+) -> RetinueError:
+    error_class = _ERRORS_BY_REASON.get(reason) or _ERRORS_BY_CODE.get(code, ServerError)
+    return error_class(text, code=code, reason=reason, retry_after_seconds=retry_after_seconds)
 
 
 def _error_of_the_transport(

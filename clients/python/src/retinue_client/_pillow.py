@@ -70,8 +70,11 @@ def orientation(image: Image.Image) -> int:
     Source: EXIF 2.3, section 4.6.4 (Orientation); TIFF 6.0, section 2.
     """
     exif = image.info.get("exif")
-    if not isinstance(exif, bytes):
-        return 1
+    return exif_orientation(exif) if isinstance(exif, bytes) else 1
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation that an EXIF block says, 1 to 8; 1 where it says none or is damaged."""
     while exif.startswith(_EXIF_PREFIX):
         exif = exif[len(_EXIF_PREFIX) :]
     order = _BYTE_ORDERS.get(exif[:4])

@@ -1,299 +1,150 @@
-"""A scoring job from its first file to its last row."""
+"""A scoring job from its first entry to its last row."""
 
 import asyncio
-import itertools
-import random
-import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from grpc import StatusCode
+from retinue_client._errors import ImageError
+from retinue_client._models import Task
+from retinue_client._score.account import Account
+from retinue_client._score.header import size_of
+from retinue_client._score.limit import ErrorLimit
+from retinue_client._score.parts import RowTaker
+from retinue_client._score.rows import Row, row_of
+from retinue_client._score.sample import Sample
+from retinue_client._score.scorer import Scorer
+from retinue_client._score.sources.entry import Entry, Source, in_requests
 
-from retinue_client._async_client import AsyncClient
-from retinue_client._errors import (
-    DeadlineExceededError,
-    ImageError,
-    InvalidRequestError,
-    OverloadedError,
-    RetinueError,
-    ServerError,
-    UnavailableError,
-)
-from retinue_client._images import read_file, upright_size
-from retinue_client._models import ModelInfo, Task
-from retinue_client._score.files import Entry, in_requests, printable
-from retinue_client._score.latency import Latencies
-from retinue_client._score.pace import Pace, Ticket
-from retinue_client._score.rows import Result, Row, row_of
-from retinue_client._score.table import Table
-
-_IMAGES_PER_REQUEST = 8
 _BYTES_PER_REQUEST = 4 << 20
-_START_REQUESTS = 2
 # Requests that are read from disk ahead of those under way, so that the server never waits for the disk.
 _REQUESTS_AHEAD = 4
 # Files in memory at once, beyond the largest.
 _MOST_BYTES = 128 << 20
-_FIRST_DELAY_SECONDS = 0.1
-_LONGEST_DELAY_SECONDS = 5.0
-# A request that the server gave up on this often is an error of its images.
-_MOST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreOptions:
-    """What is asked of the server, and how hard.
+class _UnderWay:
+    """Entries that are being read and scored."""
 
-    Attributes:
-        task: The question.
-        options: The question's options, as the client takes them.
-        max_in_flight: The most images asked about at once.
-        patience_seconds: How long to go on trying while no request at all is answered.
-    """
-
-    task: Task
-    options: dict[str, Any]
-    max_in_flight: int = 128
-    patience_seconds: float = 120.0
-
-
-@dataclass(slots=True)
-class Summary:
-    """How a job went.
-
-    Attributes:
-        scored: Files with a result.
-        failed: Files with an error.
-        reasons: How often each reason of an error occurred.
-        versions: How many files each version of the model has answered.
-        seconds: From the first file to the last.
-        latencies: From sending a request until its answer, once for each of its images.
-    """
-
-    scored: int = 0
-    failed: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    versions: Counter[int] = field(default_factory=Counter)
-    seconds: float = 0.0
-    latencies: Latencies = field(default_factory=Latencies)
-
-
-async def find_model(client: AsyncClient, task: Task, name: str, version: int | str | None) -> ModelInfo:
-    """The model to score with.
-
-    Args:
-        client: Of the server.
-        task: What it must answer.
-        name: Its name; empty where the server has exactly one for the task.
-        version: Its version or its label, or None for the one that most requests get.
-
-    Raises:
-        InvalidRequestError: The name is missing or the model answers another question.
-        RetinueError: The server does not answer, or has no such model.
-    """
-    if name:
-        model = await client.get_model(name, version)
-        if model.task != task:
-            raise InvalidRequestError(f"The model {name!r} is for {model.task}, not for {task}.")
-        return model
-    models = await client.list_models(task)
-    names = sorted({model.name for model in models})
-    if len(names) != 1:
-        found = f"it has {', '.join(names)}: name one with --model" if names else "it has none"
-        raise InvalidRequestError(f"Which model of {client.address} is to {task}? Of this task {found}.")
-    return models[0]
+    entries: list[Entry]
+    size_bytes: int
+    rows: asyncio.Task[list[Row]]
 
 
 class Job:
-    """Scores files in order, many at once, and hands over their rows in order.
+    """Scores entries in order, many at once, and has their rows written in order.
 
     Args:
-        client: Of the server.
-        folder: What the files' paths are relative to.
-        options: The question.
-        on_rows: Called with the rows of each request, in order, from the event loop.
+        scorer: Answers them.
+        task: The question.
+        account: Takes down what is done.
+        parts: Takes the rows.
+        limit: How many may fail.
+        on_rows: Called with rows that are in the account, in order, from the event loop.
+        sample: Keeps a few of the images with their results, for the report; None without one.
     """
 
     def __init__(
         self,
-        client: AsyncClient,
-        folder: Path,
-        options: ScoreOptions,
+        scorer: Scorer,
+        task: Task,
+        account: Account,
+        parts: RowTaker,
+        limit: ErrorLimit,
         on_rows: Callable[[list[Row]], None],
+        sample: Sample | None = None,
     ) -> None:
-        self._client = client
-        self._folder = folder
-        self._options = options
+        self._scorer = scorer
+        self._task: Task = task
+        self._account = account
+        self._sample = sample
+        self._parts = parts
+        self._limit = limit
         self._on_rows = on_rows
-        self._ask: Callable[..., Awaitable[list[Any]]] = getattr(client, options.task)
-        most_requests = max(1, options.max_in_flight // _IMAGES_PER_REQUEST)
-        self._images_per_request = min(_IMAGES_PER_REQUEST, options.max_in_flight)
-        self._window_requests = most_requests + _REQUESTS_AHEAD
-        self._pace = Pace(start=_START_REQUESTS, maximum=most_requests, clock=time.monotonic)
-        self._freed = asyncio.Event()
-        self._last_answer = time.monotonic()
-        self._random = random.Random(0)
-        self.summary = Summary()
 
-    async def run(self, entries: Iterator[Entry], table: Table) -> Summary:
-        """Scores every entry and appends its row to the table.
+    async def run(self, source: Source, after: Any) -> None:
+        """Scores every entry of a source after a cursor, and ends the last part.
 
         Raises:
-            RetinueError: The server refuses the question as such, or stopped answering.
-            OSError: The table cannot be written.
+            RetinueError: The question as such is refused, or nothing answers any more.
+            ScoreError: The source cannot be read, or too many images have failed.
+            OSError: The source cannot be read, or the rows cannot be written.
         """
-        started = self._last_answer = time.monotonic()
-        requests = in_requests(entries, self._images_per_request, _BYTES_PER_REQUEST)
-        window: deque[tuple[int, asyncio.Task[list[Row]]]] = deque()
+        requests = in_requests(
+            source.entries(after), lambda: self._scorer.images_per_call, _BYTES_PER_REQUEST
+        )
+        window: deque[_UnderWay] = deque()
         window_bytes = 0
         try:
             more = True
             while more or window:
-                room = len(window) < self._window_requests and window_bytes < _MOST_BYTES
-                if window and (window[0][1].done() or not (more and room)):
-                    size_bytes, task = window.popleft()
-                    window_bytes -= size_bytes
-                    await self._take(await task, table)
+                room = (
+                    len(window) < self._scorer.calls_at_once + _REQUESTS_AHEAD and window_bytes < _MOST_BYTES
+                )
+                if window and (window[0].rows.done() or not (more and room)):
+                    first = window.popleft()
+                    window_bytes -= first.size_bytes
+                    await self._take(await first.rows, first.entries)
                 elif (run := await asyncio.to_thread(next, requests, None)) is None:
                     more = False
                 else:
                     size_bytes = sum(entry.size_bytes for entry in run)
-                    window.append((size_bytes, asyncio.create_task(self._score(run))))
+                    window.append(_UnderWay(run, size_bytes, asyncio.create_task(self._score(run))))
                     window_bytes += size_bytes
+            await asyncio.to_thread(self._parts.keep)
         finally:
-            for _, task in window:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in window), return_exceptions=True)
-            self.summary.seconds = time.monotonic() - started
-        return self.summary
+            self._parts.drop()
+            for one in window:
+                one.rows.cancel()
+            await asyncio.gather(*(one.rows for one in window), return_exceptions=True)
 
-    async def _take(self, rows: list[Row], table: Table) -> None:
-        for row in rows:
-            reason = row.get("error_reason")
-            if reason is None:
-                self.summary.scored += 1
-                self.summary.versions[row["version"]] += 1
-            else:
-                self.summary.failed += 1
-                self.summary.reasons[reason] += 1
-        if table.append(rows):
-            await asyncio.to_thread(table.flush)
-        self._on_rows(rows)
+    async def _take(self, rows: list[Row], entries: list[Entry]) -> None:
+        while rows:
+            room = self._parts.room()
+            some, rows = rows[:room], rows[room:]
+            cursor, entries = entries[: len(some)][-1].cursor, entries[room:]
+            await asyncio.to_thread(self._write, some, cursor)
+            self._on_rows(some)
+            self._limit.check(self._account.failed, self._account.images)
+
+    def _write(self, rows: list[Row], cursor: Any) -> None:
+        with self._account.timing("writing"):
+            self._parts.write(rows, cursor)
+        self._account.add_rows(rows)
+        if not self._parts.room():
+            self._parts.keep()
 
     async def _score(self, entries: list[Entry]) -> list[Row]:
-        """The rows of one request's files."""
+        """The rows of one request's entries."""
         files = await asyncio.to_thread(self._read, entries)
         readable = [data for data, _ in files if isinstance(data, bytes)]
-        answers = iter(await self._answers(readable))
+        answers = iter(await self._scorer.answers(readable))
         rows = []
+        many_wait = False
         for entry, (data, size) in zip(entries, files, strict=True):
-            outcome = data if isinstance(data, ImageError) else next(answers)
-            rows.append(row_of(printable(entry.path), outcome, size))
+            if isinstance(data, ImageError):
+                rows.append(row_of(entry.key, data, size))
+                continue
+            outcome = next(answers)
+            rows.append(row_of(entry.key, outcome, size))
+            if self._sample is not None:
+                many_wait |= self._sample.offer(entry.key, data, outcome)
+        if many_wait and self._sample is not None:
+            await asyncio.to_thread(self._sample.draw_waiting)
         return rows
 
     def _read(self, entries: list[Entry]) -> list[tuple[bytes | ImageError, tuple[int, int] | None]]:
-        """Each file's bytes or why there are none, and for classifiers, whose results lack it, the image's size."""
-        files: list[tuple[bytes | ImageError, tuple[int, int] | None]] = []
-        for entry in entries:
-            if entry.error is not None:
-                files.append((entry.error, None))
-                continue
-            try:
-                data = read_file(self._folder / entry.path)
-            except ImageError as error:
-                files.append((error, None))
-            else:
-                files.append((data, upright_size(data) if self._options.task == "classify" else None))
-        return files
+        """Each image's bytes or why there are none, and for classifiers, whose results lack it, the image's size."""
+        with self._account.timing("reading"):
+            return [self._read_one(entry) for entry in entries]
 
-    async def _answers(self, images: list[bytes]) -> list[Result | ImageError]:
-        """The outcomes, after a second try for images on which the server failed while it answered others."""
-        outcomes = await self._outcomes(images) if images else []
-        for place, outcome in enumerate(outcomes):
-            if isinstance(outcome, ImageError) and outcome.code is StatusCode.INTERNAL:
-                outcomes[place] = (await self._outcomes([images[place]]))[0]
-        return outcomes
-
-    async def _outcomes(self, images: list[bytes]) -> list[Result | ImageError]:
-        """What became of each image, however often the server has to be asked.
-
-        Raises:
-            RetinueError: The server refuses the question as such, or stopped answering.
-        """
-        failure = await self._try(images)
-        if not isinstance(failure, RetinueError):
-            return failure
-        if len(images) == 1:
-            return [ImageError(failure.message, code=failure.code, reason=failure.reason)]
-        # One image may be what fails them all, or fewer in a request may be acceptable where so many are not.
-        return [(await self._outcomes([image]))[0] for image in images]
-
-    async def _try(self, images: list[bytes]) -> list[Result | ImageError] | RetinueError:
-        """The outcomes of a request, or why it is given up as it is."""
-        for attempt in itertools.count(1):
-            try:
-                return await self._ask_once(images)
-            except UnavailableError as error:
-                self._check_patience(error)
-            except OverloadedError as error:
-                self._check_patience(error)
-                if attempt >= _MOST_ATTEMPTS and len(images) > 1:
-                    return error
-            except (DeadlineExceededError, ServerError) as error:
-                self._check_patience(error)
-                if attempt >= _MOST_ATTEMPTS:
-                    return error
-            except InvalidRequestError as error:
-                if len(images) == 1:
-                    raise
-                return error
-        raise AssertionError
-
-    async def _ask_once(self, images: list[bytes]) -> list[Result | ImageError]:
-        async with self._turn() as ticket:
-            sent = time.monotonic()
-            try:
-                outcomes = await self._ask(images, **self._options.options)
-            except (OverloadedError, UnavailableError, DeadlineExceededError) as error:
-                self._pace.refused(ticket, self._delay_seconds(error))
-                raise
-            self._last_answer = time.monotonic()
-            self._pace.answered()
-            self.summary.latencies.add(self._last_answer - sent, count=len(images))
-            return outcomes
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[Ticket]:
-        """Waits until the pace lets another request through, and counts it while it is under way."""
-        while (wait_seconds := self._pace.seconds_until_free()) != 0.0:
-            if wait_seconds is None:
-                self._freed.clear()
-                await self._freed.wait()
-            else:
-                await asyncio.sleep(wait_seconds)
-        ticket = self._pace.begin()
+    def _read_one(self, entry: Entry) -> tuple[bytes | ImageError, tuple[int, int] | None]:
+        if isinstance(entry.content, ImageError):
+            return entry.content, None
         try:
-            yield ticket
-        finally:
-            self._pace.end()
-            self._freed.set()
-
-    def _delay_seconds(self, error: RetinueError) -> float:
-        """How long to leave the server alone: as long as it says, else longer the longer it has not answered.
-
-        A part of it is random, so that many clients do not come back at once.
-        """
-        delay_seconds = error.retry_after_seconds
-        if delay_seconds is None:
-            silence_seconds = time.monotonic() - self._last_answer
-            delay_seconds = min(_LONGEST_DELAY_SECONDS, max(_FIRST_DELAY_SECONDS, silence_seconds / 2))
-        return delay_seconds * self._random.uniform(1.0, 1.25)
-
-    def _check_patience(self, error: RetinueError) -> None:
-        silence_seconds = time.monotonic() - self._last_answer
-        if silence_seconds > self._options.patience_seconds:
-            raise error
+            data = entry.read()
+        except ImageError as error:
+            return error, None
+        return data, size_of(data) if self._task == "classify" else None

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any, Self
 
 # Neighbouring buckets differ by 1 percent, which is then the precision of a percentile.
 _GROWTH = 1.01
@@ -39,6 +40,40 @@ class Latencies:
         self.count += other.count
         self.total_seconds += other.total_seconds
         self.longest_seconds = max(self.longest_seconds, other.longest_seconds)
+
+    def copy(self) -> "Latencies":
+        """The same, counted apart from now on."""
+        made = Latencies()
+        made.merge(self)
+        return made
+
+    def state(self) -> dict[str, Any]:
+        """What has been counted, as values that JSON knows."""
+        return {
+            "buckets": [[bucket, self._counts[bucket]] for bucket in sorted(self._counts)],
+            "total_seconds": self.total_seconds,
+            "longest_seconds": self.longest_seconds,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """What `state` gave, counted again.
+
+        Raises:
+            ValueError: It is no such state.
+        """
+        made = cls()
+        try:
+            for bucket, count in state["buckets"]:
+                if not 0 <= bucket < _BUCKETS:
+                    raise ValueError(f"there is no bucket {bucket}")
+                made._counts[int(bucket)] += int(count)
+            made.total_seconds = float(state["total_seconds"])
+            made.longest_seconds = float(state["longest_seconds"])
+        except (KeyError, TypeError) as exc:
+            raise ValueError(f"these are no latencies: {exc!r}") from exc
+        made.count = made._counts.total()
+        return made
 
     def mean(self) -> float | None:
         """Their mean in seconds, or None where there are none."""

@@ -1,6 +1,6 @@
 """Rows of results: their exact schema for each task, and how an outcome becomes one."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -11,6 +11,8 @@ from retinue_client._models import Task
 from retinue_client._segmentation import Segmentation
 
 Row = dict[str, Any]
+Schema: TypeAlias = Task | Literal["masks"]
+"""Whose columns: a task's, or those of an index of masks."""
 Result = Classification | Detections | Segmentation
 
 _CLASS_SCORE = pa.struct(
@@ -52,14 +54,15 @@ def _list_of(item: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("item", item, nullable=False))
 
 
-_RESULT_COLUMNS: dict[Task, list[pa.Field]] = {
+_RESULT_COLUMNS: dict[Schema, list[pa.Field]] = {
     "classify": [pa.field("classes", _list_of(_CLASS_SCORE))],
     "detect": [pa.field("detections", _list_of(_DETECTION))],
     "segment": [pa.field("areas", _list_of(_CLASS_AREA)), pa.field("masks", _list_of(_RLE_MASK))],
+    "masks": [pa.field("areas", _list_of(_CLASS_AREA)), pa.field("mask_file", pa.string())],
 }
 
 
-def schema_of(task: Task, metadata: dict[str, str]) -> pa.Schema:
+def schema_of(task: Schema, metadata: dict[str, str]) -> pa.Schema:
     """The schema of a task's results.
 
     `path` says which file; `width` and `height` are the image's as a person sees it. A row has either results, with the
@@ -78,6 +81,11 @@ def schema_of(task: Task, metadata: dict[str, str]) -> pa.Schema:
         ],
         metadata=metadata,
     )
+
+
+def columns_of(task: Schema) -> tuple[str, ...]:
+    """The names of a task's columns, in order."""
+    return tuple(schema_of(task, {}).names)
 
 
 def row_of(path: str, outcome: Result | ImageError, size: tuple[int, int] | None) -> Row:
@@ -100,10 +108,13 @@ def row_of(path: str, outcome: Result | ImageError, size: tuple[int, int] | None
     else:
         row["width"], row["height"] = outcome.width, outcome.height
         row["areas"] = [area.to_dict() for area in outcome.areas]
-        row["masks"] = [
-            {"class_id": mask.class_id, "label": mask.label, "counts": mask.counts.decode("ascii")}
-            for mask in outcome.rle_masks
-        ]
+        if outcome.mask_format == "png":
+            row["class_map_png"] = outcome.encoded
+        else:
+            row["masks"] = [
+                {"class_id": mask.class_id, "label": mask.label, "counts": mask.counts.decode("ascii")}
+                for mask in outcome.rle_masks
+            ]
     return row
 
 

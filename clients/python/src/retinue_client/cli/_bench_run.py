@@ -20,7 +20,7 @@ from retinue_client._bench.requests import Prepared, photo, prepare
 from retinue_client._bench.result import Row
 from retinue_client._bench.worker import Equipment
 from retinue_client._calls import classify_call, detect_call, segment_call
-from retinue_client._score.job import find_model
+from retinue_client._score.fleet import Wanted, find_model
 from retinue_client.cli._bench_screen import BenchScreen, figures_table, remarks, server_table
 from retinue_client.cli._console import console_for, named
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, complain, fail
@@ -188,7 +188,8 @@ def measure(
 
 async def _find(client: AsyncClient, question: Question) -> ModelInfo:
     async with client:
-        return await find_model(client, question.task, question.options["model"], question.options["version"])
+        wanted = Wanted(question.task, question.options["model"], question.options["version"])
+        return await find_model(client, wanted)
 
 
 def _run(plan: Plan, rules: Rules, equipment: Equipment, title: str, rows: list[Row]) -> None:

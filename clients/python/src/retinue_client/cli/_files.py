@@ -10,7 +10,8 @@ from PIL import Image
 
 from retinue_client._errors import ImageError, RetinueError
 from retinue_client._images import file_error, read_file, read_stream
-from retinue_client._score.files import walk
+from retinue_client._score.sources.tree import LocalTree
+from retinue_client._score.sources.walk import looks_like_image, walk
 from retinue_client.cli._exit import complain, fail
 
 STANDARD_INPUT = "-"
@@ -31,7 +32,7 @@ def images_inside(folder: str) -> list[str]:
         typer.Exit: It cannot be listed, or has none.
     """
     try:
-        entries = list(walk(Path(folder), all_files=False, leave_out=frozenset()))
+        entries = list(walk(LocalTree(Path(folder)), wanted=looks_like_image))
     except OSError as exc:
         fail(f"{folder}: {exc.strerror or exc}.")
     if not entries:

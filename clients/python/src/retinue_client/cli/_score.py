@@ -1,23 +1,27 @@
 """The command `retinue score`."""
 
 import asyncio
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from retinue_client import AsyncClient, RetinueError, __version__
-from retinue_client._score.files import IMAGE_SUFFIXES, Entry, walk
-from retinue_client._score.job import Job, ScoreOptions, Summary, find_model
-from retinue_client._score.rows import schema_of
-from retinue_client._score.table import Table, partial_path_of
-from retinue_client.cli._console import console_for, named
+from retinue_client import RetinueError
+from retinue_client._score.account import Account
+from retinue_client._score.errors import ScoreError
+from retinue_client._score.limit import ErrorLimit
+from retinue_client._score.outputs.forms import Form, form_of
+from retinue_client._score.ray_scorer import RayScorer
+from retinue_client._score.report import REPORT
+from retinue_client._score.scorer import ScoreOptions, Scorer
+from retinue_client._score.sources.columns import Columns
+from retinue_client._score.sources.opening import STANDARD_INPUT, SourceFormat, SourceOptions, open_source
+from retinue_client._score.sources.walk import IMAGE_SUFFIXES
+from retinue_client._score.summary import Summary
+from retinue_client.cli._console import console_for
 from retinue_client.cli._exit import EXIT_ALL_ANSWERED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, fail
 from retinue_client.cli._options import (
-    DEFAULT_SERVER,
     DEFAULT_TIMEOUT,
     Classes,
     MaxDetections,
@@ -25,22 +29,58 @@ from retinue_client.cli._options import (
     Model,
     ModelVersion,
     PriorityOption,
-    Server,
     TaskName,
     Threshold,
     Timeout,
     TopK,
-    connect_async,
     options_of_task,
 )
-from retinue_client.cli._progress import ScoreProgress
+from retinue_client.cli._progress import Show, ending
+from retinue_client.cli._score_run import Plan, Run
+from retinue_client.cli._scorer import (
+    Local,
+    ModelsFolder,
+    RayAddress,
+    RayCores,
+    RayGpus,
+    RayWorkers,
+    Servers,
+    Where,
+    absolute,
+    cluster_of,
+    scorer_of,
+)
+
+
+def _parse_limit(text: str) -> ErrorLimit:
+    try:
+        return ErrorLimit.parse(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is no limit: give a number, as 100, or a share, as 1%.") from exc
 
 
 def score(  # noqa: PLR0913 (a command's options are its parameters)
-    folder: Annotated[Path, typer.Argument(metavar="INPUT_DIR", help="The folder; subfolders are included.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, with its subfolders; a pattern ('photos/**/*.jpg'); tar files ('shards-{000..099}.tar'); a "
+            "Parquet, CSV or JSONL file with a column of paths or images; a list of paths (.txt); a URL of any of "
+            "these; - reads a list of paths from standard input.",
+        ),
+    ],
     *,
     task: Annotated[TaskName, typer.Option("--task", "-t", help="The question.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="RESULTS.parquet", help="The results' file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DEST", help="The results: a folder of files, each there as a whole."
+        ),
+    ],
+    form: Annotated[
+        Form | None,
+        typer.Option("--format", help="How results are written; by DEST's suffix, or else Parquet."),
+    ] = None,
     model: Model = "",
     model_version: ModelVersion = None,
     top_k: TopK = None,
@@ -48,24 +88,79 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
     threshold: Threshold = None,
     max_detections: MaxDetections = None,
     classes: Classes = None,
+    source_format: Annotated[
+        SourceFormat | None,
+        typer.Option("--source-format", help="What SOURCE's files are, where their names do not tell."),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            "--column", metavar="NAME", help="The column of a list that has the images; as SOURCE::NAME."
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id-column", metavar="NAME", help="The column that says what rows are called in the results."
+        ),
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Read URLs that stand in a list; else they are errors.")
+    ] = False,
     all_files: Annotated[
         bool, typer.Option("--all-files", help="Take every file, not only those named like images.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results' file.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Begin anew where DEST has results, instead of going on with them."),
+    ] = False,
+    max_errors: Annotated[
+        Any,
+        typer.Option(
+            "--max-errors",
+            metavar="N|P%",
+            parser=_parse_limit,
+            help="End the job once so many images, or such a share of them, have failed; by default none does.",
+        ),
+    ] = None,
+    rows_per_part: Annotated[
+        int,
+        typer.Option(
+            "--rows-per-part", min=1, help="How many rows a file of results has; so much is lost in a crash."
+        ),
+    ] = 10_000,
     max_in_flight: Annotated[
-        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once.")
-    ] = 128,
+        int, typer.Option("--max-in-flight", min=1, help="The most images under way at once, at each server.")
+    ] = 1024,
     patience: Annotated[
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write a page about the results, with a sample drawn."),
+    ] = True,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but why the job ended, where it failed.")
+    ] = False,
+    json_progress: Annotated[
+        bool,
+        typer.Option("--json-progress", help="Say how far it is on standard error, a JSON object a line."),
+    ] = False,
     priority: PriorityOption = "low",
-    server: Server = DEFAULT_SERVER,
+    server: Servers = None,
+    local: Local = False,
+    models: ModelsFolder = None,
+    ray: RayAddress = None,
+    ray_cpus: RayCores = 1,
+    ray_gpus: RayGpus = 0.0,
+    ray_workers: RayWorkers = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
-    """Score all images of a folder into a Parquet file.
+    """Score millions of images into a folder of files, each image exactly once.
 
-    Every file gets one row, in order of its path: a result, or the reason why there is none.
+    Every image gets one row, in the order of the source: a result, or the reason why there is none. A job that ended
+    early, however it did, goes on when the same command is given again.
     """
     options: dict[str, Any] = {"model": model, "version": model_version, "priority": priority}
     options |= options_of_task(
@@ -78,136 +173,102 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
             "--class": ("classes", {TaskName.DETECT, TaskName.SEGMENT}, classes),
         },
     )
-    if task is TaskName.SEGMENT:
-        options["mask_format"] = "coco_rle"
-    _check_paths(folder, out, overwrite)
-    plan = _Plan(
-        folder,
-        out,
-        all_files,
-        ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
-    )
-    client = connect_async(server, timeout)
+    if quiet and json_progress:
+        fail("--quiet and --json-progress exclude each other.")
+    if ray is not None:
+        if source == STANDARD_INPUT:
+            fail("--ray cannot read standard input, which its workers do not have: name files.")
+        source, out = absolute(source), out.absolute()
+    show = Show.NOTHING if quiet else Show.JSON if json_progress else Show.SCREEN
     try:
-        summary = asyncio.run(plan.carry_out(client))
+        chosen = form_of(form, out, task.value)
+        if not out.absolute().parent.is_dir():
+            fail(f"--out: there is no folder {str(out.parent)!r}.")
+        if task is TaskName.SEGMENT:
+            options["mask_format"] = "png" if chosen is Form.MASKS else "coco_rle"
+        source_options = SourceOptions(
+            source_format, Columns(column, id_column, allow_urls), all_files=all_files, leave_out=out
+        )
+        plan = Plan(
+            source=open_source(source, source_options),
+            source_options=_facts_of(source_options),
+            out=out,
+            form=chosen,
+            rows_per_part=rows_per_part,
+            options=ScoreOptions(task.value, options, max_in_flight=max_in_flight, patience_seconds=patience),
+            limit=max_errors or ErrorLimit(),
+            overwrite=overwrite,
+            show=show,
+            report=report,
+        )
+    except ScoreError as error:
+        fail(str(error))
+    except OSError as exc:
+        fail(f"{exc.filename or source}: {exc.strerror or exc}.")
+    account = Account()
+    where = Where(server, local, models, cluster_of(ray, ray_cpus, ray_gpus, ray_workers))
+    scorer = scorer_of(plan.options, account, timeout, where)
+    _carry_out(plan, account, scorer, all_files=all_files)
+
+
+def _facts_of(options: SourceOptions) -> dict[str, Any]:
+    """How the source is read, as far as it was said, for the journal."""
+    facts = {
+        "source_format": None if options.format is None else str(options.format),
+        "column": options.columns.image,
+        "id_column": options.columns.key,
+        "allow_urls": options.columns.urls,
+        "all_files": options.all_files,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_files: bool) -> None:
+    """Runs the plan, and ends the command with its exit code."""
+    run = Run(plan, account)
+    try:
+        summary = asyncio.run(run.carry_out(scorer))
     except KeyboardInterrupt:
-        console_for(sys.stderr).print(f"retinue: interrupted. {_where_rows_are(out)}", soft_wrap=True)
+        text = f"retinue: interrupted. {_how_to_go_on(plan)}".strip()
+        console_for(sys.stderr).print(text, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except RetinueError as error:
-        fail(f"{error.message} {_where_rows_are(out)}".strip())
+        fail(f"{error.message} {_how_to_go_on(plan)}".strip())
+    except ScoreError as error:
+        fail(f"{error} {_how_to_go_on(plan)}".strip())
     except OSError as exc:
-        fail(f"{exc.filename or out}: {exc.strerror or exc}.")
-    _finish(plan, summary)
+        fail(f"{exc.filename or plan.out}: {exc.strerror or exc}. {_how_to_go_on(plan)}".strip())
+    if summary is None:
+        if plan.show is Show.SCREEN:
+            text = f"{plan.out} is finished: {run.earlier_rows:,} rows. --overwrite scores anew."
+            console_for(sys.stdout).print(text, soft_wrap=True)
+        raise typer.Exit(EXIT_ALL_ANSWERED)
+    _finish(plan, summary, all_files=all_files)
 
 
-class _Plan:
-    """One run of the command."""
-
-    def __init__(self, folder: Path, out: Path, all_files: bool, options: ScoreOptions) -> None:
-        self.folder = folder
-        self.out = out
-        self.all_files = all_files
-        self.options = options
-
-    def entries(self) -> Iterator[Entry]:
-        """The files, in order; never those that the job itself writes."""
-        root, own = self.folder.resolve(), self.out.resolve()
-        leave_out = frozenset[Path]()
-        if own.is_relative_to(root):
-            inside = self.folder / own.relative_to(root)
-            leave_out = frozenset({inside, partial_path_of(inside)})
-        return walk(self.folder, all_files=self.all_files, leave_out=leave_out)
-
-    async def carry_out(self, client: AsyncClient) -> Summary:
-        """Scores the files into the table. The table keeps its partial name where this does not succeed."""
-        task, wanted = self.options.task, self.options.options
-        async with client:
-            # First, for a table takes the place of what an earlier run may have left.
-            await find_model(client, task, wanted["model"], wanted["version"])
-            table = Table(self.out, schema_of(task, self._metadata()))
-            try:
-                summary = await self._run(client, table)
-                if summary.scored + summary.failed == 0:
-                    table.discard()
-                else:
-                    table.commit()
-            except OSError:
-                table.discard()
-                raise
-            except BaseException:
-                table.leave()
-                raise
-        return summary
-
-    async def _run(self, client: AsyncClient, table: Table) -> Summary:
-        with ScoreProgress(console_for(sys.stderr)) as progress:
-            count = asyncio.get_running_loop().run_in_executor(None, self._count)
-            count.add_done_callback(progress.count_done)
-            return await Job(client, self.folder, self.options, progress.add).run(self.entries(), table)
-
-    def _count(self) -> int:
-        return sum(1 for _ in self.entries())
-
-    def _metadata(self) -> dict[str, str]:
-        options = {name: value for name, value in self.options.options.items() if value not in (None, "")}
-        return {
-            "retinue.task": self.options.task,
-            "retinue.client": __version__,
-            "retinue.options": json.dumps(options),
-        }
+def _how_to_go_on(plan: Plan) -> str:
+    """What is there of the job, for one that ended early."""
+    journal = plan.out / "_journal.jsonl"
+    return f"What is done is in {plan.out}; the same command goes on with it." if journal.exists() else ""
 
 
-def _check_paths(folder: Path, out: Path, overwrite: bool) -> None:
-    """Refuses what cannot work before the server is asked for anything.
-
-    Raises:
-        typer.Exit: The message says what is wrong with which path.
-    """
-    try:
-        if not folder.is_dir():
-            what = "is a file, not a folder" if folder.exists() else "does not exist"
-            fail(f"INPUT_DIR: {str(folder)!r} {what}.")
-        next(folder.iterdir(), None)
-        if out.suffix.lower() != ".parquet":
-            fail(f"--out: {str(out)!r}: results are Parquet; end it in .parquet.")
-        if not out.parent.is_dir():
-            fail(f"--out: there is no folder {str(out.parent)!r}.")
-        if out.is_dir():
-            fail(f"--out: {str(out)!r} is a folder.")
-        if out.exists() and not overwrite:
-            fail(f"--out: {str(out)!r} exists; --overwrite replaces it, once the new results are complete.")
-    except OSError as exc:
-        fail(f"{exc.filename}: {exc.strerror}.")
-
-
-def _where_rows_are(out: Path) -> str:
-    partial = partial_path_of(out)
-    return f"The rows so far are in {partial}." if partial.exists() else ""
-
-
-def _finish(plan: _Plan, summary: Summary) -> None:
+def _finish(plan: Plan, summary: Summary, *, all_files: bool) -> None:
     """Says how it went, and ends the command with its exit code."""
-    if summary.scored + summary.failed == 0:
+    if summary.images == 0:
         advice = (
             ""
-            if plan.all_files
-            else (f" named like images ({', '.join(sorted(IMAGE_SUFFIXES))}); --all-files takes every file")
+            if all_files
+            else f" named like images ({', '.join(sorted(IMAGE_SUFFIXES))}); --all-files takes every file"
         )
-        fail(f"{plan.folder} has no files{advice}.")
-    total = summary.scored + summary.failed
-    text = f"scored {summary.scored:,} of {total:,} images in {summary.seconds:.1f} s"
-    text += f" ({total / max(summary.seconds, 1e-9):.1f} images/s)"
-    if summary.failed:
-        reasons = ", ".join(f"{count:,} {named(reason)}" for reason, count in summary.reasons.most_common())
-        text += f", {summary.failed:,} failed ({reasons})"
-    p50, p99 = summary.latencies.percentile(0.5), summary.latencies.percentile(0.99)
-    if p50 is not None and p99 is not None:
-        text += f"; latency p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
-    text += f"; results in {plan.out}"
+        fail(f"{plan.source.name} has no files{advice}.")
+    text = f"{ending(summary)}; results in {plan.out}"
+    if plan.report:
+        text += f", report in {plan.out / REPORT}"
     if len(summary.versions) > 1:
         shares = ", ".join(
             f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())
         )
         text += f". The rows are of several versions, {shares}; --model-version has all of them of one"
-    console_for(sys.stdout).print(text, soft_wrap=True)
+    if plan.show is Show.SCREEN:
+        console_for(sys.stdout).print(text, soft_wrap=True)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_ANSWERED)

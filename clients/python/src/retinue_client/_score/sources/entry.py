@@ -1,0 +1,81 @@
+"""What a source yields."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from retinue_client._errors import ImageError
+
+# The cursor in a file that cannot be read on.
+ENDED = "ended"
+# Of a file whose size is not known before it is read.
+ASSUMED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image to score.
+
+    Attributes:
+        key: What it is called in the results. Bytes that are no text are escaped.
+        cursor: Where the source goes on after it: a value that JSON knows.
+        size_bytes: Its size, an estimate where it is not known, 0 where there is nothing to read.
+        content: The image file, or what reads it, or why it cannot even be tried.
+    """
+
+    key: str
+    cursor: Any
+    size_bytes: int
+    content: bytes | Callable[[], bytes] | ImageError
+
+    def read(self) -> bytes:
+        """The image file.
+
+        Raises:
+            ImageError: It cannot be read, or is too large.
+        """
+        if isinstance(self.content, ImageError):
+            raise self.content
+        return self.content if isinstance(self.content, bytes) else self.content()
+
+
+class Source(Protocol):
+    """Where images come from.
+
+    Attributes:
+        name: As it stands in the journal: what was given, without what depends on where the job is started.
+    """
+
+    name: str
+
+    def entries(self, after: Any) -> Iterator[Entry]:
+        """The entries after the one with this cursor, or all of them for None.
+
+        Raises:
+            SourceError: It cannot be read at all.
+            OSError: Likewise.
+        """
+
+    def count(self) -> int | None:
+        """How many there are, or None where that would take reading all of them."""
+
+
+def printable(path: str) -> str:
+    """The path with bytes that are no UTF-8, which a file system may have, written as escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def in_requests(
+    entries: Iterator[Entry], max_images: Callable[[], int], max_bytes: int
+) -> Iterator[list[Entry]]:
+    """The entries in runs of at most so many images, asked anew each time, and, beyond the first, so many bytes."""
+    run: list[Entry] = []
+    size_bytes = 0
+    for entry in entries:
+        if run and (len(run) >= max_images() or size_bytes + entry.size_bytes > max_bytes):
+            yield run
+            run, size_bytes = [], 0
+        run.append(entry)
+        size_bytes += entry.size_bytes
+    if run:
+        yield run

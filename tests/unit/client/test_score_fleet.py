@@ -1,0 +1,281 @@
+"""Several servers of one scoring job, in an event loop whose clock jumps to what it waits for next."""
+
+import asyncio
+import itertools
+import selectors
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+from grpc import StatusCode
+
+from retinue_client import (
+    ImageError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerUnreachableError,
+    UnavailableError,
+)
+from retinue_client._errors import ServerError
+from retinue_client._score.account import Account
+from retinue_client._score.remote import RemoteScorer
+from retinue_client._score.scorer import ScoreOptions
+from retinue_client._timing import Timing
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """Passes time instead of waiting for it."""
+
+    now = 0.0
+
+    def select(self, timeout=None):
+        ready = super().select(0)
+        if not ready and timeout:
+            self.now += timeout
+        assert ready or timeout is not None, "Nothing will ever happen again."
+        return ready
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    def __init__(self):
+        self.jumping = JumpingSelector()
+        super().__init__(self.jumping)
+
+    def time(self):
+        return self.jumping.now
+
+
+@dataclass(eq=False)
+class FakeAsker:
+    """A server that takes so many seconds for an image, one after the other, and can be told to fail."""
+
+    address: str = "a:1"
+    seconds: float = 0.01
+    version: int = 3
+    fail: object = lambda images: None
+    asked: Counter = field(default_factory=Counter)
+    most: int = 0
+    under_way: int = 0
+    closed: bool = False
+    probes: int = 0
+    free_at: float = 0.0
+
+    async def get_model(self, name, version, timeout_seconds=None):
+        self.probes += 1
+        if error := self.fail(None):
+            raise error
+        if name == "gone":
+            raise ModelNotFoundError("There is no such model.")
+        return _model(name, self.version)
+
+    async def ask(self, images):
+        self.under_way += len(images)
+        self.most = max(self.most, self.under_way)
+        try:
+            if error := self.fail(images):
+                await asyncio.sleep(0.001)
+                raise error
+            now = asyncio.get_running_loop().time()
+            begins = max(now, self.free_at)
+            self.free_at = begins + self.seconds * len(images)
+            await asyncio.sleep(self.free_at - now)
+            if error := self.fail(images):
+                raise error
+            self.asked.update(images)
+            timing = Timing(0, round(1e6 * (begins - now)), 0, 0, 0, 1)
+            return [SimpleNamespace(image=image, server=self.address, timing=timing) for image in images]
+        finally:
+            self.under_way -= len(images)
+
+    async def close(self):
+        self.closed = True
+
+
+def _model(name, version):
+    from retinue.v1 import vision_service_pb2 as pb
+
+    from retinue_client._models import model_info
+
+    message = pb.Model(name=name, version=version)
+    message.manifest.name, message.manifest.task = name, 1
+    return model_info(message)
+
+
+def run(clients, work, *, max_in_flight=64, patience_seconds=60.0, model="a-model"):
+    """Runs `work(scorer)`; the loop's time when it was done is in `run.seconds`."""
+    loop = JumpingLoop()
+
+    async def main():
+        options = ScoreOptions(
+            "classify",
+            {"model": model, "version": None},
+            max_in_flight=max_in_flight,
+            patience_seconds=patience_seconds,
+        )
+        scorer = RemoteScorer(clients, options, Account(), clock=loop.time)
+        try:
+            await scorer.find_model()
+            return await work(scorer)
+        finally:
+            await scorer.close()
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        outcome = runner.run(main())
+        run.seconds = loop.time()
+    return outcome
+
+
+async def score_all(scorer, count=400, size=8):
+    """All answers, asked in runs of so many."""
+    names = [f"{index}".encode() for index in range(count)]
+    runs = [names[start : start + size] for start in range(0, count, size)]
+    answers = [answer for part in await asyncio.gather(*map(scorer.answers, runs)) for answer in part]
+    assert [answer.image for answer in answers] == names
+    return answers
+
+
+def expect_each_once(*clients, count=400):
+    asked = sum((client.asked for client in clients), Counter())
+    assert len(asked) == count
+    assert set(asked.values()) == {1}
+
+
+def test_two_servers_share_the_work_and_take_half_the_time():
+    one = FakeAsker()
+    run([one], score_all)
+    alone_seconds = run.seconds
+    pair = [FakeAsker("a:1"), FakeAsker("b:1")]
+    run(pair, score_all)
+    expect_each_once(*pair)
+    assert run.seconds < 0.6 * alone_seconds
+    assert min(sum(client.asked.values()) for client in pair) > 150
+    assert all(client.closed for client in pair)
+
+
+def test_a_slow_server_gets_less():
+    fast, slow = FakeAsker("a:1", seconds=0.01), FakeAsker("b:1", seconds=0.1)
+    run([fast, slow], score_all, max_in_flight=1024)
+    expect_each_once(fast, slow)
+    assert sum(slow.asked.values()) < 90
+    # All that the two could do together would take 3.6 s.
+    assert run.seconds < 5.5
+
+
+def test_a_server_that_refuses_is_left_alone_as_long_as_it_says_and_others_get_the_work():
+    refused = []
+
+    def full(images):
+        if images is not None:
+            refused.append(asyncio.get_running_loop().time())
+            return OverloadedError("Full.", retry_after_seconds=0.5)
+        return None
+
+    busy, other = FakeAsker("a:1", fail=full), FakeAsker("b:1")
+    run([busy, other], score_all)
+    expect_each_once(other)
+    # What was under way at the first refusal is refused together; between such salvos lies the delay.
+    salvos = [refused[0]]
+    for time in refused:
+        if time > salvos[-1] + 0.1:
+            salvos.append(time)
+    assert all(after - before >= 0.5 for before, after in itertools.pairwise(salvos))
+
+
+def test_a_server_that_is_gone_gets_nothing_until_a_probe_is_answered():
+    gone_from, back_at = 0.3, 1.5
+    sent_while_gone = []
+
+    def gone(images):
+        now = asyncio.get_running_loop().time()
+        if not gone_from <= now < back_at:
+            return None
+        if images is not None:
+            sent_while_gone.append(now)
+        return ServerUnreachableError("Nobody there.")
+
+    first, second = FakeAsker("a:1", fail=gone), FakeAsker("b:1")
+    run([first, second], score_all)
+    expect_each_once(first, second)
+    # Those that were under way when it went, at most 16 images, and no others.
+    assert len(sent_while_gone) <= 8
+    assert max(sent_while_gone) < gone_from + 0.5
+    assert 1 < first.probes < 10
+    assert sum(first.asked.values()) > 50
+
+
+def test_all_servers_may_be_gone_for_as_long_as_the_patience_lasts():
+    def gone(images):
+        return UnavailableError("Draining.") if 0.3 <= asyncio.get_running_loop().time() < 20 else None
+
+    pair = [FakeAsker("a:1", fail=gone), FakeAsker("b:1", fail=gone)]
+    run(pair, score_all, patience_seconds=30)
+    expect_each_once(*pair)
+    pair = [FakeAsker("a:1", fail=gone), FakeAsker("b:1", fail=gone)]
+    with pytest.raises(UnavailableError, match="Draining"):
+        run(pair, score_all, patience_seconds=5)
+
+
+def test_a_job_begins_with_the_servers_that_answer_and_the_others_join():
+    def late(images):
+        return ServerUnreachableError("Not yet.") if asyncio.get_running_loop().time() < 1 else None
+
+    late_one, other = FakeAsker("a:1", fail=late), FakeAsker("b:1")
+    run([late_one, other], score_all)
+    expect_each_once(late_one, other)
+    assert late_one.asked
+    with pytest.raises(ServerUnreachableError):
+        run([FakeAsker("a:1", fail=late), FakeAsker("b:1", fail=late)], score_all)
+
+
+def test_servers_with_different_versions_or_without_the_model_are_refused_by_name():
+    with pytest.raises(InvalidRequestError, match=r"a:1 answers with version 3 .* b:1 with version 4"):
+        run([FakeAsker("a:1"), FakeAsker("b:1", version=4)], score_all)
+    with pytest.raises(ModelNotFoundError):
+        run([FakeAsker("a:1"), FakeAsker("b:1")], score_all, model="gone")
+
+
+def test_an_image_on_which_servers_fail_is_tried_on_others_and_is_then_an_error_alone():
+    def poisoned(images):
+        return ServerError("The engine failed.") if images is not None and b"7" in images else None
+
+    sound, broken = FakeAsker("a:1"), FakeAsker("b:1", fail=poisoned)
+    run([sound, broken], score_all)
+    expect_each_once(sound, broken)
+
+    async def one_run(scorer):
+        return await scorer.answers([b"5", b"6", b"7", b"8"])
+
+    answers = run([FakeAsker("a:1", fail=poisoned), FakeAsker("b:1", fail=poisoned)], one_run)
+    assert [isinstance(answer, ImageError) for answer in answers] == [False, False, True, False]
+    assert answers[2].code is StatusCode.INTERNAL
+
+
+def test_requests_grow_with_what_a_server_takes_and_not_past_what_it_allows():
+    sizes = []
+
+    def few(images):
+        if images is not None:
+            sizes.append(len(images))
+            if len(images) > 20:
+                return InvalidRequestError("Too many.", reason="TOO_MANY_IMAGES")
+        return None
+
+    async def follow(scorer):
+        assert scorer.images_per_call == 4
+        grown = 4
+        for _ in range(10):
+            grown = max(grown, scorer.images_per_call)
+            await score_all(scorer, count=128, size=scorer.images_per_call)
+        return grown, scorer.images_per_call
+
+    grown, settled = run([FakeAsker(seconds=0.0001, fail=few)], follow, max_in_flight=1024)
+    assert (grown, settled) == (32, 16)
+    assert max(sizes) == 32
+
+
+def test_what_is_under_way_stays_within_the_limit():
+    client = FakeAsker(seconds=0.0001)
+    run([client], score_all, max_in_flight=24)
+    assert client.most <= 24
