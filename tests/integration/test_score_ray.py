@@ -22,6 +22,7 @@ _LABELS = ("red", "green", "blue")
 _FILES = 600
 _ROWS_PER_PART = 15
 _TIMEOUT_SECONDS = 240
+_ATTEMPTS = 4
 # Ray's own environment, too, for it starts slowly on a machine that has other things to do.
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
@@ -58,14 +59,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     for name, value in _ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RETINUE_CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **_node()})
+    made = _cluster()
     try:
-        made.add_node(**_node())
         yield made
     finally:
         made.shutdown()
+
+
+def _cluster() -> Any:
+    """A cluster that has started: Ray gives a node half a minute to do so, which a busy machine may exceed."""
+    from ray.cluster_utils import Cluster
+
+    for attempt in range(_ATTEMPTS):
+        made = Cluster()
+        try:
+            made.add_node(include_dashboard=False, **_node())
+            made.add_node(**_node())
+        except Exception:
+            made.shutdown()
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
+    return made
 
 
 def _node() -> dict[str, int]:
