@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import re
@@ -90,6 +91,20 @@ def test_every_file_has_one_row_in_the_order_of_its_path(score, folder, tmp_path
     assert sorted(path.name for path in (tmp_path / "results.parquet").iterdir()) == [
         *("_journal.jsonl", "_lock", "_report.html", "_summary.json", "part-000000.parquet")
     ]
+
+
+@pytest.mark.parametrize(("out", "task"), [("r", "classify"), ("r.jsonl", "classify"), ("r.json", "detect")])
+def test_results_may_be_named_from_where_one_is(score, folder, tmp_path, monkeypatch, out, task):
+    monkeypatch.chdir(tmp_path)
+    assert score("images", task=task, out=out).exit_code == 0
+    journal = (tmp_path / out / "_journal.jsonl").read_text().splitlines()
+    record = json.loads(journal[1])
+    file = tmp_path / out / record["file"]
+    assert (record["size_bytes"], record["sha256"]) == (
+        file.stat().st_size,
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
+    assert "is finished: 100 rows" in score("images", task=task, out=out).stdout
 
 
 def test_rows_of_several_versions_are_said_to_be(score, server, folder):

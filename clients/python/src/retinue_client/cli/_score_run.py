@@ -107,7 +107,7 @@ class Run:
             OSError: Something cannot be read or written.
         """
         plan = self._plan
-        disk = Disk(plan.out)
+        disk = Disk(plan.out.absolute())
         with Destination(
             disk, plan.job(), overwrite=plan.overwrite, on_part=self._take_earlier
         ) as destination:
@@ -145,7 +145,7 @@ class Run:
                 scorer.engine,
                 journal.model,
                 plan.source,
-                plan.out,
+                plan.out.absolute(),
                 plan.form,
                 self._metadata(),
                 with_sample=plan.report,
