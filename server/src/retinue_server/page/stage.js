@@ -78,7 +78,8 @@ export class Stage {
     }
     this.drawPixels(size, masks, heat);
     this.canvas.style.opacity = opacity;
-    fill(this.boxes, boxes.map((one) => drawnBox(one, size)));
+    // The best are in front.
+    fill(this.boxes, boxes.map((one, index) => drawnBox(one, size, boxes.length - index)));
   }
 
   drawPixels(size, masks, heat) {
@@ -118,7 +119,7 @@ export async function heatmap(base64) {
   return createImageBitmap(new Blob([bytesOf(base64)], { type: "image/png" }));
 }
 
-function drawnBox({ box, label, id, keypoints = [] }, size) {
+function drawnBox({ box, label, id, keypoints = [] }, size, layer) {
   const colour = css(classColour(id));
   const percent = (value, whole) => `${(100 * value) / whole}%`;
   const top = (100 * box.y_min) / size.height;
@@ -128,11 +129,13 @@ function drawnBox({ box, label, id, keypoints = [] }, size) {
   drawn.style.top = `${top}%`;
   drawn.style.width = percent(box.x_max - box.x_min, size.width);
   drawn.style.height = percent(box.y_max - box.y_min, size.height);
+  drawn.style.zIndex = layer;
   drawn.style.setProperty("--colour", colour);
   const points = keypoints.map(({ x, y }) => {
     const point = element("i", { class: "point" });
     point.style.left = percent(x, size.width);
     point.style.top = percent(y, size.height);
+    point.style.zIndex = layer;
     point.style.setProperty("--colour", colour);
     return point;
   });
