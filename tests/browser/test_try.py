@@ -196,3 +196,28 @@ def test_all_of_it_can_be_done_with_the_keyboard(tab: Tab) -> None:
     reach("section.code button[aria-pressed=false]")
     page.keyboard.press("Space")
     expect(page.get_by_label("Code", exact=True)).to_contain_text("import { Client }")
+
+
+def test_the_image_is_still_there_after_another_view_and_is_asked_about_once(tab: Tab) -> None:
+    page = tab.open("#/try/mobilenet-v2")
+    tab.give(CAT)
+    result(page)
+    asked = len(tab.asked)
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name="fashion-cnn").wait_for()
+    page.get_by_role("link", name="Try", exact=True).click()
+    assert result(page).startswith("Egyptian cat")
+    assert len([url for url in tab.asked[asked:] if ":classify" in url]) == 1
+
+
+def test_of_two_images_the_second_is_shown_and_answered(tab: Tab, tmp_path: Path) -> None:
+    page = tab.open("#/try/fashion-segmenter")
+    wide = tmp_path / "wide.png"
+    wide.write_bytes(pictures.png(pictures.RED, 2000, 1000))
+    expect(page.get_by_label("Code", exact=True)).to_be_visible()
+    tab.give(SCENE)
+    tab.give(wide)
+    result(page)
+    assert page.locator(".frame img").evaluate("image => image.naturalWidth") == 2000
+    expect(page.locator(".frame img")).to_be_visible()
+    expect(page.locator(".stage .note")).to_be_hidden()

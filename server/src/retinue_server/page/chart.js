@@ -26,17 +26,21 @@ export function ceiling(value) {
 }
 
 function axes(most, last) {
-  return [0, 0.5, 1].map((share) => {
-    const y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - share);
-    return [
-      svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y, class: "grid" }),
-      svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, short(most * share)),
-    ];
-  }).concat(last);
+  return [0, 0.5, 1]
+    .map((share) => {
+      const y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - share);
+      return [
+        svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y, class: "grid" }),
+        svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, short(most * share)),
+      ];
+    })
+    .concat(last);
 }
 
 function figure(title, told, drawing, legend) {
-  return element("figure", { class: "chart" },
+  return element(
+    "figure",
+    { class: "chart" },
     element("figcaption", {}, element("h2", {}, title), legend),
     svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${told}` }, drawing),
   );
@@ -56,11 +60,13 @@ export function lines(title, seconds, now, lines) {
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / most);
   const paths = lines.map(({ points }, index) => {
     let draws = false;
-    const steps = points.filter(([at]) => now - at <= seconds * 1000).map(([at, value]) => {
-      const step = value === null ? "" : `${draws ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
-      draws = value !== null;
-      return step;
-    });
+    const steps = points
+      .filter(([at]) => now - at <= seconds * 1000)
+      .map(([at, value]) => {
+        const step = value === null ? "" : `${draws ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+        draws = value !== null;
+        return step;
+      });
     return svg("path", { d: steps.join(""), class: `stroke-${index}` });
   });
   const ends = [
@@ -68,10 +74,25 @@ export function lines(title, seconds, now, lines) {
     svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, "now"),
   ];
   const latest = lines.map(({ name, points }) => [name, short(points.at(-1)?.[1])]);
-  const legend = element("ul", { class: "legend" }, latest.map(([name, value], index) =>
-    element("li", {}, element("i", { class: `swatch fill-${index}`, "aria-hidden": "true" }), `${name} `, element("b", {}, value)),
-  ));
-  return figure(title, latest.map(([name, value]) => `${name} ${value}`).join(", "), [axes(most, ends).flat(), paths], legend);
+  const legend = element(
+    "ul",
+    { class: "legend" },
+    latest.map(([name, value], index) =>
+      element(
+        "li",
+        {},
+        element("i", { class: `swatch fill-${index}`, "aria-hidden": "true" }),
+        `${name} `,
+        element("b", {}, value),
+      ),
+    ),
+  );
+  return figure(
+    title,
+    latest.map(([name, value]) => `${name} ${value}`).join(", "),
+    [axes(most, ends).flat(), paths],
+    legend,
+  );
 }
 
 /**
@@ -91,6 +112,8 @@ export function bars(title, bars) {
       svg("text", { x: LEFT + (index + 0.5) * step, y: HEIGHT - 4, "text-anchor": "middle" }, name),
     ];
   });
-  const told = bars.filter(([, value]) => value).map(([name, value]) => `${name}: ${Math.round((100 * value) / all)} percent`);
+  const told = bars
+    .filter(([, value]) => value)
+    .map(([name, value]) => `${name}: ${Math.round((100 * value) / all)} percent`);
   return figure(title, told.join(", ") || "nothing yet", [axes(most, []).flat(), drawn.flat()]);
 }

@@ -12,7 +12,8 @@ export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== undefined && value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+    else if (value !== undefined && value !== null && value !== false)
+      made.setAttribute(name, value === true ? "" : value);
   }
   return fill(made, ...children);
 }
@@ -62,9 +63,17 @@ export function table(caption, heads, rows) {
       element(
         "thead",
         {},
-        element("tr", {}, heads.map((head, column) => element("th", { scope: "col", class: kind(column) }, head.replace("#", "")))),
+        element(
+          "tr",
+          {},
+          heads.map((head, column) => element("th", { scope: "col", class: kind(column) }, head.replace("#", ""))),
+        ),
       ),
-      element("tbody", {}, rows.map((row) => (row instanceof Node ? row : element("tr", {}, cells(row))))),
+      element(
+        "tbody",
+        {},
+        rows.map((row) => (row instanceof Node ? row : element("tr", {}, cells(row)))),
+      ),
     ),
   );
 }
@@ -72,7 +81,11 @@ export function table(caption, heads, rows) {
 /** Terms and what they are; pairs without a value are left out. */
 export function terms(pairs) {
   const told = pairs.filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
-  return element("dl", {}, told.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  return element(
+    "dl",
+    {},
+    told.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
 }
 
 /** What went wrong, as the server says it. */

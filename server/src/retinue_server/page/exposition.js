@@ -23,7 +23,8 @@ export function parse(text) {
     const [, name, told = "", value] = SAMPLE.exec(line) ?? [];
     if (!name) continue;
     const labels = {};
-    for (const [, label, content] of told.matchAll(LABEL)) labels[label] = content.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
+    for (const [, label, content] of told.matchAll(LABEL))
+      labels[label] = content.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
     if (!samples.has(name)) samples.set(name, []);
     samples.get(name).push({ labels, value: value === "+Inf" ? Infinity : Number(value) });
   }
@@ -48,7 +49,10 @@ export function growth(before, after, name, wanted) {
  */
 export function counted(before, after, name, wanted = () => true) {
   const bounds = new Map();
-  for (const [samples, sign] of [[after, 1], [before, -1]]) {
+  for (const [samples, sign] of [
+    [after, 1],
+    [before, -1],
+  ]) {
     for (const { labels, value } of samples.get(`${name}_bucket`) ?? []) {
       if (!wanted(labels)) continue;
       const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
@@ -56,11 +60,13 @@ export function counted(before, after, name, wanted = () => true) {
     }
   }
   let below = 0;
-  return [...bounds].sort(([one], [other]) => one - other).map(([bound, total]) => {
-    const inside = Math.max(0, total - below);
-    below = Math.max(below, total);
-    return [bound, inside];
-  });
+  return [...bounds]
+    .sort(([one], [other]) => one - other)
+    .map(([bound, total]) => {
+      const inside = Math.max(0, total - below);
+      below = Math.max(below, total);
+      return [bound, inside];
+    });
 }
 
 /**
@@ -97,7 +103,8 @@ export function reading(before, after) {
   const from = before.samples;
   const to = after.samples;
   const durations = counted(from, to, "retinue_request_duration_seconds", isAnswer);
-  const outcome = (...names) => growth(from, to, "retinue_images_total", (labels) => names.includes(labels.outcome)) / seconds;
+  const outcome = (...names) =>
+    growth(from, to, "retinue_images_total", (labels) => names.includes(labels.outcome)) / seconds;
   const batches = growth(from, to, "retinue_batch_size_count");
   return {
     at: after.at,
@@ -124,14 +131,20 @@ export function versions(before, after) {
   const to = after.samples;
   const told = (to.get("retinue_model_info") ?? []).map(({ labels: { model, version, task } }) => {
     const its = (labels) => labels.model === model && labels.version === version;
-    const durations = counted(from, to, "retinue_request_duration_seconds", (labels) => its(labels) && isAnswer(labels));
+    const durations = counted(
+      from,
+      to,
+      "retinue_request_duration_seconds",
+      (labels) => its(labels) && isAnswer(labels),
+    );
     const batches = growth(from, to, "retinue_batch_size_count", its);
     const memory = (part) => sum(to, "retinue_model_memory_bytes", (labels) => its(labels) && labels.part === part);
     return {
       model,
       version,
       task,
-      images: growth(from, to, "retinue_images_total", (labels) => its(labels) && labels.outcome === "answered") / seconds,
+      images:
+        growth(from, to, "retinue_images_total", (labels) => its(labels) && labels.outcome === "answered") / seconds,
       requests: growth(from, to, "retinue_requests_total", (labels) => its(labels) && isAnswer(labels)),
       p50: quantile(durations, 0.5),
       p99: quantile(durations, 0.99),

@@ -65,7 +65,10 @@ class Live {
         fill(this.trouble);
       } catch (error) {
         if (this.left) return;
-        fill(this.trouble, trouble(error, () => this.look()));
+        fill(
+          this.trouble,
+          trouble(error, () => this.look()),
+        );
         if (error.status === 401 || error.status === 403) return;
       }
     }
@@ -78,7 +81,17 @@ class Live {
     while (look.at - looks[0].at > SHOWN_SECONDS * 1000) looks.shift();
     const gap = before && look.at - looks.at(-2).at > 3 * EVERY_MS;
     // While nobody looked, nothing is known of when it was.
-    if (gap) readings.push({ at: look.at - EVERY_MS, answered: null, others: null, p50: null, p95: null, p99: null, queue: null, inFlight: null });
+    if (gap)
+      readings.push({
+        at: look.at - EVERY_MS,
+        answered: null,
+        others: null,
+        p50: null,
+        p95: null,
+        p99: null,
+        queue: null,
+        inFlight: null,
+      });
     if (before) readings.push(reading(before, look));
     while (readings.length && look.at - readings[0].at > SHOWN_SECONDS * 1000) readings.shift();
     this.show(before ?? look, look);
@@ -89,45 +102,88 @@ class Live {
     const now = readings.at(-1) ?? { answered: null, requests: null, p50: null, p99: null, ...levels(look.samples) };
     const seconds = (value) => (value === null ? "–" : milliseconds(value * 1000));
     const resident = sum(look.samples, "process_resident_memory_bytes");
-    fill(this.tiles, [
-      ["Images", short(now.answered), "/s"],
-      ["Calls", short(now.requests), "/s"],
-      ["Median", seconds(now.p50), ""],
-      ["99th percentile", seconds(now.p99), ""],
-      ["In flight", short(now.inFlight), "calls"],
-      ["Queue", short(now.queue), "images"],
-      ["Memory", short(resident / MIB), "MiB"],
-    ].map(([name, value, unit]) => element("div", { class: "tile" }, element("dt", {}, name), element("dd", {}, value, " ", element("small", {}, unit)))));
+    fill(
+      this.tiles,
+      [
+        ["Images", short(now.answered), "/s"],
+        ["Calls", short(now.requests), "/s"],
+        ["Median", seconds(now.p50), ""],
+        ["99th percentile", seconds(now.p99), ""],
+        ["In flight", short(now.inFlight), "calls"],
+        ["Queue", short(now.queue), "images"],
+        ["Memory", short(resident / MIB), "MiB"],
+      ].map(([name, value, unit]) =>
+        element(
+          "div",
+          { class: "tile" },
+          element("dt", {}, name),
+          element("dd", {}, value, " ", element("small", {}, unit)),
+        ),
+      ),
+    );
 
-    const line = (name, field, factor = 1) => ({ name, points: readings.map((one) => [one.at, one[field] === null ? null : one[field] * factor]) });
-    const buckets = counted(looks[0].samples, look.samples, "retinue_batch_size").map(([bound, count]) => [bound === Infinity ? "more" : String(bound), count]);
+    const line = (name, field, factor = 1) => ({
+      name,
+      points: readings.map((one) => [one.at, one[field] === null ? null : one[field] * factor]),
+    });
+    const buckets = counted(looks[0].samples, look.samples, "retinue_batch_size").map(([bound, count]) => [
+      bound === Infinity ? "more" : String(bound),
+      count,
+    ]);
     fill(
       this.charts,
-      lines("Images a second", SHOWN_SECONDS, look.at, [line("answered", "answered"), line("failed, refused, cancelled", "others")]),
-      lines("Latency of calls, ms", SHOWN_SECONDS, look.at, [line("median", "p50", 1000), line("95 %", "p95", 1000), line("99 %", "p99", 1000)]),
-      lines("Waiting and in flight", SHOWN_SECONDS, look.at, [line("images in the queue", "queue"), line("calls in flight", "inFlight")]),
+      lines("Images a second", SHOWN_SECONDS, look.at, [
+        line("answered", "answered"),
+        line("failed, refused, cancelled", "others"),
+      ]),
+      lines("Latency of calls, ms", SHOWN_SECONDS, look.at, [
+        line("median", "p50", 1000),
+        line("95 %", "p95", 1000),
+        line("99 %", "p99", 1000),
+      ]),
+      lines("Waiting and in flight", SHOWN_SECONDS, look.at, [
+        line("images in the queue", "queue"),
+        line("calls in flight", "inFlight"),
+      ]),
       bars("Batch sizes up to, % of batches", buckets),
     );
     const told = versions(before, look);
     // The share of traffic is that of all that is shown: few calls say little.
     const shares = new Map(versions(looks[0], look).map((one) => [`${one.model}/${one.version}`, one.share]));
-    this.showVersions(told.map((one) => ({ ...one, share: shares.get(`${one.model}/${one.version}`) })), seconds);
+    this.showVersions(
+      told.map((one) => ({ ...one, share: shares.get(`${one.model}/${one.version}`) })),
+      seconds,
+    );
     this.showMemory(told);
   }
 
   showVersions(told, seconds) {
-    const heads = ["Model", "#Version", "Task", "#Images/s", "#Share of calls", "#Median", "#99 %", "#Mean batch", "#Queue"];
-    const made = table("Versions and their traffic", heads, told.map((one) => [
-      element("a", { href: `#/models/${encodeURIComponent(one.model)}/${one.version}` }, one.model),
-      one.version,
-      one.task,
-      short(one.images),
-      one.share === null || one.share === undefined ? "–" : percent(one.share),
-      seconds(one.p50),
-      seconds(one.p99),
-      short(one.batch),
-      short(one.queue),
-    ]));
+    const heads = [
+      "Model",
+      "#Version",
+      "Task",
+      "#Images/s",
+      "#Share of calls",
+      "#Median",
+      "#99 %",
+      "#Mean batch",
+      "#Queue",
+    ];
+    const made = table(
+      "Versions and their traffic",
+      heads,
+      told.map((one) => [
+        element("a", { href: `#/models/${encodeURIComponent(one.model)}/${one.version}` }, one.model),
+        one.version,
+        one.task,
+        short(one.images),
+        one.share === null || one.share === undefined ? "–" : percent(one.share),
+        seconds(one.p50),
+        seconds(one.p99),
+        short(one.batch),
+        short(one.queue),
+      ]),
+    );
     this.keep(this.versions, "Versions and their traffic", made);
   }
 
@@ -135,11 +191,15 @@ class Live {
     const most = Math.max(...told.map(({ parts }) => parts.reduce((all, one) => all + one, 0)), 1);
     const heads = ["Model", "#Version", ...PARTS.map((part) => `#${part}, MiB`), "#Together", "Of the largest"];
     const rows = told.map(({ model, version, parts }) => {
-      const bar = element("div", { class: "bar", "aria-hidden": "true" }, parts.map((bytes, index) => {
-        const part = element("i", { class: `fill-${index}` });
-        part.style.width = `${(100 * bytes) / most}%`;
-        return part;
-      }));
+      const bar = element(
+        "div",
+        { class: "bar", "aria-hidden": "true" },
+        parts.map((bytes, index) => {
+          const part = element("i", { class: `fill-${index}` });
+          part.style.width = `${(100 * bytes) / most}%`;
+          return part;
+        }),
+      );
       const all = parts.reduce((total, one) => total + one, 0);
       return [model, version, ...parts.map((bytes) => (bytes / MIB).toFixed(1)), (all / MIB).toFixed(1), bar];
     });

@@ -56,7 +56,9 @@ function answerToken(value) {
   show();
 }
 
-document.getElementById("token").addEventListener("click", () => askForToken(token.get() ? "There is one in this tab." : ""));
+document
+  .getElementById("token")
+  .addEventListener("click", () => askForToken(token.get() ? "There is one in this tab." : ""));
 document.getElementById("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (field.value.trim()) answerToken(field.value.trim());

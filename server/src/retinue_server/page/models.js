@@ -33,7 +33,16 @@ function addressOf({ name: model, version }) {
 
 async function all() {
   const [models, refused] = await Promise.all([listModels(), listRefused()]);
-  const heads = ["Model", "#Version", "Task", "Input", "Precision", "#Largest batch", "#Images/s an instance", "#Memory, MiB"];
+  const heads = [
+    "Model",
+    "#Version",
+    "Task",
+    "Input",
+    "Precision",
+    "#Largest batch",
+    "#Images/s an instance",
+    "#Memory, MiB",
+  ];
   const rows = models.map((one) => [
     element("a", { href: addressOf(one) }, one.name),
     one.version,
@@ -46,8 +55,16 @@ async function all() {
   ]);
   return [
     element("h1", {}, "Models"),
-    models.length ? element("section", { "aria-label": "Served" }, table("Models that are served", heads, rows)) : element("p", {}, "None is served."),
-    refused.length > 0 && element("section", { "aria-label": "Not served" }, element("h2", {}, "Not served"), table("Models that are not served", ["Model", "#Version", "State", "Why"], refused)),
+    models.length
+      ? element("section", { "aria-label": "Served" }, table("Models that are served", heads, rows))
+      : element("p", {}, "None is served."),
+    refused.length > 0 &&
+      element(
+        "section",
+        { "aria-label": "Not served" },
+        element("h2", {}, "Not served"),
+        table("Models that are not served", ["Model", "#Version", "State", "Why"], refused),
+      ),
   ];
 }
 
@@ -55,7 +72,9 @@ async function all() {
 async function listRefused() {
   try {
     const index = await (await ask("/v2/repository/index", { method: "POST", quiet: true })).json();
-    return index.filter(({ state }) => state !== "READY").map(({ name: model, version, state, reason }) => [model, version, state.toLowerCase(), reason]);
+    return index
+      .filter(({ state }) => state !== "READY")
+      .map(({ name: model, version, state, reason }) => [model, version, state.toLowerCase(), reason]);
   } catch {
     return [];
   }
@@ -69,34 +88,72 @@ async function one(model, version) {
     element("p", { class: "note" }, element("a", { href: "#/models" }, "All models")),
     element("h1", {}, `${told.name} `, element("small", {}, `version ${told.version}`)),
     manifest.description && element("p", {}, manifest.description),
-    taskOf(told) in TASKS && element("p", {}, element("a", { class: "button main", href: `#/try/${encodeURIComponent(told.name)}` }, "Try it")),
-    element("div", { class: "charts" }, [
-      section("What it is", terms([
-        ["Task", taskOf(told)],
-        ["Input", inputOf(manifest)],
-        ["Resize", resizeOf(manifest)],
-        ["Classes", manifest.labels.length || undefined],
-        ["Precision", name(manifest.precision)],
-        ["Operators", manifest.opset ? `ONNX opset ${manifest.opset}` : undefined],
-        ["Made", manifest.created_at],
-        ["SHA-256", manifest.sha256 && element("code", {}, manifest.sha256)],
-      ])),
-      section("Source and licence", terms([
-        ["Licence", manifest.source?.licence],
-        ["Network", manifest.source?.architecture],
-        ["Weights", manifest.source?.weights],
-        ["Weights' SHA-256", manifest.source?.weights_sha256 && element("code", {}, manifest.source.weights_sha256)],
-        ["Framework", manifest.source?.framework],
-      ])),
-      section("How it runs here", running(told.execution)),
-      section("Versions and policy", policy(told, models)),
-    ].filter(Boolean)),
+    taskOf(told) in TASKS &&
+      element(
+        "p",
+        {},
+        element("a", { class: "button main", href: `#/try/${encodeURIComponent(told.name)}` }, "Try it"),
+      ),
+    element(
+      "div",
+      { class: "charts" },
+      [
+        section(
+          "What it is",
+          terms([
+            ["Task", taskOf(told)],
+            ["Input", inputOf(manifest)],
+            ["Resize", resizeOf(manifest)],
+            ["Classes", manifest.labels.length || undefined],
+            ["Precision", name(manifest.precision)],
+            ["Operators", manifest.opset ? `ONNX opset ${manifest.opset}` : undefined],
+            ["Made", manifest.created_at],
+            ["SHA-256", manifest.sha256 && element("code", {}, manifest.sha256)],
+          ]),
+        ),
+        section(
+          "Source and licence",
+          terms([
+            ["Licence", manifest.source?.licence],
+            ["Network", manifest.source?.architecture],
+            ["Weights", manifest.source?.weights],
+            [
+              "Weights' SHA-256",
+              manifest.source?.weights_sha256 && element("code", {}, manifest.source.weights_sha256),
+            ],
+            ["Framework", manifest.source?.framework],
+          ]),
+        ),
+        section("How it runs here", running(told.execution)),
+        section("Versions and policy", policy(told, models)),
+      ].filter(Boolean),
+    ),
     tuning(told.execution),
     parity(manifest.parity),
     quality(manifest),
     pipeline(manifest.pipeline),
-    element("details", {}, element("summary", {}, "Labels"), element("p", { class: "labels" }, manifest.labels.slice(0, MOST_LABELS).map((label, id) => [element("span", { class: "quiet" }, `${id} `), label, id + 1 < manifest.labels.length ? ", " : ""]))),
-    element("details", {}, element("summary", {}, "Manifest as JSON"), element("pre", { tabindex: "0", role: "region", "aria-label": "Manifest" }, JSON.stringify(manifest, null, 2))),
+    element(
+      "details",
+      {},
+      element("summary", {}, "Labels"),
+      element(
+        "p",
+        { class: "labels" },
+        manifest.labels
+          .slice(0, MOST_LABELS)
+          .map((label, id) => [
+            element("span", { class: "quiet" }, `${id} `),
+            label,
+            id + 1 < manifest.labels.length ? ", " : "",
+          ]),
+      ),
+    ),
+    element(
+      "details",
+      {},
+      element("summary", {}, "Manifest as JSON"),
+      element("pre", { tabindex: "0", role: "region", "aria-label": "Manifest" }, JSON.stringify(manifest, null, 2)),
+    ),
   ];
 }
 
@@ -112,7 +169,10 @@ function inputOf({ input }) {
 function resizeOf({ input }) {
   if (!input?.resize) return undefined;
   const { mode, interpolation, shorter_side: side, pad_value: pad } = input.resize;
-  const more = { RESIZE_MODE_SHORTER_SIDE_CENTER_CROP: ` at ${side}`, RESIZE_MODE_LETTERBOX: `, filled with grey ${pad}` };
+  const more = {
+    RESIZE_MODE_SHORTER_SIDE_CENTER_CROP: ` at ${side}`,
+    RESIZE_MODE_LETTERBOX: `, filled with grey ${pad}`,
+  };
   return `${name(mode)}${more[mode] ?? ""}, ${name(interpolation)}`;
 }
 
@@ -137,29 +197,42 @@ function tuning(execution) {
     milliseconds(us / 1000),
     us ? short((size * 1e6) / us) : "–",
   ]);
-  const alone = execution.alone_on_all_cores ? "on all cores" : execution.threads_per_instance === 1 ? "with one thread" : `with ${execution.threads_per_instance} threads`;
+  const alone = execution.alone_on_all_cores
+    ? "on all cores"
+    : execution.threads_per_instance === 1
+      ? "with one thread"
+      : `with ${execution.threads_per_instance} threads`;
   return section(
     "Tuning profile",
-    element("p", {}, "Measured on this machine without decoding, up to the smallest batch that is near the best rate; larger ones would only add latency and memory."),
+    element(
+      "p",
+      {},
+      "Measured on this machine without decoding, up to the smallest batch that is near the best rate; larger ones would only add latency and memory.",
+    ),
     table("Batches that were measured", ["Images in a batch", "#A batch takes", "#Images/s an instance"], rows),
     terms([
       ["Batches at once", execution.instances],
       ["Threads of each", execution.threads_per_instance],
-      ["A lone image", execution.lone_image_us ? `${milliseconds(execution.lone_image_us / 1000)}, ${alone}` : undefined],
+      [
+        "A lone image",
+        execution.lone_image_us ? `${milliseconds(execution.lone_image_us / 1000)}, ${alone}` : undefined,
+      ],
     ]),
   );
 }
 
 function parity(told) {
   if (!told) return undefined;
-  const row = (kind) => ({ output, max_difference: most, mean_difference: mean, tolerance }) => [
-    output,
-    kind,
-    difference(most),
-    difference(mean),
-    tolerance ? difference(tolerance) : "–",
-    tolerance ? (most <= tolerance ? "holds" : "exceeded") : "–",
-  ];
+  const row =
+    (kind) =>
+    ({ output, max_difference: most, mean_difference: mean, tolerance }) => [
+      output,
+      kind,
+      difference(most),
+      difference(mean),
+      tolerance ? difference(tolerance) : "–",
+      tolerance ? (most <= tolerance ? "holds" : "exceeded") : "–",
+    ];
   return section(
     "Parity certificate",
     terms([
@@ -167,36 +240,77 @@ function parity(told) {
       ["Engines", told.engines],
       ["Inputs", `${told.inputs} (${told.images} images, batches of ${told.batch_sizes.join(", ")})`],
     ]),
-    table("Differences", ["Output", "Compared", "#Largest difference", "#Mean difference", "#Tolerance", "Verdict"], [
-      ...told.outputs.map(row("graph with reference")),
-      ...told.rounding.map(row("fewer bits")),
-    ]),
+    table(
+      "Differences",
+      ["Output", "Compared", "#Largest difference", "#Mean difference", "#Tolerance", "Verdict"],
+      [...told.outputs.map(row("graph with reference")), ...told.rounding.map(row("fewer bits"))],
+    ),
   );
 }
 
 function quality({ quality: measured, speeds, quantisation }) {
   const shown = [];
   if (measured.length) {
-    shown.push(table("Quality", ["Measure", "#Value", "Images", "Precision", "Engine"], measured.map((one) => [
-      AGREEMENTS.has(one.metric) ? `${one.metric} with 32 bits` : one.metric,
-      one.value.toFixed(4),
-      `${one.dataset} (${one.images})`,
-      name(one.precision),
-      one.engine,
-    ])));
+    shown.push(
+      table(
+        "Quality",
+        ["Measure", "#Value", "Images", "Precision", "Engine"],
+        measured.map((one) => [
+          AGREEMENTS.has(one.metric) ? `${one.metric} with 32 bits` : one.metric,
+          one.value.toFixed(4),
+          `${one.dataset} (${one.images})`,
+          name(one.precision),
+          one.engine,
+        ]),
+      ),
+    );
   }
   if (speeds.length) {
-    shown.push(table("Speed when it was exported", ["Precision", "Provider", "Device", "#Batch", "#Images/s"], speeds.map((one) => [name(one.precision), one.provider, one.device, one.batch_size, short(one.images_per_second)])));
+    shown.push(
+      table(
+        "Speed when it was exported",
+        ["Precision", "Provider", "Device", "#Batch", "#Images/s"],
+        speeds.map((one) => [
+          name(one.precision),
+          one.provider,
+          one.device,
+          one.batch_size,
+          short(one.images_per_second),
+        ]),
+      ),
+    );
   }
-  if (quantisation) shown.push(terms([["Quantisation", quantisation.method], ["Calibrated on", `${quantisation.calibration} (${quantisation.calibration_images} images)`]]));
+  if (quantisation)
+    shown.push(
+      terms([
+        ["Quantisation", quantisation.method],
+        ["Calibrated on", `${quantisation.calibration} (${quantisation.calibration_images} images)`],
+      ]),
+    );
   return section("Quality", shown);
 }
 
 function pipeline(told) {
   if (!told) return undefined;
-  return section("Pipeline", element("ol", {}, told.steps.map((step) =>
-    element("li", {}, element("a", { href: `#/models/${encodeURIComponent(step.model)}${step.version ? `/${step.version}` : ""}` }, step.model), step.version ? ` version ${step.version}` : ""),
-  )));
+  return section(
+    "Pipeline",
+    element(
+      "ol",
+      {},
+      told.steps.map((step) =>
+        element(
+          "li",
+          {},
+          element(
+            "a",
+            { href: `#/models/${encodeURIComponent(step.model)}${step.version ? `/${step.version}` : ""}` },
+            step.model,
+          ),
+          step.version ? ` version ${step.version}` : "",
+        ),
+      ),
+    ),
+  );
 }
 
 function policy(told, models) {
@@ -204,9 +318,25 @@ function policy(told, models) {
   const target = (share) => share.label ?? `version ${share.version}`;
   const others = models.filter((one) => one.name === told.name);
   return terms([
-    ["Served", others.map((one, index) => [index ? ", " : "", one.version === told.version ? String(one.version) : element("a", { href: addressOf(one) }, one.version)])],
-    ["Labels", Object.entries(serving.labels ?? {}).map(([label, version]) => `${label}: ${version}`).join(", ")],
-    ["Traffic", serving.split?.length ? serving.split.map((share) => `${target(share)} ${share.percent} %`).join(", ") : "all to the newest"],
+    [
+      "Served",
+      others.map((one, index) => [
+        index ? ", " : "",
+        one.version === told.version ? String(one.version) : element("a", { href: addressOf(one) }, one.version),
+      ]),
+    ],
+    [
+      "Labels",
+      Object.entries(serving.labels ?? {})
+        .map(([label, version]) => `${label}: ${version}`)
+        .join(", "),
+    ],
+    [
+      "Traffic",
+      serving.split?.length
+        ? serving.split.map((share) => `${target(share)} ${share.percent} %`).join(", ")
+        : "all to the newest",
+    ],
     ["Sticky by", serving.sticky_key],
     ["Shadow", serving.shadow && `${target(serving.shadow)} of ${serving.shadow.percent} %`],
     ["Kept", serving.latest ? `the newest ${serving.latest}` : serving.list?.versions?.join(", ")],

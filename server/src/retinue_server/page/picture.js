@@ -27,30 +27,54 @@ export function pictures(place, take, task, fail) {
   const gone = new AbortController();
   const { signal } = gone;
   const taken = (file, name) => file && take({ file, name: name || file.name || "image.png" });
-  const input = element("input", { type: "file", accept: "image/*", hidden: true, change: () => {
-    taken(input.files[0]);
-    // So that the same file may be chosen again.
-    input.value = "";
-  } });
-  const photo = element("input", { type: "file", accept: "image/*", capture: "environment", hidden: true, change: () => taken(photo.files[0]) });
+  const input = element("input", {
+    type: "file",
+    accept: "image/*",
+    hidden: true,
+    change: () => {
+      taken(input.files[0]);
+      // So that the same file may be chosen again.
+      input.value = "";
+    },
+  });
+  const photo = element("input", {
+    type: "file",
+    accept: "image/*",
+    capture: "environment",
+    hidden: true,
+    change: () => taken(photo.files[0]),
+  });
 
   // Anywhere: beside the place the browser would leave the page for the file.
-  document.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    place.classList.add("over");
-  }, { signal });
-  for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => place.classList.remove("over"), { signal });
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    const file = event.dataTransfer.files[0];
-    if (file) taken(file);
-    else fail(new Error("What was dropped is no file; save the image first, or copy and paste it."));
-  }, { signal });
-  document.addEventListener("paste", (event) => {
-    const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-    if (file) taken(file);
-    else if (!event.target.matches("input, textarea")) fail(new Error("There is no image in the clipboard."));
-  }, { signal });
+  document.addEventListener(
+    "dragover",
+    (event) => {
+      event.preventDefault();
+      place.classList.add("over");
+    },
+    { signal },
+  );
+  for (const name of ["dragleave", "drop"])
+    document.addEventListener(name, () => place.classList.remove("over"), { signal });
+  document.addEventListener(
+    "drop",
+    (event) => {
+      event.preventDefault();
+      const file = event.dataTransfer.files[0];
+      if (file) taken(file);
+      else fail(new Error("What was dropped is no file; save the image first, or copy and paste it."));
+    },
+    { signal },
+  );
+  document.addEventListener(
+    "paste",
+    (event) => {
+      const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
+      if (file) taken(file);
+      else if (!event.target.matches("input, textarea")) fail(new Error("There is no image in the clipboard."));
+    },
+    { signal },
+  );
 
   const example = async () => {
     const name = EXAMPLES[task()] ?? "cat.jpg";
@@ -71,7 +95,13 @@ export function pictures(place, take, task, fail) {
     photo,
     camera.dialog,
   );
-  return { buttons, close: () => { gone.abort(); camera.close(); } };
+  return {
+    buttons,
+    close: () => {
+      gone.abort();
+      camera.close();
+    },
+  };
 }
 
 /** A dialog with what the camera sees. Browsers give it to pages of this machine and over TLS only. */
@@ -79,7 +109,12 @@ class Camera {
   constructor(taken, fail) {
     this.there = Boolean(navigator.mediaDevices?.getUserMedia);
     this.fail = fail;
-    this.video = element("video", { autoplay: true, playsinline: true, muted: true, "aria-label": "What the camera sees" });
+    this.video = element("video", {
+      autoplay: true,
+      playsinline: true,
+      muted: true,
+      "aria-label": "What the camera sees",
+    });
     this.dialog = element(
       "dialog",
       { "aria-label": "Camera", close: () => this.stop() },
@@ -98,7 +133,13 @@ class Camera {
       this.video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
       this.dialog.showModal();
     } catch (error) {
-      this.fail(new Error(error.name === "NotAllowedError" ? "The browser was not allowed to use the camera." : "There is no camera that the browser can use."));
+      this.fail(
+        new Error(
+          error.name === "NotAllowedError"
+            ? "The browser was not allowed to use the camera."
+            : "There is no camera that the browser can use.",
+        ),
+      );
     }
   }
 

@@ -72,7 +72,11 @@ export async function listModels() {
 let known;
 
 /** What the server says of itself to everybody: its gRPC port, and what callers need. */
-export async function facts() {
+export function facts() {
   known ??= ask("/ui/server.json").then((response) => response.json());
+  // What failed may be asked again.
+  known.catch(() => {
+    known = undefined;
+  });
   return known;
 }

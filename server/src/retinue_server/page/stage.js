@@ -29,10 +29,12 @@ export class Stage {
     this.frame = element("div", { class: "frame", "aria-hidden": "true" }, this.image, this.canvas, this.boxes);
     this.element = element("div", { class: "stage", hidden: true }, this.frame, this.note);
     this.address = "";
+    // Settled once the image that was shown last is drawn, or is known to be none for browsers.
+    this.ready = Promise.resolve();
   }
 
   /** Shows an image alone, upright as the server reads it. */
-  async show({ file, name }) {
+  show({ file, name }) {
     this.close();
     this.clear();
     this.element.hidden = false;
@@ -41,13 +43,19 @@ export class Stage {
     this.image.alt = name;
     this.image.hidden = false;
     this.note.hidden = true;
-    try {
-      await this.image.decode();
-      this.fit({ width: this.image.naturalWidth, height: this.image.naturalHeight });
-    } catch {
-      // Such as TIFF, which the server reads.
-      this.image.hidden = true;
-    }
+    this.ready = this.decode(this.address);
+  }
+
+  async decode(address) {
+    const decoded = await this.image.decode().then(
+      () => true,
+      () => false,
+    );
+    // There may be another image by now.
+    if (address !== this.address) return;
+    if (decoded) this.fit({ width: this.image.naturalWidth, height: this.image.naturalHeight });
+    // Such as TIFF, which the server reads.
+    else this.image.hidden = true;
   }
 
   tell(text) {
@@ -79,7 +87,10 @@ export class Stage {
     this.drawPixels(size, masks, heat);
     this.canvas.style.opacity = opacity;
     // The best are in front.
-    fill(this.boxes, boxes.map((one, index) => drawnBox(one, size, boxes.length - index)));
+    fill(
+      this.boxes,
+      boxes.map((one, index) => drawnBox(one, size, boxes.length - index)),
+    );
   }
 
   drawPixels(size, masks, heat) {
@@ -105,7 +116,8 @@ export class Stage {
 
   /** Has one box stand out, or none. */
   point(index) {
-    [...this.boxes.querySelectorAll(".box")].forEach((box, at) => box.classList.toggle("pointed", at === index));
+    for (const [at, box] of this.boxes.querySelectorAll(".box").entries())
+      box.classList.toggle("pointed", at === index);
   }
 
   close() {

@@ -29,14 +29,38 @@ export function stages(timing, waitedMs) {
 export function showTiming(place, timing, waitedMs) {
   const told = stages(timing, waitedMs);
   const whole = told.reduce((sum, [, ms]) => sum + ms, 0) || 1;
-  const bar = element("div", { class: "bar", "aria-hidden": "true" }, told.map(([, ms], index) => {
-    const part = element("i", { class: `stage-${index}` });
-    part.style.width = `${(100 * ms) / whole}%`;
-    return part;
-  }));
-  const legend = element("ul", { class: "legend" }, told.map(([name, ms], index) =>
-    element("li", {}, element("i", { class: `swatch stage-${index}`, "aria-hidden": "true" }), `${name} `, element("b", {}, milliseconds(ms))),
-  ));
+  const bar = element(
+    "div",
+    { class: "bar", "aria-hidden": "true" },
+    told.map(([, ms], index) => {
+      const part = element("i", { class: `stage-${index}` });
+      part.style.width = `${(100 * ms) / whole}%`;
+      return part;
+    }),
+  );
+  const legend = element(
+    "ul",
+    { class: "legend" },
+    told.map(([name, ms], index) =>
+      element(
+        "li",
+        {},
+        element("i", { class: `swatch stage-${index}`, "aria-hidden": "true" }),
+        `${name} `,
+        element("b", {}, milliseconds(ms)),
+      ),
+    ),
+  );
   const batch = timing.batch_size > 1 ? `, in a batch of ${timing.batch_size}` : "";
-  fill(place, element("h2", {}, "Timing"), element("p", {}, `${milliseconds(timing.total_us / 1000)} in the server${batch}, ${milliseconds(whole)} as the browser saw it.`), bar, legend);
+  fill(
+    place,
+    element("h2", {}, "Timing"),
+    element(
+      "p",
+      {},
+      `${milliseconds(timing.total_us / 1000)} in the server${batch}, ${milliseconds(whole)} as the browser saw it.`,
+    ),
+    bar,
+    legend,
+  );
 }

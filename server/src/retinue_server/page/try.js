@@ -1,8 +1,9 @@
 /** The view in which a model is tried on an image. */
 
+import { Code } from "./code.js";
 import { choice, element, fill, labelled, trouble } from "./elements.js";
 import { pictures } from "./picture.js";
-import { LANGUAGES, pathOf } from "./samples.js";
+import { pathOf } from "./samples.js";
 import { ServerError, ask, facts, listModels, sentence } from "./server.js";
 import { Stage } from "./stage.js";
 import { TASKS, taskOf } from "./tasks.js";
@@ -12,7 +13,12 @@ import { percent } from "./words.js";
 export const title = "Try";
 
 // Kept while other views are shown.
-const kept = { model: "", picture: undefined, opacity: 0.65, language: "Python", settings: { top_k: 5, heatmap: false, masks: true, classify_with: "", iou_threshold: undefined } };
+const kept = {
+  model: "",
+  picture: undefined,
+  opacity: 0.65,
+  settings: { top_k: 5, heatmap: false, masks: true, classify_with: "", iou_threshold: undefined },
+};
 
 /** Shows the view; returns what closes it. */
 export function open(place, [model]) {
@@ -35,10 +41,15 @@ class Try {
     this.sliders = element("div", { class: "sliders" });
     this.list = element("div", {});
     this.timing = element("section", { "aria-label": "Timing", hidden: true });
-    this.code = element("section", { "aria-label": "The same request as code", class: "code" });
+    this.code = new Code();
     this.hint = element("p", { class: "hint" }, "Drop or paste an image here, or choose one.");
     this.drop = element("section", { class: "drop", "aria-label": "Image" }, this.hint, this.stage.element);
-    this.pictures = pictures(this.drop, (picture) => this.take(picture), () => this.task, (error) => fill(this.trouble, trouble(error)));
+    this.pictures = pictures(
+      this.drop,
+      (picture) => this.take(picture),
+      () => this.task,
+      (error) => fill(this.trouble, trouble(error)),
+    );
   }
 
   async start() {
@@ -50,7 +61,20 @@ class Try {
         "div",
         { class: "columns" },
         element("div", { class: "left" }, this.pictures.buttons, this.drop, this.sliders),
-        element("div", { class: "right" }, this.trouble, element("section", { "aria-label": "Result", class: "result" }, element("h2", {}, "Result"), this.status, this.list), this.timing, this.code),
+        element(
+          "div",
+          { class: "right" },
+          this.trouble,
+          element(
+            "section",
+            { "aria-label": "Result", class: "result" },
+            element("h2", {}, "Result"),
+            this.status,
+            this.list,
+          ),
+          this.timing,
+          this.code.element,
+        ),
       ),
     );
     this.status.textContent = "There is no image yet.";
@@ -58,7 +82,10 @@ class Try {
       [this.models, this.facts] = await Promise.all([listModels(), facts()]);
       this.models = this.models.filter((one) => taskOf(one) in TASKS);
     } catch (error) {
-      fill(this.trouble, trouble(error, () => this.start()));
+      fill(
+        this.trouble,
+        trouble(error, () => this.start()),
+      );
       return;
     }
     if (!this.models.length) {
@@ -66,13 +93,15 @@ class Try {
       return;
     }
     fill(this.trouble);
+    if (kept.picture) this.show(kept.picture);
     this.choose(this.models.some((one) => one.name === kept.model) ? kept.model : this.first());
-    if (kept.picture) this.take(kept.picture);
   }
 
   /** A classifier of photos, where there is one: what most people have at hand. */
   first() {
-    const colourful = this.models.filter((one) => taskOf(one) === "classify" && one.manifest.input?.colour === "COLOUR_RGB");
+    const colourful = this.models.filter(
+      (one) => taskOf(one) === "classify" && one.manifest.input?.colour === "COLOUR_RGB",
+    );
     return (colourful[0] ?? this.models[0]).name;
   }
 
@@ -106,7 +135,13 @@ class Try {
 
   showControls() {
     const grouped = Object.keys(TASKS)
-      .map((task) => [task, [...new Set(this.models.filter((one) => taskOf(one) === task).map((one) => one.name))].map((name) => [name, name])])
+      .map((task) => [
+        task,
+        [...new Set(this.models.filter((one) => taskOf(one) === task).map((one) => one.name))].map((name) => [
+          name,
+          name,
+        ]),
+      ])
       .filter(([, pairs]) => pairs.length);
     const named = this.models.filter((one) => one.name === kept.model);
     const labels = Object.entries(named[0].serving?.labels ?? {});
@@ -118,17 +153,33 @@ class Try {
     const focused = document.activeElement?.dataset?.keep;
     fill(
       this.controls,
-      labelled("Model", choice(grouped, kept.model, (name) => this.choose(name), { "data-keep": "model" })),
-      labelled("Version", choice(versions, this.version, (version) => {
-        this.version = version;
-        this.changed();
-      }, { "data-keep": "version" })),
-      TASKS[this.task].controls(this.model, kept.settings, (change) => {
-        Object.assign(kept.settings, change);
-        this.showSliders();
-        if (kept.picture) this.ask();
-        else this.showCode();
-      }, this.models),
+      labelled(
+        "Model",
+        choice(grouped, kept.model, (name) => this.choose(name), { "data-keep": "model" }),
+      ),
+      labelled(
+        "Version",
+        choice(
+          versions,
+          this.version,
+          (version) => {
+            this.version = version;
+            this.changed();
+          },
+          { "data-keep": "version" },
+        ),
+      ),
+      TASKS[this.task].controls(
+        this.model,
+        kept.settings,
+        (change) => {
+          Object.assign(kept.settings, change);
+          this.showSliders();
+          if (kept.picture) this.ask();
+          else this.showCode();
+        },
+        this.models,
+      ),
       element("a", { href: `#/models/${encodeURIComponent(kept.model)}/${this.model.version}` }, "About this model"),
     );
     if (focused) this.controls.querySelector(`[data-keep=${focused}]`)?.focus();
@@ -138,36 +189,62 @@ class Try {
     const task = TASKS[this.task];
     const slider = (text, value, least, change, told) => {
       const output = element("output", {}, told(value));
-      const input = element("input", { type: "range", min: least, max: 1, step: 0.01, value, input: () => {
-        output.textContent = told(input.valueAsNumber);
-        change(input.valueAsNumber);
-      } });
+      const input = element("input", {
+        type: "range",
+        min: least,
+        max: 1,
+        step: 0.01,
+        value,
+        input: () => {
+          output.textContent = told(input.valueAsNumber);
+          change(input.valueAsNumber);
+        },
+      });
       return labelled(text, input, output);
     };
     fill(
       this.sliders,
-      this.limit && slider(this.limit.text, this.threshold, this.limit.least, (value) => {
-        this.threshold = value;
-        this.redraw();
-      }, percent),
-      task.hasOpacity(kept.settings, this.model) && slider("Opacity", kept.opacity, 0, (value) => {
-        kept.opacity = value;
-        this.stage.canvas.style.opacity = value;
-      }, percent),
+      this.limit &&
+        slider(
+          this.limit.text,
+          this.threshold,
+          this.limit.least,
+          (value) => {
+            this.threshold = value;
+            this.redraw();
+          },
+          percent,
+        ),
+      task.hasOpacity(kept.settings, this.model) &&
+        slider(
+          "Opacity",
+          kept.opacity,
+          0,
+          (value) => {
+            kept.opacity = value;
+            this.stage.canvas.style.opacity = value;
+          },
+          percent,
+        ),
     );
   }
 
-  async take(picture) {
+  take(picture) {
     kept.picture = picture;
     this.answer = undefined;
-    this.hint.hidden = true;
     fill(this.list);
-    const shown = this.stage.show(picture);
-    if (this.models.length) await this.ask(shown);
+    this.show(picture);
+    // Else it is asked about once they are known.
+    if (this.models.length) this.ask();
+  }
+
+  show(picture) {
+    this.hint.hidden = true;
+    this.stage.show(picture);
   }
 
   /** Asks the server about the image, at the least threshold: what is shown of the answer is chosen here. */
-  async ask(shown = Promise.resolve(), least = this.limit?.least) {
+  async ask(least = this.limit?.least) {
     this.asking.abort();
     this.asking = new AbortController();
     const { signal } = this.asking;
@@ -184,7 +261,7 @@ class Try {
       const waitedMs = performance.now() - began;
       const [outcome] = reply.outcomes;
       const answer = await task.read(outcome.result);
-      await shown;
+      await this.stage.ready;
       if (signal.aborted) return;
       this.answer = answer;
       this.answeredBy = reply;
@@ -205,7 +282,7 @@ class Try {
       // Those of fewer objects may be small enough.
       this.limit = { ...this.limit, least: usual };
       this.showSliders();
-      this.ask(undefined, usual);
+      this.ask(usual);
       return;
     }
     this.answer = undefined;
@@ -213,8 +290,12 @@ class Try {
     fill(this.list);
     this.timing.hidden = true;
     this.status.textContent = "There is no result.";
-    if (!(error instanceof ServerError)) error = new Error(sentence(`the page could not show the answer: ${error.message}`));
-    fill(this.trouble, trouble(error, () => this.ask()));
+    if (!(error instanceof ServerError))
+      error = new Error(sentence(`the page could not show the answer: ${error.message}`));
+    fill(
+      this.trouble,
+      trouble(error, () => this.ask()),
+    );
     this.showCode();
   }
 
@@ -222,7 +303,9 @@ class Try {
     this.showCode();
     if (!this.answer) return;
     const task = TASKS[this.task];
-    const natural = this.stage.image.hidden ? { width: 4, height: 3 } : { width: this.stage.image.naturalWidth, height: this.stage.image.naturalHeight };
+    const natural = this.stage.image.hidden
+      ? { width: 4, height: 3 }
+      : { width: this.stage.image.naturalWidth, height: this.stage.image.naturalHeight };
     this.stage.draw({ ...task.drawn(this.answer, this.threshold, natural), opacity: kept.opacity });
     const told = task.show(this.list, this.answer, this.threshold, this.stage, () => this.redraw());
     this.status.textContent = `${told} Version ${this.answeredBy.version} answered.`;
@@ -239,32 +322,7 @@ class Try {
       origin: location.origin,
       facts: this.facts,
     };
-    const text = LANGUAGES[kept.language](asked);
-    if (this.pre) {
-      this.pre.textContent = text;
-      return;
-    }
-    this.pre = element("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, text);
-    const copied = element("span", { role: "status", class: "note" });
-    const copy = async () => {
-      try {
-        await navigator.clipboard.writeText(this.pre.textContent);
-        copied.textContent = "Copied.";
-      } catch {
-        // Browsers give the clipboard to pages of this machine and over TLS only.
-        getSelection().selectAllChildren(this.pre);
-        copied.textContent = "Selected: press Ctrl+C.";
-      }
-    };
-    const languages = element("div", { class: "buttons", role: "group", "aria-label": "Language" }, Object.keys(LANGUAGES).map((name) =>
-      element("button", { type: "button", "aria-pressed": String(name === kept.language), click: (event) => {
-        kept.language = name;
-        for (const one of languages.children) one.setAttribute("aria-pressed", String(one === event.target));
-        copied.textContent = "";
-        this.showCode();
-      } }, name),
-    ));
-    fill(this.code, element("h2", {}, "The same as code"), languages, this.pre, element("p", { class: "buttons" }, element("button", { type: "button", click: copy }, "Copy"), copied));
+    this.code.show(asked);
   }
 
   close() {

@@ -18,7 +18,9 @@ export function mebibytes(bytes) {
 
 /** The name of a value of an enum, of which what comes before is its type's. */
 export function name(value) {
-  const words = String(value ?? "").replace(/^(TASK|COLOUR|RESIZE_MODE|INTERPOLATION|PRECISION)_/, "").toLowerCase();
+  const words = String(value ?? "")
+    .replace(/^(TASK|COLOUR|RESIZE_MODE|INTERPOLATION|PRECISION)_/, "")
+    .toLowerCase();
   return words.replaceAll("_", " ").replace(/^(rgb|fp16|fp32|int8)/, (known) => known.toUpperCase());
 }
 
