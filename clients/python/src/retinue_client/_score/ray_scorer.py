@@ -225,7 +225,11 @@ def _parts_datasource(data: Any, source: Source, rows_a_part: int, journal: Jour
 
 
 def _commit(
-    made: dict[str, Any], journal: Journal, output: Output, account: Account, sample: Sample | None
+    made: dict[str, Any],
+    journal: Journal,
+    output: Output,
+    account: Account,
+    sample: Sample | None = None,
 ) -> None:
     """Gives a part its name and notes it. Killed in between, the part is made again."""
     record = PartRecord(**made["record"])

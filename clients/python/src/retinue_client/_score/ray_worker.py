@@ -69,7 +69,7 @@ class PartPlan:
     out: Path
     form: Form
     metadata: dict[str, str]
-    with_sample: bool
+    with_sample: bool = False
 
 
 def facts_of(model: ModelInfo) -> dict[str, Any]:
