@@ -206,3 +206,22 @@ def test_an_interrupted_job_leaves_the_rows_so_far_and_the_exit_code_130(server,
     so_far = rows(tmp_path)
     assert 0 < len(so_far) < 101
     assert [row["path"] for row in so_far] == image_paths(folder)[: len(so_far)]
+
+
+def test_a_job_whose_pipe_is_silent_can_be_interrupted(server, folder, tmp_path):
+    out = tmp_path / "results"
+    program = "from retinue_client.cli import main; main()"
+    command = [sys.executable, "-c", program, "score", "-", "--task", "classify", "--out", str(out)]
+    command += ["--rows-per-part", "1"]
+    environment = os.environ | {"RETINUE_SERVER": server.address}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    asked = threading.Event()
+    server.service.on_request = lambda request, _context: hasattr(request, "images") and asked.set()
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        process.stdin.write(f"{folder}/0/000.jpg\n" * 200)
+        process.stdin.flush()
+        assert asked.wait(timeout=60)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert process.stderr.read().startswith("retinue: interrupted.")
+    assert process.returncode == 130

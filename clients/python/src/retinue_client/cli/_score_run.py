@@ -26,6 +26,7 @@ from retinue_client._score.report import write_report
 from retinue_client._score.sample import SAMPLE, Sample
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.entry import Source
+from retinue_client._score.sources.standard_input import StandardInput
 from retinue_client._score.summary import Summary
 from retinue_client.cli._progress import ScoreProgress, Show
 
@@ -126,6 +127,8 @@ class Run:
                 if journal.rows:
                     await asyncio.to_thread(self._finish, disk, output, journal, model, progress)
             finally:
+                if isinstance(plan.source, StandardInput):
+                    plan.source.close()
                 await scorer.close()
         return self._account.total()
 
