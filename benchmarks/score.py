@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import photos, served, workloads
+from benchmarks.machine import ROOT
 from benchmarks.served import RetinueServer
 
 # Of the closed loop that the job is held against: as many as the server is fastest with.
@@ -22,7 +23,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     """Measures server and job in turn, round by round, then jobs of more and more rows of a tiny model."""
     rounds, seconds, images = (1, 1.0, 200) if quick else (3, 10.0, 3000)
     counts = (500, 2_000) if quick else (10_000, 100_000, 1_000_000)
-    with tempfile.TemporaryDirectory() as folder, served.running() as server:
+    with tempfile.TemporaryDirectory() as folder, served.running(models=ROOT / "models") as server:
         work = Path(folder)
         rows = [_round(server, work, seconds, images) for _ in range(rounds)]
         (work / "tiny.png").write_bytes(photos.png(28))
