@@ -26,7 +26,6 @@ class Tab:
         address: Of the server.
         asked: The addresses of all its requests.
         complaints: What went wrong in it: errors of scripts, and what the content security policy forbade.
-        sizes_bytes: What came over the network for each path, packed as it came.
     """
 
     page: Page
