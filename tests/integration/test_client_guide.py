@@ -13,7 +13,7 @@ from tests.server_process import ROOT, ServerProcess
 TEXT = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 QUICKSTART = PROGRAMS[0]
-(SHOWN,) = re.findall(r"^```text\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+SHOWN = re.findall(r"^```text\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)[0]
 
 # Stands in for OpenCV and for a camera that gives ten frames.
 CAMERA = """
