@@ -15,6 +15,7 @@ SCENARIOS = {
     "loading": "a network without a manifest, beside a bare session",
     "local": "a scoring job with the engine in its own process, beside the roofline",
     "memory": "when it is ready, and after many requests",
+    "score": "`retinue score` beside the server's own best, and its memory up to a million rows",
     "comparison": "Retinue and other servers in turn",
     "quantisation": "INT8 against FP32",
     "gpu": "the server on a GPU, beside a bare loop and beside the CPU's answers",

@@ -198,7 +198,7 @@ def test_a_server_that_is_killed_and_started_again_costs_no_row(start: Start, tm
         first.process.kill()
         first.wait()
         assert process.poll() is None
-        assert not (tmp_path / "results.parquet").exists()
+        assert not (tmp_path / "results.parquet" / "_summary.json").exists()
     port = first.grpc_address.rpartition(":")[2]
     with running_server(models, "--grpc-port", port):
         code, stdout, stderr = _finished(process)

@@ -164,3 +164,5 @@ def test_a_worker_and_a_node_that_are_killed_cost_no_row_and_double_none(
     assert (process.returncode, "Traceback" in stderr) == (1, False), stderr
     assert f"scored {_FILES} of {_FILES + 1} images" in stdout
     _expect_all(folder, out)
+    # Those of all workers together: twelve at random, and six of the lowest scores.
+    assert (out / "_report.html").read_text(encoding="utf-8").count("<img") == 18

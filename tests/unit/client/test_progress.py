@@ -10,11 +10,13 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from retinue_client._classification import Classification
 from retinue_client._score.account import Account
 from retinue_client._timing import Timing
 from retinue_client.cli._progress import ScoreProgress, Show
+from retinue_client.cli._progress_bar import Moment, ProgressBar
 
 GOOD = {"path": "a.jpg", "version": 1, "classes": []}
 BAD = {"path": "b.jpg", "error_reason": "IMAGE_EMPTY", "error_message": "No bytes."}
@@ -173,6 +175,24 @@ async def test_a_job_that_stands_still_is_still_spoken_of():
     assert shown.objects()[0]["images"] == 0
 
 
+async def test_a_reader_that_is_gone_is_not_passed_over_in_silence():
+    shown = Shown(Show.JSON)
+    gone = asyncio.Event()
+
+    def write(_text):
+        gone.set()
+        raise BrokenPipeError
+
+    async def work():
+        async with shown.progress:
+            shown.clock.now += 1
+            await asyncio.wait_for(gone.wait(), timeout=60)
+
+    shown.output.write = write
+    with pytest.raises(BrokenPipeError):
+        await work()
+
+
 def test_a_terminal_shows_the_count_the_rate_the_time_left_and_the_failures(server, folder, tmp_path):
     (folder / "0" / "!.jpg").write_bytes(b"bad")
     program = "from retinue_client.cli import main; main()"
@@ -187,7 +207,21 @@ def test_a_terminal_shows_the_count_the_rate_the_time_left_and_the_failures(serv
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "0/!.jpg: IMAGE_UNDECODABLE: These bytes are no image." in text
     assert "101/101" in text
-    assert re.search(r"[\d.]+ images/s +1 failed +p50 \d+ p99 \d+ ms +\d:\d\d:\d\d +left", text)
+    assert re.search(
+        r"[\d.]+ images/s +1 failed +p50 \d+ p99 \d+ ms +left \d:\d\d:\d\d +of \d:\d\d:\d\d", text
+    )
+
+
+@pytest.mark.parametrize("width", [80, 100, 129, 130, 200])
+def test_no_number_of_a_large_job_is_cut_whatever_the_terminal(width):
+    output = io.StringIO()
+    console = Console(file=output, width=width)
+    moment = Moment(1_234_567, 0, 12_345, 10_000_000, 3600.0, 1312.4, 28_000.0, 896.0, 11_130.0)
+    console.print(ProgressBar(console, lambda: moment)._progress.get_renderable())
+    (line,) = output.getvalue().splitlines()
+    for text in ("1,234,567/10,000,000", "1,312.4 images/s", "12,345 failed", "left 7:46:40"):
+        assert text in line
+    assert ("p99 11130 ms" in line) == (width >= 130)
 
 
 def _everything_from(screen):

@@ -1,9 +1,11 @@
+import hashlib
 import itertools
 import json
 import re
 import threading
 from pathlib import Path
 
+import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from retinue_client._errors import ImageError
-from retinue_client._score import job as score_job
+from retinue_client._score.sources import tree
 from retinue_client.cli._app import app
 
 runner = CliRunner()
@@ -20,6 +22,10 @@ TASKS = ("classify", "detect", "segment")
 
 def rows(tmp_path):
     return pq.read_table(tmp_path / "results.parquet").to_pylist()
+
+
+def part(tmp_path, number=0):
+    return tmp_path / "results.parquet" / f"part-{number:06}.parquet"
 
 
 def image_paths(folder):
@@ -54,7 +60,7 @@ RESULTS = {
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_has_its_exact_schema(score, folder, tmp_path, task):
     assert score(folder, task=task).exit_code == 0
-    schema = pq.read_schema(tmp_path / "results.parquet")
+    schema = pq.read_schema(part(tmp_path))
     expected = pa.schema(
         [
             required("path", pa.string()),
@@ -82,7 +88,23 @@ def test_every_file_has_one_row_in_the_order_of_its_path(score, folder, tmp_path
         assert (row["error_reason"], row["error_message"]) == (None, None)
     assert result.stdout.startswith("scored 100 of 100 images in ")
     assert "latency p50" in result.stdout
-    assert not (tmp_path / "results.parquet.partial").exists()
+    assert sorted(path.name for path in (tmp_path / "results.parquet").iterdir()) == [
+        *("_journal.jsonl", "_lock", "_report.html", "_summary.json", "part-000000.parquet")
+    ]
+
+
+@pytest.mark.parametrize(("out", "task"), [("r", "classify"), ("r.jsonl", "classify"), ("r.json", "detect")])
+def test_results_may_be_named_from_where_one_is(score, folder, tmp_path, monkeypatch, out, task):
+    monkeypatch.chdir(tmp_path)
+    assert score("images", task=task, out=out).exit_code == 0
+    journal = (tmp_path / out / "_journal.jsonl").read_text().splitlines()
+    record = json.loads(journal[1])
+    file = tmp_path / out / record["file"]
+    assert (record["size_bytes"], record["sha256"]) == (
+        file.stat().st_size,
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
+    assert "is finished: 100 rows" in score("images", task=task, out=out).stdout
 
 
 def test_rows_of_several_versions_are_said_to_be(score, server, folder):
@@ -166,14 +188,14 @@ def test_files_that_fail_are_rows_with_their_reason_and_the_exit_code_is_1(
     (folder / "bad.jpg").write_bytes(b"bad")
     (folder / "broken.png").symlink_to(tmp_path / "nowhere")
     (folder / "secret.png").write_bytes(b"secret")
-    read_file = score_job.read_file
+    read_file = tree.read_file
 
     def forbidden(path):
         if Path(path).name == "secret.png":
             raise ImageError("Reading the file is not permitted.", reason="FILE_FORBIDDEN")
         return read_file(path)
 
-    monkeypatch.setattr(score_job, "read_file", forbidden)
+    monkeypatch.setattr(tree, "read_file", forbidden)
     result = score(folder)
     assert result.exit_code == 1
     table = rows(tmp_path)
@@ -201,7 +223,10 @@ def test_files_that_fail_are_rows_with_their_reason_and_the_exit_code_is_1(
         (["--threshold", "0.5"], "--threshold belongs to --task detect"),
         (["--class", "bag"], "--class belongs to --task detect or segment"),
         (["--server", "localhost:1"], "No Retinue server answers at localhost:1"),
-        (["--out", "r.csv"], "end it in .parquet"),
+        (["--format", "coco"], "is for --task detect, not for classify"),
+        (["--out", "r.json"], "is for --task detect, not for classify"),
+        (["--max-errors", "few"], "is no limit"),
+        (["--max-errors", "101%"], "is no limit"),
         (["--out", "no/such/folder/r.parquet"], "there is no folder"),
     ],
 )
@@ -231,7 +256,7 @@ def test_options_reach_the_server_and_are_noted_in_the_file(score, server, folde
     )
     request = server.service.requests[-1]
     assert (request.score_threshold, request.max_detections, list(request.classes)) == (0.25, 3, ["bag"])
-    metadata = pq.read_schema(tmp_path / "results.parquet").metadata
+    metadata = pq.read_schema(part(tmp_path)).metadata
     assert json.loads(metadata[b"retinue.options"]) == {
         "model": "b-detector",
         "priority": "low",
@@ -248,19 +273,90 @@ def test_folders_without_images_missing_folders_and_files_are_refused(score, tmp
     result = score(empty)
     assert (result.exit_code, "--all-files takes every file" in result.stderr) == (2, True)
     assert "does not exist" in score(tmp_path / "missing").stderr
-    assert "is a file, not a folder" in score(empty / "notes.txt").stderr
+    (empty / "notes.doc").write_text("x")
+    assert "is a file of no kind that its name tells" in score(empty / "notes.doc").stderr
     assert not list(tmp_path.glob("*.parquet*"))
     assert score(empty, "--all-files").exit_code == 0
 
 
-def test_results_that_exist_are_kept_unless_told_otherwise(score, folder, tmp_path):
+def test_what_is_there_and_no_result_is_neither_added_to_nor_overwritten(score, folder, tmp_path):
     out = tmp_path / "results.parquet"
     out.write_bytes(b"precious")
-    result = score(folder)
-    assert (result.exit_code, "--overwrite" in result.stderr) == (2, True)
+    for overwrite in ((), ("--overwrite",)):
+        result = score(folder, *overwrite)
+        assert (result.exit_code, "is a file; results are a folder" in result.stderr) == (2, True)
     assert out.read_bytes() == b"precious"
+    out.unlink()
+    out.mkdir()
+    (out / "thesis.tex").write_bytes(b"precious")
+    for overwrite in ((), ("--overwrite",)):
+        result = score(folder, *overwrite)
+        assert (result.exit_code, "holds other things (thesis.tex)" in result.stderr) == (2, True)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_finished_job_is_not_done_again_unless_told_to(score, server, folder, tmp_path):
+    assert score(folder).exit_code == 0
+    asked, written = len(server.service.requests), part(tmp_path).stat().st_mtime_ns
+    server.stop()
+    result = score(folder)
+    assert (result.exit_code, result.stdout) == (
+        0,
+        f"{tmp_path / 'results.parquet'} is finished: 100 rows. --overwrite scores anew.\n",
+    )
+    assert part(tmp_path).stat().st_mtime_ns == written
+    assert len(server.service.requests) == asked
+    server.start_again()
     assert score(folder, "--overwrite").exit_code == 0
-    assert pq.read_table(out).num_rows == 100
+    assert part(tmp_path).stat().st_mtime_ns > written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "difference"),
+    [
+        (["--top-k", "3"], "options was {'model': 'a-classifier'}"),
+        (["--rows-per-part", "7"], "rows_per_part was 10000 and is 7"),
+        (["--format", "jsonl"], "format was 'parquet' and is 'jsonl'"),
+        (["--all-files"], "all_files was None and is True"),
+    ],
+)
+def test_another_job_does_not_mix_with_the_results_of_one(score, folder, tmp_path, arguments, difference):
+    assert score(folder).exit_code == 0
+    result = score(folder, *arguments)
+    assert (result.exit_code, difference in result.stderr) == (2, True)
+    assert len(rows(tmp_path)) == 100
+    assert score(folder, *arguments, "--overwrite").exit_code == 0
+
+
+def test_another_version_of_the_model_does_not_go_on_with_a_job(score, server, folder, tmp_path):
+    def stay_away(_request, context):
+        if len(server.service.requests) > 4:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Enough.")
+
+    server.service.on_request = stay_away
+    assert score(folder, "--rows-per-part", "1").exit_code == 2
+    server.service.on_request = None
+    model = server.service.models[0]
+    model_then = type(model).FromString(model.SerializeToString())
+    server.service.models[0] = type(model).FromString(model.SerializeToString())
+    server.service.models[0].version = 4
+    result = score(folder, "--rows-per-part", "1")
+    assert (result.exit_code, "version was 3 and is 4" in result.stderr) == (2, True)
+    server.service.models[0] = model_then
+    assert score(folder, "--rows-per-part", "1").exit_code == 0
+    assert len(rows(tmp_path)) == 100
+
+
+def test_too_many_errors_end_the_job_and_only_where_that_was_asked_for(score, folder, tmp_path):
+    for index in range(20):
+        (folder / f"bad-{index:02}.jpg").write_bytes(b"bad")
+    result = score(folder, "--max-errors", "10")
+    assert result.exit_code == 2
+    assert "more than --max-errors allows." in result.stderr
+    assert score(folder, "--max-errors", "20").exit_code == 1
+    assert len(rows(tmp_path)) == 120
+    assert score(folder, "--overwrite", "--max-errors", "10%").exit_code == 2
+    assert score(folder, "--overwrite", "--max-errors", "20%").exit_code == 1
 
 
 def test_a_folder_that_may_not_be_listed_is_named(score, folder, monkeypatch):
@@ -272,11 +368,13 @@ def test_a_folder_that_may_not_be_listed_is_named(score, folder, monkeypatch):
     assert (result.exit_code, result.stderr) == (2, f"retinue: {folder}: Permission denied.\n")
 
 
-def test_an_output_that_cannot_be_created_is_named(score, folder, tmp_path):
-    (tmp_path / "results.parquet.partial").mkdir()
+def test_an_output_that_cannot_be_created_is_named(score, folder, monkeypatch):
+    def forbidden(_path, **_options):
+        raise PermissionError(13, "Permission denied", "results.parquet")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
     result = score(folder)
-    assert result.exit_code == 2
-    assert "results.parquet.partial" in result.stderr
+    assert (result.exit_code, result.stderr) == (2, "retinue: results.parquet: Permission denied.\n")
 
 
 def test_results_inside_the_folder_are_not_scored_themselves(score, folder):

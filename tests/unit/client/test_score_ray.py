@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -20,9 +21,11 @@ from retinue_client._score.journal import Journal
 from retinue_client._score.outputs.forms import Form, output_of
 from retinue_client._score.ray_scorer import RayScorer, cut
 from retinue_client._score.ray_worker import EnginePlan, PartPlan, PartScorer, facts_of, find_model
+from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import ScoreOptions
 from retinue_client._score.sources.entry import Entry
 
+from .score_results import classification
 from .test_score_local import FakeEngine
 
 MODEL = {"name": "a-classifier", "version": 3, "sha256": "ab" * 32}
@@ -92,6 +95,22 @@ def test_workers_leave_parts_aside_and_the_job_gives_them_their_names_in_order(p
         22,
         {"IMAGE_UNDECODABLE": 1},
     )
+
+
+def test_the_samples_of_workers_become_one(plan, tmp_path):
+    plan = replace(plan, source=Numbers(60), with_sample=True)
+    workers, sample = (PartScorer(plan), PartScorer(plan)), Sample()
+    journal = Journal.begin(Disk(tmp_path), {}, MODEL)
+    output = output_of(Form.PARQUET, "classify", plan.metadata)
+    for number, part in enumerate(parts_of(plan.source)):
+        (made,) = workers[number % 2](batch([part]))["made"]
+        ray_scorer._commit(json.loads(made), journal, output, Account(), sample)
+    alone = Sample()
+    for entry in Numbers(60).entries(None):
+        if entry.content != b"bad":
+            alone.offer(entry.key, entry.content, classification(("cat", 0.5)))
+    assert [one.key for one in sample.random] == [one.key for one in alone.random]
+    assert [one.key for one in Sample.load(Disk(tmp_path)).random] == [one.key for one in sample.random]
 
 
 def test_a_worker_finds_the_model_and_says_why_it_cannot(plan, monkeypatch):

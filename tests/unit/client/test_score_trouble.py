@@ -8,7 +8,8 @@ import time
 import grpc
 import pyarrow.parquet as pq
 
-from retinue_client._score import job as score_job
+from retinue_client._score.disk import Disk
+from retinue_client._score.sources import tree
 
 
 def rows(tmp_path):
@@ -96,13 +97,21 @@ def test_a_server_that_stays_away_ends_the_job_and_leaves_the_rows_so_far(
             failure(grpc.StatusCode.UNAVAILABLE, "Draining.", "DRAINING").abort(context)
 
     server.service.on_request = gone_after_a_while
-    result = score(folder, "--patience", "0.2")
+    result = score(folder, "--patience", "0.2", "--rows-per-part", "5")
     assert result.exit_code == 2
-    assert "retinue: Draining. The rows so far are in " in result.stderr
-    assert not (tmp_path / "results.parquet").exists()
-    so_far = pq.read_table(tmp_path / "results.parquet.partial").to_pylist()
+    assert "retinue: Draining. What is done is in " in result.stderr
+    so_far = rows(tmp_path)
     assert 0 < len(so_far) < 100
     assert [row["path"] for row in so_far] == image_paths(folder)[: len(so_far)]
+    server.service.on_request = None
+    asked = len(server.service.requests)
+    assert score(folder, "--rows-per-part", "5").exit_code == 0
+    assert rows(tmp_path)[: len(so_far)] == so_far
+    assert [row["path"] for row in rows(tmp_path)] == image_paths(folder)
+    asked_again = [
+        image.encoded for one in server.service.requests[asked:] for image in getattr(one, "images", ())
+    ]
+    assert len(asked_again) == 100 - len(so_far)
 
 
 def test_a_wrong_question_ends_the_job_at_once(score, server, failure, folder, tmp_path):
@@ -116,21 +125,31 @@ def test_a_wrong_question_ends_the_job_at_once(score, server, failure, folder, t
     assert not (tmp_path / "results.parquet").exists()
 
 
-def test_what_an_interrupted_run_left_stays_until_the_server_answers_again(score, folder, tmp_path):
-    partial = tmp_path / "results.parquet.partial"
-    partial.write_bytes(b"rows of an hour")
-    assert score(folder, "--server", "localhost:1").exit_code == 2
-    assert partial.read_bytes() == b"rows of an hour"
+def test_overwriting_begins_once_the_server_has_answered(score, folder, tmp_path):
     assert score(folder).exit_code == 0
-    assert not partial.exists()
+    assert score(folder, "--overwrite", "--server", "localhost:1").exit_code == 2
+    assert len(rows(tmp_path)) == 100
 
 
-def test_a_disk_that_fills_up_is_named(score, folder, tmp_path):
-    (tmp_path / "results.parquet.partial").symlink_to("/dev/full")
-    result = score(folder)
+def test_a_disk_that_fills_up_is_named_and_the_job_goes_on_when_it_has_room(
+    score, folder, tmp_path, monkeypatch
+):
+    appended = Disk.append
+
+    def full_after_a_while(disk, name, line):
+        if b'"part":5' in line:
+            appended(disk, name, line[:20])
+            raise OSError(28, "No space left on device")
+        appended(disk, name, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "append", full_after_a_while)
+        result = score(folder, "--rows-per-part", "10")
     assert result.exit_code == 2
-    assert "results.parquet: No space left on device." in result.stderr
-    assert not list(tmp_path.glob("*.parquet*"))
+    assert "results.parquet: No space left on device. What is done is in " in result.stderr
+    assert len(rows(tmp_path)) == 60
+    assert score(folder, "--rows-per-part", "10").exit_code == 0
+    assert [row["path"] for row in rows(tmp_path)] == image_paths(folder)
 
 
 def test_in_flight_work_is_bounded(score, server, folder):
@@ -146,8 +165,8 @@ def test_files_are_read_only_a_little_ahead_of_the_answers(score, server, tmp_pa
     for index in range(1000):
         (made / f"{index:04}.jpg").write_bytes(b"x")
     read = []
-    read_file = score_job.read_file
-    monkeypatch.setattr(score_job, "read_file", lambda path: (read.append(path), read_file(path))[1])
+    read_file = tree.read_file
+    monkeypatch.setattr(tree, "read_file", lambda path: (read.append(path), read_file(path))[1])
     most_ahead = 0
 
     def compare(request, _context):
@@ -173,6 +192,7 @@ def test_an_interrupted_job_leaves_the_rows_so_far_and_the_exit_code_130(server,
     server.service.on_request = stall_at_the_end
     program = "from retinue_client.cli import main; main()"
     command = [sys.executable, "-c", program, "score", str(folder), "--task", "classify", "--out", str(out)]
+    command += ["--rows-per-part", "1"]
     environment = os.environ | {"RETINUE_SERVER": server.address}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         # Once the failure of the first file is on the screen, its row is in the table.
@@ -181,9 +201,27 @@ def test_an_interrupted_job_leaves_the_rows_so_far_and_the_exit_code_130(server,
         _, errors = process.communicate(timeout=60)
     stalled.set()
     assert process.returncode == 130
-    assert "interrupted. The rows so far are in" in errors
+    assert "interrupted. What is done is in" in errors
     assert "Traceback" not in errors
-    assert not out.exists()
-    so_far = pq.read_table(tmp_path / "results.parquet.partial").to_pylist()
+    so_far = rows(tmp_path)
     assert 0 < len(so_far) < 101
     assert [row["path"] for row in so_far] == image_paths(folder)[: len(so_far)]
+
+
+def test_a_job_whose_pipe_is_silent_can_be_interrupted(server, folder, tmp_path):
+    out = tmp_path / "results"
+    program = "from retinue_client.cli import main; main()"
+    command = [sys.executable, "-c", program, "score", "-", "--task", "classify", "--out", str(out)]
+    command += ["--rows-per-part", "1"]
+    environment = os.environ | {"RETINUE_SERVER": server.address}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    asked = threading.Event()
+    server.service.on_request = lambda request, _context: hasattr(request, "images") and asked.set()
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        process.stdin.write(f"{folder}/0/000.jpg\n" * 200)
+        process.stdin.flush()
+        assert asked.wait(timeout=60)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert process.stderr.read().startswith("retinue: interrupted.")
+    assert process.returncode == 130

@@ -17,7 +17,7 @@ _LOCK = "_lock"
 # What jobs write, in all formats: nothing else is ever removed.
 _OWN = re.compile(
     r"part-\d{6,}\.(parquet|jsonl)|_parts|masks|results\.json|dataset\.json|"
-    r"(_summary\.json|_report\.html)(\.partial)?|_sample|_tmp|_lock|_journal\.jsonl"
+    r"_summary\.json|_report\.html|_sample\.json|_tmp|_lock|_journal\.jsonl"
 )
 
 
@@ -101,14 +101,20 @@ class Destination:
 
     def close(self) -> None:
         """Lets others have the folder. Where no part came about, nothing stays behind."""
-        self.disk.remove(ASIDE)
-        if self._journal is not None and self._journal.parts == 0:
-            self.disk.remove(JOURNAL)
-            self._journal = None
-        if self._made and self._journal is None:
-            self.disk.remove(_LOCK)
-            self.disk.root.rmdir()
-        self._lock.close()
+        with self._lock:
+            self.disk.remove(ASIDE)
+            is_empty = self._made if self._journal is None else self._journal.parts == 0
+            if is_empty:
+                self._remove_all()
+            if is_empty and self._made:
+                self.disk.remove(_LOCK)
+                self.disk.root.rmdir()
+
+    def _remove_all(self) -> None:
+        """Removes everything but the lock: the journal first, for without it nothing that is left counts."""
+        left = [name for name in self.disk.names() if name != _LOCK]
+        for name in sorted(left, key=lambda name: name != JOURNAL):
+            self.disk.remove(name)
 
     def _clear(self) -> None:
         """Removes what an earlier job has left.
@@ -122,9 +128,7 @@ class Destination:
                 f"{str(self.disk.root)!r} holds results without a journal ({left[0]}), so nothing can be added to "
                 "them. Name another folder, or --overwrite them."
             )
-        # The journal first: without it, nothing that this run does not get to remove counts for anything.
-        for name in sorted(left, key=lambda name: name != JOURNAL):
-            self.disk.remove(name)
+        self._remove_all()
 
     def _remove_unfinished(self, parts: int) -> None:
         """Removes what the journal does not speak of: what was written aside, and parts that were not noted yet."""

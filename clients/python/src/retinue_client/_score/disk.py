@@ -3,11 +3,13 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 ASIDE = "_tmp"
+_SYNCS_AT_ONCE = 16
 
 
 class Disk:
@@ -51,6 +53,16 @@ class Disk:
             file.flush()
             os.fsync(file.fileno())
 
+    def sync_all(self, names: Sequence[str]) -> None:
+        """Brings files that were written aside and closed to the disk, many at once, which costs little more than one.
+
+        Raises:
+            OSError: They do not fit there, or cannot be written.
+        """
+        with ThreadPoolExecutor(_SYNCS_AT_ONCE) as threads:
+            for _ in threads.map(_sync_path, map(self.aside, names)):
+                pass
+
     def keep(self, name: str) -> None:
         """Gives a file, or a folder, that was written aside its name, in place of what had it.
 
@@ -67,6 +79,21 @@ class Disk:
             sync_folder(self.aside(name))
         self.aside(name).replace(path)
         sync_folder(path.parent)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a whole file.
+
+        Raises:
+            OSError: It does not fit on the disk, or cannot be written.
+        """
+        file = self.create(name)
+        try:
+            file.write(content)
+        except OSError:
+            file.close()
+            raise
+        self.sync(file)
+        self.keep(name)
 
     def append(self, name: str, line: bytes) -> None:
         """Adds a line to a file, which is made if it is not there, and brings it to the disk.
@@ -122,6 +149,11 @@ class Disk:
         """The SHA-256 of a file, 64 lower-case hexadecimal digits."""
         with (self.root / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_path(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,15 +1,15 @@
 """What a job says of itself at the end, for programs: `_summary.json`."""
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from retinue_client._models import ModelInfo, Task
+from retinue_client._score.disk import Disk
 from retinue_client._score.summary import STAGES, WAITS, Summary
 
+SUMMARY = "_summary.json"
 FORMAT_VERSION = 1
 PERCENTILES = (50, 90, 95, 99)
 # What the counts of classes and the distribution of scores are of.
@@ -90,32 +90,16 @@ def latency_ms(summary: Summary) -> dict[str, float | None]:
     return {name: _rounded(None if value is None else value * 1000) for name, value in values.items()}
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Writes a file that appears under its name only once it is whole.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_summary(path: Path, facts: JobFacts, summary: Summary) -> dict[str, Any]:
+def write_summary(disk: Disk, facts: JobFacts, summary: Summary) -> dict[str, Any]:
     """Writes `_summary.json`, and returns what it says.
 
     Raises:
         OSError: It cannot be written.
     """
     values = document(facts, summary)
-    write_aside(path, json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    # Names of files may have bytes that are no text: as escapes they are JSON all the same.
+    disk.write(SUMMARY, text.encode("utf-8", "backslashreplace"))
     return values
 
 

@@ -13,6 +13,7 @@ from retinue_client._score.header import size_of
 from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.parts import RowTaker
 from retinue_client._score.rows import Row, row_of
+from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import Scorer
 from retinue_client._score.sources.entry import Entry, Source, in_requests
 
@@ -42,6 +43,7 @@ class Job:
         parts: Takes the rows.
         limit: How many may fail.
         on_rows: Called with rows that are in the account, in order, from the event loop.
+        sample: Keeps a few of the images with their results, for the report; None without one.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Job:
         parts: RowTaker,
         limit: ErrorLimit,
         on_rows: Callable[[list[Row]], None],
+        sample: Sample | None = None,
     ) -> None:
         self._scorer = scorer
         self._task: Task = task
         self._account = account
+        self._sample = sample
         self._parts = parts
         self._limit = limit
         self._on_rows = on_rows
@@ -118,9 +122,17 @@ class Job:
         readable = [data for data, _ in files if isinstance(data, bytes)]
         answers = iter(await self._scorer.answers(readable))
         rows = []
+        many_wait = False
         for entry, (data, size) in zip(entries, files, strict=True):
-            outcome = data if isinstance(data, ImageError) else next(answers)
+            if isinstance(data, ImageError):
+                rows.append(row_of(entry.key, data, size))
+                continue
+            outcome = next(answers)
             rows.append(row_of(entry.key, outcome, size))
+            if self._sample is not None:
+                many_wait |= self._sample.offer(entry.key, data, outcome)
+        if many_wait and self._sample is not None:
+            await asyncio.to_thread(self._sample.draw_waiting)
         return rows
 
     def _read(self, entries: list[Entry]) -> list[tuple[bytes | ImageError, tuple[int, int] | None]]:
@@ -129,6 +141,8 @@ class Job:
             return [self._read_one(entry) for entry in entries]
 
     def _read_one(self, entry: Entry) -> tuple[bytes | ImageError, tuple[int, int] | None]:
+        if isinstance(entry.content, ImageError):
+            return entry.content, None
         try:
             data = entry.read()
         except ImageError as error:

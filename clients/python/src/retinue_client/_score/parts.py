@@ -62,7 +62,7 @@ class PartWriter:
         """Ends the part and leaves it aside, for another process to give it its name; as `keep` otherwise."""
         self._writer.end()
         name = self._output.file_of(self._part)
-        aside = str(self._disk.aside(name))
+        aside = self._disk.aside(name).relative_to(self._disk.root).as_posix()
         return PartRecord(
             part=self._part,
             file=name,

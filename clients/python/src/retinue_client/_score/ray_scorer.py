@@ -23,6 +23,7 @@ from retinue_client._score.journal import Journal, PartRecord
 from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.output import Output
 from retinue_client._score.ray_worker import EnginePlan, PartPlan, PartScorer, find_model
+from retinue_client._score.sample import Sample
 from retinue_client._score.sources.entry import Source
 
 _HERE = "local"
@@ -93,6 +94,7 @@ class RayScorer:
         output: Output,
         account: Account,
         limit: ErrorLimit,
+        sample: Sample | None,
     ) -> None:
         """Scores what the journal does not have yet, and notes each part there, in order.
 
@@ -101,7 +103,7 @@ class RayScorer:
             ScoreError: A worker cannot make its parts, or too many images have failed.
             OSError: A part cannot be given its name.
         """
-        await asyncio.to_thread(self._score, plan, rows_a_part, journal, output, account, limit)
+        await asyncio.to_thread(self._score, plan, rows_a_part, journal, output, account, limit, sample)
 
     async def close(self) -> None:
         """Leaves the cluster; what runs there for the job ends."""
@@ -141,6 +143,7 @@ class RayScorer:
         output: Output,
         account: Account,
         limit: ErrorLimit,
+        sample: Sample | None,
     ) -> None:
         self._connect()
         waiting: dict[int, dict[str, Any]] = {}
@@ -151,7 +154,7 @@ class RayScorer:
                     raise ScoreError(f"A worker cannot go on: {made['failure']}")
                 waiting[made["record"]["part"]] = made
                 while (following := waiting.pop(journal.parts, None)) is not None:
-                    _commit(following, journal, output, account)
+                    _commit(following, journal, output, account, sample)
                     limit.check(account.failed, account.images)
         except self._ray.exceptions.RayError as exc:
             raise _explained(exc) from exc
@@ -227,12 +230,21 @@ def _parts_datasource(data: Any, source: Source, rows_a_part: int, journal: Jour
     return PartsDatasource()
 
 
-def _commit(made: dict[str, Any], journal: Journal, output: Output, account: Account) -> None:
+def _commit(
+    made: dict[str, Any],
+    journal: Journal,
+    output: Output,
+    account: Account,
+    sample: Sample | None = None,
+) -> None:
     """Gives a part its name and notes it. Killed in between, the part is made again."""
     record = PartRecord(**made["record"])
     disk = Disk(journal.disk.root, made["aside"])
     output.keep(disk, record.part)
     disk.remove(made["aside"])
+    if sample is not None:
+        sample.merge(Sample.from_state(made["sample"]))
+        sample.save(journal.disk)
     journal.add(replace(record, state=account.add_part(record.state)))
 
 

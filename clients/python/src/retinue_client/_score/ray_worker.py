@@ -27,6 +27,7 @@ from retinue_client._score.outputs.forms import Form, output_of
 from retinue_client._score.parts import PartWriter
 from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.rows import Row
+from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import ScoreOptions
 from retinue_client._score.sources.entry import Entry, Source
 
@@ -59,6 +60,7 @@ class PartPlan:
         out: The results' folder, which every worker can write.
         form: The results' form.
         metadata: Facts of the job, for forms that have a place for them.
+        with_sample: Whether to keep a few of the images with their results, for the report.
     """
 
     engine: EnginePlan
@@ -67,6 +69,7 @@ class PartPlan:
     out: Path
     form: Form
     metadata: dict[str, str]
+    with_sample: bool = False
 
 
 def facts_of(model: ModelInfo) -> dict[str, Any]:
@@ -96,6 +99,8 @@ class PartScorer:
         self._plan = plan
         self._engine = _Engine(plan.engine)
         self._checked = False
+        # Of all parts that it makes, so that ever fewer images are drawn; which part they are of does not matter.
+        self._sample = Sample() if plan.with_sample else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Makes the parts of a batch.
@@ -104,7 +109,8 @@ class PartScorer:
             batch: `part`, `first_row`, `rows`, and `after`, a cursor as JSON; a value for each part.
 
         Returns:
-            `made`: of each part a JSON object, either `aside` and `record`, or `failure`, why it cannot be made at all.
+            `made`: of each part a JSON object, either `aside`, `record` and `sample`, or `failure`, why it cannot be
+                made at all.
         """
         columns = (batch[name].tolist() for name in ("part", "first_row", "rows", "after"))
         return {"made": [json.dumps(self._make(*part)) for part in zip(*columns, strict=True)]}
@@ -124,6 +130,7 @@ class PartScorer:
                 one,
                 ErrorLimit(),
                 _ignore,
+                self._sample,
             )
             self._engine.wait_for(job.run(_Slice(self._plan.source, rows), json.loads(after)))
         except RetinueError as error:
@@ -131,7 +138,8 @@ class PartScorer:
         except (ScoreError, OSError) as error:
             return {"failure": str(error)}
         assert one.record is not None
-        return {"aside": aside, "record": asdict(one.record)}
+        sample = None if self._sample is None else self._sample.state()
+        return {"aside": aside, "record": asdict(one.record), "sample": sample}
 
     def _check_model(self) -> None:
         found = facts_of(self._engine.wait_for(self._engine.scorer.find_model()))

@@ -4,7 +4,6 @@ It takes a bounded amount of memory whatever the number of rows, is written down
 so that the parts of a job that was interrupted tell of the whole.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self, TypeAlias
@@ -36,7 +35,7 @@ _OTHER_REASONS = "OTHER_REASONS"
 class Summary:
     """How a job, or a part of one, went.
 
-    Rows are added in order by one thread; times by any.
+    It belongs to one thread at a time: `Account` sees to that.
 
     Attributes:
         scored: Rows with a result.
@@ -76,7 +75,6 @@ class Summary:
         self.stages: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self.latencies = Latencies()
         self.seconds = 0.0
-        self._lock = threading.Lock()
 
     @property
     def images(self) -> int:
@@ -106,25 +104,23 @@ class Summary:
             outcomes: What became of each image.
         """
         timings = [outcome.timing for outcome in outcomes if not isinstance(outcome, ImageError)]
-        with self._lock:
-            self.latencies.add(took_seconds, count=len(outcomes))
-            self.stages["pace"] += waited_seconds * len(outcomes)
-            if timings:
-                served_seconds = max(timing.total_us for timing in timings) / 1e6
-                self.stages["transport"] += max(0.0, took_seconds - served_seconds)
-            for timing in timings:
-                batch_size = max(1, timing.batch_size)
-                self.timed += 1
-                self.batch_sizes += batch_size
-                self.stages["queue"] += timing.queue_us / 1e6
-                self.stages["decoding"] += timing.decode_us / 1e6
-                self.stages["inference"] += timing.inference_us / batch_size / 1e6
-                self.stages["postprocessing"] += timing.postprocess_us / 1e6
+        self.latencies.add(took_seconds, count=len(outcomes))
+        self.stages["pace"] += waited_seconds * len(outcomes)
+        if timings:
+            served_seconds = max(timing.total_us for timing in timings) / 1e6
+            self.stages["transport"] += max(0.0, took_seconds - served_seconds)
+        for timing in timings:
+            batch_size = max(1, timing.batch_size)
+            self.timed += 1
+            self.batch_sizes += batch_size
+            self.stages["queue"] += timing.queue_us / 1e6
+            self.stages["decoding"] += timing.decode_us / 1e6
+            self.stages["inference"] += timing.inference_us / batch_size / 1e6
+            self.stages["postprocessing"] += timing.postprocess_us / 1e6
 
     def add_time(self, stage: Stage, seconds: float) -> None:
         """Counts time that passed in a stage."""
-        with self._lock:
-            self.stages[stage] += seconds
+        self.stages[stage] += seconds
 
     def mean_ms(self, stage: Stage) -> float | None:
         """What a stage takes of an average image in milliseconds, or None where nothing is known of it."""
@@ -192,11 +188,10 @@ class Summary:
         try:
             for name in ("scored", "failed", "other_classes", "empty", "timed", "batch_sizes"):
                 setattr(made, name, int(state[name]))
+            examples = state["examples"]
             for reason, count in state["reasons"].items():
-                examples = [
-                    (str(about), str(message)) for about, message in state["examples"].get(reason, ())
-                ]
-                made._count_failures(reason, int(count), examples)
+                found = [(str(about), str(message)) for about, message in examples.get(reason, ())]
+                made._count_failures(reason, int(count), found)
             made.versions.update({int(version): int(count) for version, count in state["versions"]})
             for class_id, label, count, pixels in state["classes"]:
                 made._count_class((int(class_id), str(label)), int(count), int(pixels))
@@ -204,7 +199,7 @@ class Summary:
             made.stages = {stage: float(state["stages"][stage]) for stage in STAGES}
             made.latencies = Latencies.from_state(state["latencies"])
             made.seconds = float(state["seconds"])
-        except (AttributeError, KeyError, TypeError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise ValueError(f"this is no summary: {exc!r}") from exc
         return made
 

@@ -5,19 +5,17 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from retinue_client._errors import ImageError
 from retinue_client._score.account import Account
 from retinue_client._score.rows import Row
 from retinue_client._score.summary import Summary
 from retinue_client.cli._console import console_for, named, plain
+from retinue_client.cli._progress_bar import Moment, ProgressBar, duration
 from retinue_client.cli._show import failure_line
 
 # More failures than this are only counted on the screen; the file has them all.
@@ -36,47 +34,6 @@ class Show(StrEnum):
     SCREEN = "screen"
     JSON = "json"
     NOTHING = "nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """How far a job is.
-
-    Attributes:
-        images: Rows of all runs so far.
-        earlier_images: Those of them that were there when this run began.
-        failed: Those of them that have an error.
-        total: How many there will be, or None while that is not known.
-        seconds: Since this run began.
-        images_per_second: Of the last ten seconds; None at first.
-        seconds_left: At this rate; None where rate or total are not known.
-        p50_ms: The latency that half of the images do not exceed; None where none was answered.
-        p99_ms: That 99 of 100 do not.
-    """
-
-    images: int
-    earlier_images: int
-    failed: int
-    total: int | None
-    seconds: float
-    images_per_second: float | None
-    seconds_left: float | None
-    p50_ms: float | None
-    p99_ms: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as values that JSON knows."""
-        return {
-            "images": self.images,
-            "earlier_images": self.earlier_images,
-            "failed": self.failed,
-            "total": self.total,
-            "seconds": round(self.seconds, 3),
-            "images_per_second": _rounded(self.images_per_second),
-            "seconds_left": _rounded(self.seconds_left),
-            "p50_ms": _rounded(self.p50_ms),
-            "p99_ms": _rounded(self.p99_ms),
-        }
 
 
 class ScoreProgress:
@@ -110,9 +67,9 @@ class ScoreProgress:
         self._images_shown = account.images
         self._total: int | None = None
         self._failures = 0
-        self._bar: _Bar | None = None
+        self._bar: ProgressBar | None = None
         if show is Show.SCREEN and self._console.is_terminal:
-            self._bar = _Bar(self._console, self.moment)
+            self._bar = ProgressBar(self._console, self.moment)
         self._beats: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -129,7 +86,8 @@ class ScoreProgress:
     ) -> None:
         if self._beats is not None:
             self._beats.cancel()
-            await asyncio.gather(self._beats, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await self._beats
         if self._bar is not None:
             self._bar.stop()
 
@@ -194,7 +152,7 @@ class ScoreProgress:
         rate = (moment.images - self._images_shown) / (now - self._shown)
         text = f"{moment.images:,}{of} images, {rate:,.1f} images/s"
         if moment.seconds_left is not None:
-            text += f", {_duration(moment.seconds_left)} left"
+            text += f", {duration(moment.seconds_left)} left"
         text += f", {moment.failed:,} failed"
         if moment.p50_ms is not None:
             text += f", p50 {moment.p50_ms:.0f} ms, p99 {moment.p99_ms:.0f} ms"
@@ -219,48 +177,6 @@ class ScoreProgress:
         self._stream.flush()
 
 
-class _Bar:
-    """The bar of a terminal."""
-
-    def __init__(self, console: Console, moment: Callable[[], Moment]) -> None:
-        self._moment = moment
-        self._progress = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", style="progress.data.speed"),
-            TextColumn("{task.fields[failed]:,} failed"),
-            TextColumn("{task.fields[latency]}", style="dim"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", style="progress.remaining"),
-            console=console,
-            refresh_per_second=4,
-        )
-        self._task = self._progress.add_task("scoring", **self._fields(moment()))
-
-    def start(self) -> None:
-        self._progress.start()
-
-    def update(self) -> None:
-        self._progress.update(self._task, **self._fields(self._moment()))
-
-    def stop(self) -> None:
-        self.update()
-        self._progress.stop()
-
-    @staticmethod
-    def _fields(moment: Moment) -> dict[str, Any]:
-        rate, left = moment.images_per_second, moment.seconds_left
-        latency = "" if moment.p50_ms is None else f"p50 {moment.p50_ms:.0f} p99 {moment.p99_ms:.0f} ms"
-        return {
-            "completed": moment.images,
-            "total": moment.total,
-            "failed": moment.failed,
-            "rate": "– images/s" if rate is None else f"{rate:,.1f} images/s",
-            "latency": latency,
-            "left": "left –" if left is None else f"left {_duration(left)}",
-        }
-
-
 def ending(summary: Summary) -> str:
     """How a job went, in a sentence for people."""
     text = f"scored {summary.scored:,} of {summary.images:,} images in {summary.seconds:.1f} s"
@@ -275,13 +191,3 @@ def ending(summary: Summary) -> str:
     if stage is not None:
         text += f"; most time went into {stage}, {summary.mean_ms(stage):.2f} ms an image"
     return text
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

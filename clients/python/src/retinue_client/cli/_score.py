@@ -13,6 +13,7 @@ from retinue_client._score.errors import ScoreError
 from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.forms import Form, form_of
 from retinue_client._score.ray_scorer import RayScorer
+from retinue_client._score.report import REPORT
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.columns import Columns
 from retinue_client._score.sources.opening import STANDARD_INPUT, SourceFormat, SourceOptions, open_source
@@ -135,6 +136,10 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="How long to wait for a silent server."),
     ] = 120.0,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write a page about the results, with a sample drawn."),
+    ] = True,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but why the job ended, where it failed.")
     ] = False,
@@ -194,6 +199,7 @@ def score(  # noqa: PLR0913 (a command's options are its parameters)
             limit=max_errors or ErrorLimit(),
             overwrite=overwrite,
             show=show,
+            report=report,
         )
     except ScoreError as error:
         fail(str(error))
@@ -256,6 +262,8 @@ def _finish(plan: Plan, summary: Summary, *, all_files: bool) -> None:
         )
         fail(f"{plan.source.name} has no files{advice}.")
     text = f"{ending(summary)}; results in {plan.out}"
+    if plan.report:
+        text += f", report in {plan.out / REPORT}"
     if len(summary.versions) > 1:
         shares = ", ".join(
             f"{count:,} of version {version}" for version, count in sorted(summary.versions.items())

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from retinue_client._score.outputs.output import Output
 from retinue_client._score.parts import Parts
 from retinue_client._score.ray_scorer import RayScorer
 from retinue_client._score.ray_worker import PartPlan, facts_of
+from retinue_client._score.report import write_report
+from retinue_client._score.sample import SAMPLE, Sample
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.entry import Source
+from retinue_client._score.sources.standard_input import StandardInput
 from retinue_client._score.summary import Summary
 from retinue_client.cli._progress import ScoreProgress, Show
 
@@ -44,6 +48,7 @@ class Plan:
         limit: How many images may fail.
         overwrite: Whether to begin anew whatever is there.
         show: How to show how far it is.
+        report: Whether to write a page about the results, with a sample drawn.
     """
 
     source: Source
@@ -55,6 +60,7 @@ class Plan:
     limit: ErrorLimit
     overwrite: bool
     show: Show
+    report: bool = True
 
     def given_options(self) -> dict[str, Any]:
         """The question's options that were given."""
@@ -87,6 +93,7 @@ class Run:
     def __init__(self, plan: Plan, account: Account) -> None:
         self._plan = plan
         self._account = account
+        self._sample: Sample | None = None
         self.earlier_rows = 0
 
     async def carry_out(self, scorer: Scorer | RayScorer) -> Summary | None:
@@ -101,7 +108,7 @@ class Run:
             OSError: Something cannot be read or written.
         """
         plan = self._plan
-        disk = Disk(plan.out)
+        disk = Disk(plan.out.absolute())
         with Destination(
             disk, plan.job(), overwrite=plan.overwrite, on_part=self._take_earlier
         ) as destination:
@@ -112,12 +119,16 @@ class Run:
                 model = await scorer.find_model()
                 self._account.begin()
                 journal = destination.begin(facts_of(model))
+                if plan.report:
+                    self._sample = Sample.load(disk)
                 output = output_of(plan.form, plan.options.task, self._metadata())
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
                     await self._score(scorer, disk, output, journal, progress)
                 if journal.rows:
                     await asyncio.to_thread(self._finish, disk, output, journal, model, progress)
             finally:
+                if isinstance(plan.source, StandardInput):
+                    plan.source.close()
                 await scorer.close()
         return self._account.total()
 
@@ -134,13 +145,27 @@ class Run:
         count.add_done_callback(progress.count_done)
         if isinstance(scorer, RayScorer):
             parts_plan = PartPlan(
-                scorer.engine, journal.model, plan.source, plan.out, plan.form, self._metadata()
+                scorer.engine,
+                journal.model,
+                plan.source,
+                plan.out.absolute(),
+                plan.form,
+                self._metadata(),
+                with_sample=plan.report,
             )
-            await scorer.score(parts_plan, plan.rows_per_part, journal, output, self._account, plan.limit)
+            await scorer.score(
+                parts_plan, plan.rows_per_part, journal, output, self._account, plan.limit, self._sample
+            )
             return
-        parts = Parts(disk, output, journal, plan.rows_per_part, self._account.close_part)
-        job = Job(scorer, plan.options.task, self._account, parts, plan.limit, progress.add)
+        parts = Parts(disk, output, journal, plan.rows_per_part, partial(self._end_part, disk))
+        job = Job(scorer, plan.options.task, self._account, parts, plan.limit, progress.add, self._sample)
         await job.run(plan.source, None if journal.last is None else journal.last.cursor)
+
+    def _end_part(self, disk: Disk) -> dict[str, Any]:
+        """What is kept of a part over a restart; the sample first, so that it lacks none of its images."""
+        if self._sample is not None:
+            self._sample.save(disk)
+        return self._account.close_part()
 
     def _finish(
         self, disk: Disk, output: Output, journal: Journal, model: ModelInfo, progress: ScoreProgress
@@ -151,8 +176,12 @@ class Run:
         facts = JobFacts(
             plan.options.task, plan.source.name, str(plan.out), plan.given_options(), model, __version__
         )
-        progress.end(write_summary(plan.out / "_summary.json", facts, self._account.total()))
+        summary = self._account.total()
+        if self._sample is not None:
+            write_report(disk, facts, summary, self._sample)
+        progress.end(write_summary(disk, facts, summary))
         journal.finish()
+        disk.remove(SAMPLE)
 
     def _take_earlier(self, part: PartRecord) -> None:
         self._account.resume(part.state)

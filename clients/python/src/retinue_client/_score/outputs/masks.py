@@ -54,6 +54,7 @@ class MasksWriter:
         self._index = index
         self._folder = folder
         self._row = first_row
+        self._names: list[str] = []
         disk.aside(folder).mkdir(parents=True, exist_ok=True)
 
     def write(self, rows: list[Row]) -> None:
@@ -66,6 +67,7 @@ class MasksWriter:
 
     def end(self) -> None:
         """See `RowWriter`."""
+        self._disk.sync_all(self._names)
         self._index.end()
 
     def drop(self) -> None:
@@ -82,9 +84,9 @@ class MasksWriter:
                 row[column] = None
             row |= {"error_reason": error.reason, "error_message": error.message}
             return
-        file = self._disk.create(name)
-        file.write(png)
-        self._disk.sync(file)
+        with self._disk.create(name) as file:
+            file.write(png)
+        self._names.append(name)
         row["mask_file"] = name
 
 

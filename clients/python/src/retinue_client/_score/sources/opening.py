@@ -1,5 +1,6 @@
 """From what stands on the command line to a source."""
 
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from retinue_client._errors import ImageError
 from retinue_client._score.errors import SourceError
@@ -18,7 +19,7 @@ from retinue_client._score.sources.lines import PathLines
 from retinue_client._score.sources.parquet import ParquetContainer
 from retinue_client._score.sources.pattern import expand, has_braces, has_wildcards, matcher, split_pattern
 from retinue_client._score.sources.remote_tree import RemoteTree, is_url
-from retinue_client._score.sources.standard_input import StandardInput
+from retinue_client._score.sources.standard_input import Pipe, StandardInput
 from retinue_client._score.sources.tar import TarContainer
 from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
@@ -106,7 +107,7 @@ def _with_column(text: str, options: SourceOptions) -> tuple[str, SourceOptions]
 def _standard_input(options: SourceOptions) -> Source:
     if sys.stdin is None:
         raise SourceError("Standard input is closed.")
-    file: BinaryIO = sys.stdin.buffer
+    file = _pipe(sys.stdin)
     kind = options.format or SourceFormat.PATHS
     values = Values(LocalTree(Path()), "", urls=options.columns.urls)
     if kind is SourceFormat.TAR:
@@ -122,6 +123,15 @@ def _standard_input(options: SourceOptions) -> Source:
     raise SourceError(
         f"Standard input cannot be of the format {kind}: give paths, paths0, tar, csv or jsonl."
     )
+
+
+def _pipe(stream: TextIO) -> BinaryIO:
+    try:
+        pipe: Any = Pipe(stream.fileno())
+    except io.UnsupportedOperation:
+        # What a program has put in its place.
+        return stream.buffer
+    return pipe  # type: ignore[no-any-return]
 
 
 def _existing(text: str, name: str, options: SourceOptions) -> Source:

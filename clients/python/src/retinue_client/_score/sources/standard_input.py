@@ -1,9 +1,39 @@
 """Images that come through a pipe: a list of them, or a tar file."""
 
+import io
+import os
+import select
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from retinue_client._score.sources.entry import ENDED, Entry
+
+_LOOK_SECONDS = 0.2
+
+
+class Pipe(io.RawIOBase):
+    """What comes through a descriptor. A read that waits for it ends when it is closed, in whatever thread.
+
+    Args:
+        descriptor: Where to read; it stays open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._ended = False
+
+    def read(self, size: int = -1) -> bytes:
+        """What is there, at most so much, as soon as there is anything; nothing at the end."""
+        while not select.select([self._descriptor], [], [], _LOOK_SECONDS)[0]:
+            if self._ended:
+                return b""
+        return os.read(self._descriptor, size)
+
+    def close(self) -> None:
+        """Has reads return that wait."""
+        self._ended = True
+        super().close()
 
 
 class StandardInput:
@@ -29,3 +59,7 @@ class StandardInput:
     def count(self) -> int | None:
         """See `Source`."""
         return None
+
+    def close(self) -> None:
+        """Ends a read that waits for more, so that a job can end whose pipe is silent."""
+        self._file.close()

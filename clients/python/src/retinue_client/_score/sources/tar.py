@@ -53,7 +53,8 @@ class TarContainer:
         """The same of a file that is open and may be a pipe."""
         number = 0
         try:
-            with tarfile.open(fileobj=_Ending(file), mode="r|*", tarinfo=_Member) as tar:
+            stream: Any = _Ending(file)
+            with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as tar:
                 while (member := tar.next()) is not None:
                     # Else all that were read are kept.
                     tar.members = []  # type: ignore[attr-defined]
