@@ -67,9 +67,12 @@ class RayScorer:
         # Nothing is sent to Ray's makers on account of this command, and what it says goes into Ray's own logs.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # What still runs when this leaves the cluster would make a new one.
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         self._ray = _imported("ray")
         self._data = _imported("ray.data")
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # What it raises is told anyway.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         self._closed = False
 
     async def find_model(self) -> ModelInfo:
@@ -122,12 +125,15 @@ class RayScorer:
             options["include_dashboard"] = False
         try:
             self._ray.init(address=self._cluster.address, **options)
-        except (ConnectionError, ValueError, RuntimeError) as exc:
-            raise ServerError(
-                f"There is no Ray cluster at {self._cluster.address!r} ({exc}). Start one with `ray start`, or say "
-                "--ray local.",
-                reason="CLUSTER_UNREACHABLE",
-            ) from exc
+        except Exception as exc:  # Ray has no class for a node that does not start
+            if self._cluster.address == _HERE:
+                told = f"Ray cannot be started on this machine: {exc}"
+            else:
+                told = (
+                    f"There is no Ray cluster at {self._cluster.address!r} ({exc}). Start one with `ray start`, or "
+                    "say --ray local."
+                )
+            raise ServerError(told, reason="CLUSTER_UNREACHABLE") from exc
 
     def _score(
         self,
