@@ -99,3 +99,9 @@ def test_the_proxy_is_not_in_the_way_of_a_call(ask, monkeypatch):
     for variable in ("no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(variable, raising=False)
     assert ask("list_models")
+
+
+def test_a_server_that_vanished_without_a_word_is_noticed_and_no_server_is_pinged_more_than_it_allows():
+    options = dict(channel_options("gpu-box:8001"))
+    assert 10_000 < options["grpc.keepalive_time_ms"] <= 30_000
+    assert options["grpc.keepalive_timeout_ms"] <= 10_000
