@@ -39,7 +39,8 @@ class Span:
         # Who says themselves what the call is a part of knows better.
         if all(name != _TRACEPARENT for name, _ in metadata):
             propagate.inject(carrier, context=trace.set_span_in_context(self._span))
-        self.metadata = (*metadata, *carrier.items())
+        # Propagators name headers of HTTP, such as X-Amzn-Trace-Id; gRPC takes lower case only.
+        self.metadata = (*metadata, *((name.lower(), value) for name, value in carrier.items()))
 
     def end(self, error: RetinueError | None, attempts: int) -> None:
         """The request has its answer, or none."""
