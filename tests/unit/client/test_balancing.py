@@ -186,6 +186,17 @@ def test_calls_about_versions_reach_a_server_that_is_not_ready(connect, start_se
             calls("list_versions", timeout_seconds=20)
 
 
+@pytest.mark.parametrize("form", ["{},{}", "ipv4:{},{}"])
+def test_calls_about_versions_go_to_the_first_server_alone(connect, start_server, form):
+    """Whoever loads a model on one server does not mean another one that happens to be there."""
+    first, second = f"127.0.0.1:{free_port()}", addresses([start_server()])[0]
+    calls = connect(form.format(first, second), retries=NONE)
+    with pytest.raises(ServerUnreachableError) as caught:
+        calls("list_versions", timeout_seconds=20)
+    assert first in caught.value.message
+    assert second not in caught.value.message
+
+
 def test_one_address_that_is_no_name_is_called_ready_or_not(connect, start_server):
     """Its own refusal says more than that it is not ready."""
     server = start_server()

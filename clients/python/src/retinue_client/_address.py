@@ -39,6 +39,11 @@ def split_addresses(text: str) -> list[str]:
     return [text] if text.startswith(_LISTING_SCHEMES) else text.split(",")
 
 
+def first_address(text: str) -> str:
+    """The first of the addresses in what `resolve_address` gives, also of those of a list of gRPC's own."""
+    return split_addresses(text)[0].partition(",")[0]
+
+
 def _resolved(address: str) -> str:
     address = address.strip()
     if address.startswith(_GRPC_SCHEMES):

@@ -158,7 +158,7 @@ class AsyncTransport(Delivery):
             channel = self._channels[0]
             if self._targets[0].balanced:
                 # It asks nobody whether the server is ready, which it need not be.
-                channel = self._security.aio_channel(self._targets[0].name)
+                channel = self._security.aio_channel(self._first)
                 self._channels.append(channel)
             self._repository = repository_stub(channel)
         return getattr(self._repository, name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from retinue_client._address import first_address
 from retinue_client._channel import deadline_seconds, targets
 from retinue_client._deadline import bounded
 from retinue_client._errors import RetinueError, UnavailableError, error_from_call
@@ -94,6 +95,8 @@ class Delivery:
         # A hedge goes to another server than the request did, and a certificate names one of them.
         apart = self._hedge_seconds is not None or security.encrypted
         self._targets = targets(address, apart=apart)
+        # Whom calls about versions go to.
+        self._first = first_address(address)
         self._turns = Turns(len(self._targets))
         self._budget = Budget(retries)
         self._random = random.Random()
@@ -144,7 +147,7 @@ class Delivery:
         return place
 
     def _translated(self, call: grpc.RpcError, sending: Sending, place: int) -> RetinueError:
-        address = self._targets[place].address
+        address = self._first if sending.method in REPOSITORY_METHODS else self._targets[place].address
         return error_from_call(call, address, sending.timeout_seconds, closed=self.closed)
 
     def _answered(self, sending: Sending, place: int) -> None:

@@ -156,7 +156,7 @@ class Transport(Delivery):
             if self._repository is None:
                 channel = self._channels[0]
                 if self._targets[0].balanced:
-                    channel = self._security.channel(self._targets[0].name)
+                    channel = self._security.channel(self._first)
                     self._channels.append(channel)
                 self._repository = repository_stub(channel)
             return self._repository
