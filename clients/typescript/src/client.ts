@@ -10,7 +10,7 @@ import { type Call, classifyCall, detectCall, pack, segmentCall, versionFields }
 import type { Classification } from "./classification.js";
 import { Connection } from "./connection.js";
 import type { Detections } from "./detections.js";
-import { type ImageError, RetinueError } from "./errors.js";
+import { DeadlineExceededError, type ImageError, RetinueError, UnavailableError } from "./errors.js";
 import { VisionService } from "./gen/retinue/v1/vision_service_pb.js";
 import type { ImageSource } from "./images.js";
 import { asImages, type Images, Job, type Request, type RequestLimits } from "./job.js";
@@ -20,6 +20,7 @@ import { type Retries, RetryBudget } from "./retries.js";
 import { resolveSecurity, type Tls } from "./security.js";
 import type { Segmentation } from "./segmentation.js";
 import { clientClosed, errorFromCall } from "./status.js";
+import { Turns } from "./turns.js";
 
 const DEFAULT_TIMEOUT_SECONDS = 60;
 const DEFAULT_MAX_REQUEST_IMAGES = 32;
@@ -61,10 +62,10 @@ export interface ClientOptions {
  */
 export class Client implements Disposable {
   readonly #connections: readonly Connection[];
+  readonly #turns: Turns;
   readonly #budget: RetryBudget;
   readonly #timeoutSeconds: number;
   readonly #limits: RequestLimits;
-  #turn = 0;
   #closed = false;
 
   /**
@@ -85,6 +86,7 @@ export class Client implements Disposable {
     const targets = resolveAddresses(address);
     const security = resolveSecurity(targets, options.tls, options.token);
     this.#connections = targets.map((target) => new Connection(target, security));
+    this.#turns = new Turns(targets.length);
   }
 
   /** Where the server is. */
@@ -217,18 +219,25 @@ export class Client implements Disposable {
     const leftSeconds = () => timeoutSeconds - (performance.now() - begun) / 1000;
     const tries = { attempts: 0, lost: 0 };
     if (this.#closed) throw new Error("The client is closed.");
+    let place: number | undefined;
     for (;;) {
-      const connection = this.#nextConnection();
+      // Another one than the last time.
+      place = this.#turns.next(place, (one) => this.#connections[one]?.isBroken ?? false);
+      const connection = this.#connections[place] as Connection;
       tries.attempts++;
       try {
         const given = isEndless ? undefined : leftSeconds();
         const answer = await connection.send(method, request, { metadata, timeoutSeconds: given, signal });
         this.#budget.earn();
+        this.#turns.answered(place);
         return answer;
       } catch (error) {
         signal?.throwIfAborted();
         const limit = isEndless ? undefined : timeoutSeconds;
         const told = errorFromCall(error as ServiceError, connection.target, limit, this.#closed);
+        if (told instanceof UnavailableError) this.#turns.setAside(place);
+        // A refusal is an answer, too.
+        else if (!(told instanceof DeadlineExceededError)) this.#turns.answered(place);
         const seconds = this.#budget.delaySeconds(told, tries, leftSeconds());
         if (seconds === undefined) throw told;
         await sleep(seconds * 1000, undefined, signal && { signal }).catch(() => undefined);
@@ -236,14 +245,5 @@ export class Client implements Disposable {
         if (this.#closed) throw clientClosed();
       }
     }
-  }
-
-  /** The connection whose turn it is; one that did not come about only where no other did. */
-  #nextConnection(): Connection {
-    const all = this.#connections;
-    const turns = all.map((_, index) => all[(this.#turn + index) % all.length] as Connection);
-    const next = turns.find(({ isBroken }) => !isBroken) ?? (turns[0] as Connection);
-    this.#turn = all.indexOf(next) + 1;
-    return next;
   }
 }

@@ -22,8 +22,8 @@ export interface Retries {
    */
   readonly longestDelaySeconds?: number | undefined;
   /**
-   * So many requests may be sent again at once; a client has this many tokens, and each time takes one. Left out means
-   * 100.
+   * So many requests may be sent again at once; a client has this many tokens, and each time takes one, but where the
+   * request had reached nobody. Left out means 100.
    */
   readonly burst?: number | undefined;
   /**
@@ -42,6 +42,8 @@ const DEFAULTS = {
 };
 // What a second try meets again: who was asked is no Retinue server, or this client is being closed.
 const LASTING = ["TLS_FAILED", "CANCELLED"];
+// No server has done anything for a request that failed so.
+const REACHED_NOBODY = ["SERVER_UNREACHABLE", "NOT_READY"];
 // A request that ends one server must not end them all.
 const MOST_LOST = 2;
 
@@ -100,6 +102,7 @@ export class RetryBudget {
     const least = error.retryAfterSeconds ?? backoff;
     const seconds = least * (1 + random / 4);
     if (least > longestDelaySeconds || seconds >= leftSeconds) return undefined;
+    if (REACHED_NOBODY.includes(error.reason)) return seconds;
     // The sum of ten tenths is a little less than one.
     if (this.#tokens < 1 - 1e-9) return undefined;
     this.#tokens -= 1;

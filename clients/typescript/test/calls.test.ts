@@ -293,3 +293,23 @@ test("what one server refuses is asked of the next", async () => {
     }),
   );
 });
+
+test("one server that goes on loading costs a request now and then, and not all that may be sent again", async () => {
+  let refused = 0;
+  const loading = () => {
+    refused++;
+    throw refusal("UNAVAILABLE", "LOADING");
+  };
+  await withStandIn(loading, (first) =>
+    withStandIn(answer, async (second) => {
+      using client = new Client(`${first.address},${second.address}`, {
+        retries: { burst: 5, tokensPerAnswer: 0, firstDelaySeconds: 0.001 },
+      });
+      for (let calls = 0; calls < 40; calls++) {
+        assert.equal((await client.classify(Buffer.from("red"))).best?.label, "red");
+      }
+    }),
+  );
+  // Within a second it is asked once.
+  assert.ok(refused >= 1 && refused <= 5, `asked ${refused} times`);
+});

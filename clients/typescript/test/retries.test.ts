@@ -9,6 +9,7 @@ import {
   UnavailableError,
 } from "../src/index.js";
 import { RetryBudget } from "../src/retries.js";
+import { Turns } from "../src/turns.js";
 
 const DRAINING = new UnavailableError("", { reason: "DRAINING" });
 
@@ -59,7 +60,39 @@ test("of the requests of a server that goes on failing only a share comes twice"
   assert.notEqual(delay(DRAINING, 1, 60, budget), undefined);
 });
 
+test("what reached nobody takes no token", () => {
+  const budget = new RetryBudget({ burst: 0 });
+  assert.notEqual(delay(new ServerUnreachableError(""), 1, 60, budget), undefined);
+  assert.equal(delay(DRAINING, 1, 60, budget), undefined);
+});
+
 test("numbers that make no sense are refused", () => {
   assert.throws(() => new RetryBudget({ maxAttempts: 0 }), TypeError);
   assert.throws(() => new RetryBudget({ firstDelaySeconds: -1 }), TypeError);
+});
+
+test("a server that took nothing is passed over and then tried by one", () => {
+  let now = 100;
+  const turns = new Turns(3, () => now);
+  const next = (count: number) => Array.from({ length: count }, () => turns.next());
+  assert.deepEqual(next(4), [0, 1, 2, 0]);
+  turns.setAside(1);
+  assert.deepEqual(next(4), [2, 2, 0, 2]);
+  now += 1.5;
+  assert.equal(next(6).filter((place) => place === 1).length, 1);
+  turns.answered(1);
+  assert.deepEqual(next(3).sort(), [0, 1, 2]);
+});
+
+test("where none takes anything they are asked all the same, and another one than the last time", () => {
+  const turns = new Turns(2, () => 1);
+  turns.setAside(0);
+  turns.setAside(1);
+  assert.deepEqual([turns.next(), turns.next()].sort(), [0, 1]);
+  assert.equal(turns.next(0), 1);
+  assert.equal(
+    new Turns(2).next(undefined, (place) => place === 0),
+    1,
+  );
+  assert.equal(new Turns(1).next(0), 0);
 });
