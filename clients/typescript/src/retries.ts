@@ -13,8 +13,8 @@ export interface Retries {
   /** How often one request is sent at most, at least 1, which means never again. Left out means 5. */
   readonly maxAttempts?: number | undefined;
   /**
-   * About how long to wait before the second time, twice as long before the third, and so on, where the server advises
-   * nothing. Left out means 0.05.
+   * About how long to wait before the second time, twice as long before the third, and so on; as long as the server
+   * advises where that is longer. Left out means 0.05.
    */
   readonly firstDelaySeconds?: number | undefined;
   /**
@@ -99,7 +99,8 @@ export class RetryBudget {
     if (tries.attempts >= maxAttempts || !mayGetBetter(error)) return undefined;
     if (error.reason === "CONNECTION_LOST" && ++tries.lost >= MOST_LOST) return undefined;
     const backoff = Math.min(firstDelaySeconds * 2 ** (tries.attempts - 1), longestDelaySeconds);
-    const least = error.retryAfterSeconds ?? backoff;
+    // A server that says "soon" each time is not asked more and more often for that.
+    const least = Math.max(backoff, error.retryAfterSeconds ?? 0);
     const seconds = least * (1 + random / 4);
     if (least > longestDelaySeconds || seconds >= leftSeconds) return undefined;
     if (REACHED_NOBODY.includes(error.reason)) return seconds;

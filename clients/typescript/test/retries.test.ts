@@ -17,8 +17,9 @@ function delay(error: Error, attempts = 1, leftSeconds = 60, budget = new RetryB
   return budget.delaySeconds(error as UnavailableError, { attempts, lost: 0 }, leftSeconds, 0);
 }
 
-test("the server's advice is followed, or the delay doubles", () => {
+test("the server's advice is followed where it is longer than the delay, which doubles", () => {
   assert.equal(delay(new OverloadedError("", { retryAfterSeconds: 0.7 })), 0.7);
+  assert.equal(delay(new OverloadedError("", { retryAfterSeconds: 0.001 }), 3), 0.2);
   assert.deepEqual(
     [1, 2, 3, 4].map((attempts) => delay(DRAINING, attempts)),
     [0.05, 0.1, 0.2, 0.4],
