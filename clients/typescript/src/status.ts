@@ -160,6 +160,16 @@ function noConnection(text: string, address: string, cause: ServiceError): Unava
   if (trouble !== "") {
     return new ServerUnreachableError(`${address} ${trouble}`, { reason: "TLS_FAILED", cause });
   }
+  // Where the server gives no reason, and no system call has failed, this is all that gRPC says. A server that is shutting
+  // down does so, too: it is no certain failure of TLS, and may get better.
+  if (lower.includes("last error: failed to connect")) {
+    return new ServerUnreachableError(
+      `${address} closes connections before anything is said. It may be shutting down; or speak TLS: name its authority ` +
+        "with tls or RETINUE_TLS_CA; or want to see a certificate: name yours with tls, or RETINUE_CLIENT_CERTIFICATE " +
+        "and RETINUE_CLIENT_KEY.",
+      { cause },
+    );
+  }
   if (lower.includes("protocol error") || lower.includes("http/1")) {
     return new ServerUnreachableError(
       `${address} does not speak gRPC. Is it Retinue's HTTP port? The gRPC port is 8001 by default.`,
@@ -197,13 +207,6 @@ function troubleWithTls(lower: string): string {
   }
   if (lower.includes("wrong version number") || lower.includes("packet length too long")) {
     return "does not speak TLS. Leave tls and RETINUE_TLS_CA away, or start it with --tls-certificate.";
-  }
-  // Where the server gives no reason, and no system call has failed, this is all that gRPC says.
-  if (lower.includes("last error: failed to connect")) {
-    return (
-      "closes connections before anything is said. It may speak TLS: name its authority with tls or RETINUE_TLS_CA; or " +
-      "want to see a certificate: name yours with tls, or RETINUE_CLIENT_CERTIFICATE and RETINUE_CLIENT_KEY."
-    );
   }
   return "";
 }

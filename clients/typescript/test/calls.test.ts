@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
+import { status } from "@grpc/grpc-js";
 
 import { ClassifyResponseSchema } from "../src/gen/retinue/v1/vision_service_pb.js";
 import { Classification, Client, ImageError } from "../src/index.js";
@@ -110,6 +111,21 @@ for (const [code, reason, retryAfterSeconds, name] of [
     assert.equal(asked, 1);
   });
 }
+
+test("who closes connections at once may speak TLS, or be about to end: it is asked again", async () => {
+  let asked = 0;
+  await withStandIn(
+    (request) => {
+      if (++asked > 1) return answer(request);
+      const details = "No connection established. Last error: Failed to connect";
+      throw Object.assign(new Error(details), { code: status.UNAVAILABLE, details });
+    },
+    async (client) => {
+      assert.equal((await client.classify(Buffer.from("red"))).best?.label, "red");
+    },
+  );
+  assert.equal(asked, 2);
+});
 
 test("a request that is too large is the error of its image where it has only one", async () => {
   await withStandIn(

@@ -17,6 +17,7 @@ from retinue_client import (
     RequestTooLargeError,
     ResponseError,
     RetinueError,
+    Retries,
     ServerError,
     ServerUnreachableError,
     UnavailableError,
@@ -118,6 +119,25 @@ def test_a_server_that_goes_away_during_a_call_is_a_lost_connection(ask, server,
     with pytest.raises(UnavailableError, match="lost during the call") as caught:
         ask("classify", b"x")
     assert caught.value.reason == "CONNECTION_LOST"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "sent"),
+    [
+        ("Socket closed", "SERVER_UNREACHABLE", 2),
+        ("Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", "TLS_FAILED", 1),
+        ("Ssl handshake failed: WRONG_VERSION_NUMBER", "TLS_FAILED", 1),
+        ("Ssl handshake failed: TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLS_FAILED", 1),
+    ],
+)
+def test_only_what_tls_itself_says_lasts(ask, server, failure, said, reason, sent):
+    """Who closes connections at once may be about to end, and another one about to begin."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: {said}"
+    server.service.failures += [failure(Code.UNAVAILABLE, text)] * 2
+    with pytest.raises(ServerUnreachableError, match=r"closes connections|certificate|TLS") as caught:
+        ask("classify", b"x", client={"retries": Retries(max_attempts=2, first_delay_seconds=0.001)})
+    assert caught.value.reason == reason
+    assert len(server.service.requests) == sent
 
 
 def test_a_server_that_ends_its_calls_has_ended_the_connection(ask, server, failure):

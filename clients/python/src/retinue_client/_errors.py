@@ -319,6 +319,13 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     lower = text.lower()
     if trouble := _trouble_with_tls(lower):
         return ServerUnreachableError(f"{address} {trouble}", reason="TLS_FAILED")
+    # A server that is shutting down does so, too: it is no certain failure of TLS, and may get better.
+    if "failed to connect" in lower and "socket closed" in lower:
+        return ServerUnreachableError(
+            f"{address} closes connections before anything is said. It may be shutting down; or speak TLS: name its "
+            "authority with tls, --tls-ca or RETINUE_TLS_CA; or want to see a certificate: name yours with "
+            "--tls-certificate and --tls-key."
+        )
     if "http1" in lower or "http/1" in lower or "http2" in lower or "alpn" in lower:
         return ServerUnreachableError(
             f"{address} does not speak gRPC. Is it Retinue's HTTP port? The gRPC port is 8001 by default."
@@ -355,11 +362,8 @@ def _trouble_with_tls(lower: str) -> str:
         )
     if "wrong_version_number" in lower:
         return "does not speak TLS. Leave tls, --tls-ca and RETINUE_TLS_CA away, or start it with --tls-certificate."
-    if "failed to connect" in lower and ("socket closed" in lower or "certificate_required" in lower):
-        return (
-            "closes connections before anything is said. It may speak TLS: name its authority with tls, --tls-ca or "
-            "RETINUE_TLS_CA; or want to see a certificate: name yours with --tls-certificate and --tls-key."
-        )
+    if "certificate_required" in lower:
+        return "wants to see a certificate: name yours with tls, or --tls-certificate and --tls-key."
     return ""
 
 
