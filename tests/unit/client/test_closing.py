@@ -60,6 +60,29 @@ def test_closing_a_client_ends_a_call_whose_images_are_not_all_sent(server):
         client.classify(images())
 
 
+class _Interrupted:
+    """A call during which Ctrl-C is pressed."""
+
+    cancelled = False
+
+    def result(self):
+        raise KeyboardInterrupt
+
+    def cancel(self):
+        self.cancelled = True
+
+
+def test_a_call_that_is_interrupted_is_given_up(server):
+    with Client(server.address) as client:
+        sending = client._transport.prepare("Classify", pb.ClassifyRequest(), 10)
+        client._transport.begin(sending)
+        sending.call.result()
+        sending.call = interrupted = _Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            client._transport.answer(sending)
+    assert interrupted.cancelled
+
+
 @pytest.mark.parametrize("images", [b"x", [b"x"] * 40])
 async def test_closing_an_async_client_fails_the_calls_of_other_tasks(server, images):
     """They fail and are not cancelled: a TaskGroup would take that for what its caller wanted."""

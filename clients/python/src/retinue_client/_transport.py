@@ -95,6 +95,11 @@ class Transport(Delivery):
             if not self.closed:
                 raise
             raise client_closed() from exc
+        except BaseException:
+            # Ctrl-C: nobody waits any more.
+            if call is not None:
+                call.cancel()
+            raise
         self._answered(sending, place)
         return response
 
