@@ -164,9 +164,9 @@ function noConnection(text: string, address: string, cause: ServiceError): Unava
   // down does so, too: it is no certain failure of TLS, and may get better.
   if (lower.includes("last error: failed to connect")) {
     return new ServerUnreachableError(
-      `${address} closes connections before anything is said. It may be shutting down; or speak TLS: name its authority ` +
-        "with tls or RETINUE_TLS_CA; or want to see a certificate: name yours with tls, or RETINUE_CLIENT_CERTIFICATE " +
-        "and RETINUE_CLIENT_KEY.",
+      `${address} closes connections before anything is said. It may speak TLS: name its authority with tls or ` +
+        "RETINUE_TLS_CA; or want to see a certificate: name yours with tls, or RETINUE_CLIENT_CERTIFICATE and " +
+        "RETINUE_CLIENT_KEY; or be shutting down.",
       { cause },
     );
   }

@@ -322,9 +322,9 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     # A server that is shutting down does so, too: it is no certain failure of TLS, and may get better.
     if "failed to connect" in lower and "socket closed" in lower:
         return ServerUnreachableError(
-            f"{address} closes connections before anything is said. It may be shutting down; or speak TLS: name its "
-            "authority with tls, --tls-ca or RETINUE_TLS_CA; or want to see a certificate: name yours with "
-            "--tls-certificate and --tls-key."
+            f"{address} closes connections before anything is said. It may speak TLS: name its authority with "
+            "tls, --tls-ca or RETINUE_TLS_CA; or want to see a certificate: name yours with --tls-certificate and "
+            "--tls-key; or be shutting down."
         )
     if "http1" in lower or "http/1" in lower or "http2" in lower or "alpn" in lower:
         return ServerUnreachableError(
