@@ -60,6 +60,17 @@ def test_closing_a_client_ends_a_call_whose_images_are_not_all_sent(server):
         client.classify(images())
 
 
+def test_a_client_that_is_closed_early_in_a_call_opens_no_connection_any_more():
+    client = Client("models.example:8001")
+    transport = client._transport
+    sending = transport.prepare("RepositoryIndex", None, 10)
+    channels = len(transport._channels)
+    client.close()
+    with pytest.raises(UnavailableError, match="the client was closed"):
+        transport.answer(sending)
+    assert len(transport._channels) == channels
+
+
 class _Interrupted:
     """A call during which Ctrl-C is pressed."""
 

@@ -151,6 +151,8 @@ class Transport(Delivery):
             raise client_closed() from exc
 
     def _method(self, name: str, place: int) -> Any:
+        if self.closed:
+            raise client_closed()
         if name in REPOSITORY_METHODS:
             return getattr(self._repository_stub(), name)
         return getattr(self._stubs[place], name)
@@ -158,6 +160,9 @@ class Transport(Delivery):
     def _repository_stub(self) -> Any:
         """Over a channel that asks nobody whether the server is ready: it need not be."""
         with self._opening:
+            # What is opened after `close` nobody would close.
+            if self.closed:
+                raise client_closed()
             if self._repository is None:
                 channel = self._channels[0]
                 if self._targets[0].balanced:
