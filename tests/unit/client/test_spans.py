@@ -1,11 +1,13 @@
-"""What an application's OpenTelemetry has sent beside a request."""
+"""A request in an application with OpenTelemetry: what is sent beside it, and that its span ends."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import propagate, trace
+from retinue.v1 import vision_service_pb2 as pb
 
+from retinue_client import AsyncClient, Client, UnavailableError
 
 
 class _Header:
@@ -32,3 +34,19 @@ def test_a_propagators_header_goes_with_a_call_whatever_its_case(ask, server):
     server.service.on_request = lambda _, context: seen.append(dict(context.invocation_metadata()))
     assert ask("classify", b"x").best.label == "x"
     assert seen[0]["x-amzn-trace-id"].startswith("Root=1-")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_the_span_of_a_request_that_is_not_sent_ends(kind, server):
+    client: Any = kind(server.address)
+    sending = client._transport.prepare("Classify", pb.ClassifyRequest(), 10)
+    span = sending.span
+    assert span is not None
+    ended = []
+    span.abandon = lambda: ended.append(True)
+    closing = client.close()
+    if kind is AsyncClient:
+        await closing
+    with pytest.raises(UnavailableError, match="closed"):
+        client._transport.begin(sending)
+    assert ended == [True]

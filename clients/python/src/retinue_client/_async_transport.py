@@ -20,14 +20,6 @@ class AsyncTransport(Delivery):
     _repository: Any = None
     _closing: asyncio.Event
 
-    def begin(self, sending: Sending) -> None:
-        """Sends a request without waiting for its answer.
-
-        Raises:
-            RetinueError: The client was closed meanwhile.
-        """
-        sending.call = self._sent(sending)
-
     async def answer(self, sending: Sending) -> Any:
         """The answer to a request, which is sent where `begin` has not done it, and again where `Retries` says so.
 
@@ -50,14 +42,6 @@ class AsyncTransport(Delivery):
         finally:
             if sending.span is not None:
                 self.abandon(sending)
-
-    def abandon(self, sending: Sending) -> None:
-        """Nobody waits for the answer any more."""
-        if sending.call is not None:
-            sending.call.cancel()
-        if sending.span is not None:
-            sending.span.abandon()
-            sending.span = None
 
     async def close(self) -> None:
         """Ends the connections; requests that are under way fail."""

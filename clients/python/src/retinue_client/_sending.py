@@ -3,6 +3,7 @@
 import random
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import grpc
@@ -77,7 +78,7 @@ class Sending:
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
 
-class Delivery:
+class Delivery(ABC):
     """What the transports of both clients have in common.
 
     Args:
@@ -129,6 +130,30 @@ class Delivery:
         if OPENTELEMETRY in sys.modules:
             self._trace(sending)
         return sending
+
+    def begin(self, sending: Sending) -> None:
+        """Sends a request without waiting for its answer.
+
+        Raises:
+            RetinueError: The client was closed meanwhile.
+        """
+        try:
+            sending.call = self._sent(sending)
+        except BaseException:
+            self.abandon(sending)
+            raise
+
+    def abandon(self, sending: Sending) -> None:
+        """Nobody waits for the answer any more."""
+        if sending.call is not None:
+            sending.call.cancel()
+        if sending.span is not None:
+            sending.span.abandon()
+            sending.span = None
+
+    @abstractmethod
+    def _sent(self, sending: Sending) -> Any:
+        """Sends a request once more; gives gRPC's future or call."""
 
     def _trace(self, sending: Sending) -> None:
         service = REPOSITORY if sending.method in REPOSITORY_METHODS else VISION

@@ -25,14 +25,6 @@ class Transport(Delivery):
         self._opening = threading.Lock()
         self._closing = threading.Event()
 
-    def begin(self, sending: Sending) -> None:
-        """Sends a request without waiting for its answer.
-
-        Raises:
-            RetinueError: The client was closed meanwhile.
-        """
-        sending.call = self._sent(sending)
-
     def answer(self, sending: Sending) -> Any:
         """The answer to a request, which is sent where `begin` has not done it, and again where `Retries` says so.
 
@@ -56,14 +48,6 @@ class Transport(Delivery):
         finally:
             if sending.span is not None:
                 self.abandon(sending)
-
-    def abandon(self, sending: Sending) -> None:
-        """Nobody waits for the answer any more."""
-        if sending.call is not None:
-            sending.call.cancel()
-        if sending.span is not None:
-            sending.span.abandon()
-            sending.span = None
 
     def close(self) -> None:
         """Ends the connections; requests that are under way fail."""
