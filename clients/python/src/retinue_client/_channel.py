@@ -28,8 +28,8 @@ _OPTIONS: Options = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A server that vanished without a word, its machine with it, would otherwise be waited for as long as TCP does, which
-    # is a quarter of an hour. Servers allow a ping every 10 seconds (--min-ping-seconds).
+    # A server that vanished without a word, its machine with it, would otherwise be waited for as long as TCP does,
+    # which is a quarter of an hour. Servers allow a ping every 10 seconds (--min-ping-seconds).
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )

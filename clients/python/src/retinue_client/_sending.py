@@ -11,7 +11,7 @@ import grpc
 from retinue_client._address import first_address
 from retinue_client._channel import deadline_seconds, targets
 from retinue_client._deadline import bounded
-from retinue_client._errors import RetinueError, UnavailableError, error_from_call
+from retinue_client._errors import DeadlineExceededError, RetinueError, UnavailableError, error_from_call
 from retinue_client._retries import Budget, Retries, may_get_better
 from retinue_client._security import Security
 from retinue_client._spans import OPENTELEMETRY, Span, span_of
@@ -194,6 +194,9 @@ class Delivery(ABC):
         """A try failed: whether the server has a turn soon."""
         if isinstance(error, UnavailableError):
             self._turns.set_aside(place)
+        elif not isinstance(error, DeadlineExceededError):
+            # A refusal is an answer, too.
+            self._turns.answered(place)
 
     def _delay_seconds(self, sending: Sending, error: RetinueError) -> float | None:
         """How long to wait before the request is sent again, or None where it is not.
