@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import grpc
 import pytest
+from retinue.v1 import image_pb2
+from retinue.v1 import vision_service_pb2 as pb
 
 from retinue_client import (
     AsyncClient,
@@ -261,6 +263,35 @@ def test_a_long_list_is_hedged_request_by_request(ask, server):
     assert [outcome.best.label for outcome in outcomes] == ["0", "1", "2"]
     assert seen.count(b"1") == 2
     assert release.wait(20)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_the_time_until_a_hedge_begins_when_a_request_is_sent_and_not_when_it_is_waited_for(
+    kind, server
+):
+    ended = threading.Event()
+    seen = []
+
+    def hold_the_first(_request, context):
+        seen.append(context)
+        if len(seen) == 1:
+            context.add_callback(ended.set)
+            assert ended.wait(20)
+
+    server.service.on_request = hold_the_first
+    client = kind(server.address, retries=Retries(hedge_after_seconds=1000))
+    request = pb.ClassifyRequest(images=[image_pb2.Image(encoded=b"x")])
+    sending = client._transport.prepare("Classify", request, 15)
+    client._transport.begin(sending)
+    while not seen:
+        await asyncio.sleep(0)
+    sending.begun -= 1000
+    answer = client._transport.answer(sending)
+    response = await answer if kind is AsyncClient else answer
+    assert len(response.outcomes) == 1
+    closing = client.close()
+    if kind is AsyncClient:
+        await closing
 
 
 def test_a_fast_answer_is_not_hedged(ask, server):

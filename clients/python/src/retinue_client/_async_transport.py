@@ -99,7 +99,7 @@ class AsyncTransport(Delivery):
 
         call, sending.call = sending.call, None
         under_way = {watched(self._sent(sending) if call is None else call)}
-        wait_seconds: float | None = after_seconds
+        wait_seconds: float | None = self._until_hedge_seconds(sending, after_seconds)
         try:
             while True:
                 done, under_way = await asyncio.wait(

@@ -39,6 +39,7 @@ class Sending:
         metadata: What goes beside it.
         timeout_seconds: How long all of it may take, as gRPC takes it; None for ever.
         deadline: When that is over, on time.monotonic.
+        begun: When it was sent last, on time.monotonic.
         attempts: How often it was sent.
         lost: How often the connection was lost over it.
         place: Which channel it went to last.
@@ -48,6 +49,7 @@ class Sending:
 
     __slots__ = (
         "attempts",
+        "begun",
         "call",
         "deadline",
         "lost",
@@ -67,6 +69,7 @@ class Sending:
         self.metadata = metadata
         self.timeout_seconds = timeout_seconds
         self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self.begun = 0.0
         self.attempts = 0
         self.lost = 0
         self.place: int | None = None
@@ -164,6 +167,7 @@ class Delivery(ABC):
     def _place(self, sending: Sending) -> int:
         """Counts another time that it is sent, and says over which channel: another one than the last time."""
         sending.attempts += 1
+        sending.begun = time.monotonic()
         if len(self._targets) == 1 or sending.method in REPOSITORY_METHODS:
             place = 0
         else:
@@ -223,6 +227,10 @@ class Delivery(ABC):
         if left is not None and seconds >= left:
             return None
         return seconds if error.reason in _REACHED_NOBODY or self._budget.spend() else None
+
+    def _until_hedge_seconds(self, sending: Sending, after_seconds: float) -> float:
+        """How long to wait for what was sent already, perhaps long before anybody waits."""
+        return max(sending.begun + after_seconds - time.monotonic(), 0.0)
 
     def _may_hedge(self, sending: Sending) -> bool:
         return (
