@@ -294,6 +294,16 @@ async def test_the_time_until_a_hedge_begins_when_a_request_is_sent_and_not_when
         await closing
 
 
+async def test_an_answer_that_is_there_already_is_not_hedged_however_late_it_is_taken(server):
+    async with AsyncClient(server.address, retries=Retries(hedge_after_seconds=0)) as client:
+        request = pb.ClassifyRequest(images=[image_pb2.Image(encoded=b"x")])
+        sending = client._transport.prepare("Classify", request, 15)
+        client._transport.begin(sending)
+        await sending.call
+        await client._transport.answer(sending)
+    assert len(server.service.requests) == 1
+
+
 def test_a_fast_answer_is_not_hedged(ask, server):
     ask("classify", b"x", client={"retries": Retries(hedge_after_seconds=20)})
     assert len(server.service.requests) == 1

@@ -98,8 +98,11 @@ class AsyncTransport(Delivery):
             return asyncio.create_task(self._answer_of(call, sending, sending.place))
 
         call, sending.call = sending.call, None
-        under_way = {watched(self._sent(sending) if call is None else call)}
-        wait_seconds: float | None = self._until_hedge_seconds(sending, after_seconds)
+        if call is None:
+            call = self._sent(sending)
+        # The task that takes an answer which is there already has yet to run.
+        wait_seconds = None if call.done() else self._until_hedge_seconds(sending, after_seconds)
+        under_way = {watched(call)}
         try:
             while True:
                 done, under_way = await asyncio.wait(
