@@ -11,11 +11,13 @@ import pytest
 from retinue_client import (
     AsyncClient,
     Client,
+    DeadlineExceededError,
     DetectOptions,
     ImageError,
     InvalidRequestError,
     ModelNotFoundError,
     UnavailableError,
+    deadline,
 )
 
 Code = grpc.StatusCode
@@ -203,6 +205,12 @@ def test_a_result_does_not_wait_for_the_next_frame_of_a_camera(stream):
 
     taken = stream("classify", camera(), lambda _: arrived.set(), live=True)
     assert [frame.index for frame in taken] == [0, 1]
+
+
+def test_a_deadline_of_the_code_around_that_has_passed_ends_the_stream(stream, server):
+    with deadline(0), pytest.raises(DeadlineExceededError, match="nothing was sent"):
+        stream("classify", images(5))
+    assert server.service.requests == []
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from retinue_client._calls import Call
 from retinue_client._classification import Classification
+from retinue_client._deadline import bounded
 from retinue_client._detections import Detections
 from retinue_client._errors import ImageError
 from retinue_client._frames import (
@@ -95,6 +96,8 @@ class AsyncStreams(ABC):
         check_frames(frames, (AsyncIterable, Iterable))
 
         async def ask(image: ImageSource) -> Any:
+            # Where the code around has no time left, nothing is sent, and no other frame has any either.
+            bounded(None)
             try:
                 outcomes: Any = await self._ask(call, [image])
             except OF_ONE_FRAME as error:
