@@ -195,6 +195,28 @@ async def test_so_it_does_where_the_camera_is_asynchronous(server):
         assert [frame.index async for frame in stream] == [0, 9]
 
 
+async def test_a_frame_is_taken_when_it_is_sent_and_not_while_the_last_result_is_worked_on(server):
+    looked, given = asyncio.Event(), asyncio.Event()
+
+    async def camera():
+        first, *others = images(4)
+        yield first
+        await looked.wait()
+        for image in others:
+            yield image
+            for _ in range(20):
+                await asyncio.sleep(0)
+        given.set()
+
+    indices = []
+    async with AsyncClient(server.address) as client:
+        async for frame in client.stream("classify", camera(), max_in_flight=2, live=True):
+            indices.append(frame.index)
+            looked.set()
+            await given.wait()
+    assert indices == [0, 3]
+
+
 def test_a_result_does_not_wait_for_the_next_frame_of_a_camera(stream):
     arrived = threading.Event()
 
@@ -223,6 +245,22 @@ def test_an_error_of_the_frames_themselves_is_raised(stream, live):
         stream("classify", broken(), live=live)
     with pytest.raises(TypeError, match="int is no image"):
         stream("classify", [b"frame 0", 7], live=live)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_error_of_the_frames_is_raised_after_the_answers_that_were_under_way(stream, server, live):
+    server.service.hold = threading.Event()
+
+    def broken():
+        yield b"frame 0"
+        until(lambda: server.service.running == 1)
+        server.service.hold.set()
+        raise OSError("The camera was pulled out.")
+
+    taken = []
+    with pytest.raises(OSError, match="pulled out"):
+        stream("classify", broken(), lambda frame: taken.append(frame.index), live=live)
+    assert taken == [0]
 
 
 async def test_asynchronous_frames_are_awaited_one_after_the_other(server):

@@ -30,7 +30,9 @@ from retinue_client._segmentation import Segmentation
 
 ResultT = TypeVar("ResultT")
 Frames: TypeAlias = AsyncIterable[ImageSource] | Iterable[ImageSource]
-_Numbered: TypeAlias = AsyncGenerator[tuple[int, ImageSource], None]
+# Each frame with its index comes in a list, out of which it is taken at the moment when it is sent: of a live stream it
+# is the newest until then.
+_Numbered: TypeAlias = AsyncGenerator[list[tuple[int, ImageSource]], None]
 
 _END = object()
 
@@ -118,7 +120,8 @@ async def _answer(
     ask: Callable[[ImageSource], Coroutine[Any, Any, Any]], frames: _Numbered, max_in_flight: int
 ) -> AsyncGenerator[Frame[Any], None]:
     under_way: deque[tuple[int, ImageSource, asyncio.Task[Any]]] = deque()
-    reading: asyncio.Task[tuple[int, ImageSource] | None] | None = None
+    reading: asyncio.Task[list[tuple[int, ImageSource]] | None] | None = None
+    failure: Exception | None = None
     ended = False
     try:
         while True:
@@ -126,14 +129,21 @@ async def _answer(
                 reading = asyncio.create_task(_next(frames))
             waiting = [task for task in (reading, under_way[0][2] if under_way else None) if task is not None]
             if not waiting:
+                if failure is not None:
+                    raise failure
                 return
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
-                taken, reading = reading.result(), None
+                try:
+                    taken = reading.result()
+                except Exception as error:  # raised above, when those before it are answered
+                    taken, failure = None, error
+                reading = None
                 if taken is None:
                     ended = True
                 else:
-                    under_way.append((*taken, asyncio.create_task(ask(taken[1]))))
+                    index, image = taken.pop()
+                    under_way.append((index, image, asyncio.create_task(ask(image))))
             if under_way and under_way[0][2].done():
                 index, image, task = under_way.popleft()
                 yield Frame(index, image, task.result())
@@ -145,7 +155,7 @@ async def _answer(
         await frames.aclose()
 
 
-async def _next(frames: _Numbered) -> tuple[int, ImageSource] | None:
+async def _next(frames: _Numbered) -> list[tuple[int, ImageSource]] | None:
     return await anext(frames, None)
 
 
@@ -156,7 +166,7 @@ async def _numbered(frames: Frames) -> _Numbered:
         if not isinstance(frames, AsyncIterable):
             frames = await stack.enter_async_context(aclosing(_read_in_a_thread(frames)))
         async for image in frames:
-            yield index, image
+            yield [(index, image)]
             index += 1
 
 
@@ -205,7 +215,7 @@ async def _newest(numbered: _Numbered) -> _Numbered:
     async def read() -> None:
         try:
             async for one in numbered:
-                newest[:] = [one]
+                newest[:] = one
                 changed.set()
         finally:
             changed.set()
@@ -219,7 +229,7 @@ async def _newest(numbered: _Numbered) -> _Numbered:
             if not newest:
                 reading.result()
                 return
-            yield newest.pop()
+            yield newest
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

@@ -170,13 +170,24 @@ def _answer(
 ) -> Generator[Frame[Any], None, None]:
     """Reads, asks and waits in the caller's thread."""
     under_way: deque[_UnderWay[Any]] = deque()
+    numbered = enumerate(frames)
+    failure: Exception | None = None
     try:
-        for index, image in enumerate(frames):
+        while True:
+            try:
+                index, image = next(numbered)
+            except StopIteration:
+                break
+            except Exception as error:  # raised below, when those before it are answered
+                failure = error
+                break
             under_way.append(_UnderWay(index, image, begin(image)))
             while under_way and (len(under_way) >= max_in_flight or under_way[0].pending.done()):
                 yield under_way.popleft().frame()
         while under_way:
             yield under_way.popleft().frame()
+        if failure is not None:
+            raise failure
     finally:
         for one in under_way:
             one.pending.cancel()
@@ -207,6 +218,7 @@ def _answer_live(
             with changed:
                 changed.wait_for(lambda: has_changed() or all_is_done())
                 if all_is_done():
+                    newest.check()
                     return
                 taken = newest.take() if len(under_way) < max_in_flight else None
             if taken is not None:
@@ -238,23 +250,26 @@ class _Newest:
         threading.Thread(target=self._read, args=(frames,), name="retinue-frames", daemon=True).start()
 
     def is_there(self) -> bool:
-        """Whether there is a frame, or an error, to take."""
-        return self._newest is not None or self._error is not None
+        """Whether there is a frame to take."""
+        return self._newest is not None
 
     def has_ended(self) -> bool:
         """Whether there is none and none will come."""
         return self._ended and not self.is_there()
 
     def take(self) -> tuple[int, ImageSource] | None:
-        """The newest frame and its index, if there is one that was not taken.
+        """The newest frame and its index, if there is one that was not taken."""
+        taken, self._newest = self._newest, None
+        return taken
+
+    def check(self) -> None:
+        """Says, at the end, why there are no more.
 
         Raises:
-            BaseException: What the frames raised, once those before it are taken.
+            BaseException: What the frames raised.
         """
-        taken, self._newest = self._newest, None
-        if taken is None and self._error is not None:
+        if self._error is not None:
             raise self._error
-        return taken
 
     def stop(self) -> None:
         """Has no frame be read after the one that is being read."""
