@@ -237,6 +237,12 @@ function classifyWithFields(asked: string | ClassifyWith | undefined) {
 
 function entries(metadata: Readonly<Record<string, string>> = {}): Readonly<Record<string, string>> {
   for (const [name, value] of Object.entries(metadata)) {
+    if (name === "authorization") {
+      // The client's own would replace it; and without TLS anybody could read it on its way.
+      throw new InvalidRequestError(
+        "metadata has no 'authorization': give the client what says who calls, as new Client(address, { token }).",
+      );
+    }
     if (!METADATA_NAME.test(name) || typeof value !== "string" || !METADATA_VALUE.test(value)) {
       throw new InvalidRequestError(
         `metadata "${name}": "${value}" cannot be sent: a name is of lower-case letters, digits, '.', '_' and '-', and ` +

@@ -256,6 +256,10 @@ test("an option that is none, or cannot be sent, is told before anything is sent
     await assert.rejects(client.classify(red, { topK: 1.5 }), { name: "InvalidRequestError" });
     await assert.rejects(client.classify(red, { priority: "urgent" as "high" }), /high, normal, low/);
     await assert.rejects(client.classify(red, { metadata: { "Not-Lower": "a" } }), /lower-case/);
+    await assert.rejects(client.classify(red, { metadata: { authorization: "Bearer a" } }), {
+      name: "InvalidRequestError",
+      message: /\{ token \}/,
+    });
     await assert.rejects(client.segment(red, { maskFormat: "jpeg" as "png" }), /raw, coco_rle, png/);
     await assert.rejects(client.classify(5 as unknown as string), TypeError);
   });

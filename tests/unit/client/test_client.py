@@ -209,6 +209,12 @@ def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option
         ask(method, b"x", **option)
 
 
+def test_who_calls_is_said_to_the_client_and_not_beside_a_call(ask, server):
+    with pytest.raises(InvalidRequestError, match=r"token="):
+        ask("classify", b"x", metadata={"authorization": "Bearer a-token"})
+    assert server.service.requests == []
+
+
 def test_a_version_that_no_server_can_have_is_an_invalid_request(ask):
     with pytest.raises(InvalidRequestError, match="cannot be sent"):
         ask("get_model", "a-classifier", 10**12)

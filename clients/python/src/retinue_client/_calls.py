@@ -256,6 +256,11 @@ def make_request(request: type[Any], **options: Any) -> Any:
 def _entries(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     entries = tuple((metadata or {}).items())
     for name, value in entries:
+        if name == "authorization":
+            # Beside the client's own it would be one of two; and without TLS anybody could read it on its way.
+            raise InvalidRequestError(
+                "metadata has no 'authorization': give the client what says who calls, as Client(token=...)."
+            )
         # gRPC says only that something is wrong, and takes what is not text for bytes.
         if (
             not _METADATA_NAME.fullmatch(name)
