@@ -83,7 +83,16 @@ export async function readImage(source: ImageSource): Promise<[image: Image, siz
   if (!isImageSource(source)) {
     throw new TypeError("That is no image: give a path, the bytes of an image file, or pixels.");
   }
+  if (ArrayBuffer.isView(source) && !(source instanceof Uint8Array)) {
+    throw new TypeError(
+      `${(source as object).constructor.name} is no image: the bytes of an image file are a Uint8Array, and pixels are ` +
+        "{ data, width, height }.",
+    );
+  }
   if (typeof source === "object" && "regions" in source) {
+    if (!isImageSource(source.image)) {
+      throw new TypeError("Regions are of an image: give { image, regions }.");
+    }
     const regions = readRegions(source.regions);
     const [image, sizeBytes] = await readImage(source.image);
     image.regions = regions;
@@ -127,7 +136,8 @@ async function readFile(path: string | URL): Promise<Uint8Array> {
 
 function readPixels(pixels: RawPixels) {
   const { data, width, height } = pixels;
-  const channels = pixels.channels ?? data.length / (width * height);
+  // Whatever is given as data, it is looked at below.
+  const channels = pixels.channels ?? (data?.length ?? 0) / (width * height);
   const channelOrder = ORDERS[channels];
   let advice: string | undefined;
   if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) {
