@@ -1,7 +1,5 @@
 /** The client. */
 
-import { setTimeout as sleep } from "node:timers/promises";
-
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { ServiceError } from "@grpc/grpc-js";
 
@@ -66,7 +64,7 @@ export class Client implements Disposable {
   readonly #budget: RetryBudget;
   readonly #timeoutSeconds: number;
   readonly #limits: RequestLimits;
-  #closed = false;
+  readonly #closing = new AbortController();
 
   /**
    * @param address "HOST:PORT"; several servers, separated by commas, have turns, as have those of one name. Left out
@@ -146,12 +144,16 @@ export class Client implements Disposable {
 
   /** Ends the connection; calls that are under way fail. Closing twice is fine. */
   close(): void {
-    this.#closed = true;
+    this.#closing.abort();
     for (const connection of this.#connections) connection.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  get #closed(): boolean {
+    return this.#closing.signal.aborted;
   }
 
   async #ask<Result>(call: Call<Result>, images: ImageSource | Images, options: CallOptions) {
@@ -163,9 +165,12 @@ export class Client implements Disposable {
     if (options.signal?.aborted) cancel();
     options.signal?.addEventListener("abort", cancel, { once: true });
     const underWay: Promise<void>[] = [];
+    const requests = job.requests();
     try {
-      for await (const request of job.requests()) {
-        signal.throwIfAborted();
+      for (;;) {
+        // Whoever gives the images may pause for as long as they like.
+        const { value: request } = await unlessAborted(requests.next(), signal);
+        if (request === undefined) break;
         const settled = this.#settle(job, call, request, { ...options, signal });
         // It is waited for in its turn; one that fails before is no unhandled rejection.
         settled.catch(() => undefined);
@@ -174,6 +179,8 @@ export class Client implements Disposable {
       }
       for (const settled of underWay) await settled;
     } finally {
+      // It ends when whoever gives the images does; that is not waited for.
+      requests.return(undefined).catch(() => undefined);
       stop.abort();
       options.signal?.removeEventListener("abort", cancel);
     }
@@ -240,10 +247,34 @@ export class Client implements Disposable {
         else if (!(told instanceof DeadlineExceededError)) this.#turns.answered(place);
         const seconds = this.#budget.delaySeconds(told, tries, leftSeconds());
         if (seconds === undefined) throw told;
-        await sleep(seconds * 1000, undefined, signal && { signal }).catch(() => undefined);
+        await pause(seconds, [this.#closing.signal, ...(signal ? [signal] : [])]);
         signal?.throwIfAborted();
         if (this.#closed) throw clientClosed();
       }
     }
   }
+}
+
+/** Waits so long, or until one of the signals ends it. */
+function pause(seconds: number, signals: readonly AbortSignal[]): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      for (const signal of signals) signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, seconds * 1000);
+    for (const signal of signals) signal.addEventListener("abort", end);
+    if (signals.some(({ aborted }) => aborted)) end();
+  });
+}
+
+/** What is waited for, or the signal's reason as soon as there is one. */
+function unlessAborted<Value>(waited: Promise<Value>, signal: AbortSignal): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const end = () => reject(signal.reason);
+    if (signal.aborted) end();
+    signal.addEventListener("abort", end, { once: true });
+    waited.then(resolve, reject).finally(() => signal.removeEventListener("abort", end));
+  });
 }

@@ -180,6 +180,42 @@ test("waiting for another try is cancelled, too", async () => {
   );
 });
 
+test("a call is cancelled while whoever gives the images pauses", async () => {
+  const controller = new AbortController();
+  let paused: (images: undefined) => void = () => undefined;
+  await withStandIn(answer, async (client) => {
+    async function* sources() {
+      yield Buffer.from("red");
+      setImmediate(() => controller.abort(new Error("enough")));
+      await new Promise((resolve) => {
+        paused = resolve;
+      });
+    }
+    const { signal } = controller;
+    await assert.rejects(client.classify(sources(), { signal }), { message: "enough" });
+    paused(undefined);
+  });
+});
+
+test("closing a client ends the wait before another try", async () => {
+  await withStandIn(
+    () => {
+      throw refusal("RESOURCE_EXHAUSTED", "QUEUE_FULL", 0.9);
+    },
+    async (client) => {
+      const call = client.classify(Buffer.from("red"), { timeoutSeconds: 3600 });
+      call.catch(() => undefined);
+      // Its refusal has come when the next call's has.
+      await assert.rejects(client.classify(Buffer.from("red"), { timeoutSeconds: 0.8 }), {
+        reason: "QUEUE_FULL",
+      });
+      client.close();
+      await assert.rejects(call, { reason: "CANCELLED" });
+    },
+    { retries: { firstDelaySeconds: 600, longestDelaySeconds: 600 } },
+  );
+});
+
 test("a deadline that passes is an error that says so", async () => {
   await withStandIn(
     () => new Promise(() => undefined),
