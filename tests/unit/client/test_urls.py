@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from retinue_client import AsyncClient, ImageError
+from retinue_client import AsyncClient, DeadlineExceededError, ImageError, deadline
 from retinue_client import _images as images
 
 
@@ -114,6 +114,19 @@ def test_what_is_at_a_url_is_bounded(scheme, memory, site, monkeypatch):
     with pytest.raises(ImageError) as caught:
         images.read_file(url)
     assert caught.value.reason == "FILE_TOO_LARGE"
+
+
+@pytest.mark.parametrize("bound", ["the call's", "the client's"])
+def test_a_web_server_that_does_not_answer_is_given_up_when_the_time_is_over(ask, site, bound):
+    options = {"timeout_seconds": 0.3} if bound == "the call's" else {"client": {"timeout_seconds": 0.3}}
+    held, here = ask("classify", [f"{site.url}/held", b"here"], **options)
+    assert (held.reason, here.best.label) == ("FILE_UNREADABLE", "here")
+    assert "timeout_seconds" in held.message
+
+
+def test_the_deadline_of_the_code_around_bounds_what_is_read_too(ask, site):
+    with deadline(0.3), pytest.raises(DeadlineExceededError):
+        ask("classify", f"{site.url}/held")
 
 
 def test_a_name_with_a_colon_and_a_path_object_are_files_of_this_machine(tmp_path, monkeypatch):

@@ -257,7 +257,7 @@ class AsyncClient(AsyncStreams):
         # The caller's iterator runs here in the caller's thread; only what it gave is read elsewhere.
         sources = list(many)
         all_at_hand = all(isinstance(source, bytes) for source in sources)
-        job = Job(call, sources, self._limits)
+        job = Job(call, sources, self._limits, self._timeout(call.timeout_seconds))
         requests = job.requests()
         under_way: deque[tuple[Request, Sending]] = deque()
         try:

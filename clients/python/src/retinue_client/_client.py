@@ -256,7 +256,7 @@ class Client(Streams):
     ) -> ResultT | list[ResultT | ImageError]:
         self._transport.check_open()
         many, is_one = as_images(images)
-        job = Job(call, many, self._limits)
+        job = Job(call, many, self._limits, self._timeout(call.timeout_seconds))
         if is_one:
             for request in job.requests():
                 self._settle(job, request, self._prepare(call, request))
@@ -278,7 +278,7 @@ class Client(Streams):
 
     def _begin(self, call: Call[ResultT], image: ImageSource) -> Pending[ResultT]:
         self._transport.check_open()
-        job = Job(call, [image], self._limits)
+        job = Job(call, [image], self._limits, self._timeout(call.timeout_seconds))
         request = next(job.requests(), None)
         if request is None:
             return Pending(job)

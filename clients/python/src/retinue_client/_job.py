@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from retinue_client._calls import Call
+from retinue_client._deadline import bounded, deadline
 from retinue_client._errors import ImageError, RequestTooLargeError, ResponseError, RetinueError
 from retinue_client._images import ImageSource, describe, fill_image, is_image_source, no_image
 
@@ -50,12 +51,25 @@ class Job(Generic[ResultT]):
 
     Images are read from disk only when the request that holds them is asked for, so that a long list of paths
     takes no more memory than a few requests.
+
+    Args:
+        call: The question.
+        images: The images, in order.
+        limits: How much goes into one request.
+        read_seconds: How long an image may take that comes from a web server. None means that only `deadline` says.
     """
 
-    def __init__(self, call: Call[ResultT], images: Iterable[ImageSource], limits: RequestLimits) -> None:
+    def __init__(
+        self,
+        call: Call[ResultT],
+        images: Iterable[ImageSource],
+        limits: RequestLimits,
+        read_seconds: float | None = None,
+    ) -> None:
         self._call = call
         self._images = images
         self._limits = limits
+        self._read_seconds = read_seconds
         self._outcomes: dict[int, ResultT | ImageError] = {}
 
     def requests(self) -> Iterator[Request]:
@@ -63,15 +77,18 @@ class Job(Generic[ResultT]):
 
         Raises:
             TypeError: One of the images is no image.
+            DeadlineExceededError: An image cannot be read, and the code around has no time left.
         """
         request = self._empty_request()
         for place, source in enumerate(self._images):
             image = request.message.images.add()
             try:
-                size_bytes = fill_image(image, source)
+                with deadline(self._read_seconds):
+                    size_bytes = fill_image(image, source)
             except ImageError as error:
                 del request.message.images[-1]
                 self._outcomes[place] = error
+                bounded(None)
                 continue
             if request.places and request.size_bytes + size_bytes > self._limits.max_bytes:
                 following = self._empty_request()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeGuard
 
+from retinue_client._channel import deadline_seconds
+from retinue_client._deadline import remaining_seconds
 from retinue_client._errors import ImageError
 
 # Several kinds in a row are fsspec's way to say, for example, that a file is kept here once it was read.
@@ -20,7 +22,7 @@ def is_url(source: object) -> TypeGuard[str]:
 
 @contextmanager
 def open_url(url: str) -> Iterator[BinaryIO]:
-    """Opens a file that is read from its beginning to its end.
+    """Opens a file that is read from its beginning to its end, from a web server within what `deadline` leaves.
 
     Raises:
         OSError: It cannot be read, then or later; of the same kind as for a file of this machine.
@@ -31,7 +33,8 @@ def open_url(url: str) -> Iterator[BinaryIO]:
         except ImportError as exc:
             raise OSError("reading from a URL needs a package more: install retinue-client[fsspec]") from exc
         filesystem, path = url_to_fs(url)
-        with filesystem.open(path, "rb", **_at_once(url)) as file:
+        options = _at_once() if url.startswith(("http://", "https://")) else {}
+        with filesystem.open(path, "rb", **options) as file:
             yield file
     except (OSError, ImageError):
         raise
@@ -39,13 +42,25 @@ def open_url(url: str) -> Iterator[BinaryIO]:
         raise as_os_error(exc) from exc
 
 
-def _at_once(url: str) -> dict[str, Any]:
-    """What has a web server be asked once, for the whole file.
+def _at_once() -> dict[str, Any]:
+    """What has a web server be asked once, for the whole file, and be given up when the time is over.
 
     fsspec would ask for its size first, take every failure of that for a file that is not there, and then ask for one
     block after the other. It asks for no size where it is told one, which without blocks it does not use.
+
+    Raises:
+        TimeoutError: There is no time.
     """
-    return {"block_size": 0, "size": 1} if url.startswith(("http://", "https://")) else {}
+    from aiohttp import ClientTimeout  # noqa: PLC0415 (it comes with the extra)
+
+    asked_once: dict[str, Any] = {"block_size": 0, "size": 1}
+    left = deadline_seconds(remaining_seconds())
+    if left is None:
+        return asked_once
+    # To aiohttp 0 is for ever.
+    if left <= 0:
+        raise TimeoutError
+    return {**asked_once, "timeout": ClientTimeout(total=left)}
 
 
 def as_os_error(exc: Exception) -> OSError:
