@@ -209,6 +209,21 @@ def test_an_option_that_cannot_be_sent_is_an_invalid_request(ask, method, option
         ask(method, b"x", **option)
 
 
+def test_images_are_taken_as_requests_are_sent_and_not_all_at_first(ask, server):
+    """An iterable may be longer than the memory."""
+    taken, ahead = 0, []
+
+    def images():
+        nonlocal taken
+        for place in range(40):
+            taken += 1
+            yield f"{place}".encode() if place % 3 else b"bad" if place % 2 else np.zeros((2, 3, 3), np.uint8)
+
+    server.service.on_request = lambda *_: ahead.append(taken)
+    assert len(ask("classify", images(), client={"max_request_images": 4})) == 40
+    assert ahead[0] <= 12
+
+
 def test_who_calls_is_said_to_the_client_and_not_beside_a_call(ask, server):
     with pytest.raises(InvalidRequestError, match=r"token="):
         ask("classify", b"x", metadata={"authorization": "Bearer a-token"})

@@ -6,6 +6,7 @@ import http.server
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -142,6 +143,17 @@ def test_without_fsspec_a_url_says_what_to_install(monkeypatch):
     with pytest.raises(ImageError, match=r"install retinue-client\[fsspec\]") as caught:
         images.read_file("memory://photos/a.jpg")
     assert caught.value.reason == "FILE_UNREADABLE"
+
+
+async def test_images_that_are_waited_for_take_no_thread_of_the_event_loop(server, site):
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    async with AsyncClient(server.address) as client:
+        fetched = [asyncio.create_task(client.classify(f"{site.url}/held")) for _ in range(2)]
+        while len(site.asked) < 2:
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(lambda: "meanwhile") == "meanwhile"
+        site.let_go.set()
+        assert [result.best.label for result in await asyncio.gather(*fetched)] == ["/held"] * 2
 
 
 async def test_an_event_loop_goes_on_while_an_image_is_fetched(server, site):

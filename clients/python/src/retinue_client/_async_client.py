@@ -1,8 +1,13 @@
 """The client for asyncio."""
 
 import asyncio
+import contextvars
+import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -27,7 +32,7 @@ from retinue_client._channel import (
 )
 from retinue_client._classification import Classification
 from retinue_client._detections import Detections
-from retinue_client._errors import ImageError, RetinueError
+from retinue_client._errors import ImageError, RetinueError, client_closed
 from retinue_client._images import ImageSource
 from retinue_client._job import Job, Request, RequestLimits, as_images
 from retinue_client._models import ModelInfo, Task, list_models_request, model_info
@@ -86,6 +91,7 @@ class AsyncClient(AsyncStreams):
         self._security = Security.resolve(self._address, tls, token)
         self._timeout_seconds = timeout_seconds
         self._limits = RequestLimits(max_request_images, max_request_bytes)
+        self._readers = ThreadPoolExecutor(thread_name_prefix="retinue-images")
         self._transport = AsyncTransport(self._address, self._security, retries or Retries())
 
     @property
@@ -233,6 +239,7 @@ class AsyncClient(AsyncStreams):
 
     async def close(self) -> None:
         """Ends the connection; calls that are under way fail. Closing twice is fine."""
+        self._readers.shutdown(wait=False)
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -254,28 +261,48 @@ class AsyncClient(AsyncStreams):
     ) -> ResultT | list[ResultT | ImageError]:
         self._transport.check_open()
         many, is_one = as_images(images)
-        # The caller's iterator runs here in the caller's thread; only what it gave is read elsewhere.
-        sources = list(many)
-        all_at_hand = all(isinstance(source, bytes) for source in sources)
-        job = Job(call, sources, self._limits, self._timeout(call.timeout_seconds))
-        requests = job.requests()
+        timeout_seconds = self._timeout(call.timeout_seconds)
+        job = Job(call, many, self._limits, timeout_seconds)
         under_way: deque[tuple[Request, Sending]] = deque()
         try:
-            while (request := await _next_request(requests, all_at_hand)) is not None:
-                timeout_seconds = self._timeout(call.timeout_seconds)
-                sending = self._transport.prepare(
-                    call.method, request.message, timeout_seconds, call.metadata
-                )
-                under_way.append((request, sending))
-                self._transport.begin(sending)
-                if len(under_way) >= REQUESTS_IN_FLIGHT:
-                    await self._settle(job, *under_way.popleft())
+            async with aclosing(self._requests(job, iter(many))) as requests:
+                async for request in requests:
+                    sending = self._transport.prepare(
+                        call.method, request.message, timeout_seconds, call.metadata
+                    )
+                    under_way.append((request, sending))
+                    self._transport.begin(sending)
+                    if len(under_way) >= REQUESTS_IN_FLIGHT:
+                        await self._settle(job, *under_way.popleft())
             while under_way:
                 await self._settle(job, *under_way.popleft())
         finally:
             for _, sending in under_way:
                 self._transport.abandon(sending)
         return job.outcome() if is_one else job.outcomes()
+
+    async def _requests(self, job: Job[Any], images: Iterator[ImageSource]) -> AsyncGenerator[Request, None]:
+        """A job's requests, as they are sent.
+
+        The caller's iterator runs here in the caller's thread, some images at a time; what it gave is read elsewhere.
+        """
+        while some := list(islice(images, self._limits.max_images)):
+            at_hand = all(isinstance(source, bytes) for source in some)
+            full = job.full_requests(some)
+            while (request := await self._next_request(full, at_hand)) is not None:
+                yield request
+        if (last := job.last_request()) is not None:
+            yield last
+
+    async def _next_request(self, requests: Iterator[Request], at_hand: bool) -> Request | None:
+        """The next request, without holding up the event loop where images have to be read or prepared first."""
+        if at_hand:
+            return next(requests, None)
+        if self._transport.closed:
+            raise client_closed()
+        # Not among the threads in which the event loop looks up names, for example: files may be far away.
+        read = functools.partial(contextvars.copy_context().run, next, requests, None)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     async def _settle(self, job: Job[Any], request: Request, sending: Sending) -> None:
         """Waits for the answer to a request and hands it to its job."""
@@ -292,8 +319,3 @@ class AsyncClient(AsyncStreams):
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return self._timeout_seconds if timeout_seconds is None else timeout_seconds
-
-
-async def _next_request(requests: Iterator[Request], all_at_hand: bool) -> Request | None:
-    """The next request, without holding up the event loop where images have to be read or prepared first."""
-    return next(requests, None) if all_at_hand else await asyncio.to_thread(next, requests, None)

@@ -71,6 +71,8 @@ class Job(Generic[ResultT]):
         self._limits = limits
         self._read_seconds = read_seconds
         self._outcomes: dict[int, ResultT | ImageError] = {}
+        self._filling = self._empty_request()
+        self._count = 0
 
     def requests(self) -> Iterator[Request]:
         """The requests in order. An image that cannot be read has its ImageError at once and is in none.
@@ -79,8 +81,20 @@ class Job(Generic[ResultT]):
             TypeError: One of the images is no image.
             DeadlineExceededError: An image cannot be read, and the code around has no time left.
         """
-        request = self._empty_request()
-        for place, source in enumerate(self._images):
+        yield from self.full_requests(self._images)
+        if (request := self.last_request()) is not None:
+            yield request
+
+    def full_requests(self, images: Iterable[ImageSource]) -> Iterator[Request]:
+        """The same of these images, which come after those before, but for what does not fill a request yet.
+
+        Raises:
+            TypeError: One of the images is no image.
+            DeadlineExceededError: An image cannot be read, and the code around has no time left.
+        """
+        for source in images:
+            place, self._count = self._count, self._count + 1
+            request = self._filling
             image = request.message.images.add()
             try:
                 with deadline(self._read_seconds):
@@ -91,19 +105,22 @@ class Job(Generic[ResultT]):
                 bounded(None)
                 continue
             if request.places and request.size_bytes + size_bytes > self._limits.max_bytes:
-                following = self._empty_request()
-                following.message.images.add().CopyFrom(image)
+                self._filling = self._empty_request()
+                self._filling.message.images.add().CopyFrom(image)
                 del request.message.images[-1]
                 yield request
-                request = following
+                request = self._filling
             request.places.append(place)
             request.sources.append(describe(source))
             request.size_bytes += size_bytes
             if len(request.places) == self._limits.max_images:
+                self._filling = self._empty_request()
                 yield request
-                request = self._empty_request()
-        if request.places:
-            yield request
+
+    def last_request(self) -> Request | None:
+        """What is left when there are no more images, if anything is."""
+        request, self._filling = self._filling, self._empty_request()
+        return request if request.places else None
 
     def accept(self, request: Request, response: Any) -> None:
         """Takes the answer to a request.
