@@ -41,6 +41,9 @@ def test_an_address_becomes_a_target(given, target):
         "a,http://b",
         [],
         ["a", ""],
+        ["ipv4:10.0.0.1:1,10.0.0.2:1", "b:8001"],
+        ["b:8001", "ipv6:[::1]:1,[::2]:1"],
+        ["ipv4:10.0.0.1:8001", "b:8001"],
     ],
 )
 def test_what_is_no_address_is_refused_with_an_example(given):

@@ -30,7 +30,15 @@ def resolve_address(address: str | Sequence[str] | None) -> str:
     if not given:
         raise ValueError(f"There is no address: one is written HOST:PORT, such as {DEFAULT_ADDRESS}.")
     # What is given twice is one server all the same.
-    return ",".join(dict.fromkeys(_resolved(one) for text in given for one in split_addresses(text)))
+    found = list(dict.fromkeys(_resolved(one) for text in given for one in split_addresses(text)))
+    lists = [one for one in found if one.startswith(_LISTING_SCHEMES)]
+    # To gRPC, what follows would be addresses of the same list.
+    if lists and len(found) > 1:
+        raise ValueError(
+            f"{lists[0]!r} is a list of gRPC's own, which stands alone: write each address for itself and without the "
+            "scheme, such as 10.0.0.7:8001."
+        )
+    return ",".join(found)
 
 
 def split_addresses(text: str) -> list[str]:
