@@ -229,10 +229,6 @@ def file_error(exc: OSError | ValueError, path: str | os.PathLike[str]) -> Image
     )
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         reason, message = "FILE_NOT_FOUND", "There is no such file."
-    elif isinstance(exc, TimeoutError):
-        message = (
-            "The file did not come within the time that its call has: give it more with timeout_seconds."
-        )
     elif isinstance(exc, PermissionError):
         reason, message = "FILE_FORBIDDEN", "Reading the file is not permitted."
     elif isinstance(exc, IsADirectoryError):

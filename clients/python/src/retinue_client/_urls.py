@@ -27,15 +27,21 @@ def open_url(url: str) -> Iterator[BinaryIO]:
     Raises:
         OSError: It cannot be read, then or later; of the same kind as for a file of this machine.
     """
+    is_of_the_web = url.startswith(("http://", "https://"))
     try:
         try:
             from fsspec.core import url_to_fs  # noqa: PLC0415 (it is an extra)
         except ImportError as exc:
             raise OSError("reading from a URL needs a package more: install retinue-client[fsspec]") from exc
         filesystem, path = url_to_fs(url)
-        options = _at_once() if url.startswith(("http://", "https://")) else {}
+        options = _at_once() if is_of_the_web else {}
         with filesystem.open(path, "rb", **options) as file:
             yield file
+    except TimeoutError as exc:
+        # Others have limits of their own.
+        if not is_of_the_web:
+            raise
+        raise TimeoutError("it did not come within the time of its call; timeout_seconds gives more") from exc
     except (OSError, ImageError):
         raise
     except Exception as exc:  # each of fsspec's file systems has errors of its own
