@@ -146,6 +146,51 @@ def test_the_camera_takes_an_image(tab: Tab) -> None:
     result(page)
 
 
+@pytest.fixture
+def slow_camera(tab: Tab) -> Tab:
+    """A tab whose camera is given once `give` is called; `given` are the streams that it gave."""
+    tab.page.add_init_script(
+        """
+        const own = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        window.given = [];
+        window.wanted = 0;
+        const allowed = new Promise((resolve) => { window.give = resolve; });
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+            window.wanted += 1;
+            await allowed;
+            const stream = await own(wanted);
+            window.given.push(stream);
+            return stream;
+        };
+        """
+    )
+    return tab
+
+
+_TRACKS = "() => given.flatMap((stream) => stream.getTracks()).map((track) => track.readyState)"
+
+
+def test_a_camera_that_comes_when_the_view_is_gone_is_let_go(slow_camera: Tab) -> None:
+    page = slow_camera.open("#/try/mobilenet-v2")
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name="fashion-cnn").wait_for()
+    page.evaluate("() => give()")
+    wait_until(lambda: page.evaluate(_TRACKS) == ["ended"], "the camera to be let go")
+
+
+def test_a_camera_that_is_asked_for_twice_is_asked_for_once(slow_camera: Tab) -> None:
+    page = slow_camera.open("#/try/mobilenet-v2")
+    button = page.get_by_role("button", name="Camera")
+    button.click()
+    button.click()
+    page.evaluate("() => give()")
+    expect(page.get_by_role("dialog", name="Camera")).to_be_visible()
+    assert page.evaluate("() => wanted") == 1
+    page.get_by_role("button", name="Close").click()
+    assert page.evaluate(_TRACKS) == ["ended"]
+
+
 def test_an_image_that_the_camera_turned_is_drawn_as_the_server_reads_it(tab: Tab, tmp_path: Path) -> None:
     turned = tmp_path / "turned.jpg"
     turned.write_bytes(pictures.turned_file(pictures.quarters()[0], 6, "JPEG"))

@@ -99,7 +99,7 @@ export function pictures(place, take, task, fail) {
     buttons,
     close: () => {
       gone.abort();
-      camera.close();
+      camera.leave();
     },
   };
 }
@@ -109,6 +109,8 @@ class Camera {
   constructor(taken, fail) {
     this.there = Boolean(navigator.mediaDevices?.getUserMedia);
     this.fail = fail;
+    this.pending = false;
+    this.left = false;
     this.video = element("video", {
       autoplay: true,
       playsinline: true,
@@ -129,10 +131,18 @@ class Camera {
   }
 
   async open() {
+    if (this.pending) return;
+    this.pending = true;
     try {
-      this.video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-      this.dialog.showModal();
+      const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      this.stop();
+      this.video.srcObject = stream;
+      // People may take as long as they like to allow it.
+      if (this.left) this.stop();
+      else this.dialog.showModal();
     } catch (error) {
+      this.stop();
+      if (this.left) return;
       this.fail(
         new Error(
           error.name === "NotAllowedError"
@@ -140,6 +150,8 @@ class Camera {
             : "There is no camera that the browser can use.",
         ),
       );
+    } finally {
+      this.pending = false;
     }
   }
 
@@ -155,6 +167,12 @@ class Camera {
   close() {
     this.dialog.close();
     this.stop();
+  }
+
+  /** Closes it for good. */
+  leave() {
+    this.left = true;
+    this.close();
   }
 
   stop() {
