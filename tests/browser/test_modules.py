@@ -92,7 +92,7 @@ def test_metrics_are_read_as_they_were_written(page: Page) -> None:
     label = 'a "quoted" \\ name,\nof {two} lines'
     Counter("retinue_things", "Things.", ["label"], registry=registry).labels(label).inc(2.5)
     text = generate_latest(registry).decode()
-    told = call(page, "exposition", "parse(given[0]).get('retinue_things_total')", text)
+    told = call(page, "exposition", "[...parse(given[0]).get('retinue_things_total').values()]", text)
     assert told == [{"labels": {"label": label}, "value": 2.5}]
 
 
@@ -129,6 +129,33 @@ def test_a_counter_that_began_anew_has_grown_by_what_it_says(page: Page) -> None
     grown = "growth(parse(given[0]), parse(given[1]), 'retinue_a')"
     assert call(page, "exposition", grown, looks[0], looks[1]) == 4
     assert call(page, "exposition", grown, looks[1], looks[2]) == 3
+
+
+def test_a_model_that_is_unloaded_is_no_burst_of_what_the_others_ever_did(page: Page) -> None:
+    both = 'retinue_a{model="one"} 1000\nretinue_a{model="other"} 50\n'
+    one = 'retinue_a{model="one"} 1002\n'
+    grown = "growth(parse(given[0]), parse(given[1]), 'retinue_a')"
+    assert call(page, "exposition", grown, both, one) == 2
+    assert call(page, "exposition", grown, one, both.replace("1000", "1003")) == 51
+    # One of them began anew, and it alone.
+    assert call(page, "exposition", grown, both, both.replace("50", "7").replace("1000", "1001")) == 8
+
+
+def test_a_histogram_that_is_gone_or_began_anew_takes_nothing_from_the_others(page: Page) -> None:
+    registry = CollectorRegistry()
+    histogram = Histogram("retinue_seconds", "Seconds.", ["model"], buckets=(1, 2), registry=registry)
+    for _ in range(9):
+        histogram.labels("gone").observe(0.5)
+        histogram.labels("anew").observe(1.5)
+    histogram.labels("stays").observe(0.5)
+    before = generate_latest(registry).decode()
+    histogram.remove("gone")
+    histogram.remove("anew")
+    histogram.labels("anew").observe(1.5)
+    histogram.labels("stays").observe(0.5)
+    after = generate_latest(registry).decode()
+    expression = "counted(parse(given[0]), parse(given[1]), 'retinue_seconds').map(([, count]) => count)"
+    assert call(page, "exposition", expression, before, after) == [1, 1, 0]
 
 
 def test_the_parts_of_a_request_are_all_of_what_the_browser_waited(page: Page) -> None:
