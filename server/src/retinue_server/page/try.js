@@ -124,13 +124,18 @@ class Try {
 
   /** The model or what is asked of it has changed. */
   changed() {
-    this.limit = TASKS[this.task].threshold(this.model);
+    this.allow();
     this.threshold = this.limit?.value ?? 0;
     this.showControls();
     this.showSliders();
     this.answer = undefined;
     if (kept.picture) this.ask();
     else this.showCode();
+  }
+
+  /** Lets the threshold go as low as the model's does. */
+  allow() {
+    this.limit = TASKS[this.task].threshold(this.model);
   }
 
   showControls() {
@@ -174,6 +179,7 @@ class Try {
         kept.settings,
         (change) => {
           Object.assign(kept.settings, change);
+          this.allow();
           this.showSliders();
           if (kept.picture) this.ask();
           else this.showCode();
@@ -235,7 +241,10 @@ class Try {
     fill(this.list);
     this.show(picture);
     // Else it is asked about once they are known.
-    if (this.models.length) this.ask();
+    if (!this.models.length) return;
+    this.allow();
+    this.showSliders();
+    this.ask();
   }
 
   show(picture) {
@@ -281,6 +290,7 @@ class Try {
     if (error.reason === "MASKS_TOO_LARGE" && least < usual) {
       // Those of fewer objects may be small enough.
       this.limit = { ...this.limit, least: usual };
+      this.threshold = Math.max(this.threshold, usual);
       this.showSliders();
       this.ask(usual);
       return;
