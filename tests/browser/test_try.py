@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from tests import pictures
 from tests.browser.conftest import Tab
 from tests.metrics_page import wait_until
@@ -253,6 +253,58 @@ def test_the_image_is_still_there_after_another_view_and_is_asked_about_once(tab
     page.get_by_role("link", name="Try", exact=True).click()
     assert result(page).startswith("Egyptian cat")
     assert len([url for url in tab.asked[asked:] if ":classify" in url]) == 1
+
+
+def held(page: Page, address: str) -> list[Route]:
+    """Where the next request of that address is held, until it is continued."""
+    routes: list[Route] = []
+    page.route(address, lambda route: routes.append(route), times=1)  # noqa: PLW0108
+    return routes
+
+
+def test_a_view_that_is_left_before_the_models_are_known_does_nothing_more(tab: Tab) -> None:
+    tab.page.add_init_script(
+        """
+        window.shown = new Set();
+        const [make, revoke] = [URL.createObjectURL, URL.revokeObjectURL];
+        URL.createObjectURL = (file) => { const made = make(file); shown.add(made); return made; };
+        URL.revokeObjectURL = (made) => { revoke(made); shown.delete(made); };
+        """
+    )
+    page = tab.open("#/try/mobilenet-v2")
+    tab.give(CAT)
+    result(page)
+    page.get_by_role("link", name="Live", exact=True).click()
+    page.locator(".tile").first.wait_for()
+    routes = held(page, "**/v1/models")
+    page.get_by_role("link", name="Try", exact=True).click()
+    wait_until(lambda: page.evaluate("() => 1") == len(routes), "the models to be asked for")
+    asked = len(tab.asked)
+    page.get_by_role("link", name="Live", exact=True).click()
+    page.locator(".tile").first.wait_for()
+    with page.expect_response("**/v1/models"):
+        routes[0].continue_()
+    # Asked and answered after it.
+    page.evaluate("async () => { await (await fetch('server.json')).json(); }")
+    assert page.url.endswith("#/live")
+    assert not any(":classify" in url for url in tab.asked[asked:])
+    assert page.evaluate("() => shown.size") == 0
+
+
+def test_an_example_that_is_slow_does_not_replace_a_later_image(tab: Tab) -> None:
+    page = tab.open("#/try/mobilenet-v2")
+    code = page.get_by_label("Code", exact=True)
+    expect(code).to_be_visible()
+    routes = held(page, "**/ui/cat.jpg")
+    page.get_by_role("button", name="Example").click()
+    wait_until(lambda: page.evaluate("() => 1") == len(routes), "the example to be asked for")
+    tab.give(SCENE)
+    result(page)
+    with page.expect_response("**/ui/cat.jpg"):
+        routes[0].continue_()
+    page.evaluate("async () => { await (await fetch('server.json')).json(); }")
+    expect(page.locator(".result .status")).to_contain_text("answered")
+    expect(code).to_contain_text("scene.jpg")
 
 
 def test_of_two_images_the_second_is_shown_and_answered(tab: Tab, tmp_path: Path) -> None:

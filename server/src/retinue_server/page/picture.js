@@ -26,7 +26,12 @@ const JPEG_QUALITY = 0.92;
 export function pictures(place, take, task, fail) {
   const gone = new AbortController();
   const { signal } = gone;
-  const taken = (file, name) => file && take({ file, name: name || file.name || "image.png" });
+  let turn = 0;
+  const taken = (file, name) => {
+    if (!file || signal.aborted) return;
+    turn++;
+    take({ file, name: name || file.name || "image.png" });
+  };
   const input = element("input", {
     type: "file",
     accept: "image/*",
@@ -78,10 +83,13 @@ export function pictures(place, take, task, fail) {
 
   const example = async () => {
     const name = EXAMPLES[task()] ?? "cat.jpg";
+    const mine = ++turn;
     try {
-      taken(await (await ask(`/ui/${name}`)).blob(), name);
+      const file = await (await ask(`/ui/${name}`, { signal })).blob();
+      // There may be a later image by now.
+      if (mine === turn) taken(file, name);
     } catch (error) {
-      fail(error);
+      if (mine === turn && !signal.aborted) fail(error);
     }
   };
   const camera = new Camera(taken, fail);

@@ -34,6 +34,7 @@ class Try {
     this.stage = new Stage();
     this.models = [];
     this.version = "";
+    this.closed = false;
     this.asking = new AbortController();
     this.controls = element("div", { class: "controls" });
     this.trouble = element("div", {});
@@ -79,9 +80,12 @@ class Try {
     );
     this.status.textContent = "There is no image yet.";
     try {
-      [this.models, this.facts] = await Promise.all([listModels(), facts()]);
-      this.models = this.models.filter((one) => taskOf(one) in TASKS);
+      const [models, told] = await Promise.all([listModels(), facts()]);
+      if (this.closed) return;
+      this.models = models.filter((one) => taskOf(one) in TASKS);
+      this.facts = told;
     } catch (error) {
+      if (this.closed) return;
       fill(
         this.trouble,
         trouble(error, () => this.start()),
@@ -236,6 +240,7 @@ class Try {
   }
 
   take(picture) {
+    if (this.closed) return;
     kept.picture = picture;
     this.answer = undefined;
     fill(this.list);
@@ -336,6 +341,7 @@ class Try {
   }
 
   close() {
+    this.closed = true;
     this.asking.abort();
     this.pictures.close();
     this.stage.close();
