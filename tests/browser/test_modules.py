@@ -28,7 +28,7 @@ def call(page: Page, module: str, expression: str, *given: Any) -> Any:
 
 
 _NAMES = {
-    "pixels": ("runsOf", "paintRuns", "classColour", "bytesOf"),
+    "pixels": ("runsOf", "paintRuns", "classColour", "bytesOf", "packed"),
     "exposition": ("parse", "sum", "growth", "counted", "quantile", "reading"),
     "timing": ("stages",),
     "samples": ("LANGUAGES",),
@@ -47,10 +47,10 @@ def test_masks_are_those_of_pycocotools(shape: tuple[int, int], page: Page) -> N
         page,
         "pixels",
         """(() => {
-            const pixels = new Uint8ClampedArray(given[1] * given[2] * 4);
+            const pixels = new Uint32Array(given[1] * given[2]);
             const size = { width: given[1], height: given[2] };
-            paintRuns(pixels, size, runsOf(given[0]), size, [1, 2, 3, 255]);
-            return Array.from(pixels.filter((_, at) => at % 4 === 3));
+            paintRuns(pixels, size, runsOf(given[0]), size, packed([1, 2, 3, 255]));
+            return Array.from(new Uint8Array(pixels.buffer).filter((_, at) => at % 4 === 3));
         })()""",
         counts,
         width,
@@ -67,9 +67,10 @@ def test_a_mask_that_is_drawn_smaller_has_the_pixels_in_the_middle_of_each(page:
         page,
         "pixels",
         """(() => {
-            const pixels = new Uint8ClampedArray(60 * 40 * 4);
-            paintRuns(pixels, { width: 60, height: 40 }, runsOf(given[0]), { width: 600, height: 400 }, [1, 2, 3, 255]);
-            return Array.from(pixels.filter((_, at) => at % 4 === 3));
+            const pixels = new Uint32Array(60 * 40);
+            const colour = packed([1, 2, 3, 255]);
+            paintRuns(pixels, { width: 60, height: 40 }, runsOf(given[0]), { width: 600, height: 400 }, colour);
+            return Array.from(new Uint8Array(pixels.buffer).filter((_, at) => at % 4 === 3));
         })()""",
         counts,
     )
