@@ -104,7 +104,7 @@ def test_objects_have_boxes_in_the_image_and_rows_in_a_table(tab: Tab) -> None:
     drawn = [box["x"] - frame["x"], box["y"] - frame["y"], box["width"], box["height"]]
     assert drawn == pytest.approx(expected, abs=2)
     slide(page, "Least score", 0.02)
-    assert page.locator(".box").count() > 4
+    wait_until(lambda: page.locator(".box").count() > 4, "more boxes")
     slide(page, "Least score", 0.9)
     expect(page.locator(".box")).to_have_count(page.locator("tbody tr").count())
 
@@ -125,7 +125,11 @@ def test_classes_of_pixels_are_painted_and_can_be_left_out(tab: Tab) -> None:
     # As the list says, all but the background.
     background = page.locator(".areas li", has_text="background").locator("b").inner_text()
     assert painted == pytest.approx(1 - float(background.removesuffix(" %")) / 100, abs=0.02)
-    page.get_by_label("dress").uncheck()
+    dress = page.get_by_label("dress")
+    dress.focus()
+    page.keyboard.press("Space")
+    expect(dress).not_to_be_checked()
+    expect(dress).to_be_focused()
     assert 0 < page.evaluate(PAINTED) < painted - 0.05
 
 
@@ -253,6 +257,20 @@ def test_the_image_is_still_there_after_another_view_and_is_asked_about_once(tab
     page.get_by_role("link", name="Try", exact=True).click()
     assert result(page).startswith("Egyptian cat")
     assert len([url for url in tab.asked[asked:] if ":classify" in url]) == 1
+
+
+def test_nothing_is_told_of_the_model_before_while_the_next_one_is_asked(tab: Tab) -> None:
+    page = tab.open("#/try/fashion-detector")
+    tab.give(SCENE)
+    result(page)
+    timing = page.get_by_role("region", name="Timing")
+    expect(timing).to_be_visible()
+    held(page, "**/*:segment?*")
+    page.get_by_role("combobox", name="Model", exact=True).select_option("fashion-segmenter")
+    expect(page.locator(".result .status")).to_have_text("Asking…")
+    expect(page.locator(".result table")).to_have_count(0)
+    expect(page.locator(".box")).to_have_count(0)
+    expect(timing).to_be_hidden()
 
 
 def held(page: Page, address: str) -> list[Route]:

@@ -132,7 +132,8 @@ class Try {
     this.threshold = this.limit?.value ?? 0;
     this.showControls();
     this.showSliders();
-    this.answer = undefined;
+    this.forget();
+    fill(this.trouble);
     if (kept.picture) this.ask();
     else this.showCode();
   }
@@ -140,6 +141,15 @@ class Try {
   /** Lets the threshold go as low as the model's does. */
   allow() {
     this.limit = TASKS[this.task].threshold(this.model);
+  }
+
+  /** Nothing is told of what was asked before. */
+  forget() {
+    this.asking.abort();
+    this.answer = undefined;
+    this.stage.clear();
+    fill(this.list);
+    this.timing.hidden = true;
   }
 
   showControls() {
@@ -221,7 +231,8 @@ class Try {
           this.limit.least,
           (value) => {
             this.threshold = value;
-            this.redraw();
+            // Sliders tell of more places than are ever shown.
+            this.frame ??= requestAnimationFrame(() => this.redraw());
           },
           percent,
         ),
@@ -242,8 +253,7 @@ class Try {
   take(picture) {
     if (this.closed) return;
     kept.picture = picture;
-    this.answer = undefined;
-    fill(this.list);
+    this.forget();
     this.show(picture);
     // Else it is asked about once they are known.
     if (!this.models.length) return;
@@ -300,10 +310,8 @@ class Try {
       this.ask(usual);
       return;
     }
-    this.answer = undefined;
-    this.stage.clear();
-    fill(this.list);
-    this.timing.hidden = true;
+    this.forget();
+    this.place.removeAttribute("aria-busy");
     this.status.textContent = "There is no result.";
     if (!(error instanceof ServerError))
       error = new Error(sentence(`the page could not show the answer: ${error.message}`));
@@ -315,15 +323,23 @@ class Try {
   }
 
   redraw() {
+    cancelAnimationFrame(this.frame);
+    this.frame = undefined;
     this.showCode();
     if (!this.answer) return;
+    this.draw();
+    const task = TASKS[this.task];
+    const told = task.show(this.list, this.answer, this.threshold, this.stage, () => this.draw());
+    this.status.textContent = `${told} Version ${this.answeredBy.version} answered.`;
+  }
+
+  /** Draws over the image. */
+  draw() {
     const task = TASKS[this.task];
     const natural = this.stage.image.hidden
       ? { width: 4, height: 3 }
       : { width: this.stage.image.naturalWidth, height: this.stage.image.naturalHeight };
     this.stage.draw({ ...task.drawn(this.answer, this.threshold, natural), opacity: kept.opacity });
-    const told = task.show(this.list, this.answer, this.threshold, this.stage, () => this.redraw());
-    this.status.textContent = `${told} Version ${this.answeredBy.version} answered.`;
   }
 
   showCode() {
@@ -342,6 +358,7 @@ class Try {
 
   close() {
     this.closed = true;
+    cancelAnimationFrame(this.frame);
     this.asking.abort();
     this.pictures.close();
     this.stage.close();
