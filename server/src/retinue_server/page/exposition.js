@@ -1,5 +1,20 @@
 /** What /metrics prints, read, and what happened between two looks at it. Pure. */
 
+// What is read of it; with many models the rest is much, and is kept for minutes.
+const READ = new Set([
+  "process_resident_memory_bytes",
+  "retinue_batch_size_bucket",
+  "retinue_batch_size_count",
+  "retinue_batch_size_sum",
+  "retinue_calls_in_flight",
+  "retinue_images_total",
+  "retinue_model_info",
+  "retinue_model_memory_bytes",
+  "retinue_queue_images",
+  "retinue_request_duration_seconds_bucket",
+  "retinue_requests_total",
+  "retinue_worker_resident_memory_bytes",
+]);
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 const ANSWERING = new Set(["Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"]);
@@ -14,15 +29,14 @@ const ANSWERING = new Set(["Classify", "Detect", "Segment", "ModelInfer", "Model
  * Reads Prometheus's text format.
  *
  * @param {string} text
- * @returns {Map<string, Map<string, Sample>>} By name, of those that begin with "retinue_" or "process_", and by
- *     what its labels are written as.
+ * @returns {Map<string, Map<string, Sample>>} By name, of those that are of use here, and by what its labels are
+ *     written as.
  */
 export function parse(text) {
   const samples = new Map();
   for (const line of text.split("\n")) {
-    if (!line.startsWith("retinue_") && !line.startsWith("process_")) continue;
     const [, name, told = "", value] = SAMPLE.exec(line) ?? [];
-    if (!name) continue;
+    if (!READ.has(name)) continue;
     const labels = {};
     for (const [, label, content] of told.matchAll(LABEL))
       labels[label] = content.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
@@ -97,6 +111,22 @@ export function quantile(buckets, share) {
     low = bound;
   }
   return low;
+}
+
+/**
+ * Looks, of which the older ones are fewer.
+ *
+ * @param {Array<{at: number}>} looks In the order of time.
+ * @param {number} since In milliseconds: all from then on are kept.
+ * @param {number} everyMs The least time between two before.
+ */
+export function thinned(looks, since, everyMs) {
+  let last = -Infinity;
+  return looks.filter(({ at }) => {
+    if (at < since && at - last < everyMs) return false;
+    last = at;
+    return true;
+  });
 }
 
 /** Whether a sample is of a call that models answer. */

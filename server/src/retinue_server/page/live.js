@@ -2,7 +2,7 @@
 
 import { bars, lines, short } from "./chart.js";
 import { element, fill, table, trouble } from "./elements.js";
-import { counted, levels, parse, reading, sum, versions } from "./exposition.js";
+import { counted, levels, parse, reading, sum, thinned, versions } from "./exposition.js";
 import { ask } from "./server.js";
 import { milliseconds, percent } from "./words.js";
 
@@ -12,11 +12,12 @@ const EVERY_MS = 2000;
 const SHOWN_SECONDS = 300;
 // Rates and percentiles are of so long: shorter ones jump.
 const WINDOW_MS = 10_000;
+const THINNED_MS = 20_000;
 const MIB = 1024 * 1024;
 const PARTS = ["Weights", "Arena", "Buffers"];
 
 // Looks and readings of the last minutes, also while other views are shown.
-const looks = [];
+let looks = [];
 const readings = [];
 
 /** Shows the view; returns what closes it. */
@@ -77,7 +78,8 @@ class Live {
 
   take(look) {
     const before = looks.findLast((one) => look.at - one.at >= WINDOW_MS) ?? looks[0];
-    looks.push(look);
+    // One of the window's beginning is of use besides those in it.
+    looks = thinned([...looks, look], look.at - WINDOW_MS - 2 * EVERY_MS, THINNED_MS);
     while (look.at - looks[0].at > SHOWN_SECONDS * 1000) looks.shift();
     const gap = before && look.at - looks.at(-2).at > 3 * EVERY_MS;
     // While nobody looked, nothing is known of when it was.
