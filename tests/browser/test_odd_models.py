@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from tests import colour_bundles, odd_bundles, pictures, pipelines, plain_models
 from tests.browser.conftest import Tab
 from tests.browser.test_try import PAINTED
-from tests.metrics_page import wait_until
+from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess, running_server
 
 MIB = 1024 * 1024
@@ -184,3 +184,8 @@ def test_the_page_is_the_same_in_front_of_several_processes(
     expect(page.locator(".tile").first.locator("dd")).to_have_text("0 /s")
     memory = page.get_by_role("region", name="Memory by model")
     expect(memory.get_by_role("row", name="colour-classifier")).to_be_visible()
+    metrics = MetricsPage(colour_server.http_url)
+    resident = ("process_resident_memory_bytes", "retinue_worker_resident_memory_bytes")
+    expected = sum(metrics.total(name) for name in resident) / MIB
+    tile = page.locator(".tile", has_text="Memory").locator("dd")
+    assert float(tile.inner_text().split()[0]) == pytest.approx(expected, rel=0.1)

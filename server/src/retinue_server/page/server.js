@@ -41,7 +41,7 @@ export async function ask(path, { quiet = false, ...options } = {}) {
     response = await fetch(new URL(`..${path}`, document.baseURI), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError("The server does not answer; see whether it runs, and try again.");
+    throw silence();
   }
   if (response.ok) return response;
   const told = await fault(response);
@@ -49,6 +49,11 @@ export async function ask(path, { quiet = false, ...options } = {}) {
     refusals.dispatchEvent(new CustomEvent("refused", { detail: told }));
   }
   throw told;
+}
+
+/** That there was no answer, or not all of it. */
+export function silence() {
+  return new ServerError("The server does not answer; see whether it runs, and try again.");
 }
 
 async function fault(response) {
