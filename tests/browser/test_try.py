@@ -4,9 +4,9 @@ import base64
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 from tests import pictures
-from tests.browser.conftest import Tab
+from tests.browser.conftest import Tab, held
 from tests.metrics_page import wait_until
 from tests.server_process import ROOT
 
@@ -271,13 +271,6 @@ def test_nothing_is_told_of_the_model_before_while_the_next_one_is_asked(tab: Ta
     expect(page.locator(".result table")).to_have_count(0)
     expect(page.locator(".box")).to_have_count(0)
     expect(timing).to_be_hidden()
-
-
-def held(page: Page, address: str) -> list[Route]:
-    """Where the next request of that address is held, until it is continued."""
-    routes: list[Route] = []
-    page.route(address, lambda route: routes.append(route), times=1)  # noqa: PLW0108
-    return routes
 
 
 def test_a_view_that_is_left_before_the_models_are_known_does_nothing_more(tab: Tab) -> None:
