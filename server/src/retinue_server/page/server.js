@@ -18,7 +18,7 @@ export class ServerError extends Error {
 
 let unstored = "";
 
-/** The token, kept in this tab only; empty where there is none. */
+/** The token, kept in this tab only, also where it is closed and opened again; empty where there is none. */
 export const token = {
   get() {
     try {
