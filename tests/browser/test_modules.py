@@ -33,6 +33,7 @@ _NAMES = {
     "timing": ("stages",),
     "samples": ("LANGUAGES",),
     "chart": ("ceiling",),
+    "words": ("percent",),
 }
 
 
@@ -217,3 +218,30 @@ def test_code_for_a_guarded_server_brings_a_token_and_encrypts(page: Page) -> No
     assert "base64 -w0 ./-rf.jpg" in told["grpcurl"]
     for name in ("curl", "grpcurl"):
         assert "Bearer $RETINUE_TOKEN" in told[name]
+
+
+def test_code_for_a_server_that_wants_to_see_a_certificate_shows_one(page: Page) -> None:
+    asked = {
+        "task": "classify",
+        "model": "cats",
+        "version": "",
+        "options": {},
+        "file": "cat.jpg",
+        "origin": "https://vision.example:8443",
+        "facts": {"grpc_port": 9001, "encrypted": True, "client_certificates": True, "tokens": False},
+    }
+    told = call(
+        page,
+        "samples",
+        "Object.fromEntries(Object.entries(LANGUAGES).map(([name, write]) => [name, write(given[0])]))",
+        asked,
+    )
+    assert 'tls=Tls(certificate="client.pem", key="client.key")' in told["Python"]
+    assert '{ tls: { certificate: "client.pem", key: "client.key" } }' in told["TypeScript"]
+    assert "--cert client.pem --key client.key" in told["curl"]
+    assert "-cert client.pem -key client.key" in told["grpcurl"]
+
+
+def test_what_is_nearly_nothing_or_all_is_not_told_as_that(page: Page) -> None:
+    told = call(page, "words", "[0, 0.0001, 0.05, 0.5, 0.99, 0.996, 0.9999, 1].map(percent)")
+    assert told == ["0.0 %", "< 0.1 %", "5.0 %", "50 %", "99 %", "99.6 %", "> 99.9 %", "100 %"]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from tests import colour_bundles, odd_bundles, pictures, pipelines, plain_models
 from tests.browser.conftest import Tab
 from tests.browser.test_try import PAINTED
@@ -122,6 +122,23 @@ def test_where_all_masks_are_too_large_those_of_the_models_own_threshold_are_ask
     expect(slider).to_have_attribute("min", "0")
     slider.fill("0")
     expect(page.locator(".box")).to_have_count(3)
+
+
+def test_the_slider_reaches_both_ends_whatever_the_least_score_is(odd_tab: Tab) -> None:
+    def with_an_odd_least(route: Route) -> None:
+        told = route.fetch().json()
+        for model in told["models"]:
+            if "detect" in model["manifest"]:
+                model["manifest"]["detect"]["min_score"] = 0.105
+        route.fulfill(json=told)
+
+    odd_tab.page.route("**/v1/models", with_an_odd_least)
+    page = odd_tab.open("#/try/outliner")
+    slider, code = page.get_by_label("Least score"), page.get_by_label("Code", exact=True)
+    slider.press("End")
+    expect(code).to_contain_text("score_threshold=1,")
+    slider.press("Home")
+    expect(code).to_contain_text("score_threshold=0.105,")
 
 
 def test_a_pipeline_tells_the_classes_of_its_objects(odd_tab: Tab, tmp_path: Path) -> None:

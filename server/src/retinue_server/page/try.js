@@ -211,13 +211,15 @@ class Try {
       const output = element("output", {}, told(value));
       const input = element("input", {
         type: "range",
-        min: least,
+        // Steps are counted from here: from 0.105 on neither 0.5 nor 1 would be reached.
+        min: Math.floor(100 * least) / 100,
         max: 1,
         step: 0.01,
         value,
         input: () => {
-          output.textContent = told(input.valueAsNumber);
-          change(input.valueAsNumber);
+          const chosen = Math.max(least, input.valueAsNumber);
+          output.textContent = told(chosen);
+          change(chosen);
         },
       });
       return labelled(text, input, output);
