@@ -106,6 +106,7 @@ def test_objects_have_boxes_in_the_image_and_rows_in_a_table(tab: Tab) -> None:
     slide(page, "Least score", 0.02)
     wait_until(lambda: page.locator(".box").count() > 4, "more boxes")
     slide(page, "Least score", 0.9)
+    expect(page.locator(".result .status")).to_contain_text("with a score of 90 % or more.")
     expect(page.locator(".box")).to_have_count(page.locator("tbody tr").count())
 
 
