@@ -22,6 +22,7 @@ def test_every_model_is_listed_and_leads_to_its_page(tab: Tab) -> None:
 def test_a_models_page_has_its_manifest_its_certificate_and_what_was_measured(tab: Tab) -> None:
     told = httpx.get(f"{tab.address}/v1/models/fashion-detector").json()
     page = tab.open("#/models/fashion-detector/1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("fashion-detector version 1")
     text = page.locator("main").inner_text()
     manifest, execution = told["manifest"], told["execution"]
     for expected in (manifest["sha256"], manifest["source"]["licence"], manifest["source"]["weights"]):
