@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 from tests import system_packages
 from tests.server_process import ServerProcess
 
@@ -42,6 +42,14 @@ class Tab:
     def give(self, path: Path) -> None:
         """Chooses an image."""
         self.page.locator("input[type=file]").first.set_input_files(path)
+
+
+def held(page: Page, address: str) -> list[Route]:
+    """Where the next request of that address is held, until it is continued."""
+    routes: list[Route] = []
+    # Playwright notes what it makes of a handler on it, which a method of a list does not allow.
+    page.route(address, lambda route: routes.append(route), times=1)  # noqa: PLW0108
+    return routes
 
 
 @pytest.fixture(scope="module")

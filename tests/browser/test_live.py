@@ -40,14 +40,50 @@ def test_memory_is_told_by_model_as_the_metrics_have_it(tab: Tab) -> None:
     expect(region.get_by_role("row", name="fashion-cnn")).to_contain_text(f"{told / 2**20:.1f}")
 
 
-def test_it_can_be_paused(tab: Tab) -> None:
+def looks(tab: Tab) -> int:
+    return sum(url.endswith("/metrics") for url in tab.asked)
+
+
+def test_it_asks_nothing_while_it_is_paused(tab: Tab) -> None:
+    page = tab.page
+    page.clock.install()
+    tab.open("#/live")
+    expect(page.locator(".tile").first.locator("dd")).to_have_text("0 /s")
+    pause = page.get_by_role("button", name="Pause")
+    pause.click()
+    asked = looks(tab)
+    page.clock.run_for(10_000)
+    # Asked and answered after it.
+    page.evaluate("async () => { await (await fetch('server.json')).json(); }")
+    assert looks(tab) == asked
+    with page.expect_response("**/metrics"):
+        pause.click()
+
+
+def test_what_happened_while_nobody_looked_is_no_rate_of_now(tab: Tab) -> None:
+    page = tab.page
+    page.clock.install()
+    tab.open("#/live")
+    images = page.locator(".tile").first.locator("dd")
+    expect(images).to_have_text("0 /s")
+    classify(tab, 3)
+    page.clock.pause_at(page.evaluate("() => Date.now()") + 60_000)
+    expect(images).to_have_text("– /s")
+    expect(page.locator(".tile", has_text="Queue").locator("dd")).to_have_text("0 images")
+
+
+def test_trouble_that_lasts_is_told_once_and_goes(tab: Tab) -> None:
     page = tab.open("#/live")
     expect(page.locator(".tile").first.locator("dd")).to_have_text("0 /s")
-    page.get_by_role("button", name="Pause").click()
-    asked = len(tab.asked)
-    page.get_by_role("link", name="Models", exact=True).click()
-    page.get_by_role("link", name="fashion-cnn").wait_for()
-    assert not any(url.endswith("/metrics") for url in tab.asked[asked:])
+    page.route("**/metrics", lambda route: route.abort())
+    again = page.get_by_role("button", name="Try again")
+    again.focus()
+    for _ in range(2):
+        with page.expect_event("requestfailed"):
+            pass
+    expect(again).to_be_focused()
+    page.unroute("**/metrics")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_a_model_in_the_table_leads_to_its_page(tab: Tab) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from tests import colour_bundles
 from tests.browser.conftest import Tab
 from tests.server_process import running_server
@@ -22,6 +22,7 @@ def test_every_model_is_listed_and_leads_to_its_page(tab: Tab) -> None:
 def test_a_models_page_has_its_manifest_its_certificate_and_what_was_measured(tab: Tab) -> None:
     told = httpx.get(f"{tab.address}/v1/models/fashion-detector").json()
     page = tab.open("#/models/fashion-detector/1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("fashion-detector version 1")
     text = page.locator("main").inner_text()
     manifest, execution = told["manifest"], told["execution"]
     for expected in (manifest["sha256"], manifest["source"]["licence"], manifest["source"]["weights"]):
@@ -66,3 +67,15 @@ def test_versions_their_labels_and_what_is_not_served_are_told_and_can_be_tried(
 def test_a_model_that_is_not_there_is_what_the_server_says(tab: Tab) -> None:
     page = tab.open("#/models/nobody/1")
     expect(page.get_by_role("alert")).to_contain_text("There is no model 'nobody'")
+
+
+def test_of_very_many_labels_it_is_told_how_many_are_left_out(tab: Tab) -> None:
+    def with_many_labels(route: Route) -> None:
+        told = route.fetch().json()
+        told["manifest"]["labels"] = [f"class {number}" for number in range(2003)]
+        route.fulfill(json=told)
+
+    tab.page.route("**/v1/models/fashion-cnn/versions/1", with_many_labels)
+    page = tab.open("#/models/fashion-cnn/1")
+    page.get_by_text("Labels", exact=True).click()
+    expect(page.locator(".labels")).to_contain_text("1999 class 1999, and 3 more")

@@ -1,5 +1,7 @@
 """Models and images that are not the usual: masks of objects, pipelines, tensors, much of everything."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from tests import colour_bundles, odd_bundles, pictures, pipelines, plain_models
 from tests.browser.conftest import Tab
 from tests.browser.test_try import PAINTED
-from tests.metrics_page import wait_until
+from tests.metrics_page import MetricsPage, wait_until
 from tests.server_process import ServerProcess, running_server
 
 MIB = 1024 * 1024
@@ -98,9 +100,45 @@ def test_where_all_masks_are_too_large_those_of_the_models_own_threshold_are_ask
     odd_tab: Tab, tmp_path: Path
 ) -> None:
     page = odd_tab.open("#/try/outliner")
-    # Three boxes of half of it have more than 100 million pixels, one has not.
-    give(odd_tab, tmp_path, pictures.encode(pictures.solid((255, 0, 0), 10_000, 4_900), "PNG"))
-    expect(page.locator(".result .status")).to_contain_text("1 object", timeout=30_000)
+    slider, status = page.get_by_label("Least score"), page.locator(".result .status")
+    give(odd_tab, tmp_path, pictures.png((250, 20, 10), 400, 300))
+    expect(status).to_contain_text("1 object")
+    slider.fill("0")
+    expect(status).to_contain_text("3 objects with a score of 0.0 %")
+    # As the server says of an image of 100 million pixels, which takes it a while.
+    told = json.dumps({"error": "the masks cover too many pixels.", "reason": "MASKS_TOO_LARGE"})
+    asks_for_all = re.compile(r":detect\?score_threshold=0&")
+    page.route(
+        asks_for_all, lambda route: route.fulfill(status=400, body=told, content_type="application/json")
+    )
+    give(odd_tab, tmp_path, pictures.png((250, 20, 10), 40, 30), "large.png")
+    expect(status).to_contain_text("1 object with a score of 50 % or more.")
+    expect(slider).to_have_attribute("min", "0.5")
+    expect(page.get_by_label("Code", exact=True)).to_contain_text("score_threshold=0.5")
+    # The next image may have all of its masks.
+    page.unroute(asks_for_all)
+    give(odd_tab, tmp_path, pictures.png((250, 20, 10), 400, 300), "small.png")
+    expect(status).to_contain_text("answered")
+    expect(slider).to_have_attribute("min", "0")
+    slider.fill("0")
+    expect(page.locator(".box")).to_have_count(3)
+
+
+def test_the_slider_reaches_both_ends_whatever_the_least_score_is(odd_tab: Tab) -> None:
+    def with_an_odd_least(route: Route) -> None:
+        told = route.fetch().json()
+        for model in told["models"]:
+            if "detect" in model["manifest"]:
+                model["manifest"]["detect"]["min_score"] = 0.105
+        route.fulfill(json=told)
+
+    odd_tab.page.route("**/v1/models", with_an_odd_least)
+    page = odd_tab.open("#/try/outliner")
+    slider, code = page.get_by_label("Least score"), page.get_by_label("Code", exact=True)
+    slider.press("End")
+    expect(code).to_contain_text("score_threshold=1,")
+    slider.press("Home")
+    expect(code).to_contain_text("score_threshold=0.105,")
 
 
 def test_a_pipeline_tells_the_classes_of_its_objects(odd_tab: Tab, tmp_path: Path) -> None:
@@ -163,3 +201,8 @@ def test_the_page_is_the_same_in_front_of_several_processes(
     expect(page.locator(".tile").first.locator("dd")).to_have_text("0 /s")
     memory = page.get_by_role("region", name="Memory by model")
     expect(memory.get_by_role("row", name="colour-classifier")).to_be_visible()
+    metrics = MetricsPage(colour_server.http_url)
+    resident = ("process_resident_memory_bytes", "retinue_worker_resident_memory_bytes")
+    expected = sum(metrics.total(name) for name in resident) / MIB
+    tile = page.locator(".tile", has_text="Memory").locator("dd")
+    assert float(tile.inner_text().split()[0]) == pytest.approx(expected, rel=0.1)

@@ -1,15 +1,18 @@
 """What holds of the whole page: for whom it is, what it weighs, and what nobody can make of it."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 from tests import colour_bundles, pictures
-from tests.browser.conftest import Tab
+from tests.browser.conftest import Tab, held
+from tests.metrics_page import wait_until
 from tests.server_process import ROOT, ServerProcess, running_server
 
 CAT = ROOT / "examples" / "cat.jpg"
@@ -18,7 +21,13 @@ HOSTILE = [
     "</td><script>alert(2)</script>",
     "\"'><b>bold</b> ${alert(3)} javascript:alert(4)",
 ]
-VIEWS = ("#/try/mobilenet-v2", "#/live", "#/models", "#/models/mobilenet-v2/1")
+HEADINGS = {
+    "#/try/mobilenet-v2": "Try a model",
+    "#/live": "Live",
+    "#/models": "Models",
+    "#/models/mobilenet-v2/1": "mobilenet-v2 version 1",
+}
+VIEWS = tuple(HEADINGS)
 MOST_BYTES = 200_000
 MOST_PAINT_MS = 1000
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
@@ -42,10 +51,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
         yield server
 
 
-def use_token(page: Page, token: str) -> None:
+def enter_token(page: Page, token: str) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
     page.get_by_role("textbox", name="Token").fill(token)
     page.keyboard.press("Enter")
+
+
+def use_token(page: Page, token: str) -> None:
+    enter_token(page, token)
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
@@ -89,7 +102,8 @@ def test_all_of_it_is_small_and_soon_there(tab: Tab) -> None:
     expect(page.locator(".result .status")).to_contain_text("answered")
     for view in VIEWS:
         page.evaluate("view => { location.hash = view; }", view)
-        page.locator("h1").wait_for()
+        expect(page.locator("h1")).to_have_text(HEADINGS[view])
+        page.locator("td, .classes li").first.wait_for()
     assert 20_000 < sum(sizes) < MOST_BYTES
     # Other tests may have had the cores the first time.
     paints = [painted]
@@ -105,7 +119,9 @@ def test_who_has_no_token_is_asked_for_one_and_it_lasts_as_long_as_the_tab(
     tab = open_tab(guarded.http_url)
     page = tab.open(path="/")
     expect(page.locator("#token-reason")).to_contain_text("needs a token")
-    use_token(page, "guessed")
+    with page.expect_response(lambda response: response.status == HTTPStatus.UNAUTHORIZED):
+        enter_token(page, "guessed")
+    expect(page.get_by_role("dialog")).to_be_visible()
     expect(page.locator("#token-reason")).to_contain_text("needs a token")
     use_token(page, "secret-all")
     page.get_by_role("button", name="Example").click()
@@ -121,6 +137,59 @@ def test_who_has_no_token_is_asked_for_one_and_it_lasts_as_long_as_the_tab(
     assert page.evaluate("() => localStorage.length + document.cookie.length") == 0
     other = open_tab(guarded.http_url)
     expect(other.open().get_by_role("dialog")).to_be_visible()
+
+
+def test_what_is_no_token_is_not_sent_and_what_is_being_written_stays(
+    open_tab: Callable[..., Tab], guarded: ServerProcess
+) -> None:
+    page = open_tab(guarded.http_url).open()
+    enter_token(page, "schlüssel")
+    field = page.get_by_role("textbox", name="Token")
+    expect(field).to_have_accessible_description(re.compile("no token.*ASCII"))
+    expect(field).to_have_value("schlüssel")
+    refuse = "(await import('./server.js')).refusals.dispatchEvent"
+    page.evaluate(f"async () => {refuse}(new CustomEvent('refused', {{ detail: {{ message: 'Late.' }} }}))")
+    expect(page.locator("#token-reason")).to_have_text("Late.")
+    expect(field).to_have_value("schlüssel")
+
+
+def test_the_refusal_of_a_token_before_does_not_ask_for_another_one(
+    open_tab: Callable[..., Tab], guarded: ServerProcess
+) -> None:
+    page = open_tab(guarded.http_url).open()
+    routes = held(page, "**/v1/models")
+    use_token(page, "guessed")
+    wait_until(lambda: page.evaluate("() => 1") == len(routes), "the models to be asked for")
+    page.get_by_role("button", name="Token").click()
+    use_token(page, "secret-all")
+    expect(page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
+    with page.expect_response(lambda response: response.status == HTTPStatus.UNAUTHORIZED):
+        routes[0].continue_()
+    page.evaluate("async () => { await (await fetch('server.json')).json(); }")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_token_lasts_as_long_as_the_page_where_nothing_may_be_stored(
+    open_tab: Callable[..., Tab], guarded: ServerProcess
+) -> None:
+    page = open_tab(guarded.http_url).page
+    page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('forbidden'); } });"
+    )
+    page.goto(f"{guarded.http_url}/ui/")
+    use_token(page, "secret-all")
+    expect(page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
+
+
+def test_a_view_that_cannot_be_loaded_says_so_and_is_loaded_later(tab: Tab) -> None:
+    page = tab.open("#/models")
+    page.get_by_role("link", name="fashion-cnn").wait_for()
+    page.route("**/ui/live.js", lambda route: route.abort())
+    page.get_by_role("link", name="Live", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("could not be loaded")
+    page.unroute("**/ui/live.js")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Live")
 
 
 def test_who_may_not_observe_is_told_which_scope_is_missing(
@@ -150,8 +219,8 @@ def test_labels_and_names_of_files_that_are_html_stay_text(
     expect(page.locator(".result .status")).to_contain_text("answered")
     if model == "colour-detector":
         page.get_by_label("Least score").fill("0.02")
-    result = page.locator(".result").inner_text() + page.locator(".boxes").inner_text()
-    assert any(label in result for label in HOSTILE)
+    places = page.locator(".result"), page.locator(".boxes")
+    wait_until(lambda: any(label in place.inner_text() for place in places for label in HOSTILE), "a label")
     page.evaluate("model => { location.hash = `#/models/${model}/1`; }", model)
     page.get_by_text("Labels", exact=True).click()
     for label in HOSTILE:

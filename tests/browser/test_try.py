@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 from tests import pictures
-from tests.browser.conftest import Tab
+from tests.browser.conftest import Tab, held
 from tests.metrics_page import wait_until
 from tests.server_process import ROOT
 
@@ -104,8 +104,9 @@ def test_objects_have_boxes_in_the_image_and_rows_in_a_table(tab: Tab) -> None:
     drawn = [box["x"] - frame["x"], box["y"] - frame["y"], box["width"], box["height"]]
     assert drawn == pytest.approx(expected, abs=2)
     slide(page, "Least score", 0.02)
-    assert page.locator(".box").count() > 4
+    wait_until(lambda: page.locator(".box").count() > 4, "more boxes")
     slide(page, "Least score", 0.9)
+    expect(page.locator(".result .status")).to_contain_text("with a score of 90 % or more.")
     expect(page.locator(".box")).to_have_count(page.locator("tbody tr").count())
 
 
@@ -125,7 +126,11 @@ def test_classes_of_pixels_are_painted_and_can_be_left_out(tab: Tab) -> None:
     # As the list says, all but the background.
     background = page.locator(".areas li", has_text="background").locator("b").inner_text()
     assert painted == pytest.approx(1 - float(background.removesuffix(" %")) / 100, abs=0.02)
-    page.get_by_label("dress").uncheck()
+    dress = page.get_by_label("dress")
+    dress.focus()
+    page.keyboard.press("Space")
+    expect(dress).not_to_be_checked()
+    expect(dress).to_be_focused()
     assert 0 < page.evaluate(PAINTED) < painted - 0.05
 
 
@@ -144,6 +149,51 @@ def test_the_camera_takes_an_image(tab: Tab) -> None:
     wait_until(lambda: page.evaluate("() => document.querySelector('video').videoWidth > 0"), "the camera")
     page.get_by_role("button", name="Take it").click()
     result(page)
+
+
+@pytest.fixture
+def slow_camera(tab: Tab) -> Tab:
+    """A tab whose camera is given once `give` is called; `given` are the streams that it gave."""
+    tab.page.add_init_script(
+        """
+        const own = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        window.given = [];
+        window.wanted = 0;
+        const allowed = new Promise((resolve) => { window.give = resolve; });
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+            window.wanted += 1;
+            await allowed;
+            const stream = await own(wanted);
+            window.given.push(stream);
+            return stream;
+        };
+        """
+    )
+    return tab
+
+
+_TRACKS = "() => given.flatMap((stream) => stream.getTracks()).map((track) => track.readyState)"
+
+
+def test_a_camera_that_comes_when_the_view_is_gone_is_let_go(slow_camera: Tab) -> None:
+    page = slow_camera.open("#/try/mobilenet-v2")
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name="fashion-cnn").wait_for()
+    page.evaluate("() => give()")
+    wait_until(lambda: page.evaluate(_TRACKS) == ["ended"], "the camera to be let go")
+
+
+def test_a_camera_that_is_asked_for_twice_is_asked_for_once(slow_camera: Tab) -> None:
+    page = slow_camera.open("#/try/mobilenet-v2")
+    button = page.get_by_role("button", name="Camera")
+    button.click()
+    button.click()
+    page.evaluate("() => give()")
+    expect(page.get_by_role("dialog", name="Camera")).to_be_visible()
+    assert page.evaluate("() => wanted") == 1
+    page.get_by_role("button", name="Close").click()
+    assert page.evaluate(_TRACKS) == ["ended"]
 
 
 def test_an_image_that_the_camera_turned_is_drawn_as_the_server_reads_it(tab: Tab, tmp_path: Path) -> None:
@@ -208,6 +258,65 @@ def test_the_image_is_still_there_after_another_view_and_is_asked_about_once(tab
     page.get_by_role("link", name="Try", exact=True).click()
     assert result(page).startswith("Egyptian cat")
     assert len([url for url in tab.asked[asked:] if ":classify" in url]) == 1
+
+
+def test_nothing_is_told_of_the_model_before_while_the_next_one_is_asked(tab: Tab) -> None:
+    page = tab.open("#/try/fashion-detector")
+    tab.give(SCENE)
+    result(page)
+    timing = page.get_by_role("region", name="Timing")
+    expect(timing).to_be_visible()
+    held(page, "**/*:segment?*")
+    page.get_by_role("combobox", name="Model", exact=True).select_option("fashion-segmenter")
+    expect(page.locator(".result .status")).to_have_text("Asking…")
+    expect(page.locator(".result table")).to_have_count(0)
+    expect(page.locator(".box")).to_have_count(0)
+    expect(timing).to_be_hidden()
+
+
+def test_a_view_that_is_left_before_the_models_are_known_does_nothing_more(tab: Tab) -> None:
+    tab.page.add_init_script(
+        """
+        window.shown = new Set();
+        const [make, revoke] = [URL.createObjectURL, URL.revokeObjectURL];
+        URL.createObjectURL = (file) => { const made = make(file); shown.add(made); return made; };
+        URL.revokeObjectURL = (made) => { revoke(made); shown.delete(made); };
+        """
+    )
+    page = tab.open("#/try/mobilenet-v2")
+    tab.give(CAT)
+    result(page)
+    page.get_by_role("link", name="Live", exact=True).click()
+    page.locator(".tile").first.wait_for()
+    routes = held(page, "**/v1/models")
+    page.get_by_role("link", name="Try", exact=True).click()
+    wait_until(lambda: page.evaluate("() => 1") == len(routes), "the models to be asked for")
+    asked = len(tab.asked)
+    page.get_by_role("link", name="Live", exact=True).click()
+    page.locator(".tile").first.wait_for()
+    with page.expect_response("**/v1/models"):
+        routes[0].continue_()
+    # Asked and answered after it.
+    page.evaluate("async () => { await (await fetch('server.json')).json(); }")
+    assert page.url.endswith("#/live")
+    assert not any(":classify" in url for url in tab.asked[asked:])
+    assert page.evaluate("() => shown.size") == 0
+
+
+def test_an_example_that_is_slow_does_not_replace_a_later_image(tab: Tab) -> None:
+    page = tab.open("#/try/mobilenet-v2")
+    code = page.get_by_label("Code", exact=True)
+    expect(code).to_be_visible()
+    routes = held(page, "**/ui/cat.jpg")
+    page.get_by_role("button", name="Example").click()
+    wait_until(lambda: page.evaluate("() => 1") == len(routes), "the example to be asked for")
+    tab.give(SCENE)
+    result(page)
+    with page.expect_response("**/ui/cat.jpg"):
+        routes[0].continue_()
+    page.evaluate("async () => { await (await fetch('server.json')).json(); }")
+    expect(page.locator(".result .status")).to_contain_text("answered")
+    expect(code).to_contain_text("scene.jpg")
 
 
 def test_of_two_images_the_second_is_shown_and_answered(tab: Tab, tmp_path: Path) -> None:

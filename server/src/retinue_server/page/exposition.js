@@ -1,5 +1,20 @@
 /** What /metrics prints, read, and what happened between two looks at it. Pure. */
 
+// What is read of it; with many models the rest is much, and is kept for minutes.
+const READ = new Set([
+  "process_resident_memory_bytes",
+  "retinue_batch_size_bucket",
+  "retinue_batch_size_count",
+  "retinue_batch_size_sum",
+  "retinue_calls_in_flight",
+  "retinue_images_total",
+  "retinue_model_info",
+  "retinue_model_memory_bytes",
+  "retinue_queue_images",
+  "retinue_request_duration_seconds_bucket",
+  "retinue_requests_total",
+  "retinue_worker_resident_memory_bytes",
+]);
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 const ANSWERING = new Set(["Classify", "Detect", "Segment", "ModelInfer", "ModelStreamInfer"]);
@@ -14,32 +29,49 @@ const ANSWERING = new Set(["Classify", "Detect", "Segment", "ModelInfer", "Model
  * Reads Prometheus's text format.
  *
  * @param {string} text
- * @returns {Map<string, Sample[]>} By name, of those that begin with "retinue_" or "process_".
+ * @returns {Map<string, Map<string, Sample>>} By name, of those that are of use here, and by what its labels are
+ *     written as.
  */
 export function parse(text) {
   const samples = new Map();
   for (const line of text.split("\n")) {
-    if (!line.startsWith("retinue_") && !line.startsWith("process_")) continue;
     const [, name, told = "", value] = SAMPLE.exec(line) ?? [];
-    if (!name) continue;
+    if (!READ.has(name)) continue;
     const labels = {};
     for (const [, label, content] of told.matchAll(LABEL))
       labels[label] = content.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
-    if (!samples.has(name)) samples.set(name, []);
-    samples.get(name).push({ labels, value: value === "+Inf" ? Infinity : Number(value) });
+    if (!samples.has(name)) samples.set(name, new Map());
+    samples.get(name).set(told, { labels, value: value === "+Inf" ? Infinity : Number(value) });
   }
   return samples;
 }
 
-/** The sum of a name's samples whose labels are as `wanted` says. */
-export function sum(samples, name, wanted = () => true) {
-  return (samples.get(name) ?? []).reduce((all, { labels, value }) => (wanted(labels) ? all + value : all), 0);
+/** A name's samples whose labels are as `wanted` says. */
+function chosen(samples, name, wanted) {
+  return [...(samples.get(name) ?? [])].filter(([, { labels }]) => wanted(labels));
 }
 
-/** By how much that grew from one look to the next; what is less than before has begun anew. */
-export function growth(before, after, name, wanted) {
-  const [from, to] = [sum(before, name, wanted), sum(after, name, wanted)];
-  return to < from ? to : to - from;
+/** Their sum. */
+export function sum(samples, name, wanted = () => true) {
+  return chosen(samples, name, wanted).reduce((all, [, { value }]) => all + value, 0);
+}
+
+/**
+ * By how much each grew from one look to the next; what was not there was 0, what is less has begun anew, and what is
+ * gone has not grown.
+ *
+ * @returns {Sample[]}
+ */
+function grown(before, after, name, wanted) {
+  return chosen(after, name, wanted).map(([series, { labels, value }]) => {
+    const from = before.get(name)?.get(series)?.value ?? 0;
+    return { labels, value: value < from ? value : value - from };
+  });
+}
+
+/** By how much all of them grew. */
+export function growth(before, after, name, wanted = () => true) {
+  return grown(before, after, name, wanted).reduce((all, { value }) => all + value, 0);
 }
 
 /**
@@ -49,15 +81,9 @@ export function growth(before, after, name, wanted) {
  */
 export function counted(before, after, name, wanted = () => true) {
   const bounds = new Map();
-  for (const [samples, sign] of [
-    [after, 1],
-    [before, -1],
-  ]) {
-    for (const { labels, value } of samples.get(`${name}_bucket`) ?? []) {
-      if (!wanted(labels)) continue;
-      const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
-      bounds.set(bound, (bounds.get(bound) ?? 0) + sign * value);
-    }
+  for (const { labels, value } of grown(before, after, `${name}_bucket`, wanted)) {
+    const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
+    bounds.set(bound, (bounds.get(bound) ?? 0) + value);
   }
   let below = 0;
   return [...bounds]
@@ -85,6 +111,22 @@ export function quantile(buckets, share) {
     low = bound;
   }
   return low;
+}
+
+/**
+ * Looks, of which the older ones are fewer.
+ *
+ * @param {Array<{at: number}>} looks In the order of time.
+ * @param {number} since In milliseconds: all from then on are kept.
+ * @param {number} everyMs The least time between two before.
+ */
+export function thinned(looks, since, everyMs) {
+  let last = -Infinity;
+  return looks.filter(({ at }) => {
+    if (at < since && at - last < everyMs) return false;
+    last = at;
+    return true;
+  });
 }
 
 /** Whether a sample is of a call that models answer. */
@@ -129,7 +171,7 @@ export function versions(before, after) {
   const seconds = Math.max(0.001, (after.at - before.at) / 1000);
   const from = before.samples;
   const to = after.samples;
-  const told = (to.get("retinue_model_info") ?? []).map(({ labels: { model, version, task } }) => {
+  const told = [...(to.get("retinue_model_info")?.values() ?? [])].map(({ labels: { model, version, task } }) => {
     const its = (labels) => labels.model === model && labels.version === version;
     const durations = counted(
       from,

@@ -2,21 +2,26 @@
 
 import { bars, lines, short } from "./chart.js";
 import { element, fill, table, trouble } from "./elements.js";
-import { counted, levels, parse, reading, sum, versions } from "./exposition.js";
-import { ask } from "./server.js";
+import { counted, levels, parse, reading, sum, thinned, versions } from "./exposition.js";
+import { ask, silence } from "./server.js";
 import { milliseconds, percent } from "./words.js";
 
 export const title = "Live";
 
 const EVERY_MS = 2000;
+const LONGEST_MS = 10_000;
 const SHOWN_SECONDS = 300;
 // Rates and percentiles are of so long: shorter ones jump.
 const WINDOW_MS = 10_000;
+const THINNED_MS = 20_000;
+// Of the process that serves the models, and of those before it.
+const RESIDENT = ["process_resident_memory_bytes", "retinue_worker_resident_memory_bytes"];
 const MIB = 1024 * 1024;
+const UNKNOWN = { answered: null, others: null, requests: null, p50: null, p95: null, p99: null };
 const PARTS = ["Weights", "Arena", "Buffers"];
 
 // Looks and readings of the last minutes, also while other views are shown.
-const looks = [];
+let looks = [];
 const readings = [];
 
 /** Shows the view; returns what closes it. */
@@ -26,10 +31,19 @@ export function open(place) {
   return () => view.close();
 }
 
+async function metrics(signal) {
+  const response = await ask("/metrics", { headers: { accept: "text/plain" }, signal });
+  return response.text().catch(() => {
+    throw silence();
+  });
+}
+
 class Live {
   constructor(place) {
     this.left = false;
     this.paused = false;
+    this.asking = new AbortController();
+    this.told = "";
     this.pause = element("button", { type: "button", "aria-pressed": "false", click: () => this.toggle() }, "Pause");
     this.trouble = element("div", {});
     this.tiles = element("dl", { class: "tiles" });
@@ -50,58 +64,60 @@ class Live {
   toggle() {
     this.paused = !this.paused;
     this.pause.setAttribute("aria-pressed", String(this.paused));
-    if (!this.paused) this.look();
+    this.look();
   }
 
   async look() {
     clearTimeout(this.timer);
+    // One at a time.
+    this.asking.abort();
     if (this.left || this.paused) return;
+    this.asking = new AbortController();
+    const { signal } = this.asking;
     // Nobody sees it.
     if (!document.hidden) {
       try {
-        const text = await (await ask("/metrics", { headers: { accept: "text/plain" } })).text();
-        if (this.left || this.paused) return;
+        const text = await metrics(AbortSignal.any([signal, AbortSignal.timeout(LONGEST_MS)]));
+        if (signal.aborted) return;
         this.take({ at: Date.now(), samples: parse(text) });
-        fill(this.trouble);
+        this.tell();
       } catch (error) {
-        if (this.left) return;
-        fill(
-          this.trouble,
-          trouble(error, () => this.look()),
-        );
+        if (signal.aborted) return;
+        this.tell(error);
         if (error.status === 401 || error.status === 403) return;
       }
     }
     this.timer = setTimeout(() => this.look(), EVERY_MS);
   }
 
+  /** Shows what went wrong, or that nothing does; what stands there already stays, and the focus in it. */
+  tell(error) {
+    const told = error ? `${error.reason ?? ""} ${error.message}` : "";
+    if (told === this.told) return;
+    this.told = told;
+    fill(this.trouble, error && trouble(error, () => this.look()));
+  }
+
   take(look) {
-    const before = looks.findLast((one) => look.at - one.at >= WINDOW_MS) ?? looks[0];
-    looks.push(look);
-    while (look.at - looks[0].at > SHOWN_SECONDS * 1000) looks.shift();
-    const gap = before && look.at - looks.at(-2).at > 3 * EVERY_MS;
     // While nobody looked, nothing is known of when it was.
-    if (gap)
-      readings.push({
-        at: look.at - EVERY_MS,
-        answered: null,
-        others: null,
-        p50: null,
-        p95: null,
-        p99: null,
-        queue: null,
-        inFlight: null,
-      });
-    if (before) readings.push(reading(before, look));
+    if (looks.length && look.at - looks.at(-1).at > 3 * EVERY_MS) {
+      looks = [];
+      readings.push({ at: look.at - EVERY_MS, ...UNKNOWN, queue: null, inFlight: null });
+    }
+    const before = looks.findLast((one) => look.at - one.at >= WINDOW_MS) ?? looks[0];
+    // One of the window's beginning is of use besides those in it.
+    looks = thinned([...looks, look], look.at - WINDOW_MS - 2 * EVERY_MS, THINNED_MS);
+    while (look.at - looks[0].at > SHOWN_SECONDS * 1000) looks.shift();
+    // Rates need two looks.
+    readings.push(before ? reading(before, look) : { at: look.at, ...UNKNOWN, ...levels(look.samples) });
     while (readings.length && look.at - readings[0].at > SHOWN_SECONDS * 1000) readings.shift();
     this.show(before ?? look, look);
   }
 
   show(before, look) {
-    // Rates need two looks.
-    const now = readings.at(-1) ?? { answered: null, requests: null, p50: null, p99: null, ...levels(look.samples) };
+    const now = readings.at(-1);
     const seconds = (value) => (value === null ? "–" : milliseconds(value * 1000));
-    const resident = sum(look.samples, "process_resident_memory_bytes");
+    const resident = RESIDENT.reduce((all, name) => all + sum(look.samples, name), 0);
     fill(
       this.tiles,
       [
@@ -217,6 +233,7 @@ class Live {
 
   close() {
     this.left = true;
+    this.asking.abort();
     clearTimeout(this.timer);
   }
 }

@@ -1,7 +1,7 @@
 /** The page's frame: which view is shown, and the token where the server wants one. */
 
-import { element, fill } from "./elements.js";
-import { facts, refusals, token } from "./server.js";
+import { element, fill, trouble } from "./elements.js";
+import { ServerError, ask, facts, refusals, token } from "./server.js";
 
 // Loaded when they are first shown.
 const VIEWS = {
@@ -27,12 +27,25 @@ async function show() {
     if (current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const { open, title } = await VIEWS[shown]();
+  let loaded;
+  try {
+    loaded = await VIEWS[shown]();
+  } catch {
+    if (mine === turn) tellUnloaded();
+    return;
+  }
   if (mine !== turn) return;
+  const { open, title } = loaded;
   document.title = `${title}: Retinue`;
   const place = element("div", { class: `view ${shown}` });
   fill(view, place);
   leave = open(place, rest) ?? (() => {});
+}
+
+/** Shows that a view could not be loaded. Some browsers remember that of a module until the page is loaded anew. */
+function tellUnloaded(error = new ServerError("This part of the page could not be loaded.")) {
+  const again = () => ask("/ui/", { known: false }).then(() => location.reload(), tellUnloaded);
+  fill(view, element("h1", {}, "Retinue"), trouble(error, again));
 }
 
 function decoded(text) {
@@ -44,14 +57,25 @@ function decoded(text) {
 }
 
 function askForToken(reason) {
-  document.getElementById("token-reason").textContent = reason;
+  tellReason(reason);
+  // Somebody may be writing in it.
+  if (dialog.open) return;
   field.value = "";
-  if (!dialog.open) dialog.showModal();
+  dialog.showModal();
   field.focus();
 }
 
+function tellReason(reason) {
+  document.getElementById("token-reason").textContent = reason;
+}
+
 function answerToken(value) {
-  token.set(value);
+  try {
+    token.set(value);
+  } catch (error) {
+    tellReason(error.message);
+    return;
+  }
   dialog.close();
   show();
 }

@@ -146,6 +146,7 @@ async function one(model, version) {
             label,
             id + 1 < manifest.labels.length ? ", " : "",
           ]),
+        manifest.labels.length > MOST_LABELS && `and ${manifest.labels.length - MOST_LABELS} more`,
       ),
     ),
     element(

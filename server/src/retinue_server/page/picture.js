@@ -26,7 +26,12 @@ const JPEG_QUALITY = 0.92;
 export function pictures(place, take, task, fail) {
   const gone = new AbortController();
   const { signal } = gone;
-  const taken = (file, name) => file && take({ file, name: name || file.name || "image.png" });
+  let turn = 0;
+  const taken = (file, name) => {
+    if (!file || signal.aborted) return;
+    turn++;
+    take({ file, name: name || file.name || "image.png" });
+  };
   const input = element("input", {
     type: "file",
     accept: "image/*",
@@ -78,10 +83,13 @@ export function pictures(place, take, task, fail) {
 
   const example = async () => {
     const name = EXAMPLES[task()] ?? "cat.jpg";
+    const mine = ++turn;
     try {
-      taken(await (await ask(`/ui/${name}`)).blob(), name);
+      const file = await (await ask(`/ui/${name}`, { signal })).blob();
+      // There may be a later image by now.
+      if (mine === turn) taken(file, name);
     } catch (error) {
-      fail(error);
+      if (mine === turn && !signal.aborted) fail(error);
     }
   };
   const camera = new Camera(taken, fail);
@@ -99,7 +107,7 @@ export function pictures(place, take, task, fail) {
     buttons,
     close: () => {
       gone.abort();
-      camera.close();
+      camera.leave();
     },
   };
 }
@@ -109,6 +117,8 @@ class Camera {
   constructor(taken, fail) {
     this.there = Boolean(navigator.mediaDevices?.getUserMedia);
     this.fail = fail;
+    this.pending = false;
+    this.left = false;
     this.video = element("video", {
       autoplay: true,
       playsinline: true,
@@ -129,10 +139,18 @@ class Camera {
   }
 
   async open() {
+    if (this.pending) return;
+    this.pending = true;
     try {
-      this.video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-      this.dialog.showModal();
+      const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      this.stop();
+      this.video.srcObject = stream;
+      // People may take as long as they like to allow it.
+      if (this.left) this.stop();
+      else this.dialog.showModal();
     } catch (error) {
+      this.stop();
+      if (this.left) return;
       this.fail(
         new Error(
           error.name === "NotAllowedError"
@@ -140,6 +158,8 @@ class Camera {
             : "There is no camera that the browser can use.",
         ),
       );
+    } finally {
+      this.pending = false;
     }
   }
 
@@ -155,6 +175,12 @@ class Camera {
   close() {
     this.dialog.close();
     this.stop();
+  }
+
+  /** Closes it for good. */
+  leave() {
+    this.left = true;
+    this.close();
   }
 
   stop() {

@@ -29,11 +29,11 @@ export function runsOf(counts) {
 /**
  * Paints a mask into pixels that may be fewer than its own.
  *
- * @param {Uint8ClampedArray} pixels RGBA, width * height of them; what the mask does not cover stays.
+ * @param {Uint32Array} pixels As `packed` has colours, width * height of them; what the mask does not cover stays.
  * @param {{width: number, height: number}} size Of the pixels.
  * @param {number[]} runs Of the mask.
  * @param {{width: number, height: number}} whole Size of the mask, at least that of the pixels.
- * @param {number[]} colour Red, green, blue, alpha, each 0 to 255.
+ * @param {number} colour As `packed` has it.
  */
 export function paintRuns(pixels, size, runs, whole, colour) {
   // Of each column of the mask, the one of the pixels that shows it, or -1.
@@ -49,12 +49,17 @@ export function paintRuns(pixels, size, runs, whole, colour) {
       const x = columns[column];
       if (x >= 0) {
         const until = Math.min(size.height, row(last - column * whole.height));
-        for (let y = row(at - column * whole.height); y < until; y++) pixels.set(colour, (y * size.width + x) * 4);
+        for (let y = row(at - column * whole.height); y < until; y++) pixels[y * size.width + x] = colour;
       }
       at = last;
     }
     start = end;
   });
+}
+
+/** Red, green, blue and alpha, each 0 to 255, as one number whose bytes lie in memory as a canvas has them. */
+export function packed(colour) {
+  return new Uint32Array(Uint8ClampedArray.from(colour).buffer)[0];
 }
 
 /**

@@ -24,7 +24,8 @@ function python(asked) {
   const told = Object.entries(options)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${literal(value)}`);
-  const client = [quoted(grpcAddress(asked)), ...(asked.facts.encrypted ? ["tls=Tls()"] : [])];
+  const shown = asked.facts.client_certificates ? 'certificate="client.pem", key="client.key"' : "";
+  const client = [quoted(grpcAddress(asked)), ...(asked.facts.encrypted ? [`tls=Tls(${shown})`] : [])];
   const names = asked.facts.encrypted ? "Client, Tls" : "Client";
   return [
     `from retinue_client import ${names}`,
@@ -46,11 +47,12 @@ function typescript(asked) {
   const told = Object.entries(options)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${camel(name)}: ${typeof value === "string" ? quoted(value) : value}`);
+  const shown = asked.facts.client_certificates ? ' certificate: "client.pem", key: "client.key" ' : "";
   return [
     'import { Client } from "retinue-client";',
     "",
     ...(asked.facts.tokens ? ["// The token comes from the environment: RETINUE_TOKEN."] : []),
-    `const client = new Client(${quoted(grpcAddress(asked))}${asked.facts.encrypted ? ", { tls: {} }" : ""});`,
+    `const client = new Client(${quoted(grpcAddress(asked))}${asked.facts.encrypted ? `, { tls: {${shown}} }` : ""});`,
     ...wrapped(`const result = await client.${asked.task}(${quoted(asked.file)}, { `, told, " });", ""),
     "console.log(result);",
     "client.close();",
@@ -60,6 +62,7 @@ function typescript(asked) {
 function curl(asked) {
   const lines = ["curl"];
   if (asked.facts.tokens) lines.push('-H "Authorization: Bearer $RETINUE_TOKEN"');
+  if (asked.facts.client_certificates) lines.push("--cert client.pem --key client.key");
   lines.push(`--data-binary ${shell(`@${asked.file}`)}`);
   lines.push(shell(asked.origin + pathOf(asked)));
   return lines.join(" \\\n  ");
@@ -80,6 +83,7 @@ function grpcurl(asked) {
     `{ printf %s ${fields}; base64 -w0 ${shell(argument(asked.file))}; echo '"}]}'; } |`,
     `grpcurl ${asked.facts.encrypted ? "" : "-plaintext "}-d @`,
   ];
+  if (asked.facts.client_certificates) lines.push("-cert client.pem -key client.key");
   if (asked.facts.tokens) lines.push('-H "authorization: Bearer $RETINUE_TOKEN"');
   lines.push(`${grpcAddress(asked)} retinue.v1.VisionService/${METHODS[asked.task]}`);
   return lines.join(" \\\n  ").replace("| \\\n", "|\n");

@@ -16,10 +16,29 @@ export class ServerError extends Error {
   }
 }
 
-/** The token, kept in this tab only; empty where there is none. */
+let unstored = "";
+
+/** The token, kept in this tab only, also where it is closed and opened again; empty where there is none. */
 export const token = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  get() {
+    try {
+      return sessionStorage.getItem(KEY) ?? unstored;
+    } catch {
+      return unstored;
+    }
+  },
+  /** @throws {Error} It cannot be one, and why. */
+  set(value) {
+    if (!/^[\x21-\x7e]*$/.test(value))
+      throw new Error("This is no token: tokens are of letters, digits and signs of ASCII, without spaces.");
+    unstored = value;
+    try {
+      if (value) sessionStorage.setItem(KEY, value);
+      else sessionStorage.removeItem(KEY);
+    } catch {
+      // People may forbid pages to store anything; it then lasts until the page is loaded anew.
+    }
+  },
 };
 
 /** Told of each request that the server refuses for want of a token, or of another one: an EventTarget. */
@@ -29,26 +48,34 @@ export const refusals = new EventTarget();
  * Asks the server.
  *
  * @param {string} path From the root.
- * @param {RequestInit & {quiet: boolean}} options As of fetch; with `quiet` nobody is asked for another token.
+ * @param {RequestInit & {quiet: boolean, known: boolean}} options As of fetch; with `quiet` nobody is asked for another
+ *     token, and without `known` none is sent.
  * @returns {Promise<Response>} Its answer, whose status is that of a success.
  * @throws {ServerError}
  */
-export async function ask(path, { quiet = false, ...options } = {}) {
+export async function ask(path, { quiet = false, known = true, ...options } = {}) {
   const headers = new Headers(options.headers);
-  if (token.get()) headers.set("authorization", `Bearer ${token.get()}`);
+  const sent = known ? token.get() : "";
+  if (sent) headers.set("authorization", `Bearer ${sent}`);
   let response;
   try {
     response = await fetch(new URL(`..${path}`, document.baseURI), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError("The server does not answer; see whether it runs, and try again.");
+    throw silence();
   }
   if (response.ok) return response;
   const told = await fault(response);
-  if (!quiet && (response.status === 401 || told.reason === "SCOPE_MISSING")) {
+  // There may be another token by now.
+  if (!quiet && sent === token.get() && (response.status === 401 || told.reason === "SCOPE_MISSING")) {
     refusals.dispatchEvent(new CustomEvent("refused", { detail: told }));
   }
   throw told;
+}
+
+/** That there was no answer, or not all of it. */
+export function silence() {
+  return new ServerError("The server does not answer; see whether it runs, and try again.");
 }
 
 async function fault(response) {
@@ -69,14 +96,14 @@ export async function listModels() {
   return (await (await ask("/v1/models")).json()).models;
 }
 
-let known;
+let answer;
 
 /** What the server says of itself to everybody: its gRPC port, and what callers need. */
 export function facts() {
-  known ??= ask("/ui/server.json").then((response) => response.json());
+  answer ??= ask("/ui/server.json", { known: false }).then((response) => response.json());
   // What failed may be asked again.
-  known.catch(() => {
-    known = undefined;
+  answer.catch(() => {
+    answer = undefined;
   });
-  return known;
+  return answer;
 }

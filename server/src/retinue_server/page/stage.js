@@ -1,7 +1,7 @@
 /** An image with what a model says of it drawn over it. */
 
 import { element, fill } from "./elements.js";
-import { bytesOf, classColour, css, paintHeat, paintRuns } from "./pixels.js";
+import { bytesOf, classColour, css, packed, paintHeat, paintRuns } from "./pixels.js";
 
 // Larger masks are drawn with fewer pixels than they have.
 const MOST_PIXELS_A_SIDE = 1280;
@@ -107,8 +107,9 @@ export class Stage {
       context.putImageData(data, 0, 0);
     } else if (masks.length) {
       const data = context.createImageData(width, height);
+      const pixels = new Uint32Array(data.data.buffer);
       for (const { runs, id } of masks) {
-        paintRuns(data.data, { width, height }, runs, size, [...classColour(id), MASK_ALPHA]);
+        paintRuns(pixels, { width, height }, runs, size, packed([...classColour(id), MASK_ALPHA]));
       }
       context.putImageData(data, 0, 0);
     }

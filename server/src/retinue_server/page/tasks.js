@@ -185,7 +185,7 @@ const segment = {
     left: new Set(),
   }),
   drawn: ({ size, masks, left }) => ({ size, masks: masks.filter(({ id }) => !left.has(id)) }),
-  show(place, { areas, size, masks, left }, _threshold, _stage, redraw) {
+  show(place, { areas, size, masks, left }, _threshold, _stage, draw) {
     const drawnIds = new Set(masks.map(({ id }) => id));
     const share = (pixels) => percent(pixels / (size.width * size.height));
     fill(
@@ -196,7 +196,8 @@ const segment = {
         areas.map(({ class_id: id, label, area_pixels: pixels }) => {
           const toggle = (shown) => {
             left[shown ? "delete" : "add"](id);
-            redraw();
+            // The list stays, and the focus in it.
+            draw();
           };
           const name = drawnIds.has(id)
             ? tick([swatch(id), label], !left.has(id), toggle)

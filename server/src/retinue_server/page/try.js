@@ -34,6 +34,7 @@ class Try {
     this.stage = new Stage();
     this.models = [];
     this.version = "";
+    this.closed = false;
     this.asking = new AbortController();
     this.controls = element("div", { class: "controls" });
     this.trouble = element("div", {});
@@ -79,9 +80,12 @@ class Try {
     );
     this.status.textContent = "There is no image yet.";
     try {
-      [this.models, this.facts] = await Promise.all([listModels(), facts()]);
-      this.models = this.models.filter((one) => taskOf(one) in TASKS);
+      const [models, told] = await Promise.all([listModels(), facts()]);
+      if (this.closed) return;
+      this.models = models.filter((one) => taskOf(one) in TASKS);
+      this.facts = told;
     } catch (error) {
+      if (this.closed) return;
       fill(
         this.trouble,
         trouble(error, () => this.start()),
@@ -124,13 +128,28 @@ class Try {
 
   /** The model or what is asked of it has changed. */
   changed() {
-    this.limit = TASKS[this.task].threshold(this.model);
+    this.allow();
     this.threshold = this.limit?.value ?? 0;
     this.showControls();
     this.showSliders();
-    this.answer = undefined;
+    this.forget();
+    fill(this.trouble);
     if (kept.picture) this.ask();
     else this.showCode();
+  }
+
+  /** Lets the threshold go as low as the model's does. */
+  allow() {
+    this.limit = TASKS[this.task].threshold(this.model);
+  }
+
+  /** Nothing is told of what was asked before. */
+  forget() {
+    this.asking.abort();
+    this.answer = undefined;
+    this.stage.clear();
+    fill(this.list);
+    this.timing.hidden = true;
   }
 
   showControls() {
@@ -174,6 +193,7 @@ class Try {
         kept.settings,
         (change) => {
           Object.assign(kept.settings, change);
+          this.allow();
           this.showSliders();
           if (kept.picture) this.ask();
           else this.showCode();
@@ -191,13 +211,15 @@ class Try {
       const output = element("output", {}, told(value));
       const input = element("input", {
         type: "range",
-        min: least,
+        // Steps are counted from here: from 0.105 on neither 0.5 nor 1 would be reached.
+        min: Math.floor(100 * least) / 100,
         max: 1,
         step: 0.01,
         value,
         input: () => {
-          output.textContent = told(input.valueAsNumber);
-          change(input.valueAsNumber);
+          const chosen = Math.max(least, input.valueAsNumber);
+          output.textContent = told(chosen);
+          change(chosen);
         },
       });
       return labelled(text, input, output);
@@ -211,7 +233,8 @@ class Try {
           this.limit.least,
           (value) => {
             this.threshold = value;
-            this.redraw();
+            // Sliders tell of more places than are ever shown.
+            this.frame ??= requestAnimationFrame(() => this.redraw());
           },
           percent,
         ),
@@ -230,12 +253,15 @@ class Try {
   }
 
   take(picture) {
+    if (this.closed) return;
     kept.picture = picture;
-    this.answer = undefined;
-    fill(this.list);
+    this.forget();
     this.show(picture);
     // Else it is asked about once they are known.
-    if (this.models.length) this.ask();
+    if (!this.models.length) return;
+    this.allow();
+    this.showSliders();
+    this.ask();
   }
 
   show(picture) {
@@ -281,14 +307,13 @@ class Try {
     if (error.reason === "MASKS_TOO_LARGE" && least < usual) {
       // Those of fewer objects may be small enough.
       this.limit = { ...this.limit, least: usual };
+      this.threshold = Math.max(this.threshold, usual);
       this.showSliders();
       this.ask(usual);
       return;
     }
-    this.answer = undefined;
-    this.stage.clear();
-    fill(this.list);
-    this.timing.hidden = true;
+    this.forget();
+    this.place.removeAttribute("aria-busy");
     this.status.textContent = "There is no result.";
     if (!(error instanceof ServerError))
       error = new Error(sentence(`the page could not show the answer: ${error.message}`));
@@ -300,15 +325,23 @@ class Try {
   }
 
   redraw() {
+    cancelAnimationFrame(this.frame);
+    this.frame = undefined;
     this.showCode();
     if (!this.answer) return;
+    this.draw();
+    const task = TASKS[this.task];
+    const told = task.show(this.list, this.answer, this.threshold, this.stage, () => this.draw());
+    this.status.textContent = `${told} Version ${this.answeredBy.version} answered.`;
+  }
+
+  /** Draws over the image. */
+  draw() {
     const task = TASKS[this.task];
     const natural = this.stage.image.hidden
       ? { width: 4, height: 3 }
       : { width: this.stage.image.naturalWidth, height: this.stage.image.naturalHeight };
     this.stage.draw({ ...task.drawn(this.answer, this.threshold, natural), opacity: kept.opacity });
-    const told = task.show(this.list, this.answer, this.threshold, this.stage, () => this.redraw());
-    this.status.textContent = `${told} Version ${this.answeredBy.version} answered.`;
   }
 
   showCode() {
@@ -326,6 +359,8 @@ class Try {
   }
 
   close() {
+    this.closed = true;
+    cancelAnimationFrame(this.frame);
     this.asking.abort();
     this.pictures.close();
     this.stage.close();

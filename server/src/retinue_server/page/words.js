@@ -3,7 +3,9 @@
 /** A score or share, in [0, 1]. */
 export function percent(score) {
   if (score > 0 && score < 0.0005) return "< 0.1 %";
-  return `${(100 * score).toFixed(score < 0.0995 ? 1 : 0)} %`;
+  // Of what is nearly all, too, a digit more is told: it is not all.
+  if (score < 1 && score > 0.9995) return "> 99.9 %";
+  return `${(100 * score).toFixed(score < 0.0995 || (score > 0.99 && score < 1) ? 1 : 0)} %`;
 }
 
 /** Milliseconds. */
