@@ -217,6 +217,20 @@ def test_all_servers_may_be_gone_for_as_long_as_the_patience_lasts():
         run(pair, score_all, patience_seconds=5)
 
 
+def test_an_answer_that_comes_late_does_not_make_the_patience_last_for_ever():
+    def gone(images):
+        return None if images is not None and b"0" in images else UnavailableError("Draining.")
+
+    async def work(scorer):
+        client.fail = gone
+        async with asyncio.timeout(3600):
+            await score_all(scorer)
+
+    client = FakeAsker()
+    with pytest.raises(UnavailableError, match="Draining"):
+        run([client], work, patience_seconds=5)
+
+
 def test_a_job_begins_with_the_servers_that_answer_and_the_others_join():
     def late(images):
         return ServerUnreachableError("Not yet.") if asyncio.get_running_loop().time() < 1 else None

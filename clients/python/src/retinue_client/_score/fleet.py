@@ -243,6 +243,8 @@ class Fleet:
         """Waits until a server has the model again."""
         while True:
             silent_since = self._note_silence(server, error)
+            # An answer that came late may have told those that wait that there is no hurry.
+            self._notify()
             await asyncio.sleep(self._delay_seconds(error, silent_since))
             try:
                 await self._look(server, _PROBE_TIMEOUT_SECONDS)
