@@ -372,6 +372,17 @@ class TestLists:
             ("\0.jpg", "FILE_UNREADABLE"),
         ]
 
+    def test_half_a_character_in_a_path_is_its_rows_error(self, tmp_path):
+        make(tmp_path, "a.jpg")
+        (tmp_path / "x.jsonl").write_text(
+            '{"path": "\\ud83d.jpg", "id": "\\udc80"}\n{"path": "a.jpg", "id": "\\ud83d"}\n'
+        )
+        assert expect_to_go_on_anywhere(tmp_path / "x.jsonl") == [
+            ("\\ud83d.jpg", "FILE_UNREADABLE"),
+            ("a.jpg", b"12345"),
+        ]
+        assert keys(tmp_path / "x.jsonl", key="id") == ["\\x80", "\\ud83d"]
+
     def test_a_list_of_paths_has_one_a_line(self, tmp_path):
         make(tmp_path, "a.jpg", os.fsdecode(b"caf\xe9.jpg"), " b.jpg")
         (tmp_path / "list.txt").write_bytes(
@@ -396,6 +407,16 @@ class TestLists:
             ("memory://list/b.jpg", "FILE_NOT_FOUND"),
             ("nonsense://x/y.jpg", "FILE_UNREADABLE"),
         ]
+
+    def test_a_protocol_that_cannot_even_connect_is_its_rows_error(self, tmp_path):
+        class Refusing(fsspec.AbstractFileSystem):
+            def __init__(self, **_options):
+                raise EOFError("the server has hung up")
+
+        fsspec.register_implementation("refusing", Refusing, clobber=True)
+        (tmp_path / "list.txt").write_text("refusing://host/a.jpg\n")
+        found = outcomes(entries(tmp_path / "list.txt", urls=True))
+        assert found == [("refusing://host/a.jpg", "FILE_UNREADABLE")]
 
     def test_which_column_is_meant_is_said_or_known_or_asked_for(self, tmp_path):
         make(tmp_path, "a.jpg")
@@ -444,6 +465,17 @@ class TestParquet:
             "VALUE_MISSING",
         ]
         assert {told for _, told in outcomes(entries(f"{tmp_path}/x.parquet::number"))} == {"VALUE_INVALID"}
+
+    def test_text_that_is_no_utf8_is_its_rows_error(self, tmp_path):
+        make(tmp_path, "a.jpg")
+        text = pa.array([b"a.jpg", b"\xff.jpg", b"a.jpg"]).view(pa.string())
+        self.write(tmp_path / "x.parquet", path=text, name=pa.array([b"1", b"2", b"\xff"]).view(pa.string()))
+        assert expect_to_go_on_anywhere(tmp_path / "x.parquet") == [
+            ("a.jpg", b"12345"),
+            ("x.parquet#2", "VALUE_INVALID"),
+            ("a.jpg", b"12345"),
+        ]
+        assert keys(tmp_path / "x.parquet", key="name") == ["1", "x.parquet#2", "x.parquet#3"]
 
     def test_a_data_set_of_several_files_goes_on_past_a_damaged_one(self, tmp_path):
         for name in ("part-0", "part-2"):

@@ -61,8 +61,11 @@ class Source(Protocol):
 
 
 def printable(path: str) -> str:
-    """The path with bytes that are no UTF-8, which a file system may have, written as escapes."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """The text with what is no text written as escapes: bytes of a file system, or halves of characters in JSON."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def in_requests(

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retinue_client._errors import ImageError
 from retinue_client._score.sources.columns import Columns
 from retinue_client._score.sources.entry import Entry, printable
 from retinue_client._score.sources.lines import unreadable
@@ -65,8 +66,20 @@ class ParquetContainer:
             for row in range(batch.num_rows):
                 number += 1
                 if number > after:
-                    key = None if keys is None else keys[row].as_py()
-                    yield values.entry(images[row].as_py(), key, f"{printable(path)}#{number}", number)
+                    where = f"{printable(path)}#{number}"
+                    try:
+                        key = None if keys is None else keys[row].as_py()
+                        value = images[row].as_py()
+                    except (ValueError, OverflowError, pa.ArrowException) as exc:
+                        yield _unusable(where, number, exc)
+                    else:
+                        yield values.entry(value, key, where, number)
+
+
+def _unusable(where: str, number: int, exc: Exception) -> Entry:
+    """The entry of a row whose value is none of its column's type, such as text that is no UTF-8."""
+    message = f"The row cannot be read: {exc}."
+    return Entry(where, number, 0, ImageError(message, source=where, reason="VALUE_INVALID"))
 
 
 def _groups_after(metadata: Any, after: int) -> tuple[list[int], int]:

@@ -40,7 +40,7 @@ class RemoteTree:
             ) from exc
         try:
             self._files, self._root = url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError, OSError) as exc:
+        except Exception as exc:  # whatever the storage's own library raises; ftp:// connects here
             raise SourceError(f"{url!r} cannot be opened: {exc}") from exc
 
     def items(self, folder: str) -> Iterator[Item]:
