@@ -5,6 +5,7 @@ import gc
 import io
 import itertools
 import os
+import threading
 import tracemalloc
 from contextlib import suppress
 
@@ -240,6 +241,41 @@ def test_two_jobs_do_not_write_into_one_folder(tmp_path):
         for overwrite in (False, True):
             with pytest.raises(DestinationError, match=rf"Another job .* \(process {os.getpid()}\)"):
                 Destination(Disk(tmp_path / "r"), {}, overwrite=overwrite, on_part=print)
+
+
+@pytest.mark.parametrize("step", ["write", "keep"])
+def test_an_interrupted_job_keeps_its_folder_until_nothing_writes_there_any_more(tmp_path, step, monkeypatch):
+    began, go_on, told = threading.Event(), threading.Event(), []
+
+    do, drop = getattr(Parts, step), Parts.drop
+
+    def slow(parts, *arguments):
+        began.set()
+        assert go_on.wait(timeout=60)
+        do(parts, *arguments)
+        told.append("written")
+
+    monkeypatch.setattr(Parts, step, slow)
+    monkeypatch.setattr(Parts, "drop", lambda parts: (told.append("dropped"), drop(parts)))
+    disk, account = Disk(tmp_path / "r"), Account()
+
+    async def interrupted(destination):
+        journal = destination.begin(MODEL)
+        parts = Parts(disk, output_of(Form.PARQUET, "classify", {}), journal, 4, account.close_part)
+        job = Job(Echo("classify"), "classify", account, parts, ErrorLimit(), lambda rows: None)
+        running = asyncio.create_task(job.run(Numbers(3), None))
+        await asyncio.to_thread(began.wait, 60)
+        running.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not running.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    with Destination(disk, {}, overwrite=False, on_part=print) as destination:
+        asyncio.run(interrupted(destination))
+    assert told == ["written", "dropped"]
 
 
 def test_nothing_stays_behind_where_no_part_came_about(tmp_path):

@@ -16,6 +16,7 @@ from retinue_client._score.rows import Row, row_of
 from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import Scorer
 from retinue_client._score.sources.entry import Entry, Source, in_requests
+from retinue_client._score.thread import in_thread
 
 _BYTES_PER_REQUEST = 4 << 20
 # Requests that are read from disk ahead of those under way, so that the server never waits for the disk.
@@ -93,19 +94,19 @@ class Job:
                     size_bytes = sum(entry.size_bytes for entry in run)
                     window.append(_UnderWay(run, size_bytes, asyncio.create_task(self._score(run))))
                     window_bytes += size_bytes
-            await asyncio.to_thread(self._parts.keep)
+            await in_thread(self._parts.keep)
         finally:
-            self._parts.drop()
             for one in window:
                 one.rows.cancel()
             await asyncio.gather(*(one.rows for one in window), return_exceptions=True)
+            self._parts.drop()
 
     async def _take(self, rows: list[Row], entries: list[Entry]) -> None:
         while rows:
             room = self._parts.room()
             some, rows = rows[:room], rows[room:]
             cursor, entries = entries[: len(some)][-1].cursor, entries[room:]
-            await asyncio.to_thread(self._write, some, cursor)
+            await in_thread(self._write, some, cursor)
             self._on_rows(some)
             self._limit.check(self._account.failed, self._account.images)
 

@@ -28,6 +28,7 @@ from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.entry import Source
 from retinue_client._score.sources.standard_input import StandardInput
 from retinue_client._score.summary import Summary
+from retinue_client._score.thread import in_thread
 from retinue_client.cli._progress import ScoreProgress, Show
 
 # They say how soon an answer comes, or from where, and nothing of what it is.
@@ -125,7 +126,7 @@ class Run:
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
                     await self._score(scorer, disk, output, journal, progress)
                 if journal.rows:
-                    await asyncio.to_thread(self._finish, disk, output, journal, model, progress)
+                    await in_thread(self._finish, disk, output, journal, model, progress)
             finally:
                 if isinstance(plan.source, StandardInput):
                     plan.source.close()
