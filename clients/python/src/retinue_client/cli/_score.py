@@ -249,7 +249,10 @@ def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_
 def _how_to_go_on(plan: Plan) -> str:
     """What is there of the job, for one that ended early."""
     journal = plan.out / "_journal.jsonl"
-    return f"What is done is in {plan.out}; the same command goes on with it." if journal.exists() else ""
+    if not journal.exists():
+        return ""
+    command = "the same command without --overwrite" if plan.overwrite else "the same command"
+    return f"What is done is in {plan.out}; {command} goes on with it."
 
 
 def _finish(plan: Plan, summary: Summary, *, all_files: bool) -> None:
