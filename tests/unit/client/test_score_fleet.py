@@ -266,6 +266,44 @@ def test_an_image_on_which_servers_fail_is_tried_on_others_and_is_then_an_error_
     assert answers[2].code is StatusCode.INTERNAL
 
 
+def test_an_image_that_ends_its_server_is_an_error_alone_after_a_few_times():
+    class Mortal(FakeAsker):
+        """Ends with everything that is under way, and is back after a second."""
+
+        deaths, back_at = 0, 0.0
+
+        def trouble(self, images):
+            now = asyncio.get_running_loop().time()
+            if now < self.back_at:
+                return ServerUnreachableError("Nobody there.")
+            return None
+
+        async def ask(self, images):
+            self.fail = self.trouble
+            life = self.deaths
+            if b"77" in images:
+                await asyncio.sleep(0.01)
+                self.deaths += 1
+                self.back_at = asyncio.get_running_loop().time() + 1
+                raise UnavailableError("Lost.", reason="CONNECTION_LOST")
+            answers = await super().ask(images)
+            if self.deaths > life:
+                raise UnavailableError("Lost.", reason="CONNECTION_LOST")
+            return answers
+
+    async def work(scorer):
+        names = [f"{index}".encode() for index in range(400)]
+        runs = [names[start : start + 16] for start in range(0, 400, 16)]
+        return [answer for part in await asyncio.gather(*map(scorer.answers, runs)) for answer in part]
+
+    client = Mortal(seconds=0.001)
+    answers = run([client], work)
+    failed = [place for place, answer in enumerate(answers) if isinstance(answer, ImageError)]
+    assert (failed, answers[77].reason) == ([77], "CONNECTION_LOST")
+    # Three times with 16 images, and twice with each half that it is in.
+    assert client.deaths <= 3 + 4 * 2
+
+
 def test_requests_grow_with_what_a_server_takes_and_not_past_what_it_allows():
     sizes = []
 

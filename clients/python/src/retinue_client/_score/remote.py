@@ -1,7 +1,9 @@
 """Asks servers, or the engine in this process, about images until each has an answer."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from grpc import StatusCode
 
@@ -26,8 +28,9 @@ from retinue_client._score.scorer import ScoreOptions
 _MOST_IMAGES_PER_REQUEST = 64
 # So that a server computes some while others are on their way.
 _REQUESTS_AT_A_SERVER = 4
-# A request that servers gave up on this often is an error of its images.
+# A request that servers gave up on this often is an error of its images; so is one that ended that many of them.
 _MOST_ATTEMPTS = 3
+_LOST = "CONNECTION_LOST"
 
 
 class RemoteScorer:
@@ -57,6 +60,8 @@ class RemoteScorer:
             patience_seconds=options.patience_seconds,
             clock=clock,
         )
+        # Of requests that may have ended a server one is under way at a time, so that the others are found innocent.
+        self._suspects = asyncio.Lock()
         # More than these in one request have been found to be too many.
         self._most_images = _MOST_IMAGES_PER_REQUEST
 
@@ -83,39 +88,46 @@ class RemoteScorer:
 
     async def answers(self, images: Sequence[bytes]) -> list[Result | ImageError]:
         """The outcomes, after a second try for images on which the server failed while it answered others."""
-        outcomes = await self._outcomes(images) if images else []
-        for place, outcome in enumerate(outcomes):
-            if isinstance(outcome, ImageError) and outcome.code is StatusCode.INTERNAL:
-                outcomes[place] = (await self._outcomes([images[place]]))[0]
-        return outcomes
+        return await self._outcomes(images, lost=0) if images else []
 
     def _serving(self) -> list[Server]:
         """The servers that are not gone, or all where none is left."""
         servers = self._fleet.servers
         return [server for server in servers if not server.is_gone] or servers
 
-    async def _outcomes(self, images: Sequence[bytes]) -> list[Result | ImageError]:
+    async def _outcomes(self, images: Sequence[bytes], *, lost: int) -> list[Result | ImageError]:
         """What became of each image, however often servers have to be asked.
+
+        Args:
+            images: The images.
+            lost: How many connections were lost while these were asked about.
 
         Raises:
             RetinueError: The question as such is refused, or nobody answers any more.
         """
-        failure = await self._try(images)
+        failure = await self._try(images, lost)
         if not isinstance(failure, RetinueError):
             return failure
         if len(images) == 1:
             return [ImageError(failure.message, code=failure.code, reason=failure.reason)]
         # One image may be what fails them all, or fewer in a request may be acceptable where so many are not.
         half = len(images) // 2
-        return [*await self._outcomes(images[:half]), *await self._outcomes(images[half:])]
+        lost = 1 if failure.reason == _LOST else 0
+        return [
+            *await self._outcomes(images[:half], lost=lost),
+            *await self._outcomes(images[half:], lost=lost),
+        ]
 
-    async def _try(self, images: Sequence[bytes]) -> list[Result | ImageError] | RetinueError:
+    async def _try(self, images: Sequence[bytes], lost: int) -> list[Result | ImageError] | RetinueError:
         """The outcomes of a request, or why it is given up as it is."""
         ready = self._clock()
         attempts = 0
         avoid: Server | None = None
         while True:
-            async with self._fleet.turn(len(images), avoid=avoid) as turn:
+            async with (
+                self._suspects if lost else nullcontext(),
+                self._fleet.turn(len(images), avoid=avoid) as turn,
+            ):
                 sent = self._clock()
                 try:
                     outcomes = await turn.server.asker.ask(images)
@@ -135,6 +147,9 @@ class RemoteScorer:
                 if not self._may_pass(failure):
                     raise failure
                 self._fleet.failed(turn, failure)
+            lost += failure.reason == _LOST
+            if lost >= _MOST_ATTEMPTS:
+                return failure
             if not isinstance(failure, UnavailableError | ModelNotFoundError):
                 attempts += 1
             if attempts >= _MOST_ATTEMPTS and not (isinstance(failure, OverloadedError) and len(images) == 1):
