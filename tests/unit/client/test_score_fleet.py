@@ -266,6 +266,44 @@ def test_an_image_on_which_servers_fail_is_tried_on_others_and_is_then_an_error_
     assert answers[2].code is StatusCode.INTERNAL
 
 
+def test_a_server_that_fails_is_given_a_moment_before_it_is_asked_again():
+    asked = []
+
+    def failing(images):
+        if images is None:
+            return None
+        asked.append(asyncio.get_running_loop().time())
+        return ServerError("The engine failed.") if len(asked) < 3 else None
+
+    async def one(scorer):
+        return await scorer.answers([b"5"])
+
+    (answer,) = run([FakeAsker(fail=failing)], one)
+    assert answer.image == b"5"
+    assert asked[1] - asked[0] > 0.1
+    assert asked[2] - asked[1] > 0.1
+
+
+def test_an_image_that_failed_among_others_is_tried_on_another_server_and_counted_once():
+    class Unsound(FakeAsker):
+        async def ask(self, images):
+            answers = await super().ask(images)
+            error = ImageError("The engine failed.", code=StatusCode.INTERNAL)
+            return [error if answer.image == b"7" else answer for answer in answers]
+
+    async def one_run(scorer):
+        answers = await scorer.answers([b"6", b"7"])
+        return answers, scorer._account.total()
+
+    pair = [Unsound("a:1"), FakeAsker("b:1")]
+    (_, seven), total = run(pair, one_run)
+    assert (seven.image, seven.server) == (b"7", "b:1")
+    assert total.latencies.count == 2
+    (_, seven), total = run([Unsound("a:1"), Unsound("b:1")], one_run)
+    assert isinstance(seven, ImageError)
+    assert total.latencies.count == 2
+
+
 def test_an_image_that_ends_its_server_is_an_error_alone_after_a_few_times():
     class Mortal(FakeAsker):
         """Ends with everything that is under way, and is back after a second."""

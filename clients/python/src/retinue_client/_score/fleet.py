@@ -182,6 +182,10 @@ class Fleet:
             self._leave(server, error)
         self._check_patience()
 
+    async def pause(self, error: RetinueError) -> None:
+        """Waits before a request is tried again that a server, which answers others, has failed at."""
+        await asyncio.sleep(self._delay_seconds(error, self._clock()))
+
     async def close(self) -> None:
         """Ends probes and connections."""
         probes = [server.probing for server in self.servers if server.probing is not None]

@@ -31,6 +31,7 @@ _REQUESTS_AT_A_SERVER = 4
 # A request that servers gave up on this often is an error of its images; so is one that ended that many of them.
 _MOST_ATTEMPTS = 3
 _LOST = "CONNECTION_LOST"
+_FAILURES = (StatusCode.INTERNAL, StatusCode.UNKNOWN)
 
 
 class RemoteScorer:
@@ -87,25 +88,28 @@ class RemoteScorer:
         await self._fleet.close()
 
     async def answers(self, images: Sequence[bytes]) -> list[Result | ImageError]:
-        """The outcomes, after a second try for images on which the server failed while it answered others."""
-        return await self._outcomes(images, lost=0) if images else []
+        """What became of each image; see `Scorer`."""
+        return await self._outcomes(images) if images else []
 
     def _serving(self) -> list[Server]:
         """The servers that are not gone, or all where none is left."""
         servers = self._fleet.servers
         return [server for server in servers if not server.is_gone] or servers
 
-    async def _outcomes(self, images: Sequence[bytes], *, lost: int) -> list[Result | ImageError]:
+    async def _outcomes(
+        self, images: Sequence[bytes], *, lost: int = 0, failed: Server | None = None
+    ) -> list[Result | ImageError]:
         """What became of each image, however often servers have to be asked.
 
         Args:
             images: The images.
             lost: How many connections were lost while these were asked about.
+            failed: The server that has just failed at these, while it answered others.
 
         Raises:
             RetinueError: The question as such is refused, or nobody answers any more.
         """
-        failure = await self._try(images, lost)
+        failure = await self._try(images, lost, failed)
         if not isinstance(failure, RetinueError):
             return failure
         if len(images) == 1:
@@ -118,11 +122,13 @@ class RemoteScorer:
             *await self._outcomes(images[half:], lost=lost),
         ]
 
-    async def _try(self, images: Sequence[bytes], lost: int) -> list[Result | ImageError] | RetinueError:
-        """The outcomes of a request, or why it is given up as it is."""
+    async def _try(
+        self, images: Sequence[bytes], lost: int, failed: Server | None
+    ) -> list[Result | ImageError] | RetinueError:
+        """The outcomes of a request, of images that failed in it after a second try; or why it is given up."""
         ready = self._clock()
         attempts = 0
-        avoid: Server | None = None
+        avoid = failed
         while True:
             async with (
                 self._suspects if lost else nullcontext(),
@@ -134,9 +140,12 @@ class RemoteScorer:
                 except RetinueError as error:
                     failure = error
                 else:
-                    self._account.add_answer(sent - ready, self._clock() - sent, outcomes)
+                    again = {} if failed else _at_which_the_server_failed(outcomes)
+                    # Those are counted when they are answered again.
+                    counted = [outcome for place, outcome in enumerate(outcomes) if place not in again]
+                    self._account.add_answer(sent - ready, self._clock() - sent, counted)
                     self._fleet.answered(turn, _queue_seconds(outcomes))
-                    return outcomes
+                    break
                 avoid = turn.server
                 if isinstance(failure, InvalidRequestError):
                     if len(images) == 1:
@@ -154,6 +163,13 @@ class RemoteScorer:
                 attempts += 1
             if attempts >= _MOST_ATTEMPTS and not (isinstance(failure, OverloadedError) and len(images) == 1):
                 return failure
+            if isinstance(failure, ServerError):
+                await self._fleet.pause(failure)
+        for error in list(again.values())[:1]:
+            await self._fleet.pause(error)
+        for place in again:
+            outcomes[place] = (await self._outcomes([images[place]], failed=turn.server))[0]
+        return outcomes
 
     def _may_pass(self, failure: RetinueError) -> bool:
         """Whether a failure may be of the moment, or of one server of several."""
@@ -161,6 +177,15 @@ class RemoteScorer:
             # It may be starting again with its models still to come.
             return len(self._fleet.servers) > 1
         return isinstance(failure, OverloadedError | UnavailableError | DeadlineExceededError | ServerError)
+
+
+def _at_which_the_server_failed(outcomes: Sequence[Result | ImageError]) -> dict[int, ImageError]:
+    """The errors, by their place, of images that another try may answer: nothing is wrong with these."""
+    return {
+        place: outcome
+        for place, outcome in enumerate(outcomes)
+        if isinstance(outcome, ImageError) and outcome.code in _FAILURES
+    }
 
 
 def _queue_seconds(outcomes: Sequence[Result | ImageError]) -> float:
