@@ -54,6 +54,7 @@ class FakeAsker:
     address: str = "a:1"
     seconds: float = 0.01
     version: int = 3
+    sha256: str = ""
     fail: object = lambda images: None
     asked: Counter = field(default_factory=Counter)
     most: int = 0
@@ -68,7 +69,7 @@ class FakeAsker:
             raise error
         if name == "gone":
             raise ModelNotFoundError("There is no such model.")
-        return _model(name, self.version)
+        return _model(name, self.version, self.sha256)
 
     async def ask(self, images):
         self.under_way += len(images)
@@ -93,12 +94,13 @@ class FakeAsker:
         self.closed = True
 
 
-def _model(name, version):
+def _model(name, version, sha256):
     from retinue.v1 import vision_service_pb2 as pb
 
     from retinue_client._models import model_info
 
     message = pb.Model(name=name, version=version)
+    message.manifest.sha256 = sha256
     message.manifest.name, message.manifest.task = name, 1
     return model_info(message)
 
@@ -248,6 +250,31 @@ def test_servers_with_different_versions_or_without_the_model_are_refused_by_nam
         run([FakeAsker("a:1"), FakeAsker("b:1", version=4)], score_all)
     with pytest.raises(ModelNotFoundError):
         run([FakeAsker("a:1"), FakeAsker("b:1")], score_all, model="gone")
+
+
+@pytest.mark.parametrize("change", [{"version": 4}, {"sha256": "ab" * 32}])
+def test_a_server_that_comes_late_with_another_model_gets_nothing(change):
+    def late(images):
+        return ServerUnreachableError("Not yet.") if asyncio.get_running_loop().time() < 0.1 else None
+
+    other, sound = FakeAsker("a:1", fail=late, **change), FakeAsker("b:1")
+    run([other, sound], score_all)
+    expect_each_once(sound)
+    assert other.probes > 2
+    with pytest.raises(InvalidRequestError, match=r"a:1 answers with version"):
+        run([FakeAsker("a:1", **change), FakeAsker("b:1")], score_all)
+
+
+def test_a_server_that_comes_back_with_another_model_ends_the_job_with_the_reason():
+    def restarting(images):
+        if not 0.1 <= asyncio.get_running_loop().time() < 0.5:
+            return None
+        client.version = 4
+        return UnavailableError("Draining.")
+
+    client = FakeAsker(fail=restarting)
+    with pytest.raises(ModelNotFoundError, match=r"a:1 answers with version 4 .* now, .* is of version 3"):
+        run([client], score_all, patience_seconds=5)
 
 
 def test_an_image_on_which_servers_fail_is_tried_on_others_and_is_then_an_error_alone():

@@ -165,11 +165,21 @@ class RemoteScorer:
                 return failure
             if isinstance(failure, ServerError):
                 await self._fleet.pause(failure)
-        for error in list(again.values())[:1]:
-            await self._fleet.pause(error)
-        for place in again:
-            outcomes[place] = (await self._outcomes([images[place]], failed=turn.server))[0]
+        await self._ask_again(images, outcomes, again, turn.server)
         return outcomes
+
+    async def _ask_again(
+        self,
+        images: Sequence[bytes],
+        outcomes: list[Result | ImageError],
+        again: dict[int, ImageError],
+        failed: Server,
+    ) -> None:
+        """Puts what became of the images at these places in a second try in the place of what became of them."""
+        if again:
+            await self._fleet.pause(next(iter(again.values())))
+        for place in again:
+            outcomes[place] = (await self._outcomes([images[place]], failed=failed))[0]
 
     def _may_pass(self, failure: RetinueError) -> bool:
         """Whether a failure may be of the moment, or of one server of several."""
