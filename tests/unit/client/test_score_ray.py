@@ -134,6 +134,15 @@ def test_a_worker_with_another_model_makes_nothing(plan, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_part_that_lacks_rows_is_not_made(plan, tmp_path):
+    parts = parts_of(plan.source)
+    worker = PartScorer(replace(plan, source=Numbers(12)))
+    made = [json.loads(text) for text in worker(batch(parts[1:4]))["made"]]
+    assert made[0]["record"]["rows"] == 5
+    assert "A part of 5 rows was cut from the source, of which a worker finds 2:" in made[1]["failure"]
+    assert "finds 0:" in made[2]["failure"]
+
+
 def test_without_ray_it_is_said_what_to_install(plan, monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}", name=name)

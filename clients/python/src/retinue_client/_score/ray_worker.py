@@ -133,6 +133,7 @@ class PartScorer:
                 self._sample,
             )
             self._engine.wait_for(job.run(_Slice(self._plan.source, rows), json.loads(after)))
+            _refuse_other_rows(one.record, rows)
         except RetinueError as error:
             return {"failure": error.message}
         except (ScoreError, OSError) as error:
@@ -225,6 +226,15 @@ class _Slice:
 
     def count(self) -> int:
         return self._rows
+
+
+def _refuse_other_rows(record: PartRecord | None, rows: int) -> None:
+    if record is None or record.rows != rows:
+        made = 0 if record is None else record.rows
+        raise ScoreError(
+            f"A part of {rows:,} rows was cut from the source, of which a worker finds {made:,}: the source has changed "
+            "meanwhile, or is not the same on all machines. Name another folder, or --overwrite the results."
+        )
 
 
 def _ignore(rows: list[Row]) -> None:
