@@ -344,6 +344,12 @@ class TestLists:
         (tmp_path / "list.csv").write_bytes("\ufeffpath,é\r\na.jpg,x\r\n".encode())
         assert outcomes(entries(tmp_path / "list.csv")) == [("a.jpg", b"12345")]
 
+    @pytest.mark.parametrize("first", ["a.jpg", "photos/1", "https://host/1"])
+    def test_a_csv_without_a_header_does_not_lose_its_first_image(self, tmp_path, first):
+        (tmp_path / "x.csv").write_text(f"{first}\nb.jpg\n")
+        with pytest.raises(SourceError, match=r"x\.csv has no header.*--source-format paths"):
+            entries(tmp_path / "x.csv")
+
     def test_lines_of_jsonl_that_hold_no_path_are_errors(self, tmp_path):
         make(tmp_path, "a.jpg", "b.jpg")
         lines = [

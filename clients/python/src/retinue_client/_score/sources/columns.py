@@ -13,6 +13,7 @@ from retinue_client._score.sources.entry import Entry, printable
 from retinue_client._score.sources.lines import LineTooLong, TextLines, bounded_lines, too_long, unreadable
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.values import Values
+from retinue_client._score.sources.walk import looks_like_image
 
 # Under these names lists have their images, where nobody says otherwise.
 _USUAL_COLUMNS = ("path", "image", "image_path", "file", "file_name", "filename", "filepath", "url", "uri")
@@ -136,6 +137,11 @@ class CsvRecords:
             names = next(reader, [])
         except (csv.Error, LineTooLong) as exc:
             raise SourceError(f"{name} has no header that can be read: {exc}.") from exc
+        if len(names) == 1 and (looks_like_image(names[0]) or "/" in names[0]):
+            raise SourceError(
+                f"{name} has no header: its first line is {names[0]!r}, which is an image. Put a line above it that "
+                "names the column, such as path, or read it as a list with --source-format paths."
+            )
         return self._records(reader, names), names
 
     def _records(self, reader: "Iterator[list[str]]", names: list[str]) -> Iterator[Record]:
