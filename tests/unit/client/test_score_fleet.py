@@ -18,6 +18,7 @@ from retinue_client import (
     ServerUnreachableError,
     UnavailableError,
 )
+from retinue_client._channel import DEFAULT_MAX_REQUEST_IMAGES
 from retinue_client._errors import ServerError
 from retinue_client._score.account import Account
 from retinue_client._score.remote import RemoteScorer
@@ -390,6 +391,15 @@ def test_requests_grow_with_what_a_server_takes_and_not_past_what_it_allows():
     grown, settled = run([FakeAsker(seconds=0.0001, fail=few)], follow, max_in_flight=1024)
     assert (grown, settled) == (32, 16)
     assert max(sizes) == 32
+
+
+def test_no_request_is_larger_than_what_a_client_sends_as_one():
+    async def grown(scorer):
+        for _ in range(10):
+            await score_all(scorer, count=512, size=scorer.images_per_call)
+        return scorer.images_per_call
+
+    assert run([FakeAsker(seconds=0.0001)], grown, max_in_flight=1024) == DEFAULT_MAX_REQUEST_IMAGES
 
 
 def test_what_is_under_way_stays_within_the_limit():

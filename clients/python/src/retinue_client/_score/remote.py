@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from grpc import StatusCode
 
+from retinue_client._channel import DEFAULT_MAX_REQUEST_IMAGES
 from retinue_client._errors import (
     DeadlineExceededError,
     ImageError,
@@ -24,8 +25,6 @@ from retinue_client._score.fleet import Fleet, Server, Wanted
 from retinue_client._score.rows import Result
 from retinue_client._score.scorer import ScoreOptions
 
-# Beyond that a request costs no less for each of its images.
-_MOST_IMAGES_PER_REQUEST = 64
 # So that a server computes some while others are on their way.
 _REQUESTS_AT_A_SERVER = 4
 # A request that servers gave up on this often is an error of its images; so is one that ended that many of them.
@@ -63,8 +62,8 @@ class RemoteScorer:
         )
         # Of requests that may have ended a server one is under way at a time, so that the others are found innocent.
         self._suspects = asyncio.Lock()
-        # More than these in one request have been found to be too many.
-        self._most_images = _MOST_IMAGES_PER_REQUEST
+        # More than these the client would make several requests of, or have been found to be too many.
+        self._most_images = DEFAULT_MAX_REQUEST_IMAGES
 
     @property
     def images_per_call(self) -> int:
