@@ -1,6 +1,7 @@
 """A job that dies at any step and is started again: every row once, in order, in the very same files."""
 
 import asyncio
+import fcntl
 import gc
 import io
 import itertools
@@ -241,6 +242,37 @@ def test_two_jobs_do_not_write_into_one_folder(tmp_path):
         for overwrite in (False, True):
             with pytest.raises(DestinationError, match=rf"Another job .* \(process {os.getpid()}\)"):
                 Destination(Disk(tmp_path / "r"), {}, overwrite=overwrite, on_part=print)
+
+
+def test_a_lock_that_another_job_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    root, flock, removed = tmp_path / "r", fcntl.flock, []
+
+    def removed_meanwhile(file, operation):
+        flock(file, operation)
+        if not removed:
+            removed.append(file)
+            (root / "_lock").unlink()
+            root.rmdir()
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with Destination(Disk(root), {}, overwrite=False, on_part=print) as destination:
+        destination.begin(MODEL)
+        with pytest.raises(DestinationError, match="Another job"):
+            Destination(Disk(root), {}, overwrite=False, on_part=print)
+
+
+def test_what_somebody_puts_beside_results_is_left_alone(tmp_path):
+    root = tmp_path / "r"
+    run_to_its_death(MortalDisk(root, 20), Form.PARQUET)
+    (root / "README.md").write_text("mine")
+    run_once(Disk(root), Form.PARQUET)
+    run_once(Disk(root), Form.PARQUET, count=5, overwrite=True)
+    run_once(Disk(root), Form.PARQUET, count=0, overwrite=True)
+    assert [path.name for path in root.iterdir() if path.name != "_lock"] == ["README.md"]
+    disk = Disk(tmp_path / "new")
+    with Destination(disk, {}, overwrite=False, on_part=print):
+        (disk.root / "README.md").write_text("mine")
+    assert [path.name for path in disk.root.iterdir()] == ["README.md"]
 
 
 @pytest.mark.parametrize("step", ["write", "keep"])

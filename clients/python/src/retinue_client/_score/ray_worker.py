@@ -232,8 +232,8 @@ def _refuse_other_rows(record: PartRecord | None, rows: int) -> None:
     if record is None or record.rows != rows:
         made = 0 if record is None else record.rows
         raise ScoreError(
-            f"A part of {rows:,} rows was cut from the source, of which a worker finds {made:,}: the source has changed "
-            "meanwhile, or is not the same on all machines. Name another folder, or --overwrite the results."
+            f"A part of {rows:,} rows was cut from the source, of which a worker finds {made:,}: the source has "
+            "changed meanwhile, or is not the same on all machines. Name another folder, or --overwrite the results."
         )
 
 
