@@ -327,7 +327,17 @@ def test_results_that_somebody_has_changed_are_not_added_to(tmp_path):
     assert pq.read_table(tmp_path / "r").num_rows == 11
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b"[]\n", b'{"part":7}\n', b"\xff\n"])
+@pytest.mark.parametrize("line", [b"\0" * 20 + b'":7}\n', b'{"part":1,"fi\n', b"\xff\n"])
+def test_a_last_line_that_did_not_get_whole_to_the_disk_is_cut_off(tmp_path, line):
+    expected = run_once(Disk(tmp_path / "whole"), Form.PARQUET) and files_of(tmp_path / "whole")
+    run_to_its_death(MortalDisk(tmp_path / "r", 20), Form.PARQUET)
+    journal = tmp_path / "r" / "_journal.jsonl"
+    journal.write_bytes(journal.read_bytes() + line)
+    run_once(Disk(tmp_path / "r"), Form.PARQUET)
+    assert files_of(tmp_path / "r") == expected
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n{}\n", b"{}\n", b"[]\n", b'{"part":7}\n', b"\xff\n[]\n"])
 def test_a_damaged_journal_is_said_to_be(tmp_path, line):
     run_to_its_death(MortalDisk(tmp_path / "r", 20), Form.PARQUET)
     journal = tmp_path / "r" / "_journal.jsonl"
