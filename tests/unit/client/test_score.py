@@ -212,6 +212,8 @@ def test_files_that_fail_are_rows_with_their_reason_and_the_exit_code_is_1(
     assert "scored 100 of 103 images" in result.stdout
     assert "3 failed (" in result.stdout
     assert "bad.jpg: IMAGE_UNDECODABLE: These bytes are no image." in result.stderr
+    again = score(folder)
+    assert (again.exit_code, "is finished: 103 rows, 3 of them failed." in again.stdout) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -240,9 +240,10 @@ def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_
         fail(f"{exc.filename or plan.out}: {exc.strerror or exc}. {_how_to_go_on(plan)}".strip())
     if summary is None:
         if plan.show is Show.SCREEN:
-            text = f"{plan.out} is finished: {run.earlier_rows:,} rows. --overwrite scores anew."
+            failed = f", {account.failed:,} of them failed" if account.failed else ""
+            text = f"{plan.out} is finished: {run.earlier_rows:,} rows{failed}. --overwrite scores anew."
             console_for(sys.stdout).print(text, soft_wrap=True)
-        raise typer.Exit(EXIT_ALL_ANSWERED)
+        raise typer.Exit(EXIT_SOME_FAILED if account.failed else EXIT_ALL_ANSWERED)
     _finish(plan, summary, all_files=all_files)
 
 
