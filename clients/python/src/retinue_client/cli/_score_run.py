@@ -108,6 +108,14 @@ class Run:
             ScoreError: Source or destination will not do, or too many images have failed.
             OSError: Something cannot be read or written.
         """
+        try:
+            return await self._carry_out(scorer)
+        finally:
+            if isinstance(self._plan.source, StandardInput):
+                self._plan.source.close()
+            await scorer.close()
+
+    async def _carry_out(self, scorer: Scorer | RayScorer) -> Summary | None:
         plan = self._plan
         disk = Disk(plan.out.absolute())
         with Destination(
@@ -116,21 +124,16 @@ class Run:
             self.earlier_rows = destination.rows
             if destination.is_finished:
                 return None
-            try:
-                model = await scorer.find_model()
-                self._account.begin()
-                journal = destination.begin(facts_of(model))
-                if plan.report:
-                    self._sample = Sample.load(disk)
-                output = output_of(plan.form, plan.options.task, self._metadata())
-                async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
-                    await self._score(scorer, disk, output, journal, progress)
-                if journal.rows:
-                    await in_thread(self._finish, disk, output, journal, model, progress)
-            finally:
-                if isinstance(plan.source, StandardInput):
-                    plan.source.close()
-                await scorer.close()
+            model = await scorer.find_model()
+            self._account.begin()
+            journal = destination.begin(facts_of(model))
+            if plan.report:
+                self._sample = Sample.load(disk)
+            output = output_of(plan.form, plan.options.task, self._metadata())
+            async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
+                await self._score(scorer, disk, output, journal, progress)
+            if journal.rows:
+                await in_thread(self._finish, disk, output, journal, model, progress)
         return self._account.total()
 
     async def _score(
