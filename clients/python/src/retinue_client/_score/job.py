@@ -94,7 +94,7 @@ class Job:
                     size_bytes = sum(entry.size_bytes for entry in run)
                     window.append(_UnderWay(run, size_bytes, asyncio.create_task(self._score(run))))
                     window_bytes += size_bytes
-            await in_thread(self._parts.keep)
+            await in_thread(self._keep)
         finally:
             for one in window:
                 one.rows.cancel()
@@ -113,8 +113,12 @@ class Job:
     def _write(self, rows: list[Row], cursor: Any) -> None:
         with self._account.timing("writing"):
             self._parts.write(rows, cursor)
-        self._account.add_rows(rows)
-        if not self._parts.room():
+            self._account.add_rows(rows)
+            if not self._parts.room():
+                self._parts.keep()
+
+    def _keep(self) -> None:
+        with self._account.timing("writing"):
             self._parts.keep()
 
     async def _score(self, entries: list[Entry]) -> list[Row]:

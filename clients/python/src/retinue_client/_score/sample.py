@@ -99,8 +99,9 @@ class Sample:
             shown = Shown(plain(key[:_MOST_CHARACTERS]), draw, score, _words_of(outcome))
             if len(image) <= _MOST_ENCODED_BYTES:
                 shown.waiting = (image, outcome)
-            self._unsaved = True
             self._take(shown, at_random=at_random, unsure=unsure)
+            # After it was taken, for a thread may be saving just now.
+            self._unsaved = True
             return self._waiting_bytes() > _MOST_WAITING_BYTES
         return False
 

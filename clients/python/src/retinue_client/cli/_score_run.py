@@ -111,6 +111,7 @@ class Run:
         try:
             return await self._carry_out(scorer)
         finally:
+            # Also where the folder is refused, or there is nothing to do.
             if isinstance(self._plan.source, StandardInput):
                 self._plan.source.close()
             await scorer.close()
@@ -124,16 +125,20 @@ class Run:
             self.earlier_rows = destination.rows
             if destination.is_finished:
                 return None
-            model = await scorer.find_model()
-            self._account.begin()
-            journal = destination.begin(facts_of(model))
-            if plan.report:
-                self._sample = Sample.load(disk)
-            output = output_of(plan.form, plan.options.task, self._metadata())
-            async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
-                await self._score(scorer, disk, output, journal, progress)
-            if journal.rows:
-                await in_thread(self._finish, disk, output, journal, model, progress)
+            try:
+                model = await scorer.find_model()
+                self._account.begin()
+                journal = destination.begin(facts_of(model))
+                if plan.report:
+                    self._sample = Sample.load(disk)
+                output = output_of(plan.form, plan.options.task, self._metadata())
+                async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
+                    await self._score(scorer, disk, output, journal, progress)
+                if journal.rows:
+                    await in_thread(self._finish, disk, output, journal, model, progress)
+            finally:
+                # Before others have the folder: workers of a cluster write there.
+                await scorer.close()
         return self._account.total()
 
     async def _score(
