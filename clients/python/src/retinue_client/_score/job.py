@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ _BYTES_PER_REQUEST = 4 << 20
 _REQUESTS_AHEAD = 4
 # Files in memory at once, beyond the largest.
 _MOST_BYTES = 128 << 20
+# Threads that read, of which some may wait for storage that is slow.
+_READERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,11 @@ class Job:
         self._parts = parts
         self._limit = limit
         self._on_rows = on_rows
+        # Of their own, so that reads which take long keep nothing from being written.
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reading")
 
     async def run(self, source: Source, after: Any) -> None:
-        """Scores every entry of a source after a cursor, and ends the last part.
+        """Scores every entry of a source after a cursor, and ends the last part. To be called once.
 
         Raises:
             RetinueError: The question as such is refused, or nothing answers any more.
@@ -99,6 +104,7 @@ class Job:
             for one in window:
                 one.rows.cancel()
             await asyncio.gather(*(one.rows for one in window), return_exceptions=True)
+            self._readers.shutdown(wait=False, cancel_futures=True)
             self._parts.drop()
 
     async def _take(self, rows: list[Row], entries: list[Entry]) -> None:
@@ -123,7 +129,7 @@ class Job:
 
     async def _score(self, entries: list[Entry]) -> list[Row]:
         """The rows of one request's entries."""
-        files = await asyncio.to_thread(self._read, entries)
+        files = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, entries)
         readable = [data for data, _ in files if isinstance(data, bytes)]
         answers = iter(await self._scorer.answers(readable))
         rows = []
