@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import tarfile
+import threading
 from pathlib import Path
 
 import fsspec
@@ -17,7 +18,7 @@ import pytest
 
 from retinue_client import ImageError
 from retinue_client._score.errors import SourceError
-from retinue_client._score.sources import opening, tree
+from retinue_client._score.sources import opening, remote_tree, tree
 from retinue_client._score.sources.columns import Columns
 from retinue_client._score.sources.entry import Entry, in_requests, printable
 from retinue_client._score.sources.opening import SourceFormat, SourceOptions, open_source
@@ -578,6 +579,27 @@ class TestUrls:
             ("/etc/passwd", "PATH_OUTSIDE"),
             ("file:///etc/passwd", "URL_NOT_ALLOWED"),
         ]
+
+    @pytest.mark.parametrize(
+        "path", ["%2e%2e/a.jpg", "x/%2E./../a.jpg", "..%2fa.jpg", "..\\a.jpg", "%2fetc/passwd"]
+    )
+    def test_escapes_lead_no_further_than_what_they_stand_for(self, bucket, path):
+        bucket.pipe("/bucket/x/list.txt", path.encode())
+        assert outcomes(entries("memory://bucket/x/list.txt")) == [(path, "PATH_OUTSIDE")]
+
+    def test_a_file_that_does_not_come_in_time_is_an_error(self, bucket, tmp_path, monkeypatch):
+        stalled = threading.Event()
+        monkeypatch.setattr(remote_tree, "READ_SECONDS", 0.01)
+        monkeypatch.setattr(type(bucket), "open", lambda *_arguments, **_options: stalled.wait(60))
+        (tmp_path / "list.txt").write_text("memory://bucket/a.jpg\n")
+        try:
+            found = [
+                *entries("memory://bucket", all_files=True)[:1],
+                *entries(tmp_path / "list.txt", urls=True),
+            ]
+            assert [reason for _, reason in outcomes(found)] == ["FILE_UNREADABLE"] * 2
+        finally:
+            stalled.set()
 
     @pytest.mark.parametrize("url", ["memory://bucket/no.jpg", "nonsense://bucket/x"])
     def test_what_is_not_there_or_not_spoken_is_refused_at_once(self, bucket, url):

@@ -1,5 +1,7 @@
 """Files that lie elsewhere, such as at https:// or s3://, opened with fsspec as those of this machine are."""
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ def open_url(url: str) -> Iterator[BinaryIO]:
         except ImportError as exc:
             raise OSError("reading from a URL needs a package more: install retinue-client[fsspec]") from exc
         filesystem, path = url_to_fs(url)
-        with filesystem.open(path, "rb", **_at_once(url)) as file:
+        with open_in(filesystem, path) as file:
             yield file
     except (OSError, ImageError):
         raise
@@ -39,17 +41,23 @@ def open_url(url: str) -> Iterator[BinaryIO]:
         raise as_os_error(exc) from exc
 
 
-def _at_once(url: str) -> dict[str, Any]:
-    """What has a web server be asked once, for the whole file.
+def open_in(filesystem: Any, path: str) -> BinaryIO:
+    """The same of a file system of fsspec's, whose errors are its own: a web server is asked once, for the whole file.
 
     fsspec would ask for its size first, take every failure of that for a file that is not there, and then ask for one
     block after the other. It asks for no size where it is told one, which without blocks it does not use.
     """
-    return {"block_size": 0, "size": 1} if url.startswith(("http://", "https://")) else {}
+    at_once = {"block_size": 0, "size": 1} if "https" in filesystem.protocol else {}
+    file: BinaryIO = filesystem.open(path, "rb", **at_once)
+    return file
 
 
 def as_os_error(exc: Exception) -> OSError:
     """What a file that is none of this machine's raised, as one of this machine's would."""
+    # fsspec's often lack the number.
+    for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
+        if isinstance(exc, kind) and exc.errno is None:
+            return OSError(number, os.strerror(number))
     if isinstance(exc, OSError):
         return exc
     # What aiohttp says of an answer repeats the URL, which may hold a signature.

@@ -18,12 +18,13 @@ from retinue_client._score.sources.files import Contained, Container, ImageFiles
 from retinue_client._score.sources.lines import PathLines
 from retinue_client._score.sources.parquet import ParquetContainer
 from retinue_client._score.sources.pattern import expand, has_braces, has_wildcards, matcher, split_pattern
-from retinue_client._score.sources.remote_tree import RemoteTree, is_url
+from retinue_client._score.sources.remote_tree import RemoteTree
 from retinue_client._score.sources.standard_input import Pipe, StandardInput
 from retinue_client._score.sources.tar import TarContainer
 from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 from retinue_client._score.sources.walk import any_file, looks_like_image
+from retinue_client._urls import is_url
 
 STANDARD_INPUT = "-"
 
