@@ -83,6 +83,7 @@ class TestFolders:
         images = [name for name in self.NAMES if name not in ("notes.txt", "noname")]
         assert keys(tmp_path) == [path.as_posix() for path in sorted(map(Path, images))]
         assert open_with(tmp_path).count() == 7
+        assert open_with(tmp_path).count(lambda: True) is None
 
     def test_it_goes_on_after_any_file(self, tmp_path):
         make(tmp_path, *self.NAMES)
@@ -403,6 +404,7 @@ class TestLists:
             ("a.jpg", b"12345"),
         ]
         assert open_with(tmp_path / "list.txt").count() == 5
+        assert open_with(tmp_path / "list.txt").count(lambda: True) is None
 
     def test_urls_are_followed_only_where_that_was_asked_for(self, tmp_path):
         with fsspec.open("memory://list/a.jpg", "wb") as file:
@@ -570,6 +572,12 @@ class TestUrls:
         pq.write_table(pa.table({"image": [b"in"]}), tmp_path / "x.parquet")
         bucket.pipe("/bucket/x.parquet", (tmp_path / "x.parquet").read_bytes())
         assert outcomes(entries("memory://bucket/x.parquet::image")) == [("x.parquet#1", b"in")]
+
+    def test_a_list_from_elsewhere_is_not_read_twice_to_be_counted(self, bucket):
+        bucket.pipe({"/bucket/x/list.txt": b"b.jpg", "/bucket/x/list.csv": b"path\nb.jpg"})
+        assert open_with("memory://bucket/x/list.txt").count() is None
+        assert open_with("memory://bucket/x/list.csv").count() is None
+        assert open_with("memory://bucket/").count() == 2
 
     def test_a_list_from_elsewhere_names_nothing_of_this_machine(self, bucket):
         bucket.pipe("/bucket/x/list.txt", b"b.jpg\n../a.jpg\n/etc/passwd\nfile:///etc/passwd\n")

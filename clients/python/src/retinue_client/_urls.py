@@ -55,8 +55,8 @@ def open_in(filesystem: Any, path: str) -> BinaryIO:
 def as_os_error(exc: Exception) -> OSError:
     """What a file that is none of this machine's raised, as one of this machine's would."""
     # fsspec's often lack the number.
-    for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
-        if isinstance(exc, kind) and exc.errno is None:
+    for missing, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
+        if isinstance(exc, missing) and exc.errno is None:
             return OSError(number, os.strerror(number))
     if isinstance(exc, OSError):
         return exc

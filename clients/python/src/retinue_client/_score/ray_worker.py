@@ -29,7 +29,7 @@ from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.rows import Row
 from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import ScoreOptions
-from retinue_client._score.sources.entry import Entry, Source
+from retinue_client._score.sources.entry import Entry, Source, Stopped, never
 
 MadeT = TypeVar("MadeT")
 
@@ -224,7 +224,8 @@ class _Slice:
     def entries(self, after: Any) -> Iterator[Entry]:
         return islice(self._source.entries(after), self._rows)
 
-    def count(self) -> int:
+    def count(self, stopped: Stopped = never) -> int:
+        del stopped
         return self._rows
 
 

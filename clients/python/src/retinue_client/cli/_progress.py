@@ -91,10 +91,9 @@ class ScoreProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def count_done(self, count: "asyncio.Future[int | None]") -> None:
-        """Takes how many files there are, once that is known."""
-        if not count.cancelled() and count.exception() is None:
-            self._total = count.result()
+    def set_total(self, images: int | None) -> None:
+        """Takes how many images there are, once that is known; from any thread."""
+        self._total = images
 
     def add(self, rows: Iterable[Row]) -> None:
         """Takes rows that are done and in the account: those that failed are shown."""

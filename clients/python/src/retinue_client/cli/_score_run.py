@@ -1,8 +1,9 @@
 """One run of `retinue score`, from the folder of results to the last word on the screen."""
 
-import asyncio
 import json
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -149,9 +150,25 @@ class Run:
         journal: Journal,
         progress: ScoreProgress,
     ) -> None:
+        stopped = threading.Event()
+        # The job does not wait for it, not even where a folder that is gone does not answer.
+        threading.Thread(
+            target=_count, args=(self._plan.source, stopped, progress), name="counting", daemon=True
+        ).start()
+        try:
+            await self._score_rest(scorer, disk, output, journal, progress)
+        finally:
+            stopped.set()
+
+    async def _score_rest(
+        self,
+        scorer: Scorer | RayScorer,
+        disk: Disk,
+        output: Output,
+        journal: Journal,
+        progress: ScoreProgress,
+    ) -> None:
         plan = self._plan
-        count = asyncio.get_running_loop().run_in_executor(None, plan.source.count)
-        count.add_done_callback(progress.count_done)
         if isinstance(scorer, RayScorer):
             parts_plan = PartPlan(
                 scorer.engine,
@@ -201,3 +218,9 @@ class Run:
             "retinue.client": __version__,
             "retinue.options": json.dumps(self._plan.given_options()),
         }
+
+
+def _count(source: Source, stopped: threading.Event, progress: ScoreProgress) -> None:
+    # What cannot be counted cannot be read either, and the job says so.
+    with suppress(Exception):
+        progress.set_total(source.count(stopped.is_set))

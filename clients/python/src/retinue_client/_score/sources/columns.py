@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, Protocol
 
 from retinue_client._errors import ImageError
 from retinue_client._score.errors import SourceError
-from retinue_client._score.sources.entry import Entry, printable
+from retinue_client._score.sources.entry import Entry, Stopped, number_of, printable
 from retinue_client._score.sources.lines import LineTooLong, TextLines, bounded_lines, too_long, unreadable
-from retinue_client._score.sources.tree import Tree
+from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 from retinue_client._score.sources.walk import looks_like_image
 
@@ -117,11 +117,13 @@ class ListContainer:
         except OSError as exc:
             yield unreadable(name, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
         """See `Container`."""
+        if not isinstance(tree, LocalTree):
+            return None
         try:
             with tree.open(path) as file:
-                return sum(1 for _ in self._records.columns(file, path)[0])
+                return number_of(self._records.columns(file, path)[0], stopped)
         except OSError:
             return 1
 

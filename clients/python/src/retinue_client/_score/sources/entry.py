@@ -1,6 +1,6 @@
 """What a source yields."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,25 @@ from retinue_client._errors import ImageError
 ENDED = "ended"
 # Of a file whose size is not known before it is read.
 ASSUMED_BYTES = 1 << 20
+
+
+Stopped = Callable[[], bool]
+"""Says whether nobody wants to know any more."""
+
+
+def never() -> bool:
+    """Says that somebody does."""
+    return False
+
+
+def number_of(items: Iterable[object], stopped: Stopped) -> int | None:
+    """How many there are, or None where it is stopped meanwhile."""
+    number = 0
+    for _ in items:
+        number += 1
+        if stopped():
+            return None
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +75,8 @@ class Source(Protocol):
             OSError: Likewise.
         """
 
-    def count(self) -> int | None:
-        """How many there are, or None where that would take reading all of them."""
+    def count(self, stopped: Stopped = never) -> int | None:
+        """How many there are, or None where that would take reading all of them, or is stopped meanwhile."""
 
 
 def printable(path: str) -> str:

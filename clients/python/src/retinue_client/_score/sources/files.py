@@ -7,7 +7,15 @@ from typing import Any, Protocol
 
 from retinue_client._errors import ImageError
 from retinue_client._score.errors import SourceError
-from retinue_client._score.sources.entry import ASSUMED_BYTES, ENDED, Entry, printable
+from retinue_client._score.sources.entry import (
+    ASSUMED_BYTES,
+    ENDED,
+    Entry,
+    Stopped,
+    never,
+    number_of,
+    printable,
+)
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.walk import Found, walk
 
@@ -89,9 +97,9 @@ class ImageFiles:
         """See `Source`."""
         return (self._entry(place) for place in self._names.places(after))
 
-    def count(self) -> int | None:
+    def count(self, stopped: Stopped = never) -> int | None:
         """See `Source`."""
-        return sum(1 for _ in self._names.places())
+        return number_of(self._names.places(), stopped)
 
     def _entry(self, place: Place) -> Entry:
         file = place.file
@@ -118,8 +126,8 @@ class Container(Protocol):
             SourceError: The file does not say what it has.
         """
 
-    def count(self, tree: Tree, path: str) -> int | None:
-        """How many there are, or None where that would take reading the file."""
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
+        """How many there are, or None where the whole file would come from elsewhere, or it is stopped."""
 
 
 class Contained:
@@ -148,12 +156,13 @@ class Contained:
         for number, place in enumerate(self._names.places(position)):
             yield from self._inside(place, None, is_first=after is None and number == 0)
 
-    def count(self) -> int | None:
+    def count(self, stopped: Stopped = never) -> int | None:
         """See `Source`."""
         total = 0
         for place in self._names.places():
-            count = 1 if place.file.error is not None else self._container.count(self._tree, place.file.path)
-            if count is None:
+            file = place.file
+            count = 1 if file.error is not None else self._container.count(self._tree, file.path, stopped)
+            if count is None or stopped():
                 return None
             total += count
         return total

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from retinue_client._errors import ImageError
-from retinue_client._score.sources.entry import ENDED, Entry, printable
-from retinue_client._score.sources.tree import Tree
+from retinue_client._score.sources.entry import ENDED, Entry, Stopped, number_of, printable
+from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 
 _MOST_LINE_BYTES = 1 << 20
@@ -71,11 +71,14 @@ class PathLines:
         except OSError as exc:
             yield unreadable(name, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
         """See `Container`."""
+        if not isinstance(tree, LocalTree):
+            return None
         try:
             with tree.open(path) as file:
-                return sum(1 for line in bounded_lines(file, self._end) if line not in (b"", b"\r"))
+                lines = bounded_lines(file, self._end)
+                return number_of((line for line in lines if line not in (b"", b"\r")), stopped)
         except OSError:
             return 1
 

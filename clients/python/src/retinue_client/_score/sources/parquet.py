@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from retinue_client._errors import ImageError
 from retinue_client._score.sources.columns import Columns
-from retinue_client._score.sources.entry import Entry, printable
+from retinue_client._score.sources.entry import Entry, Stopped, printable
 from retinue_client._score.sources.lines import unreadable
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.values import Values
@@ -42,8 +42,9 @@ class ParquetContainer:
         except (OSError, pa.ArrowException) as exc:
             yield unreadable(path, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
-        """See `Container`."""
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
+        """See `Container`. The end of a file says it."""
+        del stopped
         try:
             with tree.open(path) as file:
                 rows: int = pq.ParquetFile(file).metadata.num_rows

@@ -6,7 +6,7 @@ import select
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from retinue_client._score.sources.entry import ENDED, Entry
+from retinue_client._score.sources.entry import ENDED, Entry, Stopped, never
 
 _LOOK_SECONDS = 0.2
 
@@ -56,8 +56,9 @@ class StandardInput:
         """See `Source`; may be called once."""
         return iter(()) if after == ENDED else self._read(self._file, after)
 
-    def count(self) -> int | None:
+    def count(self, stopped: Stopped = never) -> int | None:
         """See `Source`."""
+        del stopped
         return None
 
     def close(self) -> None:

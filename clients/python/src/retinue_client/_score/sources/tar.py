@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from retinue_client._errors import ImageError
 from retinue_client._images import MAX_FILE_BYTES
-from retinue_client._score.sources.entry import ENDED, Entry, printable
+from retinue_client._score.sources.entry import ENDED, Entry, Stopped, printable
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.walk import looks_like_image
 
@@ -64,9 +64,9 @@ class TarContainer:
         except _DAMAGE as exc:
             yield _damaged(name, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
         """See `Container`."""
-        del tree, path
+        del tree, path, stopped
         return None
 
     def _is_wanted(self, member: tarfile.TarInfo) -> bool:
