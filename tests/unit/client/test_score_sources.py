@@ -220,6 +220,11 @@ class TestPatterns:
         with pytest.raises(SourceError):
             open_with(tmp_path / name)
 
+    def test_a_pattern_of_any_name_takes_what_is_named_like_an_image(self, tmp_path):
+        make(tmp_path, "a.jpg", "notes.txt", "b.PNG", "c")
+        assert keys(tmp_path / "*") == ["a.jpg", "b.PNG"]
+        assert keys(tmp_path / "*", all_files=True) == ["a.jpg", "b.PNG", "c", "notes.txt"]
+
 
 def member(name, kind=tarfile.REGTYPE, size=0, **fields):
     info = tarfile.TarInfo(name)

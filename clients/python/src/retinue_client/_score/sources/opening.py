@@ -185,7 +185,8 @@ def _matching(text: str, name: str, options: SourceOptions) -> Source:
         tree = LocalTree(root, _left_out(root, options))
     kind = options.format or _format_of(expand(pattern)[0] if has_braces(pattern) else pattern)
     if has_wildcards(pattern):
-        names: Names = Walked(tree, _matches(matcher(pattern)))
+        of_images = kind in (None, SourceFormat.IMAGES) and not options.all_files
+        names: Names = Walked(tree, _matches(matcher(pattern), looks_like_image if of_images else any_file))
     else:
         names = Listed(tree, expand(pattern))
     return _source(name, tree, names, kind or SourceFormat.IMAGES, options)
@@ -217,8 +218,8 @@ def _format_of(name: str) -> SourceFormat | None:
     return SourceFormat.IMAGES if looks_like_image(name) else None
 
 
-def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:
-    return lambda path: pattern.fullmatch(path) is not None
+def _matches(pattern: re.Pattern[str], wanted: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda path: pattern.fullmatch(path) is not None and wanted(path)
 
 
 def _is_part_of_a_set(suffixes: tuple[str, ...], path: str) -> bool:
