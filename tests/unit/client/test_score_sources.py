@@ -312,6 +312,16 @@ class TestTarFiles:
         assert found[-1] == ("x.tar", "SOURCE_UNREADABLE")
         assert found[:-1] == ([("x.tar/a.jpg", b"a" * 600)] if cut > 1200 else [])
 
+    def test_a_shard_that_was_cut_between_members_says_so(self, tmp_path):
+        tar_file(tmp_path / "whole.tar", ("a.jpg", b"a"), ("b.jpg", b"b"))
+        data = (tmp_path / "whole.tar").read_bytes()
+        (tmp_path / "x.tar").write_bytes(data[:1024])
+        found = expect_to_go_on_anywhere(tmp_path / "x.tar")
+        assert found == [("x.tar/a.jpg", b"a"), ("x.tar", "SOURCE_UNREADABLE")]
+        # One block of zeros is enough of a mark.
+        (tmp_path / "x.tar").write_bytes(data[: 2048 + 512])
+        assert outcomes(entries(tmp_path / "x.tar")) == [("x.tar/a.jpg", b"a"), ("x.tar/b.jpg", b"b")]
+
     def test_a_header_that_was_overwritten_is_said_and_not_taken_for_the_end(self, tmp_path):
         tar_file(tmp_path / "x.tar", ("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c"))
         data = bytearray((tmp_path / "x.tar").read_bytes())

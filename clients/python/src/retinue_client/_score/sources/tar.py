@@ -108,6 +108,9 @@ class _Member(tarfile.TarInfo):
         """
         try:
             return super().frombuf(buf, encoding, errors)
+        except tarfile.EmptyHeaderError as exc:  # type: ignore[attr-defined]
+            # Two blocks of zeros end a tar file, so that one that was cut between members can be told.
+            raise tarfile.ReadError("it ends without an end mark, as if it was cut off") from exc
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as exc:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"a header is damaged: {exc}") from exc
 
