@@ -123,7 +123,10 @@ class RayScorer:
     def _find_model(self) -> ModelInfo | str:
         self._connect()
         look = self._ray.remote(num_cpus=self._cluster.cores, num_gpus=self._cluster.gpus)(find_model)
-        found: ModelInfo | str = self._ray.get(look.remote(self.engine))
+        try:
+            found: ModelInfo | str = self._ray.get(look.remote(self.engine))
+        except self._ray.exceptions.RayError as exc:
+            raise _explained(exc) from exc
         return found
 
     def _connect(self) -> None:

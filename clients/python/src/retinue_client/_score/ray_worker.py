@@ -8,7 +8,7 @@ import json
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,7 +79,8 @@ def facts_of(model: ModelInfo) -> dict[str, Any]:
 
 def find_model(plan: EnginePlan) -> ModelInfo | str:
     """The model that a worker finds, or why it finds none."""
-    engine = _Engine(plan)
+    # The process that looks stays when it is done: cores that it took would be no worker's.
+    engine = _Engine(replace(plan, cores=0))
     try:
         return engine.wait_for(engine.scorer.find_model())
     except RetinueError as error:
