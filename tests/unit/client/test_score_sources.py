@@ -563,6 +563,31 @@ class TestStandardInput:
         assert [entry.key for entry in open_with("-").entries(first.cursor)] == ["b.jpg", "c.jpg"]
 
 
+class TestChanges:
+    @pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.jsonl", "x.parquet", "x.tar", "-"])
+    @pytest.mark.parametrize("then", ["zabc", "b", ""])
+    def test_a_source_that_has_another_entry_where_a_job_goes_on_is_refused(
+        self, tmp_path, monkeypatch, name, then
+    ):
+        def written(names):
+            paths = [f"{one}.jpg" for one in names]
+            (tmp_path / "x.txt").write_text("".join(f"{path}\n" for path in paths))
+            (tmp_path / "x.csv").write_text("".join(f"{path}\n" for path in ["path", *paths]))
+            lines = [json.dumps({"path": path}) + "\n" for path in paths]
+            (tmp_path / "x.jsonl").write_text("".join(lines) or '{"path": null}')
+            table = pa.table({"path": pa.array(paths, pa.string())})
+            pq.write_table(table, tmp_path / "x.parquet", row_group_size=1)
+            tar_file(tmp_path / "x.tar", *((path, b"x") for path in paths))
+            stdin = io.TextIOWrapper(io.BytesIO((tmp_path / "x.txt").read_bytes()))
+            monkeypatch.setattr(opening.sys, "stdin", stdin)
+            return open_with("-" if name == "-" else tmp_path / name)
+
+        cursor = json.loads(json.dumps(list(written("abc").entries(None))[1].cursor))
+        assert [entry.key[-5:] for entry in written("abcd").entries(cursor)] == ["c.jpg", "d.jpg"]
+        with pytest.raises(SourceError, match="has changed"):
+            list(written(then).entries(cursor))
+
+
 class TestUrls:
     @pytest.fixture
     def bucket(self):

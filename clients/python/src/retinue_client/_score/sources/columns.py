@@ -83,7 +83,7 @@ class ListContainer:
         self._records = records
         self._columns = columns
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of rows up to the entry."""
         try:
             file = tree.open(path)
@@ -92,9 +92,9 @@ class ListContainer:
             return
         values = Values(tree, os.path.dirname(path), urls=self._columns.urls)
         with file:
-            yield from self.entries_of(file, values, path, after)
+            yield from self.entries_of(file, values, path, begin)
 
-    def entries_of(self, file: BinaryIO, values: Values, name: str, after: Any) -> Iterator[Entry]:
+    def entries_of(self, file: BinaryIO, values: Values, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe.
 
         Raises:
@@ -106,7 +106,7 @@ class ListContainer:
             image = self._columns.image_among(names, name or "the standard input")
             for record in records:
                 number = record.number
-                if after is not None and number <= after:
+                if begin is not None and number < begin:
                     continue
                 where = f"{printable(name)}#{number}"
                 if isinstance(record.fields, ImageError):

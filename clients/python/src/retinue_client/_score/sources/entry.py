@@ -1,10 +1,12 @@
 """What a source yields."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from retinue_client._errors import ImageError
+from retinue_client._score.errors import SourceError
 
 # The cursor in a file that cannot be read on.
 ENDED = "ended"
@@ -85,6 +87,34 @@ def printable(path: str) -> str:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
         return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def mark_of(key: str) -> str:
+    """What tells an entry from another one at the same place later on, without repeating what it is called."""
+    return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+
+
+def after_first(found: Iterator[Entry], cursor: Any, name: str) -> Iterator[Entry]:
+    """The entries after the first, which must be the one with this cursor; its last value is the entry's mark.
+
+    Args:
+        found: What is found from the cursor on. A file that cannot be read to there any more ends in an entry that says
+            so, as anywhere else.
+        cursor: The cursor.
+        name: Of the source.
+
+    Raises:
+        SourceError: Another entry is there now.
+    """
+    first = next(found, None)
+    if first is not None and first.cursor[-2] == ENDED:
+        yield first
+    elif first is None or first.cursor != cursor:
+        raise SourceError(
+            f"{name} has changed: at the place at which the job goes on there is another image now. Give the source as "
+            "it was, or name another folder, or --overwrite the results."
+        )
+    yield from found
 
 
 def in_requests(

@@ -44,7 +44,7 @@ class PathLines:
         self._urls = urls
         self._end = end
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of lines up to the entry."""
         try:
             file = tree.open(path)
@@ -53,15 +53,15 @@ class PathLines:
             return
         values = Values(tree, os.path.dirname(path), urls=self._urls)
         with file:
-            yield from self.entries_of(file, values, path, after)
+            yield from self.entries_of(file, values, path, begin)
 
-    def entries_of(self, file: BinaryIO, values: Values, name: str, after: Any) -> Iterator[Entry]:
+    def entries_of(self, file: BinaryIO, values: Values, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe."""
         number = 0
         try:
             for line in bounded_lines(file, self._end):
                 number += 1
-                if after is not None and number <= after:
+                if begin is not None and number < begin:
                     continue
                 where = f"{printable(name)}#{number}"
                 if isinstance(line, LineTooLong):

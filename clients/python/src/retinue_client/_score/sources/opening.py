@@ -113,14 +113,14 @@ def _standard_input(options: SourceOptions) -> Source:
     values = Values(LocalTree(Path()), "", urls=options.columns.urls)
     if kind is SourceFormat.TAR:
         tar = TarContainer(all_files=options.all_files)
-        return StandardInput(file, lambda file, after: tar.entries_of(file, "", after))
+        return StandardInput(file, lambda file, begin: tar.entries_of(file, "", begin))
     if kind in (SourceFormat.CSV, SourceFormat.JSONL):
         records = CsvRecords() if kind is SourceFormat.CSV else JsonlRecords()
         listed = ListContainer(records, options.columns)
-        return StandardInput(file, lambda file, after: listed.entries_of(file, values, "-", after))
+        return StandardInput(file, lambda file, begin: listed.entries_of(file, values, "-", begin))
     if kind in (SourceFormat.PATHS, SourceFormat.PATHS0):
         lines = _path_lines(kind, options)
-        return StandardInput(file, lambda file, after: lines.entries_of(file, values, "-", after))
+        return StandardInput(file, lambda file, begin: lines.entries_of(file, values, "-", begin))
     raise SourceError(
         f"Standard input cannot be of the format {kind}: give paths, paths0, tar, csv or jsonl."
     )

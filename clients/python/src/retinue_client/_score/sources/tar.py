@@ -39,7 +39,7 @@ class TarContainer:
     def __init__(self, *, all_files: bool) -> None:
         self._all_files = all_files
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of members up to the entry, of any kind."""
         try:
             file = tree.open(path)
@@ -47,9 +47,9 @@ class TarContainer:
             yield _damaged(path, exc)
             return
         with file:
-            yield from self.entries_of(file, path, after)
+            yield from self.entries_of(file, path, begin)
 
-    def entries_of(self, file: BinaryIO, name: str, after: Any) -> Iterator[Entry]:
+    def entries_of(self, file: BinaryIO, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe."""
         number = 0
         try:
@@ -59,7 +59,7 @@ class TarContainer:
                     # Else all that were read are kept.
                     tar.members = []  # type: ignore[attr-defined]
                     number += 1
-                    if (after is None or number > after) and self._is_wanted(member):
+                    if (begin is None or number >= begin) and self._is_wanted(member):
                         yield _entry(tar, member, name, number)
         except _DAMAGE as exc:
             yield _damaged(name, exc)
