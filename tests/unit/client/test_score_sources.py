@@ -619,6 +619,12 @@ class TestUrls:
         assert open_with("memory://bucket/x/list.csv").count() is None
         assert open_with("memory://bucket/").count() == 2
 
+    def test_a_source_is_not_called_by_its_signature(self, bucket):
+        bucket.pipe("/bucket/list.txt?word", b"a.jpg")
+        assert open_with("memory://bucket/list.txt?word", SourceFormat.PATHS).name.startswith(
+            "memory://bucket/list.txt (and "
+        )
+
     def test_a_list_from_elsewhere_names_nothing_of_this_machine(self, bucket):
         bucket.pipe("/bucket/x/list.txt", b"b.jpg\n../a.jpg\n/etc/passwd\nfile:///etc/passwd\n")
         assert outcomes(entries("memory://bucket/x/list.txt")) == [

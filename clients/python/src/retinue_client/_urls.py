@@ -1,6 +1,7 @@
 """Files that lie elsewhere, such as at https:// or s3://, opened with fsspec as those of this machine are."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from retinue_client._errors import ImageError
 
 # Several kinds in a row are fsspec's way to say, for example, that a file is kept here once it was read.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
+_USER = re.compile(r"://[^/?#\s]*@")
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_QUERY_IN_TEXT = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
 _FORBIDDEN = (401, 403)
 _LONGEST_REASON = 200
 
@@ -18,6 +22,19 @@ _LONGEST_REASON = 200
 def is_url(source: object) -> TypeGuard[str]:
     """Whether this is text that begins as a URL does. A `Path` never is one."""
     return isinstance(source, str) and _URL.match(source) is not None
+
+
+def without_secrets(text: str) -> str:
+    """A URL, or what is said of one, without the user, the password and the query, which may be a signature."""
+    text = _USER.sub("://", text)
+    return _QUERY.sub("", text) if is_url(text) else _QUERY_IN_TEXT.sub(r"\1", text)
+
+
+def name_of(url: str) -> str:
+    """What a URL may be called where others read it; those that differ in what is left out differ in a hash."""
+    name = without_secrets(url)
+    digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+    return name if name == url else f"{name} (and {digest[:16]})"
 
 
 @contextmanager
@@ -65,5 +82,5 @@ def as_os_error(exc: Exception) -> OSError:
     if isinstance(status, int):
         kind = PermissionError if status in _FORBIDDEN else OSError
         return kind(f"its server answered {status}")
-    said = next(iter(str(exc).splitlines()), "")[:_LONGEST_REASON].rstrip(".")
+    said = without_secrets(next(iter(str(exc).splitlines()), ""))[:_LONGEST_REASON].rstrip(".")
     return OSError(f"{type(exc).__name__}: {said}" if said else type(exc).__name__)

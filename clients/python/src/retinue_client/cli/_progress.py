@@ -14,6 +14,7 @@ from retinue_client._errors import ImageError
 from retinue_client._score.account import Account
 from retinue_client._score.rows import Row
 from retinue_client._score.summary import Summary
+from retinue_client._urls import without_secrets
 from retinue_client.cli._console import console_for, named, plain
 from retinue_client.cli._progress_bar import Moment, ProgressBar, duration
 from retinue_client.cli._show import failure_line
@@ -163,11 +164,18 @@ class ScoreProgress:
             return
         if self._show is Show.JSON:
             if self._failures <= _MOST_FAILURES_SHOWN:
-                reason, message = named(row["error_reason"]), plain(row["error_message"])
-                self._write({"event": "failure", "path": row["path"], "reason": reason, "message": message})
+                reason, message = named(row["error_reason"]), plain(without_secrets(row["error_message"]))
+                self._write(
+                    {
+                        "event": "failure",
+                        "path": without_secrets(row["path"]),
+                        "reason": reason,
+                        "message": message,
+                    }
+                )
         elif self._failures <= _MOST_FAILURES_SHOWN:
             error = ImageError(row["error_message"], reason=row["error_reason"])
-            self._console.print(failure_line(row["path"], error), soft_wrap=True)
+            self._console.print(failure_line(without_secrets(row["path"]), error), soft_wrap=True)
         else:
             self._console.print("More failures are counted here and listed in the results.")
 

@@ -24,7 +24,7 @@ from retinue_client._score.sources.tar import TarContainer
 from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 from retinue_client._score.sources.walk import any_file, looks_like_image
-from retinue_client._urls import is_url
+from retinue_client._urls import is_url, name_of, without_secrets
 
 STANDARD_INPUT = "-"
 
@@ -84,7 +84,7 @@ def open_source(text: str, options: SourceOptions) -> Source:
         return _standard_input(options)
     text, options = _with_column(text, options)
     remote = is_url(text)
-    name = text if remote else str(Path(text).absolute())
+    name = name_of(text) if remote else str(Path(text).absolute())
     if not remote and Path(text).exists():
         # Whatever it is called, it is there.
         return _existing(text, name, options)
@@ -150,7 +150,9 @@ def _existing(text: str, name: str, options: SourceOptions) -> Source:
         tree, last = LocalTree(Path(text).parent), Path(text).name
     kind = options.format or _format_of(last)
     if kind is None:
-        raise SourceError(f"{text!r} is a file of no kind that its name tells: say it with --source-format.")
+        raise SourceError(
+            f"{without_secrets(text)!r} is a file of no kind that its name tells: say it with --source-format."
+        )
     return _source(name, tree, Listed(tree, [last]), kind, options)
 
 
@@ -160,7 +162,7 @@ def _is_remote_file(folder: str, last: str) -> bool:
     except ImageError as error:
         if error.reason in ("FILE_NOT_REGULAR", "FILE_IS_A_FOLDER"):
             return False
-        raise SourceError(f"{folder}/{last}: {error.message}") from error
+        raise SourceError(f"{without_secrets(f'{folder}/{last}')}: {error.message}") from error
     return True
 
 
@@ -169,7 +171,7 @@ def _folder(text: str, name: str, tree: Tree, options: SourceOptions) -> Source:
     if kind is SourceFormat.IMAGES:
         return ImageFiles(name, tree, Walked(tree, any_file if options.all_files else looks_like_image))
     if not _SUFFIXES[kind]:
-        raise SourceError(f"{text!r} is a folder, which the format {kind} cannot be.")
+        raise SourceError(f"{without_secrets(text)!r} is a folder, which the format {kind} cannot be.")
     return _source(name, tree, Walked(tree, partial(_is_part_of_a_set, _SUFFIXES[kind])), kind, options)
 
 

@@ -10,7 +10,7 @@ from retinue_client._errors import ImageError
 from retinue_client._images import file_error, read_stream
 from retinue_client._score.errors import SourceError
 from retinue_client._score.sources.tree import Item
-from retinue_client._urls import as_os_error, open_in
+from retinue_client._urls import as_os_error, open_in, without_secrets
 
 # A file takes no longer to read, or is an error.
 READ_SECONDS = 120.0
@@ -56,12 +56,12 @@ class RemoteTree:
             from fsspec.core import url_to_fs  # noqa: PLC0415 (an extra, needed for URLs only)
         except ModuleNotFoundError as exc:
             raise SourceError(
-                f"{url!r} is a URL, which needs another library: pip install 'retinue-client[fsspec]'."
+                f"{without_secrets(url)!r} is a URL, which needs another library: pip install 'retinue-client[fsspec]'."
             ) from exc
         try:
             self._files, self._root = url_to_fs(url, use_listings_cache=False)
         except Exception as exc:  # whatever the storage's own library raises; ftp:// connects here
-            raise SourceError(f"{url!r} cannot be opened: {as_os_error(exc)}") from exc
+            raise SourceError(f"{without_secrets(url)!r} cannot be opened: {as_os_error(exc)}") from exc
 
     def items(self, folder: str) -> Iterator[Item]:
         """See `Tree`."""
