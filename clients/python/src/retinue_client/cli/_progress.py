@@ -162,20 +162,14 @@ class ScoreProgress:
     def _show_failure(self, row: Row) -> None:
         if self._failures > _MOST_FAILURES_SHOWN + 1:
             return
+        path, message = without_secrets(row["path"]), without_secrets(row["error_message"])
         if self._show is Show.JSON:
             if self._failures <= _MOST_FAILURES_SHOWN:
-                reason, message = named(row["error_reason"]), plain(without_secrets(row["error_message"]))
-                self._write(
-                    {
-                        "event": "failure",
-                        "path": without_secrets(row["path"]),
-                        "reason": reason,
-                        "message": message,
-                    }
-                )
+                reason = named(row["error_reason"])
+                self._write({"event": "failure", "path": path, "reason": reason, "message": plain(message)})
         elif self._failures <= _MOST_FAILURES_SHOWN:
-            error = ImageError(row["error_message"], reason=row["error_reason"])
-            self._console.print(failure_line(without_secrets(row["path"]), error), soft_wrap=True)
+            error = ImageError(message, reason=row["error_reason"])
+            self._console.print(failure_line(path, error), soft_wrap=True)
         else:
             self._console.print("More failures are counted here and listed in the results.")
 
