@@ -17,6 +17,7 @@ from retinue_server.publisher import Publisher
 from retinue_server.rpc.calls import Call, Calls
 from retinue_server.rpc.servicer import VisionServicer
 from retinue_server.rpc.status import to_status
+from retinue_server.rpc.wire import check_fields
 from retinue_server.runtime.providers import RUNTIME_VERSION
 from retinue_server.settings import Settings
 
@@ -138,19 +139,14 @@ class LocalEngine:
         call.holding.hold_request(len(request))
         if method not in _METHODS:
             raise UnsupportedError(f"there is no call '{method}'.")
+        assert self._core is not None
         try:
+            check_fields(request, method, max_images=self._core.settings.max_images_per_request)
             message = GetMessageClass(_METHODS[method].input_type).FromString(request)
         except DecodeError as error:
             raise InvalidRequestError(
                 f"the bytes of the request are no {method}Request.", reason="REQUEST_UNREADABLE"
             ) from error
-        assert self._core is not None
-        most = self._core.settings.max_images_per_request
-        if len(getattr(message, "images", ())) > most:
-            raise InvalidRequestError(
-                f"the request has too many images: at most {most} are taken; split it into several.",
-                reason="TOO_MANY_IMAGES",
-            )
         reply: Any = await getattr(self._servicer, method)(message, context)
         data: bytes = reply.SerializeToString()
         call.holding.hold_reply(len(data))

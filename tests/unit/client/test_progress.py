@@ -53,13 +53,6 @@ class Shown:
         return [json.loads(line) for line in self.lines()]
 
 
-def counted(total):
-    count = asyncio.Future(loop=asyncio.new_event_loop())
-    count.set_result(total)
-    count.get_loop().close()
-    return count
-
-
 def account_of_an_earlier_run(rows):
     earlier = Account()
     earlier.add_rows(rows)
@@ -74,7 +67,7 @@ def test_without_a_terminal_a_line_every_half_minute_says_that_the_job_lives():
     assert shown.lines() == []
     shown.pass_time(10, [GOOD] * 30)
     shown.pass_time(1, [GOOD] * 10)
-    shown.progress.count_done(counted(2000))
+    shown.progress.set_total(2000)
     shown.account.add_answer(0.0, 0.02, [ANSWER])
     shown.pass_time(39, [*[GOOD] * 999, BAD])
     assert shown.lines() == [
@@ -86,7 +79,7 @@ def test_without_a_terminal_a_line_every_half_minute_says_that_the_job_lives():
 
 def test_an_earlier_runs_rows_count_for_the_whole_but_not_for_the_rate():
     shown = Shown(account=account_of_an_earlier_run([GOOD] * 900 + [BAD] * 100))
-    shown.progress.count_done(counted(1200))
+    shown.progress.set_total(1200)
     shown.pass_time(5, [GOOD] * 50)
     moment = shown.progress.moment()
     assert (moment.images, moment.earlier_images, moment.failed) == (1050, 1000, 100)
@@ -107,7 +100,7 @@ def test_the_rate_is_of_the_last_ten_seconds():
 
 def test_rate_and_time_left_are_unknown_while_nothing_is_done():
     shown = Shown()
-    shown.progress.count_done(counted(10))
+    shown.progress.set_total(10)
     shown.pass_time(3)
     moment = shown.progress.moment()
     assert (moment.images_per_second, moment.seconds_left, moment.p50_ms) == (None, None, None)

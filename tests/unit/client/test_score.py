@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from retinue_client._errors import ImageError
+from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.sources import tree
 from retinue_client.cli._app import app
 
@@ -212,6 +213,8 @@ def test_files_that_fail_are_rows_with_their_reason_and_the_exit_code_is_1(
     assert "scored 100 of 103 images" in result.stdout
     assert "3 failed (" in result.stdout
     assert "bad.jpg: IMAGE_UNDECODABLE: These bytes are no image." in result.stderr
+    again = score(folder)
+    assert (again.exit_code, "is finished: 103 rows, 3 of them failed." in again.stdout) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +329,23 @@ def test_another_job_does_not_mix_with_the_results_of_one(score, folder, tmp_pat
     assert (result.exit_code, difference in result.stderr) == (2, True)
     assert len(rows(tmp_path)) == 100
     assert score(folder, *arguments, "--overwrite").exit_code == 0
+
+
+def test_what_answers_is_closed_also_where_there_is_nothing_to_do(score, folder, tmp_path, monkeypatch):
+    closed = []
+    close = RemoteScorer.close
+
+    async def noted(scorer):
+        closed.append(scorer)
+        await close(scorer)
+
+    monkeypatch.setattr(RemoteScorer, "close", noted)
+    assert [score(folder).exit_code, score(folder).exit_code, score(folder, "--top-k", "3").exit_code] == [
+        0,
+        0,
+        2,
+    ]
+    assert len({id(scorer) for scorer in closed}) == 3
 
 
 def test_another_version_of_the_model_does_not_go_on_with_a_job(score, server, folder, tmp_path):

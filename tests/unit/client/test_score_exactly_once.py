@@ -1,10 +1,12 @@
 """A job that dies at any step and is started again: every row once, in order, in the very same files."""
 
 import asyncio
+import fcntl
 import gc
 import io
 import itertools
 import os
+import threading
 import tracemalloc
 from contextlib import suppress
 
@@ -242,6 +244,72 @@ def test_two_jobs_do_not_write_into_one_folder(tmp_path):
                 Destination(Disk(tmp_path / "r"), {}, overwrite=overwrite, on_part=print)
 
 
+def test_a_lock_that_another_job_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    root, flock, removed = tmp_path / "r", fcntl.flock, []
+
+    def removed_meanwhile(file, operation):
+        flock(file, operation)
+        if not removed:
+            removed.append(file)
+            (root / "_lock").unlink()
+            root.rmdir()
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with Destination(Disk(root), {}, overwrite=False, on_part=print) as destination:
+        destination.begin(MODEL)
+        with pytest.raises(DestinationError, match="Another job"):
+            Destination(Disk(root), {}, overwrite=False, on_part=print)
+
+
+def test_what_somebody_puts_beside_results_is_left_alone(tmp_path):
+    root = tmp_path / "r"
+    run_to_its_death(MortalDisk(root, 20), Form.PARQUET)
+    (root / "README.md").write_text("mine")
+    run_once(Disk(root), Form.PARQUET)
+    run_once(Disk(root), Form.PARQUET, count=5, overwrite=True)
+    run_once(Disk(root), Form.PARQUET, count=0, overwrite=True)
+    assert [path.name for path in root.iterdir() if path.name != "_lock"] == ["README.md"]
+    disk = Disk(tmp_path / "new")
+    with Destination(disk, {}, overwrite=False, on_part=print):
+        (disk.root / "README.md").write_text("mine")
+    assert [path.name for path in disk.root.iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("step", ["write", "keep"])
+def test_an_interrupted_job_keeps_its_folder_until_nothing_writes_there_any_more(tmp_path, step, monkeypatch):
+    began, go_on, told = threading.Event(), threading.Event(), []
+
+    do, drop = getattr(Parts, step), Parts.drop
+
+    def slow(parts, *arguments):
+        began.set()
+        assert go_on.wait(timeout=60)
+        do(parts, *arguments)
+        told.append("written")
+
+    monkeypatch.setattr(Parts, step, slow)
+    monkeypatch.setattr(Parts, "drop", lambda parts: (told.append("dropped"), drop(parts)))
+    disk, account = Disk(tmp_path / "r"), Account()
+
+    async def interrupted(destination):
+        journal = destination.begin(MODEL)
+        parts = Parts(disk, output_of(Form.PARQUET, "classify", {}), journal, 4, account.close_part)
+        job = Job(Echo("classify"), "classify", account, parts, ErrorLimit(), lambda rows: None)
+        running = asyncio.create_task(job.run(Numbers(3), None))
+        await asyncio.to_thread(began.wait, 60)
+        running.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not running.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    with Destination(disk, {}, overwrite=False, on_part=print) as destination:
+        asyncio.run(interrupted(destination))
+    assert told == ["written", "dropped"]
+
+
 def test_nothing_stays_behind_where_no_part_came_about(tmp_path):
     run_once(Disk(tmp_path / "r"), Form.PARQUET, count=0)
     assert list(tmp_path.iterdir()) == []
@@ -259,7 +327,17 @@ def test_results_that_somebody_has_changed_are_not_added_to(tmp_path):
     assert pq.read_table(tmp_path / "r").num_rows == 11
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b"[]\n", b'{"part":7}\n', b"\xff\n"])
+@pytest.mark.parametrize("line", [b"\0" * 20 + b'":7}\n', b'{"part":1,"fi\n', b"\xff\n"])
+def test_a_last_line_that_did_not_get_whole_to_the_disk_is_cut_off(tmp_path, line):
+    expected = run_once(Disk(tmp_path / "whole"), Form.PARQUET) and files_of(tmp_path / "whole")
+    run_to_its_death(MortalDisk(tmp_path / "r", 20), Form.PARQUET)
+    journal = tmp_path / "r" / "_journal.jsonl"
+    journal.write_bytes(journal.read_bytes() + line)
+    run_once(Disk(tmp_path / "r"), Form.PARQUET)
+    assert files_of(tmp_path / "r") == expected
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n{}\n", b"{}\n", b"[]\n", b'{"part":7}\n', b"\xff\n[]\n"])
 def test_a_damaged_journal_is_said_to_be(tmp_path, line):
     run_to_its_death(MortalDisk(tmp_path / "r", 20), Form.PARQUET)
     journal = tmp_path / "r" / "_journal.jsonl"

@@ -1,5 +1,6 @@
 """What workers of a Ray cluster do and what is made of it, without a cluster."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -132,6 +133,44 @@ def test_a_worker_with_another_model_makes_nothing(plan, tmp_path):
     (made,) = PartScorer(other)(batch(parts_of(plan.source)[:1]))["made"]
     assert "give all machines the same models folder" in json.loads(made)["failure"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_only_looks_for_the_model_takes_no_cores(plan, monkeypatch):
+    taken = []
+    monkeypatch.setattr(ray_worker, "take_cores", taken.append)
+    assert facts_of(find_model(replace(plan.engine, cores=2))) == MODEL
+    assert taken == []
+    PartScorer(replace(plan, engine=replace(plan.engine, cores=2)))
+    assert taken == [2]
+
+
+def test_a_worker_that_dies_while_it_looks_for_the_model_is_told(plan, monkeypatch):
+    class RayError(Exception):
+        pass
+
+    def died(_reference):
+        raise RayError("The worker died.\nOut of memory.")
+
+    remote = SimpleNamespace(remote=lambda plan: None)
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=lambda **_options: lambda function: remote,
+        get=died,
+        exceptions=SimpleNamespace(RayError=RayError),
+    )
+    monkeypatch.setattr(ray_scorer, "import_module", lambda name: ray)
+    scorer = RayScorer(SimpleNamespace(cores=1, gpus=0), plan.engine)
+    with pytest.raises(ServerError, match=r"The Ray job failed: Out of memory\."):
+        asyncio.run(scorer.find_model())
+
+
+def test_a_part_that_lacks_rows_is_not_made(plan, tmp_path):
+    parts = parts_of(plan.source)
+    worker = PartScorer(replace(plan, source=Numbers(12)))
+    made = [json.loads(text) for text in worker(batch(parts[1:4]))["made"]]
+    assert made[0]["record"]["rows"] == 5
+    assert "A part of 5 rows was cut from the source, of which a worker finds 2:" in made[1]["failure"]
+    assert "finds 0:" in made[2]["failure"]
 
 
 def test_without_ray_it_is_said_what_to_install(plan, monkeypatch):

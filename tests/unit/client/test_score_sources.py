@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import tarfile
+import threading
 from pathlib import Path
 
 import fsspec
@@ -17,7 +18,7 @@ import pytest
 
 from retinue_client import ImageError
 from retinue_client._score.errors import SourceError
-from retinue_client._score.sources import opening, tree
+from retinue_client._score.sources import opening, remote_tree, tree
 from retinue_client._score.sources.columns import Columns
 from retinue_client._score.sources.entry import Entry, in_requests, printable
 from retinue_client._score.sources.opening import SourceFormat, SourceOptions, open_source
@@ -82,6 +83,7 @@ class TestFolders:
         images = [name for name in self.NAMES if name not in ("notes.txt", "noname")]
         assert keys(tmp_path) == [path.as_posix() for path in sorted(map(Path, images))]
         assert open_with(tmp_path).count() == 7
+        assert open_with(tmp_path).count(lambda: True) is None
 
     def test_it_goes_on_after_any_file(self, tmp_path):
         make(tmp_path, *self.NAMES)
@@ -218,6 +220,11 @@ class TestPatterns:
         with pytest.raises(SourceError):
             open_with(tmp_path / name)
 
+    def test_a_pattern_of_any_name_takes_what_is_named_like_an_image(self, tmp_path):
+        make(tmp_path, "a.jpg", "notes.txt", "b.PNG", "c")
+        assert keys(tmp_path / "*") == ["a.jpg", "b.PNG"]
+        assert keys(tmp_path / "*", all_files=True) == ["a.jpg", "b.PNG", "c", "notes.txt"]
+
 
 def member(name, kind=tarfile.REGTYPE, size=0, **fields):
     info = tarfile.TarInfo(name)
@@ -305,6 +312,16 @@ class TestTarFiles:
         assert found[-1] == ("x.tar", "SOURCE_UNREADABLE")
         assert found[:-1] == ([("x.tar/a.jpg", b"a" * 600)] if cut > 1200 else [])
 
+    def test_a_shard_that_was_cut_between_members_says_so(self, tmp_path):
+        tar_file(tmp_path / "whole.tar", ("a.jpg", b"a"), ("b.jpg", b"b"))
+        data = (tmp_path / "whole.tar").read_bytes()
+        (tmp_path / "x.tar").write_bytes(data[:1024])
+        found = expect_to_go_on_anywhere(tmp_path / "x.tar")
+        assert found == [("x.tar/a.jpg", b"a"), ("x.tar", "SOURCE_UNREADABLE")]
+        # One block of zeros is enough of a mark.
+        (tmp_path / "x.tar").write_bytes(data[: 2048 + 512])
+        assert outcomes(entries(tmp_path / "x.tar")) == [("x.tar/a.jpg", b"a"), ("x.tar/b.jpg", b"b")]
+
     def test_a_header_that_was_overwritten_is_said_and_not_taken_for_the_end(self, tmp_path):
         tar_file(tmp_path / "x.tar", ("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c"))
         data = bytearray((tmp_path / "x.tar").read_bytes())
@@ -344,6 +361,12 @@ class TestLists:
         (tmp_path / "list.csv").write_bytes("\ufeffpath,é\r\na.jpg,x\r\n".encode())
         assert outcomes(entries(tmp_path / "list.csv")) == [("a.jpg", b"12345")]
 
+    @pytest.mark.parametrize("first", ["a.jpg", "photos/1", "https://host/1"])
+    def test_a_csv_without_a_header_does_not_lose_its_first_image(self, tmp_path, first):
+        (tmp_path / "x.csv").write_text(f"{first}\nb.jpg\n")
+        with pytest.raises(SourceError, match=r"x\.csv has no header.*--source-format paths"):
+            entries(tmp_path / "x.csv")
+
     def test_lines_of_jsonl_that_hold_no_path_are_errors(self, tmp_path):
         make(tmp_path, "a.jpg", "b.jpg")
         lines = [
@@ -372,6 +395,17 @@ class TestLists:
             ("\0.jpg", "FILE_UNREADABLE"),
         ]
 
+    def test_half_a_character_in_a_path_is_its_rows_error(self, tmp_path):
+        make(tmp_path, "a.jpg")
+        (tmp_path / "x.jsonl").write_text(
+            '{"path": "\\ud83d.jpg", "id": "\\udc80"}\n{"path": "a.jpg", "id": "\\ud83d"}\n'
+        )
+        assert expect_to_go_on_anywhere(tmp_path / "x.jsonl") == [
+            ("\\ud83d.jpg", "FILE_UNREADABLE"),
+            ("a.jpg", b"12345"),
+        ]
+        assert keys(tmp_path / "x.jsonl", key="id") == ["\\x80", "\\ud83d"]
+
     def test_a_list_of_paths_has_one_a_line(self, tmp_path):
         make(tmp_path, "a.jpg", os.fsdecode(b"caf\xe9.jpg"), " b.jpg")
         (tmp_path / "list.txt").write_bytes(
@@ -385,6 +419,7 @@ class TestLists:
             ("a.jpg", b"12345"),
         ]
         assert open_with(tmp_path / "list.txt").count() == 5
+        assert open_with(tmp_path / "list.txt").count(lambda: True) is None
 
     def test_urls_are_followed_only_where_that_was_asked_for(self, tmp_path):
         with fsspec.open("memory://list/a.jpg", "wb") as file:
@@ -396,6 +431,16 @@ class TestLists:
             ("memory://list/b.jpg", "FILE_NOT_FOUND"),
             ("nonsense://x/y.jpg", "FILE_UNREADABLE"),
         ]
+
+    def test_a_protocol_that_cannot_even_connect_is_its_rows_error(self, tmp_path):
+        class Refusing(fsspec.AbstractFileSystem):
+            def __init__(self, **_options):
+                raise EOFError("the server has hung up")
+
+        fsspec.register_implementation("refusing", Refusing, clobber=True)
+        (tmp_path / "list.txt").write_text("refusing://host/a.jpg\n")
+        found = outcomes(entries(tmp_path / "list.txt", urls=True))
+        assert found == [("refusing://host/a.jpg", "FILE_UNREADABLE")]
 
     def test_which_column_is_meant_is_said_or_known_or_asked_for(self, tmp_path):
         make(tmp_path, "a.jpg")
@@ -444,6 +489,17 @@ class TestParquet:
             "VALUE_MISSING",
         ]
         assert {told for _, told in outcomes(entries(f"{tmp_path}/x.parquet::number"))} == {"VALUE_INVALID"}
+
+    def test_text_that_is_no_utf8_is_its_rows_error(self, tmp_path):
+        make(tmp_path, "a.jpg")
+        text = pa.array([b"a.jpg", b"\xff.jpg", b"a.jpg"]).view(pa.string())
+        self.write(tmp_path / "x.parquet", path=text, name=pa.array([b"1", b"2", b"\xff"]).view(pa.string()))
+        assert expect_to_go_on_anywhere(tmp_path / "x.parquet") == [
+            ("a.jpg", b"12345"),
+            ("x.parquet#2", "VALUE_INVALID"),
+            ("a.jpg", b"12345"),
+        ]
+        assert keys(tmp_path / "x.parquet", key="name") == ["1", "x.parquet#2", "x.parquet#3"]
 
     def test_a_data_set_of_several_files_goes_on_past_a_damaged_one(self, tmp_path):
         for name in ("part-0", "part-2"):
@@ -507,6 +563,31 @@ class TestStandardInput:
         assert [entry.key for entry in open_with("-").entries(first.cursor)] == ["b.jpg", "c.jpg"]
 
 
+class TestChanges:
+    @pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.jsonl", "x.parquet", "x.tar", "-"])
+    @pytest.mark.parametrize("then", ["zabc", "b", ""])
+    def test_a_source_that_has_another_entry_where_a_job_goes_on_is_refused(
+        self, tmp_path, monkeypatch, name, then
+    ):
+        def written(names):
+            paths = [f"{one}.jpg" for one in names]
+            (tmp_path / "x.txt").write_text("".join(f"{path}\n" for path in paths))
+            (tmp_path / "x.csv").write_text("".join(f"{path}\n" for path in ["path", *paths]))
+            lines = [json.dumps({"path": path}) + "\n" for path in paths]
+            (tmp_path / "x.jsonl").write_text("".join(lines) or '{"path": null}')
+            table = pa.table({"path": pa.array(paths, pa.string())})
+            pq.write_table(table, tmp_path / "x.parquet", row_group_size=1)
+            tar_file(tmp_path / "x.tar", *((path, b"x") for path in paths))
+            stdin = io.TextIOWrapper(io.BytesIO((tmp_path / "x.txt").read_bytes()))
+            monkeypatch.setattr(opening.sys, "stdin", stdin)
+            return open_with("-" if name == "-" else tmp_path / name)
+
+        cursor = json.loads(json.dumps(list(written("abc").entries(None))[1].cursor))
+        assert [entry.key[-5:] for entry in written("abcd").entries(cursor)] == ["c.jpg", "d.jpg"]
+        with pytest.raises(SourceError, match="has changed"):
+            list(written(then).entries(cursor))
+
+
 class TestUrls:
     @pytest.fixture
     def bucket(self):
@@ -532,6 +613,18 @@ class TestUrls:
         bucket.pipe("/bucket/x.parquet", (tmp_path / "x.parquet").read_bytes())
         assert outcomes(entries("memory://bucket/x.parquet::image")) == [("x.parquet#1", b"in")]
 
+    def test_a_list_from_elsewhere_is_not_read_twice_to_be_counted(self, bucket):
+        bucket.pipe({"/bucket/x/list.txt": b"b.jpg", "/bucket/x/list.csv": b"path\nb.jpg"})
+        assert open_with("memory://bucket/x/list.txt").count() is None
+        assert open_with("memory://bucket/x/list.csv").count() is None
+        assert open_with("memory://bucket/").count() == 2
+
+    def test_a_source_is_not_called_by_its_signature(self, bucket):
+        bucket.pipe("/bucket/list.txt?word", b"a.jpg")
+        assert open_with("memory://bucket/list.txt?word", SourceFormat.PATHS).name.startswith(
+            "memory://bucket/list.txt (and "
+        )
+
     def test_a_list_from_elsewhere_names_nothing_of_this_machine(self, bucket):
         bucket.pipe("/bucket/x/list.txt", b"b.jpg\n../a.jpg\n/etc/passwd\nfile:///etc/passwd\n")
         assert outcomes(entries("memory://bucket/x/list.txt")) == [
@@ -540,6 +633,27 @@ class TestUrls:
             ("/etc/passwd", "PATH_OUTSIDE"),
             ("file:///etc/passwd", "URL_NOT_ALLOWED"),
         ]
+
+    @pytest.mark.parametrize(
+        "path", ["%2e%2e/a.jpg", "x/%2E./../a.jpg", "..%2fa.jpg", "..\\a.jpg", "%2fetc/passwd"]
+    )
+    def test_escapes_lead_no_further_than_what_they_stand_for(self, bucket, path):
+        bucket.pipe("/bucket/x/list.txt", path.encode())
+        assert outcomes(entries("memory://bucket/x/list.txt")) == [(path, "PATH_OUTSIDE")]
+
+    def test_a_file_that_does_not_come_in_time_is_an_error(self, bucket, tmp_path, monkeypatch):
+        stalled = threading.Event()
+        monkeypatch.setattr(remote_tree, "READ_SECONDS", 0.01)
+        monkeypatch.setattr(type(bucket), "open", lambda *_arguments, **_options: stalled.wait(60))
+        (tmp_path / "list.txt").write_text("memory://bucket/a.jpg\n")
+        try:
+            found = [
+                *entries("memory://bucket", all_files=True)[:1],
+                *entries(tmp_path / "list.txt", urls=True),
+            ]
+            assert [reason for _, reason in outcomes(found)] == ["FILE_UNREADABLE"] * 2
+        finally:
+            stalled.set()
 
     @pytest.mark.parametrize("url", ["memory://bucket/no.jpg", "nonsense://bucket/x"])
     def test_what_is_not_there_or_not_spoken_is_refused_at_once(self, bucket, url):

@@ -79,6 +79,12 @@ def test_failures_count_by_reason_with_their_first_examples():
     assert summary.examples["FILE_FORBIDDEN"] == [("secret.jpg", "No.")]
 
 
+def test_signatures_of_urls_are_not_among_the_examples():
+    refused = failure("FILE_UNREADABLE", "InvalidURL: https://me:word@host/a?x=word")
+    summary = summary_of(row(refused, "https://me:word@host/a.jpg?x=word"))
+    assert "word" not in json.dumps(summary.state())
+
+
 def test_hostile_names_and_messages_are_bounded_and_plain():
     summary = summary_of(
         row(failure("X" * 10_000, "\x1b[2J" + "m" * 1_000_000), "p" * 1_000_000),

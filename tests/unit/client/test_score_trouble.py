@@ -100,6 +100,7 @@ def test_a_server_that_stays_away_ends_the_job_and_leaves_the_rows_so_far(
     result = score(folder, "--patience", "0.2", "--rows-per-part", "5")
     assert result.exit_code == 2
     assert "retinue: Draining. What is done is in " in result.stderr
+    assert "; the same command goes on with it." in result.stderr
     so_far = rows(tmp_path)
     assert 0 < len(so_far) < 100
     assert [row["path"] for row in so_far] == image_paths(folder)[: len(so_far)]
@@ -127,7 +128,9 @@ def test_a_wrong_question_ends_the_job_at_once(score, server, failure, folder, t
 
 def test_overwriting_begins_once_the_server_has_answered(score, folder, tmp_path):
     assert score(folder).exit_code == 0
-    assert score(folder, "--overwrite", "--server", "localhost:1").exit_code == 2
+    result = score(folder, "--overwrite", "--server", "localhost:1")
+    assert result.exit_code == 2
+    assert "; the same command without --overwrite goes on with it." in result.stderr
     assert len(rows(tmp_path)) == 100
 
 

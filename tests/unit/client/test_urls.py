@@ -14,6 +14,7 @@ import pytest
 
 from retinue_client import AsyncClient, DeadlineExceededError, ImageError, deadline
 from retinue_client import _images as images
+from retinue_client._urls import name_of, without_secrets
 
 
 class _Site(http.server.BaseHTTPRequestHandler):
@@ -163,3 +164,24 @@ async def test_an_event_loop_goes_on_while_an_image_is_fetched(server, site):
         assert not fetched.done()
         site.let_go.set()
         assert (await fetched).best.label == "/held"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:word@host/a.jpg?signature=x#y", "https://host/a.jpg"),
+        ("simplecache::s3://key@bucket/a.jpg", "simplecache::s3://bucket/a.jpg"),
+        ("InvalidURL: 'https://me:word@host/a?x=y' is none", "InvalidURL: 'https://host/a' is none"),
+        ("https://host/a@b.jpg", "https://host/a@b.jpg"),
+        ("a.jpg?x#y me@home", "a.jpg?x#y me@home"),
+    ],
+)
+def test_users_and_signatures_of_urls_are_not_shown(text, shown):
+    assert without_secrets(text) == shown
+
+
+def test_urls_that_differ_in_what_is_not_shown_have_different_names():
+    one, other = (name_of(f"https://me:{word}@host/a.jpg?x") for word in ("one", "two"))
+    assert one != other
+    assert one.startswith("https://host/a.jpg (and ")
+    assert name_of("s3://bucket/a.jpg") == "s3://bucket/a.jpg"

@@ -5,11 +5,12 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from retinue_client._score.disk import ASIDE, Disk
+from retinue_client._score.disk import ASIDE, Disk, sync_folder
 from retinue_client._score.errors import DestinationError
 from retinue_client._score.journal import JOURNAL, Journal, PartRecord
 
@@ -49,8 +50,7 @@ class Destination:
         self._journal: Journal | None = None
         if not self._made:
             self._refuse_foreign()
-        disk.root.mkdir(exist_ok=True)
-        self._lock = _locked(disk.root / _LOCK)
+        self._lock = _locked(disk.root)
         try:
             if not overwrite:
                 self._journal = Journal.read(disk, on_part)
@@ -102,18 +102,25 @@ class Destination:
     def close(self) -> None:
         """Lets others have the folder. Where no part came about, nothing stays behind."""
         with self._lock:
-            self.disk.remove(ASIDE)
+            # The next run removes what cannot be removed now; why this one ended is not to be hidden by that.
+            with suppress(OSError):
+                self.disk.remove(ASIDE)
             is_empty = self._made if self._journal is None else self._journal.parts == 0
             if is_empty:
                 self._remove_all()
             if is_empty and self._made:
                 self.disk.remove(_LOCK)
-                self.disk.root.rmdir()
+                # Somebody may have put something there, or another job may have its lock there already.
+                with suppress(OSError):
+                    self.disk.root.rmdir()
+
+    def _own_names(self) -> list[str]:
+        """What jobs have written here, without the lock."""
+        return sorted(name for name in self.disk.names() if _OWN.fullmatch(name) and name != _LOCK)
 
     def _remove_all(self) -> None:
-        """Removes everything but the lock: the journal first, for without it nothing that is left counts."""
-        left = [name for name in self.disk.names() if name != _LOCK]
-        for name in sorted(left, key=lambda name: name != JOURNAL):
+        """Removes all that jobs write but the lock: the journal first, for without it nothing that is left counts."""
+        for name in sorted(self._own_names(), key=lambda name: name != JOURNAL):
             self.disk.remove(name)
 
     def _clear(self) -> None:
@@ -122,7 +129,7 @@ class Destination:
         Raises:
             DestinationError: There is something and it is not to be overwritten.
         """
-        left = sorted(name for name in self.disk.names() if name != _LOCK)
+        left = self._own_names()
         if left and not self._overwrite:
             raise DestinationError(
                 f"{str(self.disk.root)!r} holds results without a journal ({left[0]}), so nothing can be added to "
@@ -142,14 +149,37 @@ class Destination:
     def _refuse_foreign(self) -> None:
         if not self.disk.root.is_dir():
             raise DestinationError(f"{str(self.disk.root)!r} is a file; results are a folder.")
-        foreign = sorted(name for name in self.disk.names() if not _OWN.fullmatch(name))
-        if foreign:
+        names = set(self.disk.names())
+        foreign = sorted(name for name in names if not _OWN.fullmatch(name))
+        # Where there is one, the folder is a job's, and what somebody has put beside its results is left alone.
+        if foreign and JOURNAL not in names:
             raise DestinationError(
                 f"{str(self.disk.root)!r} holds other things ({foreign[0]}): name a folder of its own."
             )
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(root: Path) -> BinaryIO:
+    """The lock of a folder, which is made where it is not there."""
+    while True:
+        if not root.is_dir():
+            root.mkdir(exist_ok=True)
+            sync_folder(root.parent)
+        # A job that ends just now may remove the folder, or the lock after it was opened here.
+        with suppress(FileNotFoundError):
+            file = _lock(root / _LOCK)
+            if _is_at(file, root / _LOCK):
+                return file
+            file.close()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(path: Path) -> BinaryIO:
     file = path.open("ab+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -99,6 +99,8 @@ class Fleet:
             Server(asker, Pace(start=_START_IMAGES, maximum=max_in_flight, clock=clock)) for asker in askers
         ]
         self._wanted = wanted
+        # What was found when the job began.
+        self._model: ModelInfo | None = None
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._changed = asyncio.Event()
@@ -130,12 +132,12 @@ class Fleet:
             raise next(iter(missing.values()))
         (first, model), *others = models.items()
         for server, other in others:
-            if (other.name, other.version) != (model.name, model.version):
+            if not _is_same(other, model):
                 raise InvalidRequestError(
-                    f"{first.asker.address} answers with version {model.version} of {model.name}, "
-                    f"{server.asker.address} with version {other.version} of {other.name}: name one that all "
-                    "have with --model and --model-version."
+                    f"{first.asker.address} answers with {_described(model)}, {server.asker.address} with "
+                    f"{_described(other)}: name one that all have with --model and --model-version."
                 )
+        self._model = model
         for server, error in missing.items():
             self._leave(server, error)
         return model
@@ -181,6 +183,10 @@ class Fleet:
         if isinstance(error, UnavailableError | DeadlineExceededError | ModelNotFoundError):
             self._leave(server, error)
         self._check_patience()
+
+    async def pause(self, error: RetinueError) -> None:
+        """Waits before a request is tried again that a server, which answers others, has failed at."""
+        await asyncio.sleep(self._delay_seconds(error, self._clock()))
 
     async def close(self) -> None:
         """Ends probes and connections."""
@@ -240,16 +246,23 @@ class Fleet:
             server.probing = asyncio.get_running_loop().create_task(self._probe(server, error))
 
     async def _probe(self, server: Server, error: RetinueError) -> None:
-        """Waits until a server has the model again."""
+        """Waits until a server has the job's model again."""
         while True:
             silent_since = self._note_silence(server, error)
+            # An answer that came late may have told those that wait that there is no hurry.
+            self._notify()
             await asyncio.sleep(self._delay_seconds(error, silent_since))
             try:
-                await self._look(server, _PROBE_TIMEOUT_SECONDS)
+                found = await self._look(server, _PROBE_TIMEOUT_SECONDS)
             except RetinueError as again:
                 error = again
             else:
-                break
+                if self._model is None or _is_same(found, self._model):
+                    break
+                error = ModelNotFoundError(
+                    f"{server.asker.address} answers with {_described(found)} now, and the job is of "
+                    f"{_described(self._model)}."
+                )
         server.probing = None
         self._hear(server)
         self._notify()
@@ -267,6 +280,14 @@ class Fleet:
 
     async def _look(self, server: Server, timeout_seconds: float | None = None) -> ModelInfo:
         return await find_model(server.asker, self._wanted, timeout_seconds)
+
+
+def _is_same(one: ModelInfo, other: ModelInfo) -> bool:
+    return (one.name, one.version, one.sha256) == (other.name, other.version, other.sha256)
+
+
+def _described(model: ModelInfo) -> str:
+    return f"version {model.version} of {model.name} (SHA-256 {model.sha256[:12] or 'unknown'})"
 
 
 async def find_model(

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ from retinue_client._score.rows import Row, row_of
 from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import Scorer
 from retinue_client._score.sources.entry import Entry, Source, in_requests
+from retinue_client._score.thread import in_thread
 
 _BYTES_PER_REQUEST = 4 << 20
 # Requests that are read from disk ahead of those under way, so that the server never waits for the disk.
 _REQUESTS_AHEAD = 4
 # Files in memory at once, beyond the largest.
 _MOST_BYTES = 128 << 20
+# Threads that read, of which some may wait for storage that is slow.
+_READERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,11 @@ class Job:
         self._parts = parts
         self._limit = limit
         self._on_rows = on_rows
+        # Of their own, so that reads which take long keep nothing from being written.
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reading")
 
     async def run(self, source: Source, after: Any) -> None:
-        """Scores every entry of a source after a cursor, and ends the last part.
+        """Scores every entry of a source after a cursor, and ends the last part. To be called once.
 
         Raises:
             RetinueError: The question as such is refused, or nothing answers any more.
@@ -93,32 +99,37 @@ class Job:
                     size_bytes = sum(entry.size_bytes for entry in run)
                     window.append(_UnderWay(run, size_bytes, asyncio.create_task(self._score(run))))
                     window_bytes += size_bytes
-            await asyncio.to_thread(self._parts.keep)
+            await in_thread(self._keep)
         finally:
-            self._parts.drop()
             for one in window:
                 one.rows.cancel()
             await asyncio.gather(*(one.rows for one in window), return_exceptions=True)
+            self._readers.shutdown(wait=False, cancel_futures=True)
+            self._parts.drop()
 
     async def _take(self, rows: list[Row], entries: list[Entry]) -> None:
         while rows:
             room = self._parts.room()
             some, rows = rows[:room], rows[room:]
             cursor, entries = entries[: len(some)][-1].cursor, entries[room:]
-            await asyncio.to_thread(self._write, some, cursor)
+            await in_thread(self._write, some, cursor)
             self._on_rows(some)
             self._limit.check(self._account.failed, self._account.images)
 
     def _write(self, rows: list[Row], cursor: Any) -> None:
         with self._account.timing("writing"):
             self._parts.write(rows, cursor)
-        self._account.add_rows(rows)
-        if not self._parts.room():
+            self._account.add_rows(rows)
+            if not self._parts.room():
+                self._parts.keep()
+
+    def _keep(self) -> None:
+        with self._account.timing("writing"):
             self._parts.keep()
 
     async def _score(self, entries: list[Entry]) -> list[Row]:
         """The rows of one request's entries."""
-        files = await asyncio.to_thread(self._read, entries)
+        files = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, entries)
         readable = [data for data, _ in files if isinstance(data, bytes)]
         answers = iter(await self._scorer.answers(readable))
         rows = []

@@ -74,7 +74,7 @@ class Journal:
 
     @classmethod
     def read(cls, disk: Disk, on_part: Callable[[PartRecord], None]) -> "Journal | None":
-        """Reads the journal that an earlier run has left, and cuts off a last line that it did not end.
+        """Reads the journal that an earlier run has left, and cuts off a last line that did not get whole to the disk.
 
         Args:
             disk: The results' folder.
@@ -90,10 +90,11 @@ class Journal:
         path = disk.root / JOURNAL
         if not path.exists():
             return None
-        journal, whole_bytes = None, 0
+        journal, whole_bytes, size_bytes = None, 0, path.stat().st_size
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
+                is_last = whole_bytes + len(line) == size_bytes
+                if is_last and not _is_whole(line):
                     disk.cut(JOURNAL, whole_bytes)
                     break
                 whole_bytes += len(line)
@@ -164,6 +165,15 @@ def _head_of(fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if fields["journal"] != FORMAT_VERSION:
         raise ValueError(f"the journal is of version {fields['journal']}, not {FORMAT_VERSION}")
     return fields["job"], fields["model"]
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line was written to its end, of which what lies before it may be missing."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
 
 
 def _line(fields: dict[str, Any]) -> bytes:

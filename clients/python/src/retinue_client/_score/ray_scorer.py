@@ -25,6 +25,7 @@ from retinue_client._score.outputs.output import Output
 from retinue_client._score.ray_worker import EnginePlan, PartPlan, PartScorer, find_model
 from retinue_client._score.sample import Sample
 from retinue_client._score.sources.entry import Source
+from retinue_client._score.thread import in_thread
 
 _HERE = "local"
 
@@ -103,7 +104,15 @@ class RayScorer:
             ScoreError: A worker cannot make its parts, or too many images have failed.
             OSError: A part cannot be given its name.
         """
-        await asyncio.to_thread(self._score, plan, rows_a_part, journal, output, account, limit, sample)
+        scoring = asyncio.ensure_future(
+            in_thread(self._score, plan, rows_a_part, journal, output, account, limit, sample)
+        )
+        try:
+            await asyncio.shield(scoring)
+        except asyncio.CancelledError:
+            # Without a cluster the thread gets no more parts; it may be giving one its name yet.
+            await asyncio.gather(scoring, self.close(), return_exceptions=True)
+            raise
 
     async def close(self) -> None:
         """Leaves the cluster; what runs there for the job ends."""
@@ -114,7 +123,10 @@ class RayScorer:
     def _find_model(self) -> ModelInfo | str:
         self._connect()
         look = self._ray.remote(num_cpus=self._cluster.cores, num_gpus=self._cluster.gpus)(find_model)
-        found: ModelInfo | str = self._ray.get(look.remote(self.engine))
+        try:
+            found: ModelInfo | str = self._ray.get(look.remote(self.engine))
+        except self._ray.exceptions.RayError as exc:
+            raise _explained(exc) from exc
         return found
 
     def _connect(self) -> None:
@@ -149,6 +161,8 @@ class RayScorer:
         waiting: dict[int, dict[str, Any]] = {}
         try:
             for row in self._made(plan, rows_a_part, journal):
+                if self._closed:
+                    return
                 made = json.loads(row["made"])
                 if "failure" in made:
                     raise ScoreError(f"A worker cannot go on: {made['failure']}")

@@ -8,7 +8,7 @@ import json
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.rows import Row
 from retinue_client._score.sample import Sample
 from retinue_client._score.scorer import ScoreOptions
-from retinue_client._score.sources.entry import Entry, Source
+from retinue_client._score.sources.entry import Entry, Source, Stopped, never
 
 MadeT = TypeVar("MadeT")
 
@@ -79,7 +79,8 @@ def facts_of(model: ModelInfo) -> dict[str, Any]:
 
 def find_model(plan: EnginePlan) -> ModelInfo | str:
     """The model that a worker finds, or why it finds none."""
-    engine = _Engine(plan)
+    # The process that looks stays when it is done: cores that it took would be no worker's.
+    engine = _Engine(replace(plan, cores=0))
     try:
         return engine.wait_for(engine.scorer.find_model())
     except RetinueError as error:
@@ -133,6 +134,7 @@ class PartScorer:
                 self._sample,
             )
             self._engine.wait_for(job.run(_Slice(self._plan.source, rows), json.loads(after)))
+            _refuse_other_rows(one.record, rows)
         except RetinueError as error:
             return {"failure": error.message}
         except (ScoreError, OSError) as error:
@@ -223,8 +225,18 @@ class _Slice:
     def entries(self, after: Any) -> Iterator[Entry]:
         return islice(self._source.entries(after), self._rows)
 
-    def count(self) -> int:
+    def count(self, stopped: Stopped = never) -> int:
+        del stopped
         return self._rows
+
+
+def _refuse_other_rows(record: PartRecord | None, rows: int) -> None:
+    if record is None or record.rows != rows:
+        made = 0 if record is None else record.rows
+        raise ScoreError(
+            f"A part of {rows:,} rows was cut from the source, of which a worker finds {made:,}: the source has "
+            "changed meanwhile, or is not the same on all machines. Name another folder, or --overwrite the results."
+        )
 
 
 def _ignore(rows: list[Row]) -> None:

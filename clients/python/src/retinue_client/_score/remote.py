@@ -1,10 +1,13 @@
 """Asks servers, or the engine in this process, about images until each has an answer."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from grpc import StatusCode
 
+from retinue_client._channel import DEFAULT_MAX_REQUEST_IMAGES
 from retinue_client._errors import (
     DeadlineExceededError,
     ImageError,
@@ -22,12 +25,12 @@ from retinue_client._score.fleet import Fleet, Server, Wanted
 from retinue_client._score.rows import Result
 from retinue_client._score.scorer import ScoreOptions
 
-# Beyond that a request costs no less for each of its images.
-_MOST_IMAGES_PER_REQUEST = 64
 # So that a server computes some while others are on their way.
 _REQUESTS_AT_A_SERVER = 4
-# A request that servers gave up on this often is an error of its images.
+# A request that servers gave up on this often is an error of its images; so is one that ended that many of them.
 _MOST_ATTEMPTS = 3
+_LOST = "CONNECTION_LOST"
+_FAILURES = (StatusCode.INTERNAL, StatusCode.UNKNOWN)
 
 
 class RemoteScorer:
@@ -57,8 +60,10 @@ class RemoteScorer:
             patience_seconds=options.patience_seconds,
             clock=clock,
         )
-        # More than these in one request have been found to be too many.
-        self._most_images = _MOST_IMAGES_PER_REQUEST
+        # Of requests that may have ended a server one is under way at a time, so that the others are found innocent.
+        self._suspects = asyncio.Lock()
+        # More than these the client would make several requests of, or have been found to be too many.
+        self._most_images = DEFAULT_MAX_REQUEST_IMAGES
 
     @property
     def images_per_call(self) -> int:
@@ -82,49 +87,64 @@ class RemoteScorer:
         await self._fleet.close()
 
     async def answers(self, images: Sequence[bytes]) -> list[Result | ImageError]:
-        """The outcomes, after a second try for images on which the server failed while it answered others."""
-        outcomes = await self._outcomes(images) if images else []
-        for place, outcome in enumerate(outcomes):
-            if isinstance(outcome, ImageError) and outcome.code is StatusCode.INTERNAL:
-                outcomes[place] = (await self._outcomes([images[place]]))[0]
-        return outcomes
+        """What became of each image; see `Scorer`."""
+        return await self._outcomes(images) if images else []
 
     def _serving(self) -> list[Server]:
         """The servers that are not gone, or all where none is left."""
         servers = self._fleet.servers
         return [server for server in servers if not server.is_gone] or servers
 
-    async def _outcomes(self, images: Sequence[bytes]) -> list[Result | ImageError]:
+    async def _outcomes(
+        self, images: Sequence[bytes], *, lost: int = 0, failed: Server | None = None
+    ) -> list[Result | ImageError]:
         """What became of each image, however often servers have to be asked.
+
+        Args:
+            images: The images.
+            lost: How many connections were lost while these were asked about.
+            failed: The server that has just failed at these, while it answered others.
 
         Raises:
             RetinueError: The question as such is refused, or nobody answers any more.
         """
-        failure = await self._try(images)
+        failure = await self._try(images, lost, failed)
         if not isinstance(failure, RetinueError):
             return failure
         if len(images) == 1:
             return [ImageError(failure.message, code=failure.code, reason=failure.reason)]
         # One image may be what fails them all, or fewer in a request may be acceptable where so many are not.
         half = len(images) // 2
-        return [*await self._outcomes(images[:half]), *await self._outcomes(images[half:])]
+        lost = 1 if failure.reason == _LOST else 0
+        return [
+            *await self._outcomes(images[:half], lost=lost),
+            *await self._outcomes(images[half:], lost=lost),
+        ]
 
-    async def _try(self, images: Sequence[bytes]) -> list[Result | ImageError] | RetinueError:
-        """The outcomes of a request, or why it is given up as it is."""
+    async def _try(
+        self, images: Sequence[bytes], lost: int, failed: Server | None
+    ) -> list[Result | ImageError] | RetinueError:
+        """The outcomes of a request, of images that failed in it after a second try; or why it is given up."""
         ready = self._clock()
         attempts = 0
-        avoid: Server | None = None
+        avoid = failed
         while True:
-            async with self._fleet.turn(len(images), avoid=avoid) as turn:
+            async with (
+                self._suspects if lost else nullcontext(),
+                self._fleet.turn(len(images), avoid=avoid) as turn,
+            ):
                 sent = self._clock()
                 try:
                     outcomes = await turn.server.asker.ask(images)
                 except RetinueError as error:
                     failure = error
                 else:
-                    self._account.add_answer(sent - ready, self._clock() - sent, outcomes)
+                    again = {} if failed else _at_which_the_server_failed(outcomes)
+                    # Those are counted when they are answered again.
+                    counted = [outcome for place, outcome in enumerate(outcomes) if place not in again]
+                    self._account.add_answer(sent - ready, self._clock() - sent, counted)
                     self._fleet.answered(turn, _queue_seconds(outcomes))
-                    return outcomes
+                    break
                 avoid = turn.server
                 if isinstance(failure, InvalidRequestError):
                     if len(images) == 1:
@@ -135,10 +155,30 @@ class RemoteScorer:
                 if not self._may_pass(failure):
                     raise failure
                 self._fleet.failed(turn, failure)
+            lost += failure.reason == _LOST
+            if lost >= _MOST_ATTEMPTS:
+                return failure
             if not isinstance(failure, UnavailableError | ModelNotFoundError):
                 attempts += 1
             if attempts >= _MOST_ATTEMPTS and not (isinstance(failure, OverloadedError) and len(images) == 1):
                 return failure
+            if isinstance(failure, ServerError):
+                await self._fleet.pause(failure)
+        await self._ask_again(images, outcomes, again, turn.server)
+        return outcomes
+
+    async def _ask_again(
+        self,
+        images: Sequence[bytes],
+        outcomes: list[Result | ImageError],
+        again: dict[int, ImageError],
+        failed: Server,
+    ) -> None:
+        """Puts what became of the images at these places in a second try in the place of what became of them."""
+        if again:
+            await self._fleet.pause(next(iter(again.values())))
+        for place in again:
+            outcomes[place] = (await self._outcomes([images[place]], failed=failed))[0]
 
     def _may_pass(self, failure: RetinueError) -> bool:
         """Whether a failure may be of the moment, or of one server of several."""
@@ -146,6 +186,15 @@ class RemoteScorer:
             # It may be starting again with its models still to come.
             return len(self._fleet.servers) > 1
         return isinstance(failure, OverloadedError | UnavailableError | DeadlineExceededError | ServerError)
+
+
+def _at_which_the_server_failed(outcomes: Sequence[Result | ImageError]) -> dict[int, ImageError]:
+    """The errors, by their place, of images that another try may answer: nothing is wrong with these."""
+    return {
+        place: outcome
+        for place, outcome in enumerate(outcomes)
+        if isinstance(outcome, ImageError) and outcome.code in _FAILURES
+    }
 
 
 def _queue_seconds(outcomes: Sequence[Result | ImageError]) -> float:

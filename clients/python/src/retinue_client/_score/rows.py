@@ -8,6 +8,7 @@ from retinue_client._classification import Classification
 from retinue_client._detections import Detections
 from retinue_client._errors import ImageError
 from retinue_client._models import Task
+from retinue_client._score.sources.entry import printable
 from retinue_client._segmentation import Segmentation
 
 Row = dict[str, Any]
@@ -97,7 +98,7 @@ def row_of(path: str, outcome: Result | ImageError, size: tuple[int, int] | None
         size: Width and height where the result does not say them.
     """
     if isinstance(outcome, ImageError):
-        return {"path": path, "error_reason": outcome.reason, "error_message": outcome.message}
+        return {"path": path, "error_reason": outcome.reason, "error_message": printable(outcome.message)}
     row: Row = {"path": path, "model": outcome.model, "version": outcome.version}
     if isinstance(outcome, Classification):
         row["width"], row["height"] = size or (None, None)

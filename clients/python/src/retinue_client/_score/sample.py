@@ -19,6 +19,7 @@ from retinue_client._plain import named, plain
 from retinue_client._score.disk import Disk
 from retinue_client._score.picture import picture_of
 from retinue_client._score.rows import Result
+from retinue_client._urls import without_secrets
 
 # While a job goes on; in the end the report has what is in it.
 SAMPLE = "_sample.json"
@@ -96,11 +97,12 @@ class Sample:
             len(self.unsure) < UNSURE_IMAGES or (score, draw) < _doubt(self.unsure[-1])
         )
         if at_random or unsure:
-            shown = Shown(plain(key[:_MOST_CHARACTERS]), draw, score, _words_of(outcome))
+            shown = Shown(plain(without_secrets(key)[:_MOST_CHARACTERS]), draw, score, _words_of(outcome))
             if len(image) <= _MOST_ENCODED_BYTES:
                 shown.waiting = (image, outcome)
-            self._unsaved = True
             self._take(shown, at_random=at_random, unsure=unsure)
+            # After it was taken, for a thread may be saving just now.
+            self._unsaved = True
             return self._waiting_bytes() > _MOST_WAITING_BYTES
         return False
 

@@ -12,6 +12,7 @@ from retinue_client._errors import ImageError
 from retinue_client._plain import named, plain
 from retinue_client._score.latency import Latencies
 from retinue_client._score.rows import Result, Row
+from retinue_client._urls import without_secrets
 
 Stage: TypeAlias = Literal[
     "reading", "pace", "transport", "queue", "decoding", "inference", "postprocessing", "writing"
@@ -229,7 +230,7 @@ class Summary:
 
     def _count_failure(self, reason: str, about: str, message: str) -> None:
         enough = len(self.examples.get(reason, ())) >= EXAMPLES_PER_REASON
-        example = [] if enough else [(plain(about[:_MOST_CHARACTERS]), plain(message[:_MOST_CHARACTERS]))]
+        example = [] if enough else [(_shown(about), _shown(message))]
         self._count_failures(reason, 1, example)
 
     def _count_failures(self, reason: str, count: int, examples: Iterable[tuple[str, str]]) -> None:
@@ -238,3 +239,7 @@ class Summary:
         self.reasons[reason] += count
         kept = self.examples.setdefault(reason, [])
         kept.extend(list(examples)[: EXAMPLES_PER_REASON - len(kept)])
+
+
+def _shown(text: str) -> str:
+    return plain(without_secrets(text)[:_MOST_CHARACTERS])

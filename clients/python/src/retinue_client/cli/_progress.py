@@ -14,6 +14,7 @@ from retinue_client._errors import ImageError
 from retinue_client._score.account import Account
 from retinue_client._score.rows import Row
 from retinue_client._score.summary import Summary
+from retinue_client._urls import without_secrets
 from retinue_client.cli._console import console_for, named, plain
 from retinue_client.cli._progress_bar import Moment, ProgressBar, duration
 from retinue_client.cli._show import failure_line
@@ -91,10 +92,9 @@ class ScoreProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def count_done(self, count: "asyncio.Future[int | None]") -> None:
-        """Takes how many files there are, once that is known."""
-        if not count.cancelled() and count.exception() is None:
-            self._total = count.result()
+    def set_total(self, images: int | None) -> None:
+        """Takes how many images there are, once that is known; from any thread."""
+        self._total = images
 
     def add(self, rows: Iterable[Row]) -> None:
         """Takes rows that are done and in the account: those that failed are shown."""
@@ -162,13 +162,14 @@ class ScoreProgress:
     def _show_failure(self, row: Row) -> None:
         if self._failures > _MOST_FAILURES_SHOWN + 1:
             return
+        path, message = without_secrets(row["path"]), without_secrets(row["error_message"])
         if self._show is Show.JSON:
             if self._failures <= _MOST_FAILURES_SHOWN:
-                reason, message = named(row["error_reason"]), plain(row["error_message"])
-                self._write({"event": "failure", "path": row["path"], "reason": reason, "message": message})
+                reason = named(row["error_reason"])
+                self._write({"event": "failure", "path": path, "reason": reason, "message": plain(message)})
         elif self._failures <= _MOST_FAILURES_SHOWN:
-            error = ImageError(row["error_message"], reason=row["error_reason"])
-            self._console.print(failure_line(row["path"], error), soft_wrap=True)
+            error = ImageError(message, reason=row["error_reason"])
+            self._console.print(failure_line(path, error), soft_wrap=True)
         else:
             self._console.print("More failures are counted here and listed in the results.")
 

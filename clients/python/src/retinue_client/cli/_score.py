@@ -240,16 +240,20 @@ def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_
         fail(f"{exc.filename or plan.out}: {exc.strerror or exc}. {_how_to_go_on(plan)}".strip())
     if summary is None:
         if plan.show is Show.SCREEN:
-            text = f"{plan.out} is finished: {run.earlier_rows:,} rows. --overwrite scores anew."
+            failed = f", {account.failed:,} of them failed" if account.failed else ""
+            text = f"{plan.out} is finished: {run.earlier_rows:,} rows{failed}. --overwrite scores anew."
             console_for(sys.stdout).print(text, soft_wrap=True)
-        raise typer.Exit(EXIT_ALL_ANSWERED)
+        raise typer.Exit(EXIT_SOME_FAILED if account.failed else EXIT_ALL_ANSWERED)
     _finish(plan, summary, all_files=all_files)
 
 
 def _how_to_go_on(plan: Plan) -> str:
     """What is there of the job, for one that ended early."""
     journal = plan.out / "_journal.jsonl"
-    return f"What is done is in {plan.out}; the same command goes on with it." if journal.exists() else ""
+    if not journal.exists():
+        return ""
+    command = "the same command without --overwrite" if plan.overwrite else "the same command"
+    return f"What is done is in {plan.out}; {command} goes on with it."
 
 
 def _finish(plan: Plan, summary: Summary, *, all_files: bool) -> None:

@@ -1,8 +1,9 @@
 """One run of `retinue score`, from the folder of results to the last word on the screen."""
 
-import asyncio
 import json
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.entry import Source
 from retinue_client._score.sources.standard_input import StandardInput
 from retinue_client._score.summary import Summary
+from retinue_client._score.thread import in_thread
 from retinue_client.cli._progress import ScoreProgress, Show
 
 # They say how soon an answer comes, or from where, and nothing of what it is.
@@ -107,6 +109,15 @@ class Run:
             ScoreError: Source or destination will not do, or too many images have failed.
             OSError: Something cannot be read or written.
         """
+        try:
+            return await self._carry_out(scorer)
+        finally:
+            # Also where the folder is refused, or there is nothing to do.
+            if isinstance(self._plan.source, StandardInput):
+                self._plan.source.close()
+            await scorer.close()
+
+    async def _carry_out(self, scorer: Scorer | RayScorer) -> Summary | None:
         plan = self._plan
         disk = Disk(plan.out.absolute())
         with Destination(
@@ -125,10 +136,9 @@ class Run:
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
                     await self._score(scorer, disk, output, journal, progress)
                 if journal.rows:
-                    await asyncio.to_thread(self._finish, disk, output, journal, model, progress)
+                    await in_thread(self._finish, disk, output, journal, model, progress)
             finally:
-                if isinstance(plan.source, StandardInput):
-                    plan.source.close()
+                # Before others have the folder: workers of a cluster write there.
                 await scorer.close()
         return self._account.total()
 
@@ -140,9 +150,25 @@ class Run:
         journal: Journal,
         progress: ScoreProgress,
     ) -> None:
+        stopped = threading.Event()
+        # The job does not wait for it, not even where a folder that is gone does not answer.
+        threading.Thread(
+            target=_count, args=(self._plan.source, stopped, progress), name="counting", daemon=True
+        ).start()
+        try:
+            await self._score_rest(scorer, disk, output, journal, progress)
+        finally:
+            stopped.set()
+
+    async def _score_rest(
+        self,
+        scorer: Scorer | RayScorer,
+        disk: Disk,
+        output: Output,
+        journal: Journal,
+        progress: ScoreProgress,
+    ) -> None:
         plan = self._plan
-        count = asyncio.get_running_loop().run_in_executor(None, plan.source.count)
-        count.add_done_callback(progress.count_done)
         if isinstance(scorer, RayScorer):
             parts_plan = PartPlan(
                 scorer.engine,
@@ -192,3 +218,9 @@ class Run:
             "retinue.client": __version__,
             "retinue.options": json.dumps(self._plan.given_options()),
         }
+
+
+def _count(source: Source, stopped: threading.Event, progress: ScoreProgress) -> None:
+    # What cannot be counted cannot be read either, and the job says so.
+    with suppress(Exception):
+        progress.set_total(source.count(stopped.is_set))

@@ -16,7 +16,7 @@ from retinue_client._score.ray_worker import EnginePlan
 from retinue_client._score.remote import RemoteScorer
 from retinue_client._score.scorer import ScoreOptions, Scorer
 from retinue_client._score.sources.opening import STANDARD_INPUT
-from retinue_client._score.sources.remote_tree import is_url
+from retinue_client._urls import is_url
 from retinue_client.cli._exit import fail
 from retinue_client.cli._options import DEFAULT_SERVER, connect_async
 

@@ -9,10 +9,11 @@ from typing import Any, BinaryIO, Protocol
 
 from retinue_client._errors import ImageError
 from retinue_client._score.errors import SourceError
-from retinue_client._score.sources.entry import Entry, printable
+from retinue_client._score.sources.entry import Entry, Stopped, number_of, printable
 from retinue_client._score.sources.lines import LineTooLong, TextLines, bounded_lines, too_long, unreadable
-from retinue_client._score.sources.tree import Tree
+from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
+from retinue_client._score.sources.walk import looks_like_image
 
 # Under these names lists have their images, where nobody says otherwise.
 _USUAL_COLUMNS = ("path", "image", "image_path", "file", "file_name", "filename", "filepath", "url", "uri")
@@ -82,7 +83,7 @@ class ListContainer:
         self._records = records
         self._columns = columns
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of rows up to the entry."""
         try:
             file = tree.open(path)
@@ -91,9 +92,9 @@ class ListContainer:
             return
         values = Values(tree, os.path.dirname(path), urls=self._columns.urls)
         with file:
-            yield from self.entries_of(file, values, path, after)
+            yield from self.entries_of(file, values, path, begin)
 
-    def entries_of(self, file: BinaryIO, values: Values, name: str, after: Any) -> Iterator[Entry]:
+    def entries_of(self, file: BinaryIO, values: Values, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe.
 
         Raises:
@@ -105,7 +106,7 @@ class ListContainer:
             image = self._columns.image_among(names, name or "the standard input")
             for record in records:
                 number = record.number
-                if after is not None and number <= after:
+                if begin is not None and number < begin:
                     continue
                 where = f"{printable(name)}#{number}"
                 if isinstance(record.fields, ImageError):
@@ -116,11 +117,13 @@ class ListContainer:
         except OSError as exc:
             yield unreadable(name, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
         """See `Container`."""
+        if not isinstance(tree, LocalTree):
+            return None
         try:
             with tree.open(path) as file:
-                return sum(1 for _ in self._records.columns(file, path)[0])
+                return number_of(self._records.columns(file, path)[0], stopped)
         except OSError:
             return 1
 
@@ -136,6 +139,11 @@ class CsvRecords:
             names = next(reader, [])
         except (csv.Error, LineTooLong) as exc:
             raise SourceError(f"{name} has no header that can be read: {exc}.") from exc
+        if len(names) == 1 and (looks_like_image(names[0]) or "/" in names[0]):
+            raise SourceError(
+                f"{name} has no header: its first line is {names[0]!r}, which is an image. Put a line above it that "
+                "names the column, such as path, or read it as a list with --source-format paths."
+            )
         return self._records(reader, names), names
 
     def _records(self, reader: "Iterator[list[str]]", names: list[str]) -> Iterator[Record]:

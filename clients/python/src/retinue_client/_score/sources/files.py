@@ -7,7 +7,17 @@ from typing import Any, Protocol
 
 from retinue_client._errors import ImageError
 from retinue_client._score.errors import SourceError
-from retinue_client._score.sources.entry import ASSUMED_BYTES, ENDED, Entry, printable
+from retinue_client._score.sources.entry import (
+    ASSUMED_BYTES,
+    ENDED,
+    Entry,
+    Stopped,
+    after_first,
+    mark_of,
+    never,
+    number_of,
+    printable,
+)
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.walk import Found, walk
 
@@ -89,9 +99,9 @@ class ImageFiles:
         """See `Source`."""
         return (self._entry(place) for place in self._names.places(after))
 
-    def count(self) -> int | None:
+    def count(self, stopped: Stopped = never) -> int | None:
         """See `Source`."""
-        return sum(1 for _ in self._names.places())
+        return number_of(self._names.places(), stopped)
 
     def _entry(self, place: Place) -> Entry:
         file = place.file
@@ -105,21 +115,21 @@ class ImageFiles:
 class Container(Protocol):
     """A kind of file that holds many images, or says where they are."""
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """The entries in one such file; a file that is damaged ends in an entry that says so.
 
         Args:
             tree: Where the file is.
             path: The file.
-            after: The cursor of the entry after which to begin, or None. The last entry of a damaged file has the
-                cursor `ENDED`, after which nothing is asked for.
+            begin: The cursor of the entry with which to begin, or None. The last entry of a damaged file has the
+                cursor `ENDED`, with which nothing is asked for.
 
         Raises:
             SourceError: The file does not say what it has.
         """
 
-    def count(self, tree: Tree, path: str) -> int | None:
-        """How many there are, or None where that would take reading the file."""
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
+        """How many there are, or None where the whole file would come from elsewhere, or it is stopped."""
 
 
 class Contained:
@@ -139,38 +149,45 @@ class Contained:
         self._container = container
 
     def entries(self, after: Any) -> Iterator[Entry]:
-        """See `Source`. A cursor is a file's position and the cursor in it."""
+        """See `Source`. A cursor is a file's position, the cursor in it, and the entry's mark."""
         if after is None:
             position = None
         else:
-            position, inner = after
-            yield from self._inside(self._names.at(position), inner, is_first=False)
+            position, inner = after[:2]
+            if inner != ENDED:
+                rest = self._inside(self._names.at(position), inner, is_first=False)
+                yield from after_first(rest, after, self.name)
         for number, place in enumerate(self._names.places(position)):
             yield from self._inside(place, None, is_first=after is None and number == 0)
 
-    def count(self) -> int | None:
+    def count(self, stopped: Stopped = never) -> int | None:
         """See `Source`."""
         total = 0
         for place in self._names.places():
-            count = 1 if place.file.error is not None else self._container.count(self._tree, place.file.path)
-            if count is None:
+            file = place.file
+            count = 1 if file.error is not None else self._container.count(self._tree, file.path, stopped)
+            if count is None or stopped():
                 return None
             total += count
         return total
 
-    def _inside(self, place: Place, after: Any, *, is_first: bool) -> Iterator[Entry]:
+    def _inside(self, place: Place, begin: Any, *, is_first: bool) -> Iterator[Entry]:
         """The entries in one file. One that does not say what it has is an error only where it is not the first."""
         file = place.file
-        if after == ENDED:
-            return
         if file.error is not None:
-            yield Entry(printable(file.path), [place.position, ENDED], 0, file.error)
+            yield _ended(place, file.error)
             return
         try:
-            for entry in self._container.entries(self._tree, file.path, after):
-                yield Entry(entry.key, [place.position, entry.cursor], entry.size_bytes, entry.content)
+            for entry in self._container.entries(self._tree, file.path, begin):
+                cursor = [place.position, entry.cursor, mark_of(entry.key)]
+                yield Entry(entry.key, cursor, entry.size_bytes, entry.content)
         except SourceError as exc:
             if is_first:
                 raise
-            error = ImageError(str(exc), source=file.path, reason="SOURCE_UNREADABLE")
-            yield Entry(printable(file.path), [place.position, ENDED], 0, error)
+            yield _ended(place, ImageError(str(exc), source=file.path, reason="SOURCE_UNREADABLE"))
+
+
+def _ended(place: Place, error: ImageError) -> Entry:
+    """The one entry of a file that cannot be read."""
+    key = printable(place.file.path)
+    return Entry(key, [place.position, ENDED, mark_of(key)], 0, error)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from retinue_client._errors import ImageError
-from retinue_client._score.sources.entry import ENDED, Entry, printable
-from retinue_client._score.sources.tree import Tree
+from retinue_client._score.sources.entry import ENDED, Entry, Stopped, number_of, printable
+from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 
 _MOST_LINE_BYTES = 1 << 20
@@ -44,7 +44,7 @@ class PathLines:
         self._urls = urls
         self._end = end
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of lines up to the entry."""
         try:
             file = tree.open(path)
@@ -53,15 +53,15 @@ class PathLines:
             return
         values = Values(tree, os.path.dirname(path), urls=self._urls)
         with file:
-            yield from self.entries_of(file, values, path, after)
+            yield from self.entries_of(file, values, path, begin)
 
-    def entries_of(self, file: BinaryIO, values: Values, name: str, after: Any) -> Iterator[Entry]:
+    def entries_of(self, file: BinaryIO, values: Values, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe."""
         number = 0
         try:
             for line in bounded_lines(file, self._end):
                 number += 1
-                if after is not None and number <= after:
+                if begin is not None and number < begin:
                     continue
                 where = f"{printable(name)}#{number}"
                 if isinstance(line, LineTooLong):
@@ -71,11 +71,14 @@ class PathLines:
         except OSError as exc:
             yield unreadable(name, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
         """See `Container`."""
+        if not isinstance(tree, LocalTree):
+            return None
         try:
             with tree.open(path) as file:
-                return sum(1 for line in bounded_lines(file, self._end) if line not in (b"", b"\r"))
+                lines = bounded_lines(file, self._end)
+                return number_of((line for line in lines if line not in (b"", b"\r")), stopped)
         except OSError:
             return 1
 

@@ -18,12 +18,13 @@ from retinue_client._score.sources.files import Contained, Container, ImageFiles
 from retinue_client._score.sources.lines import PathLines
 from retinue_client._score.sources.parquet import ParquetContainer
 from retinue_client._score.sources.pattern import expand, has_braces, has_wildcards, matcher, split_pattern
-from retinue_client._score.sources.remote_tree import RemoteTree, is_url
+from retinue_client._score.sources.remote_tree import RemoteTree
 from retinue_client._score.sources.standard_input import Pipe, StandardInput
 from retinue_client._score.sources.tar import TarContainer
 from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 from retinue_client._score.sources.walk import any_file, looks_like_image
+from retinue_client._urls import is_url, name_of, without_secrets
 
 STANDARD_INPUT = "-"
 
@@ -83,7 +84,7 @@ def open_source(text: str, options: SourceOptions) -> Source:
         return _standard_input(options)
     text, options = _with_column(text, options)
     remote = is_url(text)
-    name = text if remote else str(Path(text).absolute())
+    name = name_of(text) if remote else str(Path(text).absolute())
     if not remote and Path(text).exists():
         # Whatever it is called, it is there.
         return _existing(text, name, options)
@@ -112,14 +113,14 @@ def _standard_input(options: SourceOptions) -> Source:
     values = Values(LocalTree(Path()), "", urls=options.columns.urls)
     if kind is SourceFormat.TAR:
         tar = TarContainer(all_files=options.all_files)
-        return StandardInput(file, lambda file, after: tar.entries_of(file, "", after))
+        return StandardInput(file, lambda file, begin: tar.entries_of(file, "", begin))
     if kind in (SourceFormat.CSV, SourceFormat.JSONL):
         records = CsvRecords() if kind is SourceFormat.CSV else JsonlRecords()
         listed = ListContainer(records, options.columns)
-        return StandardInput(file, lambda file, after: listed.entries_of(file, values, "-", after))
+        return StandardInput(file, lambda file, begin: listed.entries_of(file, values, "-", begin))
     if kind in (SourceFormat.PATHS, SourceFormat.PATHS0):
         lines = _path_lines(kind, options)
-        return StandardInput(file, lambda file, after: lines.entries_of(file, values, "-", after))
+        return StandardInput(file, lambda file, begin: lines.entries_of(file, values, "-", begin))
     raise SourceError(
         f"Standard input cannot be of the format {kind}: give paths, paths0, tar, csv or jsonl."
     )
@@ -149,7 +150,9 @@ def _existing(text: str, name: str, options: SourceOptions) -> Source:
         tree, last = LocalTree(Path(text).parent), Path(text).name
     kind = options.format or _format_of(last)
     if kind is None:
-        raise SourceError(f"{text!r} is a file of no kind that its name tells: say it with --source-format.")
+        raise SourceError(
+            f"{without_secrets(text)!r} is a file of no kind that its name tells: say it with --source-format."
+        )
     return _source(name, tree, Listed(tree, [last]), kind, options)
 
 
@@ -159,7 +162,7 @@ def _is_remote_file(folder: str, last: str) -> bool:
     except ImageError as error:
         if error.reason in ("FILE_NOT_REGULAR", "FILE_IS_A_FOLDER"):
             return False
-        raise SourceError(f"{folder}/{last}: {error.message}") from error
+        raise SourceError(f"{without_secrets(f'{folder}/{last}')}: {error.message}") from error
     return True
 
 
@@ -168,7 +171,7 @@ def _folder(text: str, name: str, tree: Tree, options: SourceOptions) -> Source:
     if kind is SourceFormat.IMAGES:
         return ImageFiles(name, tree, Walked(tree, any_file if options.all_files else looks_like_image))
     if not _SUFFIXES[kind]:
-        raise SourceError(f"{text!r} is a folder, which the format {kind} cannot be.")
+        raise SourceError(f"{without_secrets(text)!r} is a folder, which the format {kind} cannot be.")
     return _source(name, tree, Walked(tree, partial(_is_part_of_a_set, _SUFFIXES[kind])), kind, options)
 
 
@@ -184,7 +187,8 @@ def _matching(text: str, name: str, options: SourceOptions) -> Source:
         tree = LocalTree(root, _left_out(root, options))
     kind = options.format or _format_of(expand(pattern)[0] if has_braces(pattern) else pattern)
     if has_wildcards(pattern):
-        names: Names = Walked(tree, _matches(matcher(pattern)))
+        of_images = kind in (None, SourceFormat.IMAGES) and not options.all_files
+        names: Names = Walked(tree, _matches(matcher(pattern), looks_like_image if of_images else any_file))
     else:
         names = Listed(tree, expand(pattern))
     return _source(name, tree, names, kind or SourceFormat.IMAGES, options)
@@ -216,8 +220,8 @@ def _format_of(name: str) -> SourceFormat | None:
     return SourceFormat.IMAGES if looks_like_image(name) else None
 
 
-def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:
-    return lambda path: pattern.fullmatch(path) is not None
+def _matches(pattern: re.Pattern[str], wanted: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda path: pattern.fullmatch(path) is not None and wanted(path)
 
 
 def _is_part_of_a_set(suffixes: tuple[str, ...], path: str) -> bool:

@@ -6,7 +6,7 @@ import select
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from retinue_client._score.sources.entry import ENDED, Entry
+from retinue_client._score.sources.entry import ENDED, Entry, Stopped, after_first, mark_of, never
 
 _LOOK_SECONDS = 0.2
 
@@ -43,7 +43,7 @@ class StandardInput:
 
     Args:
         file: What is read.
-        read: Makes entries of the file after a cursor.
+        read: Makes entries of the file from a cursor on.
     """
 
     name = "-"
@@ -53,13 +53,20 @@ class StandardInput:
         self._read = read
 
     def entries(self, after: Any) -> Iterator[Entry]:
-        """See `Source`; may be called once."""
-        return iter(()) if after == ENDED else self._read(self._file, after)
+        """See `Source`; may be called once. A cursor is that in the file, and the entry's mark."""
+        if after is None:
+            return self._marked(None)
+        return iter(()) if after[0] == ENDED else after_first(self._marked(after[0]), after, "Standard input")
 
-    def count(self) -> int | None:
+    def count(self, stopped: Stopped = never) -> int | None:
         """See `Source`."""
+        del stopped
         return None
 
     def close(self) -> None:
         """Ends a read that waits for more, so that a job can end whose pipe is silent."""
         self._file.close()
+
+    def _marked(self, begin: Any) -> Iterator[Entry]:
+        for entry in self._read(self._file, begin):
+            yield Entry(entry.key, [entry.cursor, mark_of(entry.key)], entry.size_bytes, entry.content)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from retinue_client._errors import ImageError
 from retinue_client._images import MAX_FILE_BYTES
-from retinue_client._score.sources.entry import ENDED, Entry, printable
+from retinue_client._score.sources.entry import ENDED, Entry, Stopped, printable
 from retinue_client._score.sources.tree import Tree
 from retinue_client._score.sources.walk import looks_like_image
 
@@ -39,7 +39,7 @@ class TarContainer:
     def __init__(self, *, all_files: bool) -> None:
         self._all_files = all_files
 
-    def entries(self, tree: Tree, path: str, after: Any) -> Iterator[Entry]:
+    def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of members up to the entry, of any kind."""
         try:
             file = tree.open(path)
@@ -47,9 +47,9 @@ class TarContainer:
             yield _damaged(path, exc)
             return
         with file:
-            yield from self.entries_of(file, path, after)
+            yield from self.entries_of(file, path, begin)
 
-    def entries_of(self, file: BinaryIO, name: str, after: Any) -> Iterator[Entry]:
+    def entries_of(self, file: BinaryIO, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe."""
         number = 0
         try:
@@ -59,14 +59,14 @@ class TarContainer:
                     # Else all that were read are kept.
                     tar.members = []  # type: ignore[attr-defined]
                     number += 1
-                    if (after is None or number > after) and self._is_wanted(member):
+                    if (begin is None or number >= begin) and self._is_wanted(member):
                         yield _entry(tar, member, name, number)
         except _DAMAGE as exc:
             yield _damaged(name, exc)
 
-    def count(self, tree: Tree, path: str) -> int | None:
+    def count(self, tree: Tree, path: str, stopped: Stopped) -> int | None:
         """See `Container`."""
-        del tree, path
+        del tree, path, stopped
         return None
 
     def _is_wanted(self, member: tarfile.TarInfo) -> bool:
@@ -108,6 +108,9 @@ class _Member(tarfile.TarInfo):
         """
         try:
             return super().frombuf(buf, encoding, errors)
+        except tarfile.EmptyHeaderError as exc:  # type: ignore[attr-defined]
+            # Two blocks of zeros end a tar file, so that one that was cut between members can be told.
+            raise tarfile.ReadError("it ends without an end mark, as if it was cut off") from exc
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as exc:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"a header is damaged: {exc}") from exc
 

@@ -1,17 +1,17 @@
 """What a value of a list is: the path of an image, or its bytes."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from retinue_client._errors import ImageError
-from retinue_client._images import MAX_FILE_BYTES
-from retinue_client._score.errors import SourceError
+from retinue_client._images import MAX_FILE_BYTES, read_file
 from retinue_client._score.sources.entry import ASSUMED_BYTES, Entry, printable
-from retinue_client._score.sources.remote_tree import RemoteTree, is_url
+from retinue_client._score.sources.remote_tree import RemoteTree, in_time
 from retinue_client._score.sources.tree import LocalTree, Tree
+from retinue_client._urls import is_url
 
 _MOST_KEY_CHARACTERS = 4096
 
@@ -67,7 +67,7 @@ class Values:
             raise ImageError(message, source=name, reason="VALUE_INVALID")
         if is_url(value):
             return Entry(name, cursor, ASSUMED_BYTES, self._from_url(value))
-        if isinstance(self._tree, RemoteTree) and (value.startswith("/") or ".." in value.split("/")):
+        if isinstance(self._tree, RemoteTree) and _leads_away(value):
             message = "The path leads away from the list that names it, which came from elsewhere."
             raise ImageError(message, source=name, reason="PATH_OUTSIDE")
         if not isinstance(self._tree, LocalTree):
@@ -82,13 +82,10 @@ class Values:
         if not self._urls:
             message = "The row names a URL; --allow-urls has URLs read."
             raise ImageError(message, source=url, reason="URL_NOT_ALLOWED")
-        return partial(_read_url, url)
+        return partial(in_time, partial(read_file, url), url)
 
 
-def _read_url(url: str) -> bytes:
-    folder, _, name = re.sub(r"[?#].*", "", url).rpartition("/")
-    query = url[len(folder) + 1 + len(name) :]
-    try:
-        return RemoteTree(folder + "/").read(name + query)
-    except SourceError as error:
-        raise ImageError(str(error), source=url, reason="FILE_UNREADABLE") from error
+def _leads_away(path: str) -> bool:
+    """Whether a path may leave its folder, also after a web server has read its escapes."""
+    path = unquote(path).replace("\\", "/")
+    return path.startswith("/") or ".." in path.split("/")
