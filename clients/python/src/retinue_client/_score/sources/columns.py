@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
@@ -10,7 +9,14 @@ from typing import Any, BinaryIO, Protocol
 from retinue_client._errors import ImageError
 from retinue_client._score.errors import SourceError
 from retinue_client._score.sources.entry import Entry, Stopped, number_of, printable
-from retinue_client._score.sources.lines import LineTooLong, TextLines, bounded_lines, too_long, unreadable
+from retinue_client._score.sources.lines import (
+    LineTooLong,
+    TextLines,
+    bounded_lines,
+    entries_in,
+    too_long,
+    unreadable,
+)
 from retinue_client._score.sources.tree import LocalTree, Tree
 from retinue_client._score.sources.values import Values
 from retinue_client._score.sources.walk import looks_like_image
@@ -85,14 +91,12 @@ class ListContainer:
 
     def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of rows up to the entry."""
-        try:
-            file = tree.open(path)
-        except OSError as exc:
-            yield unreadable(path, exc)
-            return
-        values = Values(tree, os.path.dirname(path), urls=self._columns.urls)
-        with file:
-            yield from self.entries_of(file, values, path, begin)
+        return entries_in(
+            tree,
+            path,
+            lambda file, values: self.entries_of(file, values, path, begin),
+            urls=self._columns.urls,
+        )
 
     def entries_of(self, file: BinaryIO, values: Values, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe.

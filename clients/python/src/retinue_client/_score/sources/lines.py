@@ -1,7 +1,7 @@
 """Lines of a bounded length, and lists of paths, one a line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from retinue_client._errors import ImageError
@@ -32,6 +32,26 @@ def bounded_lines(file: BinaryIO, end: bytes = b"\n") -> Iterator[bytes | LineTo
         yield LineTooLong() if too_long else bytes(begun)
 
 
+def entries_in(
+    tree: Tree, path: str, read: Callable[[BinaryIO, Values], Iterator[Entry]], *, urls: bool
+) -> Iterator[Entry]:
+    """What is read of a list's file, or the one entry that says why it cannot be opened.
+
+    Args:
+        tree: Where it is.
+        path: There.
+        read: Reads it, and what it names.
+        urls: Whether that may be URLs.
+    """
+    try:
+        file = tree.open(path)
+    except OSError as exc:
+        yield unreadable(path, exc)
+        return
+    with file:
+        yield from read(file, Values(tree, os.path.dirname(path), urls=urls))
+
+
 class PathLines:
     """Lists of paths, one a line; empty lines mean nothing.
 
@@ -46,14 +66,9 @@ class PathLines:
 
     def entries(self, tree: Tree, path: str, begin: Any) -> Iterator[Entry]:
         """See `Container`. A cursor is the number of lines up to the entry."""
-        try:
-            file = tree.open(path)
-        except OSError as exc:
-            yield unreadable(path, exc)
-            return
-        values = Values(tree, os.path.dirname(path), urls=self._urls)
-        with file:
-            yield from self.entries_of(file, values, path, begin)
+        return entries_in(
+            tree, path, lambda file, values: self.entries_of(file, values, path, begin), urls=self._urls
+        )
 
     def entries_of(self, file: BinaryIO, values: Values, name: str, begin: Any) -> Iterator[Entry]:
         """The same of a file that is open and may be a pipe."""
