@@ -58,8 +58,10 @@ def enter_token(page: Page, token: str) -> None:
 
 
 def use_token(page: Page, token: str) -> None:
+    """Enters one, and waits until the view is shown anew: until then it is not the one to be used."""
     enter_token(page, token)
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -349,7 +349,8 @@ def _listen(service: FakeService, checks: Health, address: str) -> tuple[grpc.Se
     )
     pb_grpc.add_VisionServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    port = server.add_insecure_port(address)
+    # Of a name with several addresses gRPC is content with one, and somebody else may answer at the port's other.
+    port = server.add_insecure_port(address.replace("localhost", "127.0.0.1"))
     server.start()
     return server, port
 

@@ -12,6 +12,7 @@ from retinue_client._models import Task
 from retinue_client._score.account import Account
 from retinue_client._score.header import size_of
 from retinue_client._score.limit import ErrorLimit
+from retinue_client._score.memory import give_back_freed
 from retinue_client._score.parts import RowTaker
 from retinue_client._score.rows import Row, row_of
 from retinue_client._score.sample import Sample
@@ -24,6 +25,8 @@ _BYTES_PER_REQUEST = 4 << 20
 _REQUESTS_AHEAD = 4
 # Files in memory at once, beyond the largest.
 _MOST_BYTES = 128 << 20
+# After so many rows freed memory is given back.
+_ROWS_A_TRIM = 2048
 # Threads that read, of which some may wait for storage that is slow.
 _READERS = 32
 
@@ -67,6 +70,7 @@ class Job:
         self._parts = parts
         self._limit = limit
         self._on_rows = on_rows
+        self._rows_since_trim = 0
         # Of their own, so that reads which take long keep nothing from being written.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reading")
 
@@ -122,6 +126,10 @@ class Job:
             self._account.add_rows(rows)
             if not self._parts.room():
                 self._parts.keep()
+        self._rows_since_trim += len(rows)
+        if self._rows_since_trim >= _ROWS_A_TRIM:
+            give_back_freed()
+            self._rows_since_trim = 0
 
     def _keep(self) -> None:
         with self._account.timing("writing"):

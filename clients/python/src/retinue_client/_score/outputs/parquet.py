@@ -13,6 +13,8 @@ from retinue_client._score.rows import Row, schema_of, weight_of
 # What is held in memory before it is written as one row group.
 _GROUP_ROWS = 4096
 _GROUP_BYTES = 32 << 20
+# What is held as Python's objects, which take ten times the memory, before Arrow has it.
+_BATCH_ROWS = 256
 
 
 class ParquetOutput:
@@ -51,16 +53,22 @@ class ParquetWriter:
         self._file = file
         self._schema = schema
         self._rows: list[Row] = []
-        self._bytes = 0
+        # The group's rows before these.
+        self._batches: list[pa.RecordBatch] = []
+        self._group_rows = 0
+        self._group_bytes = 0
         self._writer = pq.ParquetWriter(file, schema, compression="zstd")
 
     def write(self, rows: list[Row]) -> None:
         """See `RowWriter`. Groups end by what is in the rows alone, so that the same rows make the same file."""
         for row in rows:
             self._rows.append(row)
-            self._bytes += weight_of(row)
-            if len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            self._group_rows += 1
+            self._group_bytes += weight_of(row)
+            if self._group_rows >= _GROUP_ROWS or self._group_bytes >= _GROUP_BYTES:
                 self._write_group()
+            elif len(self._rows) >= _BATCH_ROWS:
+                self._pack()
 
     def end(self) -> None:
         """See `RowWriter`."""
@@ -74,7 +82,12 @@ class ParquetWriter:
         self._writer.is_open = False
         self._file.close()
 
+    def _pack(self) -> None:
+        self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
     def _write_group(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows, self._bytes = [], 0
+        if self._group_rows:
+            self._pack()
+            self._writer.write_table(pa.Table.from_batches(self._batches).combine_chunks())
+            self._batches, self._group_rows, self._group_bytes = [], 0, 0
