@@ -241,6 +241,8 @@ def test_refusals_say_why_and_are_those_of_grpc(curl: Curl) -> None:
         curl(f"/v1/models/{_CLASSIFIER}:clasify", "-X", "POST"): (404, "NO_ENDPOINT"),
         curl(f"/v1/models/{_CLASSIFIER}:classify", "--data", "{}"): (400, "BODY_IS_JSON"),
         curl(f"/v1/models/{_CLASSIFIER}:classify?timeout=0", "-F", "image=@red.png"): (400, "OPTION_INVALID"),
+        curl("/v2", "-H", "Host: elsewhere.example"): (403, "FOREIGN_HOST"),
+        curl("/ui/", "-H", "Host: elsewhere.example"): (403, "FOREIGN_HOST"),
         _infer(curl, name="pixels"): (400, "INPUT_UNKNOWN"),
         _infer(curl, datatype="FP32"): (400, "INPUT_MISMATCH"),
         _infer(curl, shape=[1, 9, 9, 3]): (400, "INPUT_MISMATCH"),

@@ -221,6 +221,7 @@ def _plan_front(
     settings, service, metrics, provider = vision.settings, vision.service, vision.metrics, vision.provider
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     control = ModelControl(vision.repository)
+    own_names = exposure.asks_nobody_of_this_machine(settings)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control, tracer)
         page = _page(settings, lambda: front_ends.port)
@@ -230,7 +231,7 @@ def _plan_front(
         exchanges = Exchanges(calls, settings)
         routes = http_app.calls(exchanges, front_ends.relay.methods, max_images)
         check = calls.check if calls.access.guarded else None
-        pages = http_app.build(service, front_ends.merged, front_ends.count, routes, check, page)
+        pages = http_app.build(service, front_ends.merged, front_ends.count, routes, check, page, own_names)
         return front_ends, pages, calls
     servicer = VisionServicer(service, provider, RUNTIME_VERSION, settings)
     regions = SharedMemoryRegions() if settings.system_shared_memory == "on" else None
@@ -244,7 +245,7 @@ def _plan_front(
     no_room = vision.memory.ceiling.exceeded
     rpc = RpcServer(servicer, tensors, calls, settings, identity=identity, no_room=no_room)
     page = _page(settings, lambda: rpc.port)
-    pages = http_app.build(service, metrics.registry, calls=routes, check=check, page=page)
+    pages = http_app.build(service, metrics.registry, calls=routes, check=check, page=page, own_names=own_names)
     return rpc, pages, calls
 
 

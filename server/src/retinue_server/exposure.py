@@ -35,6 +35,12 @@ def check(settings: Settings) -> None:
         _log.warning("others_reach_it", host=settings.host, reason=told)
 
 
+def asks_nobody_of_this_machine(settings: Settings) -> bool:
+    """Whether only this machine reaches the ports, and everybody on it may ask."""
+    guarded = settings.tokens or settings.tls_client_ca or settings.insecure
+    return not (guarded or is_reached_by_others(settings.host))
+
+
 def in_the_clear(settings: Settings) -> str:
     """What others can read or do where they reach the ports; empty where that is nothing."""
     if settings.tls_client_ca:

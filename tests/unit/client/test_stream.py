@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -248,17 +249,22 @@ def test_an_error_of_the_frames_themselves_is_raised(stream, live):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_an_error_of_the_frames_is_raised_after_the_answers_that_were_under_way(stream, server, live):
+@pytest.mark.parametrize("ending", ["pulled out", "int is no image"])
+def test_an_error_of_the_frames_is_raised_after_the_answers_that_were_under_way(stream, server, ending, live):
     server.service.hold = threading.Event()
 
     def broken():
         yield b"frame 0"
         until(lambda: server.service.running == 1)
-        server.service.hold.set()
+        threading.Timer(0.2, server.service.hold.set).start()
+        if ending == "int is no image":
+            yield 7
+            time.sleep(0.5)
+            yield b"frame 2"
         raise OSError("The camera was pulled out.")
 
     taken = []
-    with pytest.raises(OSError, match="pulled out"):
+    with pytest.raises((OSError, TypeError), match=ending):
         stream("classify", broken(), lambda frame: taken.append(frame.index), live=live)
     assert taken == [0]
 

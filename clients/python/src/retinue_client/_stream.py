@@ -176,12 +176,12 @@ def _answer(
         while True:
             try:
                 index, image = next(numbered)
+                under_way.append(_UnderWay(index, image, begin(image)))
             except StopIteration:
                 break
             except Exception as error:  # raised below, when those before it are answered
                 failure = error
                 break
-            under_way.append(_UnderWay(index, image, begin(image)))
             while under_way and (len(under_way) >= max_in_flight or under_way[0].pending.done()):
                 yield under_way.popleft().frame()
         while under_way:
@@ -200,6 +200,7 @@ def _answer_live(
     changed = threading.Condition()
     newest = _Newest(frames, changed)
     under_way: deque[_UnderWay[Any]] = deque()
+    failure: Exception | None = None
 
     def tell() -> None:
         with changed:
@@ -208,21 +209,31 @@ def _answer_live(
     def has_changed() -> bool:
         if under_way and under_way[0].pending.done():
             return True
-        return len(under_way) < max_in_flight and newest.is_there()
+        return may_take() and newest.is_there()
+
+    def may_take() -> bool:
+        return failure is None and len(under_way) < max_in_flight
 
     def all_is_done() -> bool:
-        return newest.has_ended() and not under_way
+        return (failure is not None or newest.has_ended()) and not under_way
 
     try:
         while True:
             with changed:
                 changed.wait_for(lambda: has_changed() or all_is_done())
                 if all_is_done():
+                    if failure is not None:
+                        raise failure
                     newest.check()
                     return
-                taken = newest.take() if len(under_way) < max_in_flight else None
+                taken = newest.take() if may_take() else None
             if taken is not None:
-                one = _UnderWay(*taken, begin(taken[1]))
+                try:
+                    one = _UnderWay(*taken, begin(taken[1]))
+                except Exception as error:  # raised above, when those before it are answered
+                    failure = error
+                    newest.stop()
+                    continue
                 under_way.append(one)
                 one.pending.when_done(tell)
             if under_way and under_way[0].pending.done():

@@ -17,6 +17,7 @@ from retinue_server import __version__
 from retinue_server.http import protocol, vision
 from retinue_server.http.exchange import Exchanges
 from retinue_server.http.guard import Check, Guard
+from retinue_server.http.names import OwnNames
 from retinue_server.http.page import PREFIX, Facts, Page
 from retinue_server.rpc.methods import Methods
 from retinue_server.service import VisionService
@@ -48,6 +49,7 @@ def build(
     calls: Sequence[BaseRoute] = (),
     check: Check | None = None,
     page: Facts | None = None,
+    own_names: bool = False,
 ) -> Starlette:
     """The endpoints.
 
@@ -65,7 +67,9 @@ def build(
         calls: The endpoints of calls.
         check: Refuses callers of paths; None lets everybody have all.
         page: What the page for browsers is told of the server; None where there is no page.
+        own_names: Whether callers must name it by an address or as localhost.
     """
+    names = [Middleware(OwnNames)] if own_names else []
     # Its files are for everybody, so that it can ask for a token.
     pages = [Middleware(Page, facts=page)] if page is not None else []
     guard = [Middleware(Guard, check=check)] if check is not None else []
@@ -101,6 +105,7 @@ def build(
             *calls,
         ],
         middleware=[
+            *names,
             *pages,
             *guard,
             Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING_BYTES, compresslevel=_PACKING_LEVEL),
