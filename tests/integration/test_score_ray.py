@@ -13,10 +13,9 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray.cluster_utils import Cluster
 from tests import odd_bundles, pictures
 from tests.ports import free_port
-
-pytest.importorskip("ray")
 
 _LABELS = ("red", "green", "blue")
 _FILES = 600
@@ -68,8 +67,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 def _cluster() -> Any:
     """A cluster that has started: Ray gives a node half a minute to do so, which a busy machine may exceed."""
-    from ray.cluster_utils import Cluster
-
     for attempt in range(_ATTEMPTS):
         made = Cluster()
         try:

@@ -245,7 +245,9 @@ def _plan_front(
     no_room = vision.memory.ceiling.exceeded
     rpc = RpcServer(servicer, tensors, calls, settings, identity=identity, no_room=no_room)
     page = _page(settings, lambda: rpc.port)
-    pages = http_app.build(service, metrics.registry, calls=routes, check=check, page=page, own_names=own_names)
+    pages = http_app.build(
+        service, metrics.registry, calls=routes, check=check, page=page, own_names=own_names
+    )
     return rpc, pages, calls
 
 

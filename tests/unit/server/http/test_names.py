@@ -25,7 +25,14 @@ async def ask(host: str) -> httpx.Response:
 @pytest.mark.parametrize(
     "host",
     [
-        *("localhost", "localhost:8080", "LocalHost:1", "retinue.localhost:8080", "127.0.0.1", "127.0.0.1:8080"),
+        *(
+            "localhost",
+            "localhost:8080",
+            "LocalHost:1",
+            "retinue.localhost:8080",
+            "127.0.0.1",
+            "127.0.0.1:8080",
+        ),
         *("[::1]", "[::1]:8080", "10.0.0.7:8080", ""),
     ],
 )
@@ -36,7 +43,12 @@ async def test_addresses_and_localhost_are_answered(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *("elsewhere.example", "elsewhere.example:8080", "127.0.0.1.elsewhere.example", "localhost.elsewhere.example"),
+        *(
+            "elsewhere.example",
+            "elsewhere.example:8080",
+            "127.0.0.1.elsewhere.example",
+            "localhost.elsewhere.example",
+        ),
         *("notlocalhost", "[::1", "[elsewhere]", "127.0.0.1@elsewhere.example", ":8080", "127.1"),
     ],
 )
