@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 # newer ones the second.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
     $(BIN)/pip install --quiet --disable-pip-version-check
+BIOME := ../clients/typescript/node_modules/.bin/biome
 # onnxruntime and onnxruntime-gpu install the same module, so a machine has one of them.
 RUNTIME := $(if $(filter cuda tensorrt,$(PROVIDER)),gpu,cpu)
 
@@ -46,6 +47,7 @@ check: $(VENV)/.develop
 	scripts/check-generated-protos
 	scripts/check-generated-typescript
 	npm --prefix clients/typescript run --silent check
+	cd server && $(BIOME) check --error-on-warnings .
 
 ## format: apply ruff's and biome's formatting and safe fixes
 format: $(VENV)/.develop
@@ -53,6 +55,7 @@ format: $(VENV)/.develop
 	$(BIN)/ruff format
 	scripts/install-node-packages
 	npm --prefix clients/typescript run --silent format
+	cd server && $(BIOME) check --write .
 
 ## proto: regenerate protos/gen and clients/typescript/src/gen from protos/retinue
 proto: $(VENV)/.develop

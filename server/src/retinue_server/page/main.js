@@ -1,7 +1,7 @@
 /** The page's frame: which view is shown, and the token where the server wants one. */
 
 import { element, fill, trouble } from "./elements.js";
-import { ServerError, ask, facts, refusals, token } from "./server.js";
+import { ask, facts, refusals, ServerError, token } from "./server.js";
 
 // Loaded when they are first shown.
 const VIEWS = {

@@ -4,7 +4,7 @@ import { Code } from "./code.js";
 import { choice, element, fill, labelled, trouble } from "./elements.js";
 import { pictures } from "./picture.js";
 import { pathOf } from "./samples.js";
-import { ServerError, ask, facts, listModels, sentence } from "./server.js";
+import { ask, facts, listModels, ServerError, sentence } from "./server.js";
 import { Stage } from "./stage.js";
 import { TASKS, taskOf } from "./tasks.js";
 import { showTiming } from "./timing.js";
