@@ -7,103 +7,21 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from tests import colour_bundles, odd_bundles, pictures
 from tests.busy import SLOW_MODEL, engine_held
 from tests.calls import connected
-from tests.metrics_page import MetricsPage, wait_until, waiting_images
+from tests.http_target import CLASSIFY, RED, Target, head, reply
+from tests.metrics_page import wait_until, waiting_images
 from tests.server_process import ServerProcess, running_server
 
 _MIB = 1 << 20
 _MOST_BYTES = 4 * _MIB
 _IN_FLIGHT_BYTES = 16 * _MIB
 _MOST_CALLS = 64
-_TIMEOUT_SECONDS = 30
-_CLASSIFY = "/v1/models/colour-classifier:classify"
 _INFER = "/v2/models/colour-classifier/infer"
-_RED = pictures.png(pictures.RED)
-
-
-class Target:
-    """A server under attack."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.server = server
-        # To load certificates takes longer than most requests.
-        self.client = httpx.Client(base_url=server.http_url, timeout=_TIMEOUT_SECONDS, verify=False)
-        parts = urlsplit(server.http_url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        self._address = parts.hostname, parts.port
-
-    def connect(self, *, receive_bytes: int = 0) -> socket.socket:
-        """A connection of its own; with a receive buffer of this size where it is given."""
-        made = socket.socket()
-        if receive_bytes:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        made.settimeout(_TIMEOUT_SECONDS)
-        made.connect(self._address)
-        return made
-
-    def send(self, data: bytes, *, close: bool = False) -> bytes:
-        """Sends bytes, and returns what comes back until a whole reply is there, or the connection ends."""
-        with self.connect() as connection:
-            try:
-                connection.sendall(data)
-                if close:
-                    connection.shutdown(socket.SHUT_WR)
-                return _reply(connection)
-            except ConnectionError:
-                return b""
-
-    def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.client.post(path, content=content, headers=named)
-
-    def reason(self, path: str, content: bytes, **headers: str) -> str:
-        """Why a request is refused."""
-        told = self.post(path, content, **headers)
-        assert 400 <= told.status_code < 500, told.text
-        return str(told.json()["reason"])
-
-    def answers(self) -> bool:
-        """Whether a usual request has its answer."""
-        told = self.post(f"{_CLASSIFY}?top_k=1", _RED)
-        return (
-            told.status_code == 200 and told.json()["outcomes"][0]["result"]["classes"][0]["label"] == "red"
-        )
-
-    def counted(self, code: str) -> float:
-        """Calls that ended so."""
-        return MetricsPage(self.server.http_url).total("retinue_requests_total", code=code)
-
-
-def _reply(connection: socket.socket) -> bytes:
-    data = b""
-    while True:
-        head, found, body = data.partition(b"\r\n\r\n")
-        length = _length(head)
-        if found and length is not None and len(body) >= length:
-            return data
-        piece = connection.recv(65536)
-        if not piece:
-            return data
-        data += piece
-
-
-def _length(head: bytes) -> int | None:
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return int(line.partition(b":")[2])
-    return None
-
-
-def head(path: str = _CLASSIFY, *lines: str, verb: str = "POST") -> bytes:
-    """The head of a request."""
-    return "\r\n".join([f"{verb} {path} HTTP/1.1", "Host: server", *lines, "", ""]).encode("latin-1")
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["one process", "two front-ends"])
@@ -140,18 +58,18 @@ def target(attacked: ServerProcess) -> Iterator[Target]:
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (head(_CLASSIFY, f"Content-Length: {10**12}") + b"x", b"400"),
-        (head(_CLASSIFY, "Content-Length: " + "9" * 5000) + b"x", b"400"),
-        (head(_CLASSIFY, "Content-Length: -1") + b"x", b"400"),
-        (head(_CLASSIFY, "Content-Length: 1", "Content-Length: 2") + b"xx", b"400"),
-        (head(_CLASSIFY, "Content-Length: 1") + b"x" * 1000, b"400"),
-        (head(_CLASSIFY, "Transfer-Encoding: chunked") + b"zz\r\n\r\n", b"400"),
-        (head(_CLASSIFY, "Transfer-Encoding: chunked") + b"f" * 40 + b"\r\nx", b"400"),
-        (head(_CLASSIFY, "Transfer-Encoding: chunked") + b"1\r\nx\r\nzz\r\n", b"400"),
-        (head(_CLASSIFY, "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", b"400"),
-        (head(_CLASSIFY, "Transfer-Encoding: chunked", f"Content-Length: {10**12}") + b"0\r\n\r\n", b"400"),
-        (head(_CLASSIFY, *[f"x{number}: y" for number in range(20_000)]), b"400"),
-        (head(_CLASSIFY, "x: " + "y" * 200_000), b"400"),
+        (head(CLASSIFY, f"Content-Length: {10**12}") + b"x", b"400"),
+        (head(CLASSIFY, "Content-Length: " + "9" * 5000) + b"x", b"400"),
+        (head(CLASSIFY, "Content-Length: -1") + b"x", b"400"),
+        (head(CLASSIFY, "Content-Length: 1", "Content-Length: 2") + b"xx", b"400"),
+        (head(CLASSIFY, "Content-Length: 1") + b"x" * 1000, b"400"),
+        (head(CLASSIFY, "Transfer-Encoding: chunked") + b"zz\r\n\r\n", b"400"),
+        (head(CLASSIFY, "Transfer-Encoding: chunked") + b"f" * 40 + b"\r\nx", b"400"),
+        (head(CLASSIFY, "Transfer-Encoding: chunked") + b"1\r\nx\r\nzz\r\n", b"400"),
+        (head(CLASSIFY, "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", b"400"),
+        (head(CLASSIFY, "Transfer-Encoding: chunked", f"Content-Length: {10**12}") + b"0\r\n\r\n", b"400"),
+        (head(CLASSIFY, *[f"x{number}: y" for number in range(20_000)]), b"400"),
+        (head(CLASSIFY, "x: " + "y" * 200_000), b"400"),
         (b"GET /" + b"x" * 200_000, b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), b"400"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"404"),
@@ -174,28 +92,28 @@ def test_a_request_that_is_none_is_refused(data: bytes, status: bytes, target: T
 
 
 def test_a_body_shorter_than_declared_is_never_answered(target: Target) -> None:
-    assert target.send(head(_CLASSIFY, "Content-Length: 100") + b"short", close=True) == b""
+    assert target.send(head(CLASSIFY, "Content-Length: 100") + b"short", close=True) == b""
 
 
-@pytest.mark.parametrize("path", [_CLASSIFY, _INFER])
+@pytest.mark.parametrize("path", [CLASSIFY, _INFER])
 def test_a_body_without_an_end_is_refused_at_the_limit(path: str, target: Target) -> None:
     with target.connect() as connection:
         connection.sendall(head(path, "Transfer-Encoding: chunked"))
         chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
         for _ in range(_MOST_BYTES // 0x10000 + 1):
             connection.sendall(chunk)
-        told = _reply(connection)
+        told = reply(connection)
         assert b'"reason":"REQUEST_TOO_LARGE"' in told
         # What comes after the reply is thrown away.
         for _ in range(200):
             connection.sendall(chunk)
         connection.sendall(b"0\r\n\r\n" + head("/v2", verb="GET"))
-        assert b'"name":"retinue"' in _reply(connection)
+        assert b'"name":"retinue"' in reply(connection)
 
 
 def test_many_requests_in_one_go_are_answered_one_after_the_other(target: Target) -> None:
     with target.connect() as connection:
-        one = head(_CLASSIFY, f"Content-Length: {len(_RED)}") + _RED
+        one = head(CLASSIFY, f"Content-Length: {len(RED)}") + RED
         last = head("/v2", "Connection: close", verb="GET")
         connection.sendall(one * 100 + last)
         told = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -214,7 +132,7 @@ def test_connections_cut_while_sending_leave_nothing_behind(reset: bool, target:
     """So often that calls and bytes, of which only so many are taken, would run out."""
     for _ in range(2 * _MOST_CALLS):
         with target.connect() as connection:
-            connection.sendall(head(_CLASSIFY, f"Content-Length: {_MOST_BYTES}") + bytes(300_000))
+            connection.sendall(head(CLASSIFY, f"Content-Length: {_MOST_BYTES}") + bytes(300_000))
             _cut(connection, reset=reset)
     wait_until(target.answers, "room for a call")
 
@@ -223,7 +141,7 @@ def test_connections_cut_while_sending_leave_nothing_behind(reset: bool, target:
 def test_connections_cut_while_waiting_leave_nothing_behind(reset: bool, target: Target) -> None:
     cuts = 16
     server = target.server
-    request = head(f"/v1/models/{SLOW_MODEL}:classify", f"Content-Length: {len(_RED)}") + _RED
+    request = head(f"/v1/models/{SLOW_MODEL}:classify", f"Content-Length: {len(RED)}") + RED
     before = target.counted("CANCELLED")
     with connected(server.grpc_address) as grpc, engine_held(grpc, server, waiting=2) as held:
         already = waiting_images(server.http_url, SLOW_MODEL)
@@ -257,7 +175,7 @@ def test_replies_that_are_not_read_take_room_until_they_are_or_the_caller_leaves
         assert int(told.headers["retry-after"]) >= 1
         assert target.answers()
         _cut(second, reset=True)
-        assert len(_reply(first)) > side * side
+        assert len(reply(first)) > side * side
     wait_until(lambda: target.post(path, large).status_code == 200, "the room to be free")
 
 
@@ -269,7 +187,7 @@ def test_uploads_of_the_largest_size_stay_within_what_may_be_in_flight(target: T
 
     def upload() -> None:
         try:
-            statuses[target.post(_CLASSIFY, content).status_code] += 1
+            statuses[target.post(CLASSIFY, content).status_code] += 1
         except httpx.HTTPError:
             statuses[0] += 1
 
@@ -288,7 +206,7 @@ def _all_at_once(works: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("path", [_CLASSIFY, _INFER])
+@pytest.mark.parametrize("path", [CLASSIFY, _INFER])
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused(path: str, target: Target) -> None:
     before = target.server.peak_memory_bytes()
     bomb = gzip.compress(bytes(128 * _MIB), 1)
@@ -350,7 +268,7 @@ _PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n1\r\n'
     ],
 )
 def test_forms_that_are_none_are_refused(form: bytes, target: Target) -> None:
-    reason = target.reason(_CLASSIFY, form, Content_Type="multipart/form-data; boundary=b")
+    reason = target.reason(CLASSIFY, form, Content_Type="multipart/form-data; boundary=b")
     assert reason in ("MULTIPART_INVALID", "OPTION_INVALID", "OPTION_UNKNOWN", "TOO_MANY_IMAGES")
 
 
@@ -360,12 +278,12 @@ def test_forms_that_are_none_are_refused(form: bytes, target: Target) -> None:
 def test_charsets_of_forms_mean_nothing(charset: str, target: Target) -> None:
     form = _PART % b"top_k" + b"--b--"
     content_type = f"multipart/form-data; boundary=b; charset={charset}"
-    assert target.reason(_CLASSIFY, form, Content_Type=content_type) == "NO_IMAGES"
+    assert target.reason(CLASSIFY, form, Content_Type=content_type) == "NO_IMAGES"
 
 
 def test_a_query_of_thousands_of_options_is_refused(target: Target) -> None:
     query = "&".join(f"{number}=" for number in range(8000))
-    assert target.reason(f"{_CLASSIFY}?{query}", _RED) == "OPTION_UNKNOWN"
+    assert target.reason(f"{CLASSIFY}?{query}", RED) == "OPTION_UNKNOWN"
 
 
 @pytest.mark.parametrize(
@@ -409,7 +327,7 @@ def test_names_from_elsewhere_lead_nowhere(name: str, target: Target) -> None:
     ],
 )
 def test_pages_of_other_origins_may_not_call(origin: str, target: Target) -> None:
-    for path in (_CLASSIFY, _INFER, "/v2/repository/models/a/unload"):
+    for path in (CLASSIFY, _INFER, "/v2/repository/models/a/unload"):
         told = target.send(head(path, f"Origin: {origin}", "Content-Length: 0"))
         assert told.startswith(b"HTTP/1.1 403 ")
         assert b"access-control" not in told.lower()
@@ -419,12 +337,12 @@ def test_pages_of_other_origins_may_not_call(origin: str, target: Target) -> Non
 def test_whoever_says_to_pass_on_anothers_request_is_not_believed(address: str, target: Target) -> None:
     told = target.send(
         head(
-            _CLASSIFY,
-            f"Content-Length: {len(_RED)}",
+            CLASSIFY,
+            f"Content-Length: {len(RED)}",
             f"X-Forwarded-For: {address}",
             "X-Forwarded-Proto: \xff",
         )
-        + _RED
+        + RED
     )
     assert told.startswith(b"HTTP/1.1 200 ")
 
@@ -434,10 +352,10 @@ def test_as_many_calls_as_are_taken_may_wait_and_no_more(target: Target) -> None
     waiting = []
     for _ in range(_MOST_CALLS):
         made = target.connect()
-        made.sendall(head(_CLASSIFY, "Content-Length: 1000", "Expect: 100-continue"))
+        made.sendall(head(CLASSIFY, "Content-Length: 1000", "Expect: 100-continue"))
         assert made.recv(100).startswith(b"HTTP/1.1 100 ")
         waiting.append(made)
-    assert target.reason(_CLASSIFY, _RED) == "TOO_MANY_CALLS"
+    assert target.reason(CLASSIFY, RED) == "TOO_MANY_CALLS"
     for made in waiting:
         made.close()
     wait_until(target.answers, "room for a call")

@@ -7,7 +7,7 @@ import statistics
 import pytest
 from google.rpc import code_pb2
 from retinue.v1 import vision_service_pb2 as pb
-from tests.unit.client.conftest import status
+from tests.unit.client.fake_server import status
 
 from retinue_client import ImageError, InvalidRequestError, OverloadedError, UnavailableError
 from retinue_client._bench.driver import Driver, Rules

@@ -1,47 +1,15 @@
-import json
+"""The command's answers, refusals, options and exit codes."""
+
 import os
 import subprocess
 import sys
 
 import grpc
-import numpy as np
 import pytest
-from google.protobuf import json_format
-from PIL import Image
 from retinue.v1 import vision_service_pb2 as pb
-from typer.testing import CliRunner
+from tests.unit.client.command_output import lines
 
 from retinue_client import _images
-from retinue_client._palette import colour_of_class
-from retinue_client.cli._app import app
-
-runner = CliRunner()
-
-
-@pytest.fixture
-def retinue(server, monkeypatch):
-    """Runs a command line against the fake."""
-    monkeypatch.setenv("RETINUE_SERVER", server.address)
-
-    def run(*arguments, **options):
-        return runner.invoke(app, [str(argument) for argument in arguments], **options)
-
-    return run
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Three files: two that are answered, one that is not."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, colour in (("a.png", "red"), ("b.png", "blue")):
-        Image.new("RGB", (64, 48), colour).save(folder / name)
-    (folder / "bad.png").write_bytes(b"bad")
-    return folder
-
-
-def lines(result):
-    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def test_every_answer_is_a_table_and_the_exit_code_0(retinue, photos):
@@ -232,208 +200,11 @@ def test_a_file_name_that_is_no_text_is_still_answered(retinue, photos):
     assert lines(retinue("classify", "--json", os.fsdecode(name)))[0]["image"].endswith("caf\udce9.png")
 
 
-@pytest.mark.parametrize("command", ["classify", "detect", "segment"])
-def test_a_drawing_of_one_image_is_the_file_named(retinue, photos, tmp_path, command):
-    out = tmp_path / "drawn.png"
-    assert retinue(command, photos / "a.png", "--draw", out).exit_code == 0
-    with Image.open(out) as drawn:
-        assert drawn.format == "PNG"
-        assert drawn.width >= 64
-
-
-def test_drawings_of_several_images_go_into_a_folder_under_names_of_their_own(retinue, photos, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    Image.new("RGB", (64, 48)).save(other / "a.jpg")
-    out = tmp_path / "new" / "folder"
-    result = retinue("detect", photos / "a.png", other / "a.jpg", photos / "bad.png", "--draw", out)
-    assert result.exit_code == 1
-    assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png"]
-
-
-def test_a_drawing_into_an_existing_folder_is_named_after_the_image(retinue, photos, tmp_path):
-    assert retinue("detect", photos / "a.png", "--draw", tmp_path).exit_code == 0
-    assert (tmp_path / "a.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("images", "out", "complaint"),
-    [
-        (["a.png", "b.png"], "one.png", "2 images need a folder"),
-        (["a.png"], "one", "end it in .png"),
-        (["a.png"], "one.txt", "end it in .png"),
-        (["a.png"], "missing/one.png", "there is no folder"),
-        (["a.png", "b.png"], "photos/a.png/folder", "cannot be created"),
-        (["a.png"], "n" * 300 + ".png", "cannot be created: File name too long."),
-        (["a.png", "b.png"], "n" * 300, "cannot be created: File name too long."),
-    ],
-)
-def test_a_drawing_that_cannot_be_written_as_named_is_refused_before_the_server_is_asked(
-    retinue, server, photos, tmp_path, images, out, complaint
-):
-    result = retinue("detect", *(photos / image for image in images), "--draw", tmp_path / out)
-    assert result.exit_code == 2
-    assert complaint in result.stderr
-    assert result.stderr.startswith("retinue: --draw: ")
-    assert server.service.requests == []
-
-
-def test_a_picture_that_cannot_be_written_is_said_and_every_image_still_has_its_line(
-    retinue, photos, tmp_path
-):
-    out = tmp_path / "drawn"
-    (out / "a.png").mkdir(parents=True)
-    (photos / "answered.png").write_bytes(b"no image to this machine")
-    images = [photos / "a.png", photos / "answered.png", *[photos / "b.png"] * 20]
-    result = retinue("segment", "--json", *images, "--draw", out, "--mask-out", tmp_path / "maps")
-    assert result.exit_code == 1
-    assert [line["error"] for line in lines(result)] == [None] * 22
-    complaints = result.stderr.splitlines()
-    assert [line.startswith("retinue: --draw: ") for line in complaints] == [True, True]
-    assert "a.png' cannot be written: Is a directory." in complaints[0]
-    assert "answered.png' cannot be drawn: It is no image file" in complaints[1]
-    assert len(list(out.glob("b*.png"))) == 20
-    assert len(list((tmp_path / "maps").iterdir())) == 22
-
-
-def test_a_format_that_cannot_hold_the_picture_is_said(retinue, photos, tmp_path):
-    result = retinue("detect", photos / "a.png", "--draw", tmp_path / "drawn.blp")
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "drawn.blp' cannot be written: " in result.stderr
-
-
-def test_heatmaps_are_asked_for_where_they_are_to_be_painted(retinue, server, photos, tmp_path):
-    out = tmp_path / "heat"
-    result = retinue("classify", photos / "a.png", photos / "b.png", photos / "bad.png", "--heatmap", out)
-    assert result.exit_code == 1
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
-    with Image.open(out / "a.png") as painted:
-        assert painted.mode == "RGB"
-    assert retinue("classify", photos / "a.png").exit_code == 0
-    assert [request.heatmap for request in server.service.requests] == [True, False]
-    result = retinue("classify", photos / "a.png", "--heatmap", tmp_path / "missing" / "one.png")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("retinue: --heatmap: there is no folder")
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_a_class_map_is_written_as_grey_levels(retinue, photos, tmp_path, as_json):
-    out = tmp_path / "map.png"
-    flags = ["--json"] if as_json else []
-    assert retinue("segment", photos / "a.png", "--mask-out", out, *flags).exit_code == 0
-    with Image.open(out) as class_map:
-        assert np.asarray(class_map).tolist() == [[0] * 6, [0, 0, 2, 2, 2, 0], [0, 0, 2, 2, 2, 0], [0] * 6]
-    result = retinue("segment", photos / "a.png", "--mask-out", tmp_path / "map.jpg")
-    assert (result.exit_code, "end it in .png" in result.stderr) == (2, True)
-
-
-def test_the_table_of_a_segmentation_has_the_colours_of_its_picture(retinue, photos, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLORTERM", "truecolor")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    red, green, blue = colour_of_class(1)
-    assert f"38;2;{red};{green};{blue}m■" in retinue("segment", photos / "a.png").stdout
-
-
-def test_models_are_a_table(retinue):
-    result = retinue("models")
-    assert result.exit_code == 0
-    heading, first, *_ = result.stdout.splitlines()
-    assert heading.split("  ")[0] == "name"
-    words = first.split()
-    assert words[:3] == ["a-classifier", "3", "classify"]
-    assert "224x160 (h x w) rgb" in first
-    assert "top-1 0.925" in first
-    assert first.rstrip().endswith("12.0 MiB (7.0 + 4.0 + 1.0)")
-    assert "CPU " in first
-
-
-def test_the_table_of_models_says_what_a_detector_can_do(retinue):
-    _, classifier, detector, segmenter, _ = retinue("models").stdout.splitlines()
-    assert "detect (regions, masks, keypoints)" in detector
-    assert "classify  " in classifier
-    assert "segment  " in segmenter
-
-
-def served(server, *versions, **policy):
-    """Has the server serve these versions of its first model so, and nothing else."""
-    models = []
-    for version in versions:
-        models.append(pb.Model())
-        models[-1].CopyFrom(server.service.models[0])
-        models[-1].version = version
-        json_format.ParseDict(policy, models[-1].serving)
-    server.service.models[:] = models
-
-
-@pytest.mark.parametrize(
-    ("versions", "policy", "told"),
-    [
-        ((4, 3), {}, ["newest", ""]),
-        ((3,), {"labels": {"stable": 3}}, ["stable, newest"]),
-        ((4, 3), {"labels": {"stable": 3}}, ["newest", "stable"]),
-        (
-            (4, 3),
-            {
-                "labels": {"stable": 3, "canary": 4},
-                "split": [{"label": "stable", "percent": 90}, {"label": "canary", "percent": 10}],
-                "shadow": {"label": "canary", "percent": 25},
-            },
-            ["canary, 10 %, copies of 25 %", "stable, 90 %"],
-        ),
-        # What is missing leaves its share to the others.
-        (
-            (4, 3),
-            {"split": [{"version": n, "percent": p} for n, p in ((2, 70), (3, 20), (4, 10))]},
-            ["33.3 %", "66.7 %"],
-        ),
-        ((4, 3), {"split": [{"version": 2, "percent": 100}]}, ["newest", ""]),
-        (
-            (3,),
-            {
-                "split": [{"version": 3, "percent": 50}, {"version": 2, "percent": 50}],
-                "shadow": {"version": 3, "percent": 25},
-            },
-            ["100 %"],
-        ),
-    ],
-)
-def test_the_table_of_models_says_which_requests_a_version_answers(retinue, server, versions, policy, told):
-    served(server, *versions, **policy)
-    heading, *rows = retinue("models").stdout.splitlines()
-    assert heading.rstrip().endswith("requests")
-    place = heading.index("requests")
-    assert [row[place:].rstrip() for row in rows[: len(told)]] == told
-
-
-def test_where_no_version_is_chosen_the_table_of_models_has_no_column_for_it(retinue):
-    assert "requests" not in retinue("models").stdout
-
-
-def test_pipelines_are_told_from_models(retinue, server):
-    for number in (0, 1):
-        changed = pb.Model()
-        changed.CopyFrom(server.service.models[number])
-        changed.manifest.pipeline.steps.add(model="one")
-        changed.manifest.pipeline.steps.add(model="other")
-        server.service.models[number] = changed
-    _, first, second, *_ = retinue("models").stdout.splitlines()
-    assert "classify (pipeline)  " in first
-    assert "detect (pipeline, regions, masks, keypoints)" in second
-    steps = [line["steps"] for line in lines(retinue("models", "--json"))]
-    assert steps == [["one", "other"], ["one", "other"], []]
-
-
 @pytest.mark.parametrize("version", ["0", "-1", "1.5", "_x", "²"])
 def test_a_version_that_is_neither_number_nor_label_is_wrong_usage(version, retinue, photos):
     result = retinue("classify", photos / "a.png", "--model-version", version)
     assert result.exit_code == 2
     assert "is no version" in result.stderr
-
-
-def test_models_in_json_are_one_a_line(retinue):
-    names = [line["name"] for line in lines(retinue("models", "--json"))]
-    assert names == ["a-classifier", "b-detector", "c-segmenter"]
 
 
 def test_wrong_usage_is_the_exit_code_2(retinue):

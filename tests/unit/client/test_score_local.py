@@ -8,7 +8,7 @@ from retinue_client._errors import ServerError
 from retinue_client._score import local
 from retinue_client._score.local import LocalAsker, find_engine
 
-from .conftest import MODELS, status
+from .fake_server import MODELS, status
 
 
 class FakeEngine:

@@ -6,19 +6,10 @@ import threading
 import time
 
 import grpc
-import pyarrow.parquet as pq
+from tests.unit.client.score_output import image_paths, rows
 
 from retinue_client._score.disk import Disk
 from retinue_client._score.sources import tree
-
-
-def rows(tmp_path):
-    return pq.read_table(tmp_path / "results.parquet").to_pylist()
-
-
-def image_paths(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path.relative_to(folder).as_posix() for path in files]
 
 
 def test_a_busy_server_is_given_time_and_every_file_is_scored(score, server, failure, folder, tmp_path):

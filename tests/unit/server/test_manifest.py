@@ -1,7 +1,5 @@
-import json
-import os
-import socket
-from collections.abc import Callable
+"""What a manifest says, and which of its fields do not hold."""
+
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,67 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from retinue.v1 import manifest_pb2 as pb
+from tests.unit.server.manifests import fields, why_refused, write
 
-from retinue_server.bundle import manifest, plain
+from retinue_server.bundle import manifest
 from retinue_server.errors import BundleError
 from retinue_server.vision.spec import ResizeMode
-
-SHA256 = "0" * 64
-
-
-def fields(task: str = "TASK_CLASSIFY", /, **changes: Any) -> dict[str, Any]:
-    """A manifest that holds, as JSON; a dot in a name goes one level down, as `__`."""
-    valid: dict[str, Any] = {
-        "format_version": 1,
-        "name": "a-model",
-        "task": task,
-        "input": {
-            "height": 224,
-            "width": 160,
-            "colour": "COLOUR_RGB",
-            "resize": {"mode": "RESIZE_MODE_STRETCH", "interpolation": "INTERPOLATION_BILINEAR"},
-        },
-        "labels": ["red", "green"],
-        "opset": 20,
-        "precision": "PRECISION_FP32",
-        "sha256": SHA256,
-    }
-    if task == "TASK_CLASSIFY":
-        valid["classify"] = {"heatmap_height": 7, "heatmap_width": 5}
-    if task == "TASK_DETECT":
-        valid["detect"] = {
-            "max_detections": 10,
-            "min_score": 0.05,
-            "nms_iou_threshold": 0.5,
-            "default_score_threshold": 0.4,
-            "max_regions": 20,
-            "mask_height": 28,
-            "mask_width": 14,
-            "keypoint_names": ["nose", "left_eye"],
-        }
-    if task == "TASK_SEGMENT":
-        valid["segment"] = {"map_height": 56, "map_width": 40, "background_class_id": -1}
-    for path, value in changes.items():
-        *groups, name = path.split("__")
-        place = valid
-        for group in groups:
-            place = place[group]
-        place[name] = value
-    return valid
-
-
-def write(folder: Path, content: dict[str, Any]) -> Path:
-    (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
-    return folder
-
-
-def why_refused(folder: Path) -> str:
-    with pytest.raises(BundleError) as refused:
-        manifest.read(folder)
-    assert str(folder / "manifest.json") in refused.value.message
-    assert refused.value.message.endswith(".")
-    assert "\n" not in refused.value.message
-    return refused.value.message
 
 
 @pytest.mark.parametrize("task", ["TASK_CLASSIFY", "TASK_DETECT", "TASK_SEGMENT"])
@@ -335,76 +277,3 @@ def test_the_manifest_says_how_images_are_prepared(
     assert (spec.height, spec.width, spec.channels, spec.grey) == (224, 160, 1, True)
     assert (spec.resize_mode, spec.resample) == (expected, resample)
     assert (spec.shorter_side, spec.pad_value, spec.draft_decoding) == (shorter_side, 114, True)
-
-
-def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
-    # Source: FIPS 180-2, appendix B.1.
-    (tmp_path / "model.onnx").write_bytes(b"abc")
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert manifest.file_sha256(tmp_path / "model.onnx") == digest
-    manifest.check_hash(tmp_path, pb.ModelManifest(sha256=digest))
-
-
-def test_another_hash_is_refused_with_both(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"abc")
-    with pytest.raises(BundleError, match="field `sha256`") as refused:
-        manifest.check_hash(tmp_path, pb.ModelManifest(sha256=SHA256))
-    assert SHA256 in refused.value.message
-    assert "ba7816bf" in refused.value.message
-    assert "copy or export the bundle again" in refused.value.message
-
-
-def test_what_is_too_large_for_a_graph_is_refused_without_being_read(tmp_path: Path) -> None:
-    with (tmp_path / "model.onnx").open("wb") as file:
-        file.truncate(2**40)
-    with pytest.raises(BundleError, match=r"model\.onnx has 1099511627776 bytes"):
-        manifest.check_hash(tmp_path, pb.ModelManifest(sha256=SHA256))
-    with pytest.raises(BundleError, match=r"model\.onnx has 1099511627776 bytes"):
-        plain.describe("large", tmp_path / "model.onnx")
-
-
-def test_a_missing_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"model\.onnx cannot be read: No such file"):
-        manifest.check_hash(tmp_path, pb.ModelManifest(sha256=SHA256))
-
-
-def _pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def _endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-
-
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (_pipe, "is no regular file; copy it again"),
-        (_endless, "is no regular file; copy it again"),
-        (_socket, "cannot be read: No such device"),
-        (Path.mkdir, "cannot be read: Is a directory"),
-    ],
-)
-def test_what_would_never_end_is_not_read(
-    make: Callable[[Path], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A socket's path has at most 108 characters.
-    monkeypatch.chdir(tmp_path)
-    for name in ("manifest.json", "model.onnx"):
-        make(Path(name))
-    assert told in why_refused(Path())
-    with pytest.raises(BundleError, match=f"model.onnx {told}"):
-        manifest.check_hash(Path(), pb.ModelManifest(sha256=SHA256))
-
-
-def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    write(kept, fields())
-    (tmp_path / "manifest.json").symlink_to(kept / "manifest.json")
-    assert manifest.read(tmp_path).name == "a-model"
