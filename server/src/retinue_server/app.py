@@ -221,7 +221,7 @@ def _plan_front(
     settings, service, metrics, provider = vision.settings, vision.service, vision.metrics, vision.provider
     max_images = min(settings.max_images_per_request, settings.max_queue_images)
     control = ModelControl(vision.repository)
-    own_names = exposure.asks_nobody_of_this_machine(settings)
+    own_names = exposure.own_names(settings)
     if settings.workers:
         front_ends = FrontEnds(metrics, provider, settings, control, tracer)
         page = _page(settings, lambda: front_ends.port)

@@ -35,10 +35,13 @@ def check(settings: Settings) -> None:
         _log.warning("others_reach_it", host=settings.host, reason=told)
 
 
-def asks_nobody_of_this_machine(settings: Settings) -> bool:
-    """Whether only this machine reaches the ports, and everybody on it may ask."""
-    guarded = settings.tokens or settings.tls_client_ca or settings.insecure
-    return not (guarded or is_reached_by_others(settings.host))
+def own_names(settings: Settings) -> frozenset[str] | None:
+    """The names, besides addresses and localhost, by which the HTTP port may be called; None for any."""
+    if settings.http_names:
+        return frozenset(settings.http_names.lower().split(","))
+    if settings.tokens or settings.tls_client_ca or settings.insecure or is_reached_by_others(settings.host):
+        return None
+    return frozenset()
 
 
 def in_the_clear(settings: Settings) -> str:

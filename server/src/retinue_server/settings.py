@@ -85,12 +85,14 @@ class Settings(BaseSettings):
     )
     insecure: bool = Field(False, description="whether anybody who reaches --host may ask anything")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    http_port: int = Field(
-        8080, ge=0, le=65535, description="HTTP port: calls, metrics and health; 0 picks a free one"
+    http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    http_names: str = Field(
+        "",
+        pattern=rf"^({_NAME}(,{_NAME})*)?$",
+        description="names, separated by commas, by which callers may call the HTTP port besides addresses and "
+        "localhost; empty for any, where tokens, certificates or --insecure say who may ask",
     )
-    ui: Literal["on", "off"] = Field(
-        "on", description="whether the HTTP port has the page for browsers, /ui/"
-    )
+    ui: Literal["on", "off"] = Field("on", description="whether the HTTP port has the page, /ui/")
 
     tls_certificate: str = Field(
         "",
@@ -391,10 +393,7 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name in _NOT_IN_FILES:
                 continue
-            text = (
-                str(value).lower()
-                if isinstance(value, int | float)
-                else setting_sources.toml_string(str(value))
-            )
+            is_number = isinstance(value, int | float)
+            text = str(value).lower() if is_number else setting_sources.toml_string(str(value))
             lines.append(f"# {field.description}\n{name} = {text}")
         return "\n".join(lines) + "\n"

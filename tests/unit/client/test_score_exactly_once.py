@@ -264,11 +264,13 @@ def test_a_lock_that_another_job_removes_meanwhile_is_taken_anew(tmp_path, monke
 def test_what_somebody_puts_beside_results_is_left_alone(tmp_path):
     root = tmp_path / "r"
     run_to_its_death(MortalDisk(root, 20), Form.PARQUET)
-    (root / "README.md").write_text("mine")
+    mine = ["README.md", "part-2024.csv", "part-000009.csv"]
+    for name in mine:
+        (root / name).write_text("mine")
     run_once(Disk(root), Form.PARQUET)
     run_once(Disk(root), Form.PARQUET, count=5, overwrite=True)
     run_once(Disk(root), Form.PARQUET, count=0, overwrite=True)
-    assert [path.name for path in root.iterdir() if path.name != "_lock"] == ["README.md"]
+    assert sorted(path.name for path in root.iterdir() if path.name != "_lock") == sorted(mine)
     disk = Disk(tmp_path / "new")
     with Destination(disk, {}, overwrite=False, on_part=print):
         (disk.root / "README.md").write_text("mine")

@@ -175,10 +175,10 @@ def _answer(
     try:
         while True:
             try:
-                index, image = next(numbered)
+                if (numbered_image := next(numbered, None)) is None:
+                    break
+                index, image = numbered_image
                 under_way.append(_UnderWay(index, image, begin(image)))
-            except StopIteration:
-                break
             except Exception as error:  # raised below, when those before it are answered
                 failure = error
                 break

@@ -49,7 +49,7 @@ def build(
     calls: Sequence[BaseRoute] = (),
     check: Check | None = None,
     page: Facts | None = None,
-    own_names: bool = False,
+    own_names: frozenset[str] | None = None,
 ) -> Starlette:
     """The endpoints.
 
@@ -67,9 +67,9 @@ def build(
         calls: The endpoints of calls.
         check: Refuses callers of paths; None lets everybody have all.
         page: What the page for browsers is told of the server; None where there is no page.
-        own_names: Whether callers must name it by an address or as localhost.
+        own_names: The names by which it may be called besides addresses and localhost; None for any.
     """
-    names = [Middleware(OwnNames)] if own_names else []
+    names = [Middleware(OwnNames, names=own_names)] if own_names is not None else []
     # Its files are for everybody, so that it can ask for a token.
     pages = [Middleware(Page, facts=page)] if page is not None else []
     guard = [Middleware(Guard, check=check)] if check is not None else []

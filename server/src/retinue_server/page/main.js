@@ -20,20 +20,21 @@ async function show() {
   const mine = ++turn;
   const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   const shown = Object.hasOwn(VIEWS, name) ? name : "try";
+  leave();
+  leave = () => {};
   for (const link of document.querySelectorAll("nav a")) {
     const current = link.hash === `#/${shown}`;
     if (current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const loaded = await VIEWS[shown]().catch(() => undefined);
-  if (mine !== turn) return;
-  // Not before: what the view that is still shown is given would be lost.
-  leave();
-  leave = () => {};
-  if (!loaded) {
-    tellUnloaded();
+  let loaded;
+  try {
+    loaded = await VIEWS[shown]();
+  } catch {
+    if (mine === turn) tellUnloaded();
     return;
   }
+  if (mine !== turn) return;
   const { open, title } = loaded;
   document.title = `${title}: Retinue`;
   const place = element("div", { class: `view ${shown}` });

@@ -6,5 +6,5 @@ library does not.
 
 from retinue_client._score.memory import keep_little
 
-# No module that imports pyarrow comes before.
+# No module here that imports pyarrow comes before.
 keep_little()

@@ -142,7 +142,7 @@ class Destination:
         self.disk.remove(ASIDE)
         for folder in ("", "_parts", "masks"):
             for name in list(self.disk.names(folder)):
-                part = re.fullmatch(r"part-(\d+)(\..*)?", name)
+                part = re.fullmatch(r"part-(\d{6,})(\.parquet|\.jsonl|)", name)
                 if part and int(part[1]) >= parts:
                     self.disk.remove(os.path.join(folder, name))
 

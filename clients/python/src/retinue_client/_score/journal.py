@@ -10,7 +10,7 @@ from retinue_client._score.disk import Disk
 from retinue_client._score.errors import JournalError
 
 JOURNAL = "_journal.jsonl"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
