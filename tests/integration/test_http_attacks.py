@@ -33,7 +33,7 @@ def attacked(
     colour_bundles.segmenter(models)
     odd_bundles.slow_classifier(models)
     limits = (
-        *("--instances", "1", "--max-concurrent-requests", str(_MOST_CALLS)),
+        *("--instances", "1", "--http-names", "server", "--max-concurrent-requests", str(_MOST_CALLS)),
         *("--max-request-bytes", str(_MOST_BYTES), "--max-bytes-in-flight", str(_IN_FLIGHT_BYTES)),
     )
     with running_server(models, *limits, "--workers", str(request.param)) as server:
@@ -78,11 +78,16 @@ def target(attacked: ServerProcess) -> Iterator[Target]:
             b"200",
         ),
         (head("/v2", verb="CONNECT"), b"405"),
+        *[
+            (head(path, "Transfer-Encoding: chunked") + b"zz\r\n", b"400")
+            for path in ("/livez", "/metrics", "/ui/", "/nowhere")
+        ],
     ],
     ids=[
         *("oversized", "digits", "negative", "two lengths", "lying short", "no chunk", "huge chunk"),
         *("chunk cut off", "packed chunks", "chunks and a length", "many headers", "long header"),
         *("long path", "TLS", "HTTP/2", "upgrade", "tunnel"),
+        *("no chunk for a probe", "no chunk for metrics", "no chunk for the page", "no chunk for nobody"),
     ],
 )
 def test_a_request_that_is_none_is_refused(data: bytes, status: bytes, target: Target) -> None:

@@ -101,7 +101,10 @@ def test_a_model_that_is_not_there_or_cannot_be_loaded_is_said_at_once(
     assert not list(tmp_path.glob("out.parquet*"))
 
 
-def test_an_interrupted_job_ends_cleanly(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_ends_cleanly(
+    sign: signal.Signals, environment: dict[str, str], tmp_path: Path
+) -> None:
     odd_bundles.slow_classifier(tmp_path / "models", least_level=16)
     made = tmp_path / "images"
     made.mkdir()
@@ -118,7 +121,7 @@ def test_an_interrupted_job_ends_cleanly(environment: dict[str, str], tmp_path: 
         # Once the failure of the first file is on the screen, the engine is at work.
         assert process.stderr is not None
         assert "!.png: IMAGE_UNDECODABLE" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sign)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in errors

@@ -339,10 +339,12 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     if "failed to connect" in lower or "resol" in lower:
         port = address.rpartition(":")[2]
         on_port = f" --grpc-port {port}" if port.isdigit() else ""
+        # Of a name's several addresses gRPC tells of the last, at which there may be nothing.
+        usual = " 8080 is usually Retinue's HTTP port, and 8001 its gRPC port." if port == "8080" else ""
         return ServerUnreachableError(
             f"No Retinue server answers at {address} ({_cause(lower)}). Start one with "
             f"`retinue-server --models DIR{on_port}`, or name another address with --server HOST:PORT "
-            "or RETINUE_SERVER."
+            f"or RETINUE_SERVER.{usual}"
         )
     return UnavailableError(
         f"The connection to {address} was lost during the call ({text}).", reason="CONNECTION_LOST"

@@ -53,6 +53,16 @@ class _Connection(H11Protocol):
             # As if the caller had asked to, who is told so by the reply and connects again.
             cycle.scope["headers"] = [*cycle.scope["headers"], _CLOSE]
 
+    def send_400_response(self, msg: str) -> None:
+        """Replies to what is no HTTP, unless the request has its reply; its endpoint, if it was asked, says no more."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.close()
+            return
+        super().send_400_response(msg)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._expect()

@@ -55,7 +55,7 @@ function figure(title, told, drawing, legend) {
  * @param {Array<{name: string, points: Array<[number, number|null]>}>} lines Times in milliseconds and values; null is a gap.
  */
 export function lines(title, seconds, now, lines) {
-  const most = ceiling(Math.max(...lines.flatMap(({ points }) => points.map(([, value]) => value ?? 0)), 1e-3));
+  const most = ceiling(Math.max(...lines.flatMap(({ points }) => points.map(([, value]) => value ?? 0)), 1));
   const x = (at) => LEFT + (WIDTH - LEFT - RIGHT) * Math.max(0, 1 - (now - at) / 1000 / seconds);
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / most);
   const paths = lines.map(({ points }, index) => {

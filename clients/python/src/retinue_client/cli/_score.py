@@ -1,6 +1,7 @@
 """The command `retinue score`."""
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from retinue_client import RetinueError
 from retinue_client._score.account import Account
-from retinue_client._score.errors import ScoreError
+from retinue_client._score.errors import DestinationError, ScoreError
 from retinue_client._score.limit import ErrorLimit
 from retinue_client._score.outputs.forms import Form, form_of
 from retinue_client._score.ray_scorer import RayScorer
@@ -226,6 +227,8 @@ def _facts_of(options: SourceOptions) -> dict[str, Any]:
 def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_files: bool) -> None:
     """Runs the plan, and ends the command with its exit code."""
     run = Run(plan, account)
+    # Those who stop jobs for others send this one.
+    terminate = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         summary = asyncio.run(run.carry_out(scorer))
     except KeyboardInterrupt:
@@ -234,10 +237,15 @@ def _carry_out(plan: Plan, account: Account, scorer: Scorer | RayScorer, *, all_
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except RetinueError as error:
         fail(f"{error.message} {_how_to_go_on(plan)}".strip())
+    except DestinationError as error:
+        # What is there is not this job's, or no job's any more.
+        fail(str(error))
     except ScoreError as error:
         fail(f"{error} {_how_to_go_on(plan)}".strip())
     except OSError as exc:
         fail(f"{exc.filename or plan.out}: {exc.strerror or exc}. {_how_to_go_on(plan)}".strip())
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
     if summary is None:
         if plan.show is Show.SCREEN:
             failed = f", {account.failed:,} of them failed" if account.failed else ""
