@@ -202,9 +202,7 @@ def test_callers_that_vanish_while_they_send_leave_nothing_behind(
 ) -> None:
     http = urlsplit(server.http_url)
     assert http.hostname is not None
-    head = (
-        f"POST /v1/models/colour-classifier:classify HTTP/1.1\r\nHost: x\r\nContent-Length: {10**7}\r\n\r\n"
-    )
+    head = f"POST /v1/models/colour-classifier:classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {10**7}\r\n\r\n"
     files = psutil.Process(server.process.pid).num_fds
     before = files()
     linger = struct.pack("ii", int(resets), 0)

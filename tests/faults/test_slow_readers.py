@@ -138,7 +138,7 @@ def test_sigterm_waits_for_a_reply_that_is_being_read(models: Path) -> None:
 def test_sigterm_waits_for_a_reply_over_http_that_is_being_read(workers: int, models: Path) -> None:
     image = _large_image()
     path = "/v1/models/colour-segmenter:segment?mask_format=raw"
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n"
     with running_server(models, "--workers", str(workers)) as server, socket.socket() as caller:
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         caller.connect((urlsplit(server.http_url).hostname, urlsplit(server.http_url).port))

@@ -177,7 +177,8 @@ class HttpDoor:
     async def _raw(self, server: ServerProcess) -> str:
         parts = urlsplit(server.http_url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        head = f"POST {_PATHS[0]} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc".encode()
+        lines = f"POST {_PATHS[0]} HTTP/1.1", "Host: localhost", "Content-Length: 3", "Connection: close"
+        head = "\r\n".join([*lines, "", "abc"]).encode()
         (data,) = mutated([head], 1, 4096, self._chance)
         try:
             writer.write(data)

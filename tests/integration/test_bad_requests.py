@@ -282,10 +282,10 @@ def test_refused_requests_leave_nothing_behind(colour: Connection, colour_server
     for _ in range(5):
         refused(lambda: colour.classify(image, top_k=0))
     before = colour_server.memory_bytes()
-    for _ in range(60):
+    for _ in range(240):
         refused(lambda: colour.classify(image, top_k=0))
-    # They were 150 MiB.
-    assert colour_server.memory_bytes() - before < 30 * _MIB
+    # They were 600 MiB; some are on their way yet, and leave holes in the heap.
+    assert colour_server.memory_bytes() - before < 100 * _MIB
 
 
 def test_an_unknown_method_is_unimplemented(colour: Connection) -> None:

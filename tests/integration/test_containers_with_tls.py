@@ -163,9 +163,11 @@ def test_a_dashboard_shows_what_happens(dashboard: Path, stack: Stack) -> None:
     assert stack.retinue("--tls-ca", str(stack.ca), "--token-file", str(stack.token)).returncode == 0
     queries = [query for query in _queries(dashboard) if "gpu" not in query]
 
-    shown = [bool(stack.ask_prometheus("query", query=query)["result"]) for query in queries]
+    def shows() -> bool:
+        return any(stack.ask_prometheus("query", query=query)["result"] for query in queries)
 
-    assert any(shown) or not queries
+    # A rate is there when Prometheus has looked twice.
+    wait_for(lambda: shows() or not queries, "something to be shown")
 
 
 def test_a_later_start_renews_the_certificate_and_nothing_else(stack: Stack) -> None:

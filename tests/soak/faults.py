@@ -106,7 +106,7 @@ async def a_reader_is_slow(world: World) -> None:
         return
     image = pictures.encode(pictures.solid((9,), _LARGE_SIDE, _LARGE_SIDE, "L"))
     path = "/v1/models/colour-segmenter:segment?mask_format=raw"
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(image)}\r\n\r\n"
     node.life.abandoned += 1
     parts = urlsplit(node.http_url)
     try:

@@ -339,16 +339,25 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     if "failed to connect" in lower or "resol" in lower:
         port = address.rpartition(":")[2]
         on_port = f" --grpc-port {port}" if port.isdigit() else ""
-        # Of a name's several addresses gRPC tells of the last, at which there may be nothing.
-        usual = " 8080 is usually Retinue's HTTP port, and 8001 its gRPC port." if port == "8080" else ""
+        # gRPC tells of the last of a name's several addresses, and something may listen at the others.
+        others = (
+            " If something listens at another address of that name, it speaks TLS or is no gRPC port, as 8080 is none."
+            if _is_ipv6_alone(lower, address)
+            else ""
+        )
         return ServerUnreachableError(
             f"No Retinue server answers at {address} ({_cause(lower)}). Start one with "
             f"`retinue-server --models DIR{on_port}`, or name another address with --server HOST:PORT "
-            f"or RETINUE_SERVER.{usual}"
+            f"or RETINUE_SERVER.{others}"
         )
     return UnavailableError(
         f"The connection to {address} was lost during the call ({text}).", reason="CONNECTION_LOST"
     )
+
+
+def _is_ipv6_alone(lower: str, address: str) -> bool:
+    """Whether a connection to a name was refused at an IPv6 address of it."""
+    return "refused" in lower and ("ipv6:" in lower or "[::1]" in lower) and "[" not in address
 
 
 def _trouble_with_tls(lower: str) -> str:
