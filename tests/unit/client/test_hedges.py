@@ -12,23 +12,30 @@ from retinue_client import AsyncClient, Client, DeadlineExceededError, InvalidRe
 
 Code = grpc.StatusCode
 SOON = Retries(first_delay_seconds=0.001)
-
-
 HEDGED = Retries(hedge_after_seconds=0.05)
 
 
-def test_a_request_without_an_answer_is_sent_a_second_time_and_the_first_answer_counts(ask, server):
-    """Off by default; the slow one is cancelled."""
-    ended = threading.Event()
-    seen = []
+def hold_the_first(server):
+    """Has a server answer every request but the first, which it holds until it is given up.
 
-    def hold_the_first(_request, context):
+    Returns:
+        What was asked, and what is set when that was given up.
+    """
+    seen, ended = [], threading.Event()
+
+    def on_request(_request, context):
         seen.append(context)
         if len(seen) == 1:
             context.add_callback(ended.set)
             assert ended.wait(20)
 
-    server.service.on_request = hold_the_first
+    server.service.on_request = on_request
+    return seen, ended
+
+
+def test_a_request_without_an_answer_is_sent_a_second_time_and_the_first_answer_counts(ask, server):
+    """Off by default; the slow one is cancelled."""
+    seen, ended = hold_the_first(server)
     assert ask("classify", b"x", timeout_seconds=10, client={"retries": HEDGED}).best.label == "x"
     assert ended.wait(20)
     assert len(seen) == 2
@@ -60,16 +67,7 @@ def test_a_long_list_is_hedged_request_by_request(ask, server):
 async def test_the_time_until_a_hedge_begins_when_a_request_is_sent_and_not_when_it_is_waited_for(
     kind, server
 ):
-    ended = threading.Event()
-    seen = []
-
-    def hold_the_first(_request, context):
-        seen.append(context)
-        if len(seen) == 1:
-            context.add_callback(ended.set)
-            assert ended.wait(20)
-
-    server.service.on_request = hold_the_first
+    seen, _ = hold_the_first(server)
     client = kind(server.address, retries=Retries(hedge_after_seconds=1000))
     request = pb.ClassifyRequest(images=[image_pb2.Image(encoded=b"x")])
     sending = client._transport.prepare("Classify", request, 15)
