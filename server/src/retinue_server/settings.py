@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     )
     insecure: bool = Field(False, description="whether anybody who reaches --host may ask anything")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    http_port: int = Field(8080, ge=0, le=65535, description="HTTP port, of metrics, too; 0 picks a free one")
     http_names: str = Field(
         "",
         pattern=rf"^({_NAME}(,{_NAME})*)?$",

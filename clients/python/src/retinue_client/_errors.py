@@ -342,7 +342,7 @@ def _no_connection(text: str, address: str) -> UnavailableError:
         # gRPC tells of the last of a name's several addresses, and something may listen at the others.
         others = (
             " If something listens at another address of that name, it speaks TLS or is no gRPC port, as 8080 is none."
-            if _is_ipv6_alone(lower, address)
+            if _is_refused_at_ipv6(lower, address)
             else ""
         )
         return ServerUnreachableError(
@@ -355,7 +355,7 @@ def _no_connection(text: str, address: str) -> UnavailableError:
     )
 
 
-def _is_ipv6_alone(lower: str, address: str) -> bool:
+def _is_refused_at_ipv6(lower: str, address: str) -> bool:
     """Whether a connection to a name was refused at an IPv6 address of it."""
     return "refused" in lower and ("ipv6:" in lower or "[::1]" in lower) and "[" not in address
 

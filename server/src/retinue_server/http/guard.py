@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from retinue_server.errors import RetinueError
 from retinue_server.http.exchange import refusal
 
-# What orchestrators ask, of whom nobody wants to hand a token to.
-_OPEN = frozenset({"/livez", "/readyz"})
+# What orchestrators ask, whom nobody wants to hand a token to, and who call the server as they like.
+PROBES = frozenset({"/livez", "/readyz"})
 
 
 # Refuses the caller of a path, by the headers.
@@ -32,7 +32,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or says why not."""
         app: ASGIApp = self._app
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        if scope["type"] == "http" and scope["path"] not in PROBES:
             try:
                 self._check(scope["path"], Headers(scope=scope).items())
             except RetinueError as error:

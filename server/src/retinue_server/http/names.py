@@ -12,13 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from retinue_server.errors import PermissionDeniedError
 from retinue_server.http.exchange import refusal
+from retinue_server.http.guard import PROBES
 
 # Source: RFC 9110, 7.2.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]*)?")
 # Source: RFC 6761, 6.3: it and what ends with it never mean another machine.
 _LOCALHOST = "localhost"
-# What orchestrators ask tells nothing.
-_OPEN = frozenset({"/livez", "/readyz"})
 
 
 class OwnNames:
@@ -38,7 +37,7 @@ class OwnNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or says why not."""
         app: ASGIApp = self._app
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        if scope["type"] == "http" and scope["path"] not in PROBES:
             host = Headers(scope=scope).get("host", "")
             if host and not self._is_own(host.lower()):
                 app = refusal(

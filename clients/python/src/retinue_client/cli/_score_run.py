@@ -3,7 +3,8 @@
 import json
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,7 +135,8 @@ class Run:
                     self._sample = Sample.load(disk)
                 output = output_of(plan.form, plan.options.task, self._metadata())
                 async with ScoreProgress(self._account, plan.show, sys.stderr) as progress:
-                    await self._score(scorer, disk, output, journal, progress)
+                    with _counting(plan.source, progress):
+                        await self._score(scorer, disk, output, journal, progress)
                 if journal.rows:
                     await in_thread(self._finish, disk, output, journal, model, progress)
             finally:
@@ -143,24 +145,6 @@ class Run:
         return self._account.total()
 
     async def _score(
-        self,
-        scorer: Scorer | RayScorer,
-        disk: Disk,
-        output: Output,
-        journal: Journal,
-        progress: ScoreProgress,
-    ) -> None:
-        stopped = threading.Event()
-        # The job does not wait for it, not even where a folder that is gone does not answer.
-        threading.Thread(
-            target=_count, args=(self._plan.source, stopped, progress), name="counting", daemon=True
-        ).start()
-        try:
-            await self._score_rest(scorer, disk, output, journal, progress)
-        finally:
-            stopped.set()
-
-    async def _score_rest(
         self,
         scorer: Scorer | RayScorer,
         disk: Disk,
@@ -220,7 +204,18 @@ class Run:
         }
 
 
-def _count(source: Source, stopped: threading.Event, progress: ScoreProgress) -> None:
-    # What cannot be counted cannot be read either, and the job says so.
-    with suppress(Exception):
-        progress.set_total(source.count(stopped.is_set))
+@contextmanager
+def _counting(source: Source, progress: ScoreProgress) -> Iterator[None]:
+    """Counts a source meanwhile, in a thread that nobody waits for: a folder that is gone may never answer."""
+    stopped = threading.Event()
+
+    def count() -> None:
+        # What cannot be counted cannot be read either, and the job says so.
+        with suppress(Exception):
+            progress.set_total(source.count(stopped.is_set))
+
+    threading.Thread(target=count, name="counting", daemon=True).start()
+    try:
+        yield
+    finally:
+        stopped.set()
